@@ -1,0 +1,210 @@
+"""Aligned faces on disk: rows in, Parquet shards out, and back as arrays.
+
+`data/faces/<set>/<split>/part-*.parquet` follows the image convention of the `datasets` library (a struct of bytes and
+path, with its schema metadata), so that `datasets`, its viewer and DuckDB open it; `label` is int64 because smaller
+integers lose their class names there. Row groups of 100 images keep random access and bounded memory cheap.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import replacing
+
+ROWS_PER_GROUP = 100
+IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+LANDMARKS_TYPE = pa.list_(pa.float32(), 10)
+METADATA_KEY = b"fer_pipeline"
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Decoded faces: identifiers [n], RGB images [n h w 3], class indices [n] (-1 for none), subjects [n] ("" for none)."""
+
+    face_id: np.ndarray
+    images: UInt8[np.ndarray, "n h w 3"]
+    labels: Int64[np.ndarray, " n"]
+    subjects: np.ndarray
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.face_id)
+
+
+def face_fields() -> list[pa.Field]:
+    """The columns of an aligned face, in order. All are nullable: `datasets` ignores the metadata of a field that is not."""
+    return [
+        pa.field("face_id", pa.string()),
+        pa.field("image", IMAGE_TYPE),
+        pa.field("label", pa.int64()),
+        pa.field("subject", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("landmarks", LANDMARKS_TYPE),
+        pa.field("score", pa.float32()),
+        pa.field("source", pa.string()),
+    ]
+
+
+def image_schema(fields: Sequence[pa.Field], classes: Sequence[str], **about: Any) -> pa.Schema:
+    """A schema with the metadata of `datasets`: integer columns called *label become class labels, `image` an image."""
+    features: dict[str, Any] = {}
+    for field in fields:
+        if field.name.endswith("label"):
+            features[field.name] = {"names": list(classes), "_type": "ClassLabel"}
+        elif field.name == "image":
+            features[field.name] = {"_type": "Image"}
+        elif pa.types.is_fixed_size_list(field.type):
+            item = {"dtype": _dtype(field.type.value_type), "_type": "Value"}
+            features[field.name] = {"feature": item, "length": field.type.list_size, "_type": "List"}
+        else:
+            features[field.name] = {"dtype": _dtype(field.type), "_type": "Value"}
+    metadata = {
+        b"huggingface": json.dumps({"info": {"features": features}}).encode(),
+        METADATA_KEY: json.dumps({"classes": list(classes), **about}, sort_keys=True).encode(),
+    }
+    return pa.schema(list(fields), metadata=metadata)
+
+
+def _dtype(kind: pa.DataType) -> str:
+    return "float32" if pa.types.is_float32(kind) else str(kind)  # Arrow calls it "float"
+
+
+def face_schema(classes: Sequence[str], *, crop: int, **about: Any) -> pa.Schema:
+    """The schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side in pixels."""
+    return image_schema(face_fields(), classes, crop=crop, **about)
+
+
+def write_shard(path: Path, rows: pa.Table) -> None:
+    """Writes one shard, whole or not at all. The same rows give the same bytes."""
+    with replacing(path) as temporary:
+        write_parquet(temporary, rows)
+
+
+def write_parquet(path: Path, rows: pa.Table) -> None:
+    """Writes rows in place, without statistics or compression of the image bytes, which are compressed already."""
+    plain = [name for name in rows.schema.names if name != "image"]
+    pq.write_table(
+        rows,
+        path,
+        row_group_size=ROWS_PER_GROUP,
+        compression={**dict.fromkeys(plain, "zstd"), "image.bytes": "none", "image.path": "zstd"},
+        use_dictionary=False,
+        write_statistics=plain,
+    )
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards under a folder in order of their names, at any depth."""
+    found = sorted(path for path in folder.rglob("part-*.parquet") if not path.name.startswith("."))
+    if not found:
+        raise DataError(f"no shards in {folder}; run the stage that writes it (dvc repro)")
+    return found
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What the shards' metadata says: `classes`, `crop`, `border` and what else the writer noted."""
+    path = shard_paths(folder)[0]
+    metadata = open_shard(path).schema_arrow.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise DataError(f"{path} carries no class names; it was not written by this pipeline, import it with an adapter")
+    return json.loads(metadata[METADATA_KEY])
+
+
+def read_classes(folder: Path) -> tuple[str, ...]:
+    """The class names, in the order of the label numbers."""
+    return tuple(read_about(folder)["classes"])
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    """A shard opened for reading; a damaged one is a DataError."""
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is no readable Parquet shard ({error}); remove it and rerun its stage") from None
+
+
+def read_table(folder: Path, columns: list[str]) -> pa.Table:
+    """Columns of a whole split without decoding, in shard order."""
+    return pa.concat_tables([open_shard(path).read(columns=columns) for path in shard_paths(folder)])
+
+
+def read_faces(folder: Path) -> Faces:
+    """A whole split, decoded into memory."""
+    return join_faces(list(iter_faces(folder, batch_size=1024)))
+
+
+def join_faces(parts: Sequence[Faces]) -> Faces:
+    """Batches of one set as one."""
+    return Faces(
+        face_id=np.concatenate([part.face_id for part in parts]),
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        subjects=np.concatenate([part.subjects for part in parts]),
+        classes=parts[0].classes,
+    )
+
+
+def iter_faces(folder: Path, batch_size: int, *, label: Literal["label", "pseudo_label"] = "label") -> Iterator[Faces]:
+    """Decoded batches in shard order with bounded memory; `label` names the column that gives the labels."""
+    classes = read_classes(folder)
+    for path in shard_paths(folder):
+        shard = open_shard(path)
+        for batch in shard.iter_batches(batch_size, columns=["face_id", "image", label, "subject"]):
+            yield faces_of(batch, classes, label=label)
+
+
+def faces_of(batch: pa.RecordBatch, classes: tuple[str, ...], *, label: str = "label") -> Faces:
+    """One record batch, decoded."""
+    return Faces(
+        face_id=np.array(batch.column("face_id").to_pylist(), dtype=object),
+        images=decode(encoded_images(batch)),
+        labels=batch.column(label).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
+        subjects=np.array([subject or "" for subject in batch.column("subject").to_pylist()], dtype=object),
+        classes=classes,
+    )
+
+
+def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
+    """The encoded pictures of a batch as views into Arrow's buffer, without a copy."""
+    column = batch.column("image").field("bytes")
+    _, offsets_buffer, data = column.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
+    view = memoryview(data).cast("B")
+    return [view[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def decode(encoded: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Encoded crops of one size as RGB."""
+    images = [decode_one(item) for item in encoded]
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise DataError(f"crops of different sizes {sorted(sizes)} in one shard; rerun align with one crop size")
+    return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
+
+
+def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
+    """One of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow."""
+    if bytes(encoded[:2]) == b"\xff\xd8":
+        return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+    with Image.open(io.BytesIO(encoded)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def encode(image: UInt8[np.ndarray, "h w 3"], *, format: Literal["jpeg", "png"] = "jpeg", quality: int = 95) -> bytes:
+    """An RGB crop as JPEG (4:4:4, so that colour keeps its resolution) or PNG bytes, the same for the same pixels."""
+    if format == "jpeg":
+        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="444")
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()

@@ -1,0 +1,26 @@
+"""The names of facial expressions: any spelling in, the pipeline's canonical name out.
+
+The basic expressions are those of Ekman (1992), with `neutral`; contempt is the eighth of AffectNet and FERPlus.
+Labels are always mapped by name and never by number, since every data set numbers them differently.
+"""
+
+BASIC_7 = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+BASIC_8 = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+
+_SPELLINGS = {
+    "anger": ("angry", "an", "ang"),
+    "contempt": ("contemptuous", "co", "con"),
+    "disgust": ("disgusted", "di", "dis"),
+    "fear": ("fearful", "afraid", "scared", "fe", "fea"),
+    "happiness": ("happy", "joy", "smile", "ha", "hap"),
+    "neutral": ("neutrality", "none", "ne", "neu", "normal"),
+    "sadness": ("sad", "sa"),
+    "surprise": ("surprised", "su", "sur", "suprise"),
+}
+_CANONICAL = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in (name, *spellings)}
+
+
+def canonical(name: str) -> str:
+    """The canonical name of an expression; a name that is no known spelling comes back stripped and in lower case."""
+    plain = name.strip().lower()
+    return _CANONICAL.get(plain, plain)

@@ -1,0 +1,144 @@
+"""Settings: `params.yaml` in, frozen and checked models out, or one line that says what to mend.
+
+Every stage owns the section of its own name as `class Config(Settings)`. What several stages share (classes, seeds,
+data sets, recipes) stands at the top level and is read as a `World`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fer_pipeline.core.errors import ConfigError
+
+Split = Literal["train", "val", "test"]
+PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class DatasetSettings(Settings):
+    """Where a data set lies and how its labels are read."""
+
+    adapter: str
+    path: Path
+    split: Split | None = None  # of rows whose source names none
+    classes: dict[str, str | None] = {}  # label of the source -> class; null drops the rows, counted
+    drop_unknown: bool = False  # labels outside the classes: rejected and counted instead of an error
+    options: dict[str, Any] = {}  # the adapter's own
+
+
+class Resources(Settings):
+    """Where the work runs. No stage's result depends on it beyond float noise, so it is no dependency of any stage."""
+
+    device: str = "auto"
+    workers: Annotated[int, Field(ge=1)] = 2
+
+
+class RecipeSettings(Settings):
+    """How one final model is made: a strategy, its data beside the labelled set, and its overrides of `train_final`."""
+
+    strategy: str = "supervised"
+    use: Literal["labelled", "mined", "random", "distilled", "random_real"] = "labelled"
+    data: Path
+    overrides: dict[str, Any] = {}
+
+
+class World(BaseModel):
+    """What the stages share: the top level of `params.yaml` without the stages' own sections."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    classes: tuple[PlainName, ...]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    anchor: PlainName
+    train: PlainName
+    pools: Annotated[tuple[PlainName, ...], Field(min_length=1)]
+    targets: Annotated[tuple[PlainName, ...], Field(min_length=1)]
+    datasets: dict[PlainName, DatasetSettings]
+    recipes: Annotated[dict[PlainName, RecipeSettings], Field(min_length=1)]
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        if len(self.classes) < 2:
+            raise ValueError(f"classes must name at least two expressions, found {list(self.classes)}")
+        for key in ("classes", "seeds", "pools", "targets"):
+            twice = [value for value, count in Counter(getattr(self, key)).items() if count > 1]
+            if twice:
+                raise ValueError(f"{key} names {twice[0]!r} twice")
+        for key in ("anchor", "train", "pools", "targets"):
+            value = getattr(self, key)
+            for name in (value,) if isinstance(value, str) else value:
+                if name not in self.datasets:
+                    raise ValueError(f"{key} names the data set {name!r}, but datasets has {sorted(self.datasets)}")
+        if self.anchor in self.pools:
+            raise ValueError(f"the anchor {self.anchor!r} cannot be its own pool; take it out of pools")
+        return self
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_params(params: Path) -> dict[str, Any]:
+    """The mapping in a YAML file of settings."""
+    try:
+        loaded = yaml.safe_load(params.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{params} does not exist; run in the project's folder or name the file with --params") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{params} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
+    return loaded
+
+
+def validate(model: type[Model], values: Any, *, where: str) -> Model:
+    """`values` as a `model`; a fault becomes one line that names the place, what was found and the known keys."""
+    try:
+        return model.model_validate(values if values is not None else {})
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe(error, model)}") from None
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault of a validation in one line, with the known keys where a key is unknown."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {place!r}; known keys are {', '.join(_known_keys(model, first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"the key {place!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    found = f", found {first['input']!r}" if not isinstance(first["input"], dict) else ""
+    return " ".join(f"{place + ': ' if place else ''}{message}{found}{more}".split())
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    inner: Any = model
+    for part in location:
+        field = getattr(inner, "model_fields", {}).get(part)
+        candidate = field.annotation if field is not None else None
+        inner = candidate if isinstance(candidate, type) and issubclass(candidate, BaseModel) else inner
+    return sorted(inner.model_fields)
+
+
+def read_section(model: type[Model], section: str, params: Path) -> Model:
+    """The section of one stage as its own `Config`."""
+    values = load_params(params)
+    if section not in values:
+        raise ConfigError(f"{params} has no section {section!r}; it has {', '.join(sorted(map(str, values)))}")
+    return validate(model, values[section], where=f"{params}, {section}")
+
+
+def read_world(params: Path) -> World:
+    """What the stages share."""
+    return validate(World, load_params(params), where=str(params))

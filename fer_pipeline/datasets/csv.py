@@ -1,0 +1,115 @@
+"""A table of pictures in, one sample per row out: columns of any name for picture, label, subject and split.
+
+Source: the lists that published sets come with (RAF-DB, AffectNet, ExpW); read by Python's `csv`, that is RFC 4180 with
+a delimiter of choice. The label is given as it stands there: mapping names to classes is `align`'s, by the settings. A
+picture that is missing, listed twice or outside the image root is an error before any work; with `missing: reject` a
+missing one is passed on, so that `align` rejects it with a reason and a count.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.samples import Sample
+from fer_pipeline.core.settings import Settings, Split
+from fer_pipeline.datasets._files import PictureRoot, picture_id, read_picture, split_of
+from fer_pipeline.datasets._tables import Table, open_table
+
+
+class Options(Settings):
+    """Names of files (relative to the data set's path) and of columns."""
+
+    csv: Path | None = None  # where `path` is a folder; null: its only .csv file
+    images: Path = Path(".")  # what the image column is relative to
+    image: str = "image"
+    label: str | None = None
+    subject: str | None = None
+    split: str | None = None
+    splits: dict[str, Split] = {}  # word in the split column -> split, beside the usual words
+    columns: tuple[str, ...] | None = None  # names of the columns where the file has no header line
+    delimiter: str | None = None
+    encoding: str | None = None
+    missing: Literal["error", "reject"] = "error"
+    follow_links: bool = False  # symbolic links out of the image root, as DVC's link caches make them
+
+
+def samples(path: Path, options: Options) -> Iterator[Sample]:
+    """One sample per row, in the order of the table. The whole table is checked before the first is given."""
+    table = open_table(
+        find_table(path, options), delimiter=options.delimiter, encoding=options.encoding, columns=options.columns
+    )
+    root = PictureRoot((path if path.is_dir() else path.parent) / options.images, follow_links=options.follow_links)
+    _check(table, root, options)
+    for _, sample in _rows(table, root, options):
+        yield sample
+
+
+def read(sample: Sample, options: Options) -> bytes:
+    """The picture's file as it is."""
+    return read_picture(sample)
+
+
+def find_table(path: Path, options: Options) -> Path:
+    """The table's file: `path` itself, the one the options name, or the only .csv in the folder."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist; correct the data set's path in the settings")
+    if options.csv is not None:
+        return path / options.csv
+    found = sorted(path.glob("*.csv"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found[:5]) or "none"
+        raise DataError(f"{path} must hold one .csv file, found {names}; name it in options.csv")
+    return found[0]
+
+
+def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[int, Sample]]:
+    image = table.position(options.image)
+    label, subject, split = (
+        None if name is None else table.position(name) for name in (options.label, options.subject, options.split)
+    )
+    for line, cells in table.rows():
+        where = f"{table.file}, line {line}"
+        name = cells[image].strip()
+        if not name:
+            raise DataError(f"{where}: the column {options.image!r} is empty; name the picture or remove the line")
+        try:
+            file = root.locate(name)
+            if "\\" in name and not file.exists():
+                # Lists made on Windows separate folders by backslashes.
+                file = root.locate(name.replace("\\", "/"))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        word = cells[split].strip() if split is not None else ""
+        yield (
+            line,
+            Sample(
+                id=picture_id(file.relative_to(root.folder).as_posix()),
+                split=split_of(word, options.splits, where=where, cure="set options.splits") if word else None,
+                label=cells[label].strip() or None if label is not None else None,
+                subject=cells[subject].strip() or None if subject is not None else None,
+                path=file,
+            ),
+        )
+
+
+def _check(table: Table, root: PictureRoot, options: Options) -> None:
+    seen: dict[str, int] = {}
+    missing: list[str] = []
+    for line, sample in _rows(table, root, options):
+        if sample.id in seen:
+            raise DataError(
+                f"{table.file} lists {sample.id!r} twice, in lines {seen[sample.id]} and {line}; keep one of the rows"
+            )
+        seen[sample.id] = line
+        if options.missing == "error" and not sample.path.exists():
+            missing.append(sample.id)
+    if not seen:
+        raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of {len(seen):,} pictures that {table.file} lists are not in {root.folder} (first: "
+            f"{missing[0]}); set options.images to their folder, or options.missing: reject"
+        )

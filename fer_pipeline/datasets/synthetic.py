@@ -1,0 +1,71 @@
+"""The demo world's raw pictures in (`part-*.parquet`, written by the stage `synthesize`), one sample per row out.
+
+Source: our own format: columns `sample_id`, `image` (JPEG bytes), `label` (null in a pool), `subject`, `split`. A
+sample's key is `<row group>:<row>`; the last row groups stay in memory, so that reading in order decodes each once.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.samples import Sample
+from fer_pipeline.core.settings import Settings
+
+TEXT_COLUMNS = ("sample_id", "label", "subject", "split")
+
+
+class Options(Settings):
+    """Nothing can be chosen: the stage `synthesize` decides."""
+
+
+def samples(path: Path, options: Options) -> Iterator[Sample]:
+    """Every row of every part, in order; the column of pictures is not read."""
+    files = sorted(path.glob("part-*.parquet"))
+    if not files:
+        raise DataError(f"{path} holds no part-*.parquet; run: dvc repro synthesize")
+    for file in files:
+        with _open(file) as parquet:
+            absent = {"image", *TEXT_COLUMNS} - set(parquet.schema_arrow.names)
+            if absent:
+                raise DataError(
+                    f"{file} has no column {', '.join(sorted(absent))}; found {', '.join(parquet.schema_arrow.names)}; "
+                    f"the adapter synthetic reads only what the stage synthesize wrote"
+                )
+            for group in range(parquet.num_row_groups):
+                columns = parquet.read_row_group(group, columns=list(TEXT_COLUMNS)).to_pydict()
+                for row, texts in enumerate(zip(*(columns[name] for name in TEXT_COLUMNS), strict=True)):
+                    name, label, subject, split = texts
+                    yield Sample(name, split, label, subject, path=file, key=f"{group}:{row}")
+
+
+def read(sample: Sample, options: Options) -> bytes:
+    """The picture's JPEG bytes."""
+    group, row = map(int, sample.key.split(":"))
+    try:
+        modified = sample.path.stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{sample.path} cannot be read ({error.strerror})") from None
+    picture = _pictures(sample.path, modified, group)[row].as_py()
+    if picture is None:
+        raise DataError(f"{sample.id} has no picture in {sample.path}")
+    return picture
+
+
+@lru_cache(maxsize=2)
+def _pictures(file: Path, modified: int, group: int) -> pa.ChunkedArray:
+    with _open(file) as parquet:
+        try:
+            return parquet.read_row_group(group, columns=["image"]).column("image")
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{file}, row group {group}: {error}") from None
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is no whole Parquet file ({error}); remove it and run: dvc repro synthesize") from None

@@ -1,0 +1,118 @@
+"""The real images to distil: mined shards or a labelled split in, class-labelled encoded images out.
+
+The folder's kind is told by its schema: `pseudo_label` is the auxiliary set (the VAS), `label` a split of aligned faces
+(the paper's DAS-RAF distils the anchor). Only the chosen rows stay in memory, encoded; a batch is decoded when asked for.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64, UInt8
+
+from fer_pipeline.artifacts.faces import (
+    decode,
+    encoded_images,
+    open_shard,
+    read_classes,
+    read_table,
+    shard_paths,
+)
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.seeds import derive
+
+ROWS_PER_READ = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images of one size."""
+
+    kind: Literal["auxiliary", "faces"]
+    classes: tuple[str, ...]
+    encoded: list[bytes]
+    labels: Int64[np.ndarray, " n"]
+    left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
+
+    def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
+        """The decoded images of some rows."""
+        return decode([self.encoded[row] for row in rows])
+
+    def counts(self) -> Int64[np.ndarray, " c"]:
+        """Images per class."""
+        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+
+    def sha256(self) -> str:
+        """A hash of the images and labels, the source's part of a fingerprint."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for item in self.encoded:
+            digest.update(len(item).to_bytes(8, "little"))
+            digest.update(item)
+        return digest.hexdigest()
+
+
+def read_source(
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    seed: int,
+    max_images: int | None = None,
+    held_out: frozenset[str] = frozenset(),
+) -> Source:
+    """The images of an auxiliary folder (any number of pools and classes) or of a faces split.
+
+    `held_out` names the anchor's faces that nothing may be learned from; they are left out of a faces split.
+    """
+    found = read_classes(folder)
+    if found != tuple(classes):
+        raise DataError(f"{folder} has the classes {list(found)}, expected {list(classes)} in this order; rerun its stage")
+    names = open_shard(shard_paths(folder)[0]).schema_arrow.names
+    kind: Literal["auxiliary", "faces"] = "auxiliary" if "pseudo_label" in names else "faces"
+    column = "pseudo_label" if kind == "auxiliary" else "label"
+    table = read_table(folder, ["face_id", column])
+    labels = table.column(column).fill_null(-1).to_numpy().astype(np.int64)
+    unlabelled = labels < 0
+    kept_apart = np.zeros(len(labels), dtype=bool)
+    if kind == "faces" and held_out:
+        kept_apart = np.array([name in held_out for name in table.column("face_id").to_pylist()], dtype=bool)
+    usable = ~unlabelled & ~kept_apart
+    if not usable.any():
+        raise DataError(f"{folder} has no labelled image to distil among {len(labels)}; mine more or choose another source")
+    chosen = usable if max_images is None else _subset(labels, usable, max_images, len(classes), seed)
+    left_out = {
+        "unlabelled": int(unlabelled.sum()),
+        "held out": int((kept_apart & ~unlabelled).sum()),
+        "beyond max_images": int((usable & ~chosen).sum()),
+    }
+    encoded = _read_encoded(folder, chosen)
+    return Source(kind=kind, classes=found, encoded=encoded, labels=labels[chosen], left_out=left_out)
+
+
+def _subset(
+    labels: Int64[np.ndarray, " n"], usable: Bool[np.ndarray, " n"], most: int, classes: int, seed: int
+) -> Bool[np.ndarray, " n"]:
+    """At most `most` usable rows: rare classes whole, the others sharing evenly what is left, drawn at random."""
+    draw = np.random.default_rng(derive(seed, "distill", "subset"))
+    rows = [np.flatnonzero(usable & (labels == index)) for index in range(classes)]
+    chosen = np.zeros(len(labels), dtype=bool)
+    left = most
+    for done, index in enumerate(sorted(range(classes), key=lambda index: (len(rows[index]), index))):
+        take = min(len(rows[index]), left // (classes - done))
+        chosen[draw.choice(rows[index], size=take, replace=False)] = True
+        left -= take
+    return chosen
+
+
+def _read_encoded(folder: Path, chosen: Bool[np.ndarray, " n"]) -> list[bytes]:
+    encoded: list[bytes] = []
+    first = 0
+    for path in shard_paths(folder):
+        for batch in open_shard(path).iter_batches(ROWS_PER_READ, columns=["image"]):
+            wanted = chosen[first : first + len(batch)]
+            views = encoded_images(batch) if wanted.any() else []
+            encoded += [bytes(views[row]) for row in np.flatnonzero(wanted)]
+            first += len(batch)
+    return encoded

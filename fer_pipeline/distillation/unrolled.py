@@ -1,0 +1,158 @@
+"""The unrolled training and its gradient: synthetic images and step sizes in, d(outer loss)/d(both) out, in flat memory.
+
+Source: OS-FER (arXiv:2005.08551) eq. 7 and 8; Wang et al., Dataset Distillation (arXiv:1811.10959), algorithm 1.
+
+    theta_{t+1} = theta_t - eta_s * dL(theta_t; x_s, y_s)/dtheta,     s = t mod steps,  t = 0 .. steps * epochs - 1
+    minimise L(theta_T; real batch) over x and eta
+
+Plain autograd through the unrolled steps keeps every step's double-backward graph. Here only theta_t is kept; going
+backwards with the adjoint a_t = dL/dtheta_t, each step is computed anew and gives by one product with its Hessian
+
+    dL/deta_s -= <g_t, a_{t+1}>,   dL/dx_s -= eta_s d<g_t, a_{t+1}>/dx_s,   a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
+
+`remember_every = k` keeps every k-th theta_t and computes those between anew, one plain gradient more a step: equal
+results with about T / k + k copies of the weights in place of T.
+
+Difference from Wang et al.: their published code learns one step size for each of the steps * epochs updates; here a
+step keeps its size in every epoch, so that a distillation is images and sizes of the same `steps`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+Parameters = dict[str, Tensor]
+InnerLoss = Callable[[Parameters, Tensor, Tensor], Tensor]  # (weights, images, labels) -> loss of one synthetic batch
+OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> loss on real images
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """What one outer step learns from one start."""
+
+    loss: Tensor  # outer loss at the last weights
+    images: Tensor  # its gradient by the synthetic images
+    step_sizes: Tensor  # its gradient by the step sizes
+    parameters: Parameters  # the last weights
+
+
+def logits_of(model: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
+    """The network as a function of its trainable weights; what else it holds (running statistics) stays as it is."""
+    fixed = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
+    fixed |= dict(model.named_buffers())
+    return lambda parameters, images: functional_call(model, fixed | parameters, (images,))
+
+
+def trainable(model: nn.Module) -> Parameters:
+    """The weights that the unrolled steps move, cut from any graph."""
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def cross_entropy_of(model: nn.Module) -> InnerLoss:
+    """The loss of the unrolled steps: cross-entropy with the fixed labels."""
+    logits = logits_of(model)
+    return lambda parameters, images, labels: functional.cross_entropy(logits(parameters, images), labels)
+
+
+def train(
+    inner: InnerLoss,
+    start: Parameters,
+    images: Float[Tensor, "steps n *shape"],
+    labels: Int[Tensor, "steps n"],
+    step_sizes: Float[Tensor, " steps"],
+    *,
+    epochs: int = 1,
+) -> Parameters:
+    """The weights after all steps, without gradients: what a user of the distilled images gets."""
+    parameters = start
+    for step in range(len(images) * epochs):
+        parameters = _descend(inner, parameters, images, labels, step_sizes, step)
+    return parameters
+
+
+def unrolled_gradients(
+    inner: InnerLoss,
+    outer: OuterLoss,
+    start: Parameters,
+    images: Float[Tensor, "steps n *shape"],
+    labels: Int[Tensor, "steps n"],
+    step_sizes: Float[Tensor, " steps"],
+    *,
+    epochs: int = 1,
+    remember_every: int = 1,
+) -> Unrolled:
+    """The outer loss after `steps * epochs` updates from `start` and its gradients."""
+    images, step_sizes = images.detach(), step_sizes.detach()
+    total = len(images) * epochs
+    remembered: list[Parameters] = []
+    parameters = start
+    for step in range(total):
+        if step % remember_every == 0:
+            remembered.append(parameters)
+        parameters = _descend(inner, parameters, images, labels, step_sizes, step)
+
+    loss, adjoint = _pull_back_outer(outer, parameters)
+    image_gradient, size_gradient = torch.zeros_like(images), torch.zeros_like(step_sizes)
+    while remembered:
+        first = (len(remembered) - 1) * remember_every
+        trail = [remembered.pop()]
+        for step in range(first, min(first + remember_every, total) - 1):
+            trail.append(_descend(inner, trail[-1], images, labels, step_sizes, step))
+        for step in reversed(range(first, first + len(trail))):
+            which = step % len(images)
+            adjoint, by_images, by_size = _pull_back_step(
+                inner, trail.pop(), adjoint, images[which], labels[which], step_sizes[which], is_first=step == 0
+            )
+            image_gradient[which] += by_images
+            size_gradient[which] += by_size
+    return Unrolled(loss=loss, images=image_gradient, step_sizes=size_gradient, parameters=parameters)
+
+
+def _descend(
+    inner: InnerLoss, parameters: Parameters, images: Tensor, labels: Tensor, step_sizes: Tensor, step: int
+) -> Parameters:
+    """One update of eq. 7."""
+    which = step % len(images)
+    leaves = _leaves(parameters)
+    loss = inner(leaves, images[which].detach(), labels[which])
+    gradients = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
+    size = step_sizes[which].detach()
+    return {name: value - size * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}
+
+
+def _pull_back_outer(outer: OuterLoss, parameters: Parameters) -> tuple[Tensor, tuple[Tensor, ...]]:
+    leaves = _leaves(parameters)
+    loss = outer(leaves)
+    return loss.detach(), torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
+
+
+def _pull_back_step(
+    inner: InnerLoss,
+    parameters: Parameters,
+    adjoint: tuple[Tensor, ...],
+    images: Tensor,
+    labels: Tensor,
+    size: Tensor,
+    *,
+    is_first: bool,
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """The adjoint before one step, and the step's share of the gradients by its images and its size."""
+    leaves = _leaves(parameters)
+    images = images.detach().requires_grad_()
+    loss = inner(leaves, images, labels)
+    gradients = torch.autograd.grad(loss, tuple(leaves.values()), create_graph=True, materialize_grads=True)
+    along = torch.stack([(gradient * a).sum() for gradient, a in zip(gradients, adjoint, strict=True)]).sum()
+    # nothing lies before the first step, so its product with the Hessian by the weights is never asked for
+    wanted = (images,) if is_first else (images, *leaves.values())
+    by_images, *by_weights = torch.autograd.grad(along, wanted, materialize_grads=True)
+    before = () if is_first else tuple(a - size * h for a, h in zip(adjoint, by_weights, strict=True))
+    return before, -size * by_images, -along.detach()
+
+
+def _leaves(parameters: Parameters) -> Parameters:
+    return {name: value.detach().requires_grad_() for name, value in parameters.items()}

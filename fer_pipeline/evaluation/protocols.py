@@ -1,0 +1,63 @@
+"""Labels and subjects in, train and test indices out: hold-out, k-fold by subject, leave-one-subject-out.
+
+Every protocol is a pure generator of `(train, test)` index arrays, both ascending. No subject is ever on both sides;
+a sample without a subject ("") counts as a person of its own. Sources: CK+ by 10 folds of subjects (Liu et al.,
+arXiv:2005.08551, section 4); JAFFE by leave-one-subject-out there, for models trained on JAFFE only.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.seeds import derive
+
+Fold = tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]
+
+
+def subject_ids(subjects: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """A number per subject, by first appearance."""
+    known: dict[str, int] = {}
+    names = [subject or f"\0{index}" for index, subject in enumerate(subjects)]
+    return np.asarray([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
+
+
+def hold_out(subjects: Sequence[str], *, share: float, seed: int) -> Iterator[Fold]:
+    """One fold: about `share` of the subjects (at least one, never all) are the test set."""
+    if not 0 < share < 1:
+        raise ConfigError(f"a hold-out share must lie between 0 and 1, found {share}")
+    group = subject_ids(subjects)
+    count = _count(group, least=2)
+    order = np.random.default_rng(derive(seed, "hold_out")).permutation(count)
+    chosen = order[: min(count - 1, max(1, round(share * count)))]
+    yield _fold(np.isin(group, chosen))
+
+
+def k_fold(subjects: Sequence[str], *, folds: int, seed: int) -> Iterator[Fold]:
+    """`folds` folds by subject; each subject is tested exactly once, fold sizes differ by at most one subject."""
+    if folds < 2:
+        raise ConfigError(f"k-fold needs at least 2 folds, found {folds}")
+    group = subject_ids(subjects)
+    count = _count(group, least=folds)
+    order = np.random.default_rng(derive(seed, "k_fold")).permutation(count)
+    for chosen in np.array_split(order, folds):
+        yield _fold(np.isin(group, chosen))
+
+
+def leave_one_subject_out(subjects: Sequence[str]) -> Iterator[Fold]:
+    """One fold a subject, in order of first appearance."""
+    group = subject_ids(subjects)
+    for subject in range(_count(group, least=2)):
+        yield _fold(group == subject)
+
+
+def _count(group: Int[np.ndarray, " n"], *, least: int) -> int:
+    count = int(group.max()) + 1 if len(group) else 0
+    if count < least:
+        raise DataError(f"the protocol needs at least {least} subjects, found {count}; use fewer folds or more data")
+    return count
+
+
+def _fold(is_test: np.ndarray) -> Fold:
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)

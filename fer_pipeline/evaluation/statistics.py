@@ -1,0 +1,129 @@
+"""Several seeds' predictions on one test set in; means with intervals and paired differences between recipes out.
+
+Two sources of doubt are kept apart, since they answer different questions:
+
+- *Seeds* (would another training run say the same?): Student's t interval of the mean over seeds, and of the mean of
+  the per-seed differences where two recipes are compared. One seed has no interval.
+- *Test samples* (would other test faces say the same?): the percentile bootstrap (Efron and Tibshirani, An Introduction
+  to the Bootstrap, 1993, chapter 13), the trained models held fixed, the figure being the mean over the seeds.
+  Where the subjects of the faces are known, whole subjects are drawn with replacement, because the faces of a person
+  are not independent; else faces are drawn within each true class (stratified), so that a rare class is never lost.
+  A replicate in which a class has no face leaves that class out of its mean, as `metrics` does.
+  Comparisons are paired: both recipes meet the same replicates.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.evaluation.metrics import all_metrics, row_shares
+
+LEVEL = 0.95
+CHUNK_VALUES = 4_000_000  # bounds the memory of one block of replicates
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval; `low` and `high` are None where one value alone leaves no spread to see."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    count: int
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the interval's length, for `mean ± half`."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+    @property
+    def verdict(self) -> Literal["above", "below", "unclear"]:
+        """Whether the whole interval lies on one side of zero."""
+        if self.low is not None and self.low > 0:
+            return "above"
+        return "below" if self.high is not None and self.high < 0 else "unclear"
+
+
+def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+    """The mean with Student's t interval; n - 1 degrees of freedom."""
+    array = np.asarray(values, dtype=np.float64)
+    assert array.ndim == 1 and len(array) > 0
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Interval(mean, None, None, len(array))
+    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Interval(mean, mean - half, mean + half, len(array))
+
+
+def paired_interval(first: Sequence[float], second: Sequence[float], *, level: float = LEVEL) -> Interval:
+    """The mean of `first - second`, seed by seed, with its t interval."""
+    return mean_interval(np.subtract(first, second).tolist(), level=level)
+
+
+def replicate_weights(
+    labels: Int[np.ndarray, " n"], *, subjects: Sequence[str] | None, draws: int, seed: int
+) -> tuple[Int[np.ndarray, "b u"], Int[np.ndarray, " n"]]:
+    """How often each unit is drawn in each replicate, and the unit of each sample.
+
+    A unit is a subject where subjects are given (a sample without one, "", is a unit of its own), else a sample.
+    """
+    generator = np.random.default_rng(derive(seed, "bootstrap"))
+    if subjects is not None:
+        names = [subject or f"\0{index}" for index, subject in enumerate(subjects)]
+        _, unit = np.unique(np.asarray(names, dtype=object).astype(str), return_inverse=True)
+        count = int(unit.max()) + 1
+        return generator.multinomial(count, np.full(count, 1 / count), size=draws), unit.astype(np.int64)
+    weights = np.zeros((draws, len(labels)), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        weights[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+    return weights, np.arange(len(labels))
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """What the bootstrap saw, meaned over the seeds: the four figures, and the confusion with rows that sum to 1."""
+
+    metrics: Float[np.ndarray, "b 4"]
+    confusion: Float[np.ndarray, "b c c"]  # rows of a class that a replicate lacks are NaN
+
+
+def bootstrap(
+    labels: Int[np.ndarray, " n"],
+    predicted: Int[np.ndarray, "s n"],
+    *,
+    num_classes: int,
+    subjects: Sequence[str] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Replicates:
+    """Resamples the test set. Equal labels, subjects, draws and seed meet equal replicates, whatever was predicted."""
+    weights, unit = replicate_weights(labels, subjects=subjects, draws=draws, seed=seed)
+    num_seeds, cells = len(predicted), num_classes * num_classes
+    per_unit = np.zeros((weights.shape[1], num_seeds * cells), dtype=np.float64)
+    for index, row in enumerate(predicted):
+        np.add.at(per_unit, (unit, index * cells + labels * num_classes + row), 1.0)
+    step = max(1, CHUNK_VALUES // max(weights.shape[1], num_seeds * cells))
+    metrics, rows = [], []
+    for start in range(0, draws, step):
+        counts = weights[start : start + step].astype(np.float64) @ per_unit
+        confusion = counts.reshape(-1, num_seeds, num_classes, num_classes)
+        metrics.append(all_metrics(confusion).mean(1))
+        rows.append(row_shares(confusion).mean(1))
+    return Replicates(np.concatenate(metrics), np.concatenate(rows))
+
+
+def percentile_interval(
+    replicates: Float[np.ndarray, " b"], *, estimate: float, count: int, level: float = LEVEL
+) -> Interval:
+    """The middle `level` share of the replicates around an estimate made on the real sample."""
+    finite = replicates[np.isfinite(replicates)]
+    if not len(finite):
+        return Interval(estimate, None, None, count)
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), count)

@@ -1,0 +1,35 @@
+"""The expression network: prepared crops in, features or class scores out, whatever the backbone."""
+
+from typing import Protocol, cast, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A module that maps `[n 3 s s]` to features `[n d]` and says what d is."""
+
+    feature_dim: int
+
+
+class ExpressionNet(nn.Module):
+    """A backbone, an optional layer of `feature_dim` features, dropout and a linear head."""
+
+    def __init__(
+        self, backbone: nn.Module, num_classes: int, *, feature_dim: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        own = cast(Backbone, backbone).feature_dim
+        self.backbone = backbone
+        self.neck = nn.Sequential(nn.Linear(own, feature_dim), nn.ReLU()) if feature_dim else nn.Identity()
+        self.feature_dim: int = feature_dim or own
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.feature_dim, num_classes)
+
+    def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """The penultimate layer: what centroids and cosines are made of."""
+        return self.neck(self.backbone(x))
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
+        return self.head(self.dropout(self.features(x)))

@@ -1,0 +1,89 @@
+"""From uint8 RGB crops to a network's input space and back: size, grey, channel order, scale, mean and standard deviation.
+
+The order is fixed: resize, grey, channel order, `x * scale`, `(x - mean) / std`; mean and std are in the order of the
+channels that the network sees. A checkpoint's card carries its preprocessing, so no caller chooses one anew: another
+set's mean under the same weights is a silent loss of accuracy.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from fer_pipeline.core.settings import Settings
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
+
+Triple = tuple[float, float, float]
+
+
+class Normalisation(Settings):
+    """How 0–255 pixels become the numbers that a set of weights was trained on."""
+
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: Annotated[float, Field(gt=0)] = 1 / 255
+
+
+class Preprocessing(Settings):
+    """All that happens to an aligned crop before the first convolution."""
+
+    size: Annotated[int, Field(ge=8)]
+    mean: Triple = (0.5, 0.5, 0.5)
+    std: Triple = (0.5, 0.5, 0.5)
+    grey: bool = False
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: Annotated[float, Field(gt=0)] = 1 / 255
+
+    def apply(self, images: UInt8[np.ndarray | Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:
+        """Crops as the network's input, on the device of the crops."""
+        return self.normalise(self.resize(pixels_of(images)))
+
+    def resize(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
+        """Pixels at the network's size, antialiased where they shrink; untouched where they fit."""
+        if pixels.shape[-2:] == (self.size, self.size):
+            return pixels
+        return functional.interpolate(
+            pixels, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+        )
+
+    def normalise(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+        """RGB pixels from 0 to 255 in the network's input space."""
+        if self.grey:
+            pixels = to_grey(pixels)
+        if self.channels == "bgr":
+            pixels = pixels.flip(1)
+        mean, std = self._constants(pixels.device)
+        # One multiply-add: (x * scale - mean) / std.
+        return torch.addcmul(-mean / std, pixels, self.scale / std)
+
+    def restore(self, inputs: Float[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n s s 3"]:
+        """Network inputs as RGB pixels for a person's eye; what lies outside 0–255 is clipped."""
+        mean, std = self._constants(inputs.device)
+        pixels = (inputs.detach().float() * std + mean) / self.scale
+        if self.channels == "bgr":
+            pixels = pixels.flip(1)
+        return pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return (
+            torch.tensor(self.mean, device=device).view(1, 3, 1, 1),
+            torch.tensor(self.std, device=device).view(1, 3, 1, 1),
+        )
+
+
+def pixels_of(images: UInt8[np.ndarray | Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
+    """Stored crops as float pixels from 0 to 255; the memory stays channels-last, which is the faster order on a CPU."""
+    tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
+
+
+def to_grey(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 h w"]:
+    """Luma in all three channels, so that every backbone keeps its first layer."""
+    weights = torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels * weights).sum(1, keepdim=True).expand_as(pixels)

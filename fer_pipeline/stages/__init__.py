@@ -1,0 +1,1 @@
+"""One file a stage: `class Config`, its section of `params.yaml`, and `run(config, *, paths…) -> Summary`."""

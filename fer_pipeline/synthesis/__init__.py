@@ -1,0 +1,1 @@
+"""The demo world: procedural portraits drawn from FACS action units, and the truth about them."""

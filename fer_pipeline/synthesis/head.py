@@ -1,0 +1,181 @@
+"""The head as a solid in space: a face and a pose in, projections of its points and depth maps of its pixels out.
+
+The head is a stack of ellipses (half width, half depth and centre depth by height) with Gaussian relief on the front
+(nose, sockets, cheeks, lips, chin). Projection is orthographic: yaw, then pitch, then roll. A pixel's place on the head
+is found by a few fixed-point steps, exact for the smooth head and near enough for the relief.
+Depth z points to the viewer; yaw > 0 turns the face to the right of the picture, pitch > 0 lifts the nose.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from fer_pipeline.synthesis.anatomy import Face
+
+_ROWS = 512
+_TOP = -1.75
+# Height, half width and depth of the front surface, for a mean adult; jaw and chin rows are the person's.
+_PROFILE = np.array(
+    [
+        (-1.75, 0.0, 0.05), (-1.7, 0.3, 0.3), (-1.55, 0.6, 0.55), (-1.3, 0.82, 0.76), (-1.0, 0.93, 0.86), (-0.6, 0.985, 0.92),
+        (-0.2, 1.0, 0.93), (0.2, 0.99, 0.93), (0.5, 0.95, 0.93), (0.8, 0.885, 0.94), (1.05, 0.81, 0.95), (1.25, 0.72, 0.94),
+        (1.42, 0.58, 0.91), (1.55, 0.42, 0.87), (1.62, 0.27, 0.81), (1.66, 0.0, 0.7),
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Pose in radians and where the head lies in the picture."""
+
+    yaw: float
+    pitch: float
+    roll: float
+    centre: tuple[float, float]  # pixels: where the head's origin falls
+    unit: float  # pixels of one head unit
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """The head under a window of pixels: head-frame place and height towards the viewer (undefined outside)."""
+
+    x: Float[np.ndarray, "h w"]
+    y: Float[np.ndarray, "h w"]
+    height: Float[np.ndarray, "h w"]
+    inside: Bool[np.ndarray, "h w"]
+
+
+class Head:
+    """One posed head; all lengths of the head frame in head units, all pixels as (x, y)."""
+
+    def __init__(self, face: Face, view: View) -> None:
+        self.face, self.view = face, view
+        self.bumps = _relief(face)
+        self._lathe()
+
+    def _lathe(self) -> None:
+        person, au = self.face.person, self.face.units
+        y, width, front = _PROFILE.T.copy()
+        lower = np.clip((y - 0.25) / 1.41, 0, 1)
+        width = width * person.width
+        jaw = np.exp(-(((y - 1.05) / 0.42) ** 2)) * (person.jaw - 0.79)
+        chin = np.exp(-(((y - 1.5) / 0.22) ** 2)) * (person.chin - 0.43)
+        width = np.where(width > 0, width + jaw + chin + 0.05 * au.mean(34) * np.exp(-(((y - 0.9) / 0.3) ** 2)), 0.0)
+        width = np.where(width > 0, width + 0.035 * person.cheeks * np.exp(-(((y - 0.75) / 0.4) ** 2)), 0.0)
+        y = np.where(y > 0.25, 0.25 + lower * (person.length - 0.25), y)
+        y = y + self.face.jaw * np.clip((lower - 0.2) / 0.8, 0, 1)
+        self._low = float(y[-1])
+        rows = np.linspace(_TOP, self._low, _ROWS)
+        smooth = np.ones(25) / 25
+        width, front = (
+            np.convolve(np.pad(np.interp(rows, y, column), 12, mode="edge"), smooth, mode="valid") for column in (width, front)
+        )
+        self.width = np.maximum(width, 1e-3).astype(np.float32)
+        self.depth = self.width * np.float32(0.92)
+        self.middle = front.astype(np.float32) - self.depth
+        yaw = self.view.yaw
+        self._reach = np.hypot(self.width * np.cos(yaw), self.depth * np.sin(yaw))
+        self._turn = np.arctan2(self.depth * np.sin(yaw), self.width * np.cos(yaw))
+        self._shift = self.middle * np.sin(yaw)
+        self._rows = rows
+
+    def _row(self, y: Float[np.ndarray, "..."]) -> np.ndarray:
+        step = (_ROWS - 1) / (self._low - _TOP)
+        return np.clip((y - _TOP) * step + 0.5, 0, _ROWS - 1).astype(np.intp)
+
+    def _relief_at(self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"], count: int | None = None) -> Float[np.ndarray, "*s"]:
+        height = np.zeros_like(x)
+        for cx, cy, sx, sy, size in self.bumps[:count]:
+            height += size * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+        return height
+
+    def depth_at(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+        """Depth of the front surface at points of the head frame."""
+        row = self._row(points[:, 1])
+        side = np.clip(points[:, 0] / self.width[row], -0.999, 0.999)
+        base = self.middle[row] + self.depth[row] * np.sqrt(1 - side**2)
+        return base + self._relief_at(points[:, 0], points[:, 1])
+
+    def project(self, points: Float[np.ndarray, "n 2"], depth: Float[np.ndarray, " n"] | float | None = None) -> Float[np.ndarray, "n 2"]:
+        """Pixels of points of the head frame, on the surface or at a given depth."""
+        points = np.asarray(points, np.float64)
+        z = self.depth_at(points) if depth is None else np.broadcast_to(np.asarray(depth, np.float64), len(points))
+        yaw, pitch = self.view.yaw, self.view.pitch
+        x = points[:, 0] * np.cos(yaw) + z * np.sin(yaw)
+        far = z * np.cos(yaw) - points[:, 0] * np.sin(yaw)
+        return self.to_pixels(np.stack([x, points[:, 1] * np.cos(pitch) - far * np.sin(pitch)], 1))
+
+    def to_pixels(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
+        """Pixels of points of the upright picture plane in head units: roll, scale, shift."""
+        cos, sin = np.cos(self.view.roll), np.sin(self.view.roll)
+        turned = points @ np.array([[cos, sin], [-sin, cos]])
+        return turned * self.view.unit + np.asarray(self.view.centre)
+
+    def outline(self, *, grow: float = 0.0, step: int = 8) -> Float[np.ndarray, "n 2"]:
+        """The silhouette in the upright picture plane, from the top down the left side and up the right."""
+        rows = np.r_[0:_ROWS:step, _ROWS - 1]
+        yaw, pitch = self.view.yaw, self.view.pitch
+        sides = []
+        for sign in (-1.0, 1.0):
+            angle = sign * np.pi / 2 - self._turn[rows]
+            x, z = self.width[rows] * np.sin(angle), self.middle[rows] + self.depth[rows] * np.cos(angle)
+            across = self._shift[rows] + sign * (self._reach[rows] + grow)
+            far = z * np.cos(yaw) - x * np.sin(yaw)
+            sides.append(np.stack([across, self._rows[rows] * np.cos(pitch) - far * np.sin(pitch)], 1))
+        return np.concatenate([sides[0], sides[1][::-1]])
+
+    def surface(self, left: int, top: int, right: int, bottom: int) -> Surface:
+        """The head under the window of pixels [left, right) × [top, bottom)."""
+        view = self.view
+        px, py = np.meshgrid(np.arange(left, right, dtype=np.float32) + 0.5, np.arange(top, bottom, dtype=np.float32) + 0.5)
+        px, py = (px - view.centre[0]) / view.unit, (py - view.centre[1]) / view.unit
+        cos, sin = np.float32(np.cos(view.roll)), np.float32(np.sin(view.roll))
+        across, down = px * cos + py * sin, py * cos - px * sin
+        cos_yaw, sin_yaw = np.float32(np.cos(view.yaw)), np.float32(np.sin(view.yaw))
+        cos_pitch, sin_pitch = np.float32(np.cos(view.pitch)), np.float32(np.sin(view.pitch))
+        far = np.full_like(across, 0.9)
+        lift = np.zeros_like(across)
+        for _ in range(4):
+            y = (down + far * sin_pitch) / cos_pitch
+            row = self._row(y)
+            ratio = (across - lift * sin_yaw - self._shift[row]) / self._reach[row]
+            angle = np.arcsin(np.clip(ratio, -1, 1)) - self._turn[row]
+            x = self.width[row] * np.sin(angle)
+            z = self.middle[row] + self.depth[row] * np.cos(angle)
+            lift = self._relief_at(x, y, 4)  # parallax of the nose alone: nothing else stands out far enough
+            far = (z + lift) * cos_yaw - x * sin_yaw
+        inside = (np.abs(ratio) < 1) & (y > _TOP) & (y < self._low)
+        z = z + self._relief_at(x, y)
+        far = z * cos_yaw - x * sin_yaw
+        return Surface(x=x, y=y, height=far * cos_pitch + y * sin_pitch, inside=inside)
+
+
+def _relief(face: Face) -> Float[np.ndarray, "bumps 5"]:
+    """Rows of (x, y, width, height, size); the nose comes first."""
+    person, au = face.person, face.units
+    tip, wings = face.nose_tip[1], face.nose_wing
+    rows = [
+        (0.0, 0.18, 0.11, 0.3, 0.55 * person.nose_height),
+        (0.0, tip - 0.02, 0.13, 0.15, 0.72 * person.nose_height),
+        (-0.62 * wings[0], wings[1] - 0.02, 0.085, 0.09, 0.33 * person.nose_height),
+        (0.62 * wings[0], wings[1] - 0.02, 0.085, 0.09, 0.33 * person.nose_height),
+        (0.0, person.mouth_y + 0.1 * face.jaw, 0.42, 0.26, 0.06),
+        (0.0, -0.95, 0.6, 0.35, 0.03),
+    ]
+    mouth = face.mouth
+    rows.append((0.0, float(mouth.outer_lower[8, 1]) + 0.08, 0.2, 0.07, -0.045))
+    rows.append((0.0, person.length - 0.2 + face.jaw, 0.2, 0.14, 0.07 + 0.05 * au.mean(17)))
+    for side, sign in enumerate((-1.0, 1.0)):
+        cheek, pull = float(au[6][side]), float(au[12][side])
+        brow = face.brows[side][3]
+        rows += [
+            (sign * person.eye_x, 0.02, 0.27, 0.15, -0.13),
+            (sign * 0.2, -0.02, 0.09, 0.13, -0.07),
+            (sign * person.eye_x, 0.005, 0.15, 0.1, 0.075),
+            (float(brow[0]), float(brow[1]) + 0.03, 0.3, 0.09, 0.05),
+            (sign * 0.56, 0.5 - 0.07 * cheek - 0.04 * pull, 0.24, 0.2, 0.05 + 0.05 * cheek + 0.05 * pull),
+            (sign * 0.6, 1.0, 0.17, 0.22, -0.04 + 0.05 * person.cheeks + 0.14 * float(au[34][side])),
+            (sign * 0.86, -0.35, 0.2, 0.3, -0.05),
+        ]
+    return np.array(rows, np.float32)

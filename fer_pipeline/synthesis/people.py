@@ -1,0 +1,156 @@
+"""Identities: a random generator and a population in, a person whose traits stay the same in every portrait out.
+
+Lengths are in head units (half the width of a face at the cheekbones). The means follow common adult proportions
+(eyes 63 mm apart on a face 135 mm wide, mouth 68 mm below the eyes), rounded; the spreads are ours. Resting traits such
+as low brows or drooping mouth corners look like weak action units on purpose: that is what makes identity a nuisance.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from fer_pipeline.core.settings import Settings
+
+Colour = Float[np.ndarray, " 3"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+HAIR_STYLES = ("short", "side", "fringe", "curly", "long", "bun", "receding", "bald")
+BEARDS = ("none", "stubble", "moustache", "goatee", "full")
+
+_SKIN = np.array(
+    [[0.97, 0.83, 0.74], [0.93, 0.75, 0.63], [0.86, 0.66, 0.52], [0.74, 0.53, 0.39], [0.57, 0.38, 0.27], [0.42, 0.28, 0.2]]
+)
+_HAIR = np.array(
+    [[0.07, 0.06, 0.06], [0.16, 0.1, 0.07], [0.3, 0.19, 0.12], [0.45, 0.26, 0.13], [0.74, 0.58, 0.36], [0.6, 0.58, 0.56]]
+)
+_IRIS = np.array([[0.2, 0.12, 0.07], [0.33, 0.2, 0.1], [0.3, 0.36, 0.22], [0.3, 0.44, 0.56], [0.42, 0.46, 0.48]])
+
+
+class Population(Settings):
+    """From whom the people of a set are drawn."""
+
+    spread: Annotated[float, Field(ge=0, le=2)] = 1.0  # of all lengths and resting traits
+    skin: tuple[float, float] = (0.0, 1.0)  # light to dark
+    age: tuple[float, float] = (0.0, 1.0)
+    male: Share = 0.5
+    beards: Share = 0.45  # of the men
+    glasses: Share = 0.15
+    hair: dict[str, float] = dict.fromkeys(HAIR_STYLES, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One identity: lengths in head units, colours in 0 to 1, styles by name."""
+
+    width: float
+    jaw: float
+    chin: float
+    length: float
+    eye_x: float
+    eye_width: float
+    eye_open: float
+    eye_tilt: float
+    iris: float
+    brow_y: float
+    brow_thick: float
+    brow_arch: float
+    brow_tilt: float
+    nose_length: float
+    nose_width: float
+    nose_height: float
+    mouth_y: float
+    mouth_width: float
+    lip_upper: float
+    lip_lower: float
+    corner_rest: float
+    brow_rest: float
+    lid_rest: float
+    cheeks: float
+    age: float
+    male: bool
+    skin: Colour
+    hair: Colour
+    eyes: Colour
+    lips: Colour
+    hair_style: str
+    hairline: float
+    hair_volume: float
+    beard: str
+    glasses: int
+    glasses_colour: Colour
+    texture: int
+
+
+def draw_person(rng: np.random.Generator, population: Population) -> Person:
+    """A person of a population; everything comes from `rng` alone."""
+    male = bool(rng.random() < population.male)
+
+    def trait(mean: float, deviation: float, of_men: float = 0.0) -> float:
+        shift = of_men if male else -of_men
+        return float(mean + shift + deviation * population.spread * np.clip(rng.standard_normal(), -2.2, 2.2))
+
+    age = float(rng.uniform(*population.age))
+    tone = float(rng.uniform(*population.skin))
+    skin = _along(_SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.012, 3)
+    grey = np.clip((age - 0.55) * 2 + rng.normal(0, 0.2), 0, 1) if age > 0.5 else 0.0
+    dark = rng.random() ** (0.6 + 2.5 * tone)  # dark skin goes with dark hair and eyes
+    hair = (1 - grey) * _along(_HAIR[:5], dark) + grey * _HAIR[5] * rng.uniform(0.8, 1.3)
+    lips = skin * np.array([0.86, 0.6, 0.6]) + np.array([0.06, 0.0, 0.02]) + rng.normal(0, 0.02, 3)
+    if not male and rng.random() < 0.45:
+        lips = 0.5 * lips + 0.5 * np.array([0.72, 0.16, 0.2]) * rng.uniform(0.8, 1.15)
+    styles = list(population.hair)
+    weights = np.array([population.hair[style] for style in styles], np.float64)
+    if not male:
+        weights *= [0.05 if style in ("bald", "receding") else 2.0 if style in ("long", "bun") else 1.0 for style in styles]
+    else:
+        weights *= [0.15 if style in ("long", "bun") else 1.0 for style in styles]
+    style = styles[int(rng.choice(len(styles), p=weights / weights.sum()))]
+    bearded = male and rng.random() < population.beards
+    return Person(
+        width=trait(1.0, 0.035),
+        jaw=trait(0.79, 0.05, 0.035),
+        chin=trait(0.43, 0.06, 0.03),
+        length=trait(1.66, 0.06, 0.03),
+        eye_x=trait(0.455, 0.02),
+        eye_width=trait(0.225, 0.014),
+        eye_open=trait(0.088, 0.013, -0.006),
+        eye_tilt=trait(0.018, 0.02),
+        iris=trait(0.1, 0.005),
+        brow_y=trait(-0.265, 0.025, 0.015),
+        brow_thick=trait(0.058, 0.013, 0.013),
+        brow_arch=trait(0.05, 0.022, -0.012),
+        brow_tilt=trait(0.0, 0.022),
+        nose_length=trait(0.6, 0.035),
+        nose_width=trait(0.225, 0.022, 0.012),
+        nose_height=trait(0.3, 0.05, 0.02),
+        mouth_y=trait(1.03, 0.035),
+        mouth_width=trait(0.38, 0.027, 0.008),
+        lip_upper=trait(0.075, 0.016, -0.008),
+        lip_lower=trait(0.105, 0.02, -0.008),
+        corner_rest=trait(0.0, 0.02),
+        brow_rest=trait(0.0, 0.02),
+        lid_rest=trait(0.0, 0.09),
+        cheeks=trait(0.0, 0.5),
+        age=age,
+        male=male,
+        skin=np.clip(skin, 0.05, 1.0),
+        hair=np.clip(hair, 0.02, 1.0),
+        eyes=np.clip(_along(_IRIS, dark) * rng.uniform(0.85, 1.15), 0, 1),
+        lips=np.clip(lips, 0.02, 1.0),
+        hair_style=style,
+        hairline=float(rng.normal(-0.92, 0.07)),
+        hair_volume=float(rng.uniform(0.1, 0.26)),
+        beard=str(rng.choice(BEARDS[1:])) if bearded else "none",
+        glasses=int(rng.integers(1, 4)) if rng.random() < population.glasses else 0,
+        glasses_colour=rng.choice(np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])),
+        texture=int(rng.integers(2**31)),
+    )
+
+
+def _along(palette: Float[np.ndarray, "n 3"], position: float) -> Colour:
+    place = np.clip(position, 0, 1) * (len(palette) - 1)
+    low = min(int(place), len(palette) - 2)
+    return palette[low] + (place - low) * (palette[low + 1] - palette[low])

@@ -1,0 +1,1 @@
+"""The training loop in plain sight, with its batches, augmentation, losses, schedules and states."""

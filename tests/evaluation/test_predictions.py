@@ -1,0 +1,53 @@
+"""The predictions table: what was written comes back, names stand in it, damage is told in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    shares = np.array([[[0.7, 0.3], [0.4, 0.6], [0.2, 0.8]], [[0.1, 0.9], [0.9, 0.1], [0.5, 0.5]]], dtype=np.float32)
+    return Predictions(
+        classes=("anger", "fear"),
+        seeds=(10, 3),
+        face_id=np.array(["t/a", "t/b", "t/ü"], dtype=object),
+        labels=np.array([0, 1, 1]),
+        subjects=np.array(["x", "", "x"], dtype=object),
+        probabilities=shares,
+    )
+
+
+def test_round_trip_and_names(tmp_path: Path, predictions: Predictions) -> None:
+    path = tmp_path / "deep" / "predictions.parquet"
+    write_predictions(path, predictions)
+    found = read_predictions(path)
+    assert (found.classes, found.seeds) == (predictions.classes, (10, 3))
+    assert found.face_id.tolist() == ["t/a", "t/b", "t/ü"]
+    assert found.subjects.tolist() == ["x", "", "x"]
+    np.testing.assert_array_equal(found.labels, predictions.labels)
+    np.testing.assert_array_equal(found.probabilities, predictions.probabilities)
+    table = pq.read_table(path)
+    assert table["predicted_10"].to_pylist() == ["anger", "fear", "fear"]
+    assert table["predicted_3"].to_pylist() == ["fear", "anger", "anger"]
+    again = tmp_path / "again.parquet"
+    write_predictions(again, found)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_confusions_and_seeds(predictions: Predictions) -> None:
+    assert predictions.confusions.tolist() == [[[1, 0], [0, 2]], [[0, 1], [2, 0]]]
+    assert predictions.of_seeds([3]).confusions.tolist() == [[[0, 1], [2, 0]]]
+    assert predictions.clusters == ["x", "", "x"]
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist; run the stage evaluate"):
+        read_predictions(tmp_path / "none.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"no table")
+    with pytest.raises(DataError, match="is no predictions table"):
+        read_predictions(tmp_path / "bad.parquet")
