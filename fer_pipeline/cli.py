@@ -308,9 +308,7 @@ def evaluate(
 @app.command(rich_help_panel=STAGES)
 def report(out: OutOption, root: Path = Path("."), params: ParamsOption = PARAMS) -> None:
     """Write the tables, the figures and the page."""
-    _stage(
-        "report", "", params, lambda stage, config, world: stage.run(config, root=root, world=world, out=out)
-    )
+    _stage("report", "", params, lambda stage, config, world: stage.run(config, root=root, world=world, out=out))
 
 
 @app.command("check", rich_help_panel=COMMANDS)

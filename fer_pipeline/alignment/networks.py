@@ -3,7 +3,8 @@
 Source: Zhang et al., arXiv:1604.02878, figure 2, in the layout of the `mtcnn` 1.0.0 package, whose weights they carry:
 convolutions without padding, pools whose last window may be partial. Input is RGB, `(x - 127.5) / 128`. The parameters
 are declared in the order of the weight files. Difference: the face probability is the logistic function of the
-difference of the two logits, which is the soft-max of two classes.
+difference of the two logits, which is the soft-max of two classes. P-Net takes most of the time on a CPU, and torch is
+slow on its ten channels: its first PReLU and pool and its heads are written so that the vectors are long (same numbers).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,22 +33,47 @@ def _flattened(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
     return x.permute(0, 3, 2, 1).flatten(1)  # the dense weights were trained on (width, height, channel)
 
 
-def _probability(logits: Float[Tensor, "n 2 *cells"]) -> Float[Tensor, "n *cells"]:
+def _probability(logits: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     return torch.sigmoid(logits[:, 1] - logits[:, 0])
+
+
+class _RowPReLU(nn.PReLU):
+    """A PReLU over whole rows of pixels at a time: 5 times as fast as torch's with few channels, last in memory."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        n, c, h, w = x.shape
+        rows = F.prelu(x.permute(0, 2, 3, 1).reshape(n * h, w * c), self.weight.repeat(w))
+        return rows.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class _PairPool(nn.Module):
+    """A 2 x 2 max-pool with partial last windows, as maxima of slices: 3 times as fast with few channels."""
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c y x"]:
+        h, w = x.shape[2:]
+        if h % 2 or w % 2:
+            x = F.pad(x, (0, w % 2, 0, h % 2), value=-torch.inf)
+        x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+        return torch.maximum(x[..., ::2], x[..., 1::2])
 
 
 class ProposalNet(nn.Module):
     """P-Net: a face probability and a box regression for every 12 x 12 cell at a stride of 2."""
 
+    CELL = 12
+    STRIDE = 2
+
     def __init__(self) -> None:
         super().__init__()
-        self.trunk = _trunk((3, 10, 3, 2), (10, 16, 3, 0), (16, 32, 3, 0))
+        first = (nn.Conv2d(3, 10, 3), _RowPReLU(10), _PairPool())
+        self.trunk = nn.Sequential(*first, *_trunk((10, 16, 3, 0), (16, 32, 3, 0)))
         self.box = nn.Conv2d(32, 4, 1)
         self.face = nn.Conv2d(32, 2, 1)
 
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n y x"], Float[Tensor, "n 4 y x"]]:
-        x = self.trunk(x)
-        return _probability(self.face(x)), self.box(x)
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n y x"], Float[Tensor, "n y x 4"]]:
+        x = self.trunk(x).permute(0, 2, 3, 1)
+        logits = F.linear(x, self.face.weight.flatten(1), self.face.bias)
+        return torch.sigmoid(logits[..., 1] - logits[..., 0]), F.linear(x, self.box.weight.flatten(1), self.box.bias)
 
 
 class RefinementNet(nn.Module):
@@ -125,4 +152,4 @@ def _file_shape(parameter: Tensor) -> tuple[int, ...]:
 
 
 def _in_torch_order(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
+    return np.array(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T, order="C")  # a writable copy

@@ -1,1 +1,1 @@
-"""What lies on disk between two stages: `artifacts/<x>.py` describes `data/<x>`, its columns, its writer and its reader."""
+"""What lies on disk between two stages: `artifacts/<x>.py` describes, writes and reads `data/<x>`."""

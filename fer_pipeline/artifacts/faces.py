@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,7 @@ METADATA_KEY = b"fer_pipeline"
 
 @dataclass(frozen=True)
 class Faces:
-    """Decoded faces: identifiers [n], RGB images [n h w 3], class indices [n] (-1 for none), subjects [n] ("" for none)."""
+    """Decoded faces: identifiers [n], RGB images, class indices (-1 for none) and subjects [n] ("" for none)."""
 
     face_id: np.ndarray
     images: UInt8[np.ndarray, "n h w 3"]
@@ -43,7 +44,7 @@ class Faces:
 
 
 def face_fields() -> list[pa.Field]:
-    """The columns of an aligned face, in order. All are nullable: `datasets` ignores the metadata of a field that is not."""
+    """The columns of an aligned face, in order; all nullable, or `datasets` would not see their metadata."""
     return [
         pa.field("face_id", pa.string()),
         pa.field("image", IMAGE_TYPE),
@@ -81,7 +82,7 @@ def _dtype(kind: pa.DataType) -> str:
 
 
 def face_schema(classes: Sequence[str], *, crop: int, **about: Any) -> pa.Schema:
-    """The schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side in pixels."""
+    """The schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side."""
     return image_schema(face_fields(), classes, crop=crop, **about)
 
 
@@ -98,9 +99,9 @@ def write_parquet(path: Path, rows: pa.Table) -> None:
         rows,
         path,
         row_group_size=ROWS_PER_GROUP,
-        compression={**dict.fromkeys(plain, "zstd"), "image.bytes": "none", "image.path": "zstd"},
+        compression={**dict.fromkeys(plain, "zstd"), "image.bytes": "none"},  # pyright: ignore[reportArgumentType]
         use_dictionary=False,
-        write_statistics=plain,
+        write_statistics=plain,  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -117,7 +118,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = shard_paths(folder)[0]
     metadata = open_shard(path).schema_arrow.metadata or {}
     if METADATA_KEY not in metadata:
-        raise DataError(f"{path} carries no class names; it was not written by this pipeline, import it with an adapter")
+        raise DataError(
+            f"{path} carries no class names; it was not written by this pipeline, import it with an adapter"
+        )
     return json.loads(metadata[METADATA_KEY])
 
 
@@ -181,7 +184,7 @@ def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
     view = memoryview(data).cast("B")
-    return [view[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [view[start:end] for start, end in pairwise(offsets)]
 
 
 def decode(encoded: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "n h w 3"]:
@@ -204,7 +207,9 @@ def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
 def encode(image: UInt8[np.ndarray, "h w 3"], *, format: Literal["jpeg", "png"] = "jpeg", quality: int = 95) -> bytes:
     """An RGB crop as JPEG (4:4:4, so that colour keeps its resolution) or PNG bytes, the same for the same pixels."""
     if format == "jpeg":
-        return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="444")
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="444"
+        )
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG", compress_level=6)
     return stream.getvalue()

@@ -53,7 +53,8 @@ def check(params: Path) -> Checked:
     }
     _sets_agree(params, world, configs)
     _parts_exist(params, world, configs["train_final"])
-    line = f"{params}: {len(world.datasets)} data sets, {len(world.recipes)} recipes, {len(world.seeds)} seeds, all settings hold"
+    counts = f"{len(world.datasets)} data sets, {len(world.recipes)} recipes, {len(world.seeds)} seeds"
+    line = f"{params}: {counts}, all settings hold"
     return Checked(world, configs, modules, line)
 
 
@@ -65,11 +66,15 @@ def _sets_agree(params: Path, world: World, configs: dict[str, Any]) -> None:
             f"but the anchor and the pools are {sorted(wanted)}; list just these"
         )
     if strangers := sorted(set(configs["evaluate"].recipes) - set(world.recipes)):
-        raise ConfigError(f"{params}, evaluate.recipes: no recipe {strangers[0]!r}; choose from {sorted(world.recipes)}")
+        raise ConfigError(
+            f"{params}, evaluate.recipes: no recipe {strangers[0]!r}; choose from {sorted(world.recipes)}"
+        )
     drawn = configs["synthesize"].sets
     for name, dataset in world.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:
-            raise ConfigError(f"{params}, datasets.{name}: no set of that name in synthesize.sets, which draws {sorted(drawn)}")
+            raise ConfigError(
+                f"{params}, datasets.{name}: no set of that name in synthesize.sets, which draws {sorted(drawn)}"
+            )
 
 
 def _parts_exist(params: Path, world: World, final: Settings) -> None:

@@ -11,7 +11,8 @@ from fer_pipeline.core.errors import ConfigError
 def available(package: str) -> tuple[str, ...]:
     """The names of a package's parts, sorted. Files that begin with an underscore are no parts."""
     spec = importlib.util.find_spec(package)
-    assert spec is not None and spec.submodule_search_locations, f"{package} is no package"
+    assert spec is not None, f"{package} does not exist"
+    assert spec.submodule_search_locations, f"{package} is no package"
     folders = [Path(folder) for folder in spec.submodule_search_locations]
     return tuple(sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"))
 

@@ -7,7 +7,7 @@ data sets, recipes) stands at the top level and is read as a `World`.
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -67,7 +67,7 @@ class World(BaseModel):
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Self:
+    def _names_agree(self) -> "World":
         if len(self.classes) < 2:
             raise ValueError(f"classes must name at least two expressions, found {list(self.classes)}")
         for key in ("classes", "seeds", "pools", "targets"):
@@ -92,7 +92,9 @@ def load_params(params: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{params} does not exist; run in the project's folder or name the file with --params") from None
+        raise ConfigError(
+            f"{params} does not exist; run in the project's folder or name the file with --params"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{params} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):

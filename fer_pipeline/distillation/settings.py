@@ -19,7 +19,7 @@ class ProbeSettings(Settings):
 
 
 class DistillSettings(Settings):
-    """One distillation. Its cost is outer_epochs x batches x draws x (steps x epochs synthetic batches + 1 real batch)."""
+    """One distillation; it costs outer_epochs x batches x draws x (steps x epochs synthetic batches + a real one)."""
 
     steps: Count = 1  # updates with images of their own
     per_class: Count = 1  # images per class and step

@@ -1,7 +1,7 @@
 """The real images to distil: mined shards or a labelled split in, class-labelled encoded images out.
 
 The folder's kind is told by its schema: `pseudo_label` is the auxiliary set (the VAS), `label` a split of aligned faces
-(the paper's DAS-RAF distils the anchor). Only the chosen rows stay in memory, encoded; a batch is decoded when asked for.
+(the paper's DAS-RAF distils the anchor). Only the chosen rows stay in memory, encoded; batches are decoded on demand.
 """
 
 import hashlib
@@ -68,7 +68,9 @@ def read_source(
     """
     found = read_classes(folder)
     if found != tuple(classes):
-        raise DataError(f"{folder} has the classes {list(found)}, expected {list(classes)} in this order; rerun its stage")
+        raise DataError(
+            f"{folder} has the classes {list(found)}, expected {list(classes)} in this order; rerun its stage"
+        )
     names = open_shard(shard_paths(folder)[0]).schema_arrow.names
     kind: Literal["auxiliary", "faces"] = "auxiliary" if "pseudo_label" in names else "faces"
     column = "pseudo_label" if kind == "auxiliary" else "label"
@@ -80,7 +82,9 @@ def read_source(
         kept_apart = np.array([name in held_out for name in table.column("face_id").to_pylist()], dtype=bool)
     usable = ~unlabelled & ~kept_apart
     if not usable.any():
-        raise DataError(f"{folder} has no labelled image to distil among {len(labels)}; mine more or choose another source")
+        raise DataError(
+            f"{folder} has no labelled image to distil among {len(labels)}; mine more or choose another source"
+        )
     chosen = usable if max_images is None else _subset(labels, usable, max_images, len(classes), seed)
     left_out = {
         "unlabelled": int(unlabelled.sum()),

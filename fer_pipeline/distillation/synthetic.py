@@ -47,7 +47,12 @@ def fixed_labels(*, steps: int, classes: int, per_class: int) -> Int[Tensor, "st
 
 
 def initial_images(
-    settings: DistillSettings, source: Source, preprocessing: Preprocessing, labels: Int[Tensor, "steps n"], *, seed: int
+    settings: DistillSettings,
+    source: Source,
+    preprocessing: Preprocessing,
+    labels: Int[Tensor, "steps n"],
+    *,
+    seed: int,
 ) -> Float[Tensor, "steps n 3 h w"]:
     """Noise, or real images of the right class drawn from the source; a class without any starts as noise."""
     generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
@@ -78,7 +83,7 @@ def start_synthetic(
 
 
 def pixel_bounds(preprocessing: Preprocessing) -> tuple[Float[Tensor, "3 1 1"], Float[Tensor, "3 1 1"]]:
-    """What a black and a white pixel become: the preprocessing is one line per channel, so two points say it all."""
+    """What a black and a white pixel become: every real pixel lies between."""
     ends = np.stack([np.full((preprocessing.size, preprocessing.size, 3), value, np.uint8) for value in (0, 255)])
     black, white = preprocessing.apply(ends)[:, :, :1, :1]
     return black, white

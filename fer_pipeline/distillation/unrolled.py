@@ -1,14 +1,15 @@
-"""The unrolled training and its gradient: synthetic images and step sizes in, d(outer loss)/d(both) out, in flat memory.
+"""The unrolled training and its gradient: synthetic images and step sizes in, d(outer loss)/d(both) out.
 
-Source: OS-FER (arXiv:2005.08551) eq. 7 and 8; Wang et al., Dataset Distillation (arXiv:1811.10959), algorithm 1.
+Source: OS-FER (arXiv:2005.08551), eq. 7 and 8; Wang et al., Dataset Distillation (arXiv:1811.10959), algorithm 1.
 
     theta_{t+1} = theta_t - eta_s * dL(theta_t; x_s, y_s)/dtheta,     s = t mod steps,  t = 0 .. steps * epochs - 1
     minimise L(theta_T; real batch) over x and eta
 
-Plain autograd through the unrolled steps keeps every step's double-backward graph. Here only theta_t is kept; going
+Plain autograd through the unrolled steps keeps every step's graph of activations. Here only theta_t is kept; going
 backwards with the adjoint a_t = dL/dtheta_t, each step is computed anew and gives by one product with its Hessian
 
-    dL/deta_s -= <g_t, a_{t+1}>,   dL/dx_s -= eta_s d<g_t, a_{t+1}>/dx_s,   a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
+    dL/deta_s -= <g_t, a_{t+1}>,   dL/dx_s -= eta_s d<g_t, a_{t+1}>/dx_s,
+    a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
 
 `remember_every = k` keeps every k-th theta_t and computes those between anew, one plain gradient more a step: equal
 results with about T / k + k copies of the weights in place of T.
@@ -122,7 +123,9 @@ def _descend(
     loss = inner(leaves, images[which].detach(), labels[which])
     gradients = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
     size = step_sizes[which].detach()
-    return {name: value - size * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)}
+    return {
+        name: value - size * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+    }
 
 
 def _pull_back_outer(outer: OuterLoss, parameters: Parameters) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -1,7 +1,7 @@
-"""What every seed's model said of every test face, as one Parquet file: `reports/metrics/<recipe>/<target>/predictions.parquet`.
+"""What every seed's model said of every test face, as one table in `reports/metrics/<recipe>/<target>/`.
 
-Columns: `face_id`, `label` and `subject` (names), then per seed `predicted_<seed>` (a name) and `probabilities_<seed>`
-(f32 of the length of the class list, which stands in the metadata). Names and not numbers, so that SQL reads well.
+Columns of `predictions.parquet`: `face_id`, `label` and `subject` (names), per seed `predicted_<seed>` (a name) and
+`probabilities_<seed>` (f32, one for each class of the list in the metadata). Names, no numbers, so that SQL reads well.
 """
 
 import json

@@ -52,7 +52,8 @@ class Interval:
 def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     """The mean with Student's t interval; n - 1 degrees of freedom."""
     array = np.asarray(values, dtype=np.float64)
-    assert array.ndim == 1 and len(array) > 0
+    assert array.ndim == 1
+    assert len(array) > 0
     mean = float(array.mean())
     if len(array) < 2:
         return Interval(mean, None, None, len(array))

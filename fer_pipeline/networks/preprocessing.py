@@ -1,4 +1,4 @@
-"""From uint8 RGB crops to a network's input space and back: size, grey, channel order, scale, mean and standard deviation.
+"""From uint8 RGB crops to a network's input space and back: size, grey, channel order, scale, mean and deviation.
 
 The order is fixed: resize, grey, channel order, `x * scale`, `(x - mean) / std`; mean and std are in the order of the
 channels that the network sees. A checkpoint's card carries its preprocessing, so no caller chooses one anew: another
@@ -22,7 +22,7 @@ Triple = tuple[float, float, float]
 
 
 class Normalisation(Settings):
-    """How 0–255 pixels become the numbers that a set of weights was trained on."""
+    """How pixels from 0 to 255 become the numbers that a set of weights was trained on."""
 
     mean: Triple = (0.5, 0.5, 0.5)
     std: Triple = (0.5, 0.5, 0.5)
@@ -63,7 +63,7 @@ class Preprocessing(Settings):
         return torch.addcmul(-mean / std, pixels, self.scale / std)
 
     def restore(self, inputs: Float[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n s s 3"]:
-        """Network inputs as RGB pixels for a person's eye; what lies outside 0–255 is clipped."""
+        """Network inputs as RGB pixels for a person's eye; what lies outside 0 to 255 is clipped."""
         mean, std = self._constants(inputs.device)
         pixels = (inputs.detach().float() * std + mean) / self.scale
         if self.channels == "bgr":
@@ -78,7 +78,7 @@ class Preprocessing(Settings):
 
 
 def pixels_of(images: UInt8[np.ndarray | Tensor, "n h w 3"]) -> Float[Tensor, "n 3 h w"]:
-    """Stored crops as float pixels from 0 to 255; the memory stays channels-last, which is the faster order on a CPU."""
+    """Stored crops as float pixels from 0 to 255; the memory stays channels-last, the faster order on a CPU."""
     tensor = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     return tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.preserve_format)
 

@@ -19,7 +19,7 @@ from fer_pipeline.distillation.unrolled import (
 
 
 class TinyNet(nn.Module):
-    """Convolution, batch norm, a smooth and a broken nonlinearity, pooling and a head: every kind of double backward."""
+    """Convolution, batch norm, a smooth and a broken nonlinearity, pooling and a head."""
 
     def __init__(self, classes: int = 3) -> None:
         super().__init__()
@@ -34,7 +34,9 @@ class TinyNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def _tiny_problem(seed: int, *, steps: int, classes: int = 3) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _tiny_problem(
+    seed: int, *, steps: int, classes: int = 3
+) -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = TinyNet(classes).double()

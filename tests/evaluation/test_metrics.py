@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
+
 from fer_pipeline.evaluation.metrics import (
     METRICS,
     all_metrics,
@@ -11,7 +13,6 @@ from fer_pipeline.evaluation.metrics import (
     measure,
     row_shares,
 )
-from sklearn import metrics as sk
 
 CLASSES = ("anger", "happiness", "sadness")
 #             anger  happiness  sadness (predicted)

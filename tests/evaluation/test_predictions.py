@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.evaluation.protocols import hold_out, k_fold, leave_one_subject_out
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.evaluation.protocols import hold_out, k_fold, leave_one_subject_out
 
 people = st.lists(st.sampled_from(["", *(f"p{i}" for i in range(9))]), min_size=12, max_size=60)
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from fer_pipeline.evaluation.metrics import METRICS, all_metrics, confusion_matrix
 from fer_pipeline.evaluation.statistics import (
     Interval,
@@ -11,7 +13,6 @@ from fer_pipeline.evaluation.statistics import (
     percentile_interval,
     replicate_weights,
 )
-from scipy import stats
 
 
 def test_t_interval_against_scipy() -> None:

@@ -1,7 +1,7 @@
 """One file a family of backbones. A network's name begins with its family: `resnet34` is built by `resnet.py`.
 
-A family has `build(settings) -> nn.Module` (features [n d], attribute `feature_dim`) and `LAYOUTS`, the published
-layouts of weights that fit it. A new family is a new file.
+A family has `build(settings) -> nn.Module` (features [n d], attribute `feature_dim`) and `layouts(settings)`, the
+published layouts of weights that fit it. A new family is a new file.
 """
 
 import re

@@ -1,0 +1,42 @@
+# make demo   the whole walk on the built-in demo world, from nothing: environment, dvc repro, results
+# make test   the tests, from nothing
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	dvc repro --quiet
+	@python -m fer_pipeline results
+
+# make check  format, lint, types, floors, spelling and the rules of the house
+check: $(VENV)/.installed
+	ruff format --check .
+	ruff check .
+	pyright
+	lint-imports
+	codespell
+	OMP_NUM_THREADS=1 python -m pytest -q tests/house
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+
+# make format rewrite the code in the house's format
+format: $(VENV)/.installed
+	ruff format .
+	ruff check --fix .

@@ -1,0 +1,76 @@
+"""Record batches in, Arrow IPC files out, and back through a memory map with fixed-size lists as matrices.
+
+Embeddings and scores are read far more often than they are written and are wider than they are odd: an IPC file is read
+where it lies, without decoding, and a column of fixed-size lists is one matrix.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from fer_pipeline.core.errors import DataError
+
+METADATA_KEY = b"fer_pipeline"
+
+
+def with_about(fields: Sequence[pa.Field], **about: Any) -> pa.Schema:
+    """A schema that carries `about` in its metadata."""
+    return pa.schema(list(fields), metadata={METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
+
+
+def about_of(schema: pa.Schema) -> dict[str, Any]:
+    """What `with_about` stored."""
+    return json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+
+
+def matrix_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """A matrix as a column of fixed-size lists, without a copy where its rows lie together."""
+    assert values.ndim == 2
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1])
+
+
+def matrix_view(column: pa.FixedSizeListArray) -> np.ndarray:
+    """A column of fixed-size lists as a matrix that shares its memory."""
+    return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+
+
+def write_ipc(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Writes a file in place, batch by batch, and gives the number of rows; the caller names a temporary path."""
+    rows = 0
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            rows += batch.num_rows
+    return rows
+
+
+def ipc_paths(folder: Path) -> list[Path]:
+    """The shards of a folder in order of their names."""
+    found = sorted(path for path in folder.glob("part-*.arrow") if not path.name.startswith("."))
+    if not found:
+        raise DataError(f"no shards in {folder}; run the stage that writes it (dvc repro)")
+    return found
+
+
+def open_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
+    """A file opened through a memory map; a damaged one is a DataError."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is no readable Arrow file ({error}); remove it and rerun its stage") from None
+
+
+def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of a file in order, each a view into the memory map."""
+    reader = open_ipc(path)
+    for index in range(reader.num_record_batches):
+        yield reader.get_batch(index)
+
+
+def read_ipc(paths: Sequence[Path]) -> pa.Table:
+    """Files as one table that stays on the disk until a column is used."""
+    return pa.concat_tables([open_ipc(path).read_all() for path in paths])

@@ -1,0 +1,131 @@
+"""Cosines on disk: `data/scores/<pool>/{part-*.arrow, heldout.arrow, centroids.safetensors, summary.json}`.
+
+Columns: `face_id`, `cosine` fixed-size list of f32[c] in the order of the classes, `nearest` int64 (exact ties: the
+lowest class), `margin` f32, best cosine minus second best. `heldout.arrow` holds the anchor faces that were neither
+trained on nor are in the centroids, and has their true `label` too. A face without a direction (zero feature) has
+cosines of exactly 0.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float32, Float64, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fer_pipeline.artifacts.arrow import about_of, ipc_paths, matrix_column, matrix_view, read_ipc, with_about, write_ipc
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import replacing, write_bytes
+
+HELDOUT = "heldout.arrow"
+CENTROIDS = "centroids.safetensors"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of many faces: one entry a face; `best` is the cosine to the nearest centroid."""
+
+    face_id: pa.ChunkedArray
+    nearest: Int64[np.ndarray, " n"]
+    margin: Float32[np.ndarray, " n"]
+    best: Float32[np.ndarray, " n"]
+    directed: Bool[np.ndarray, " n"]  # False: a zero feature, which no class may claim
+    label: Int64[np.ndarray, " n"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.nearest)
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """The mean feature of every class and the number of faces behind it."""
+
+    vectors: Float64[np.ndarray, "c d"]
+    counts: Int64[np.ndarray, " c"]
+    classes: tuple[str, ...]
+
+
+def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema:
+    """The schema of scores against these classes."""
+    fields = [
+        pa.field("face_id", pa.string()),
+        pa.field("cosine", pa.list_(pa.float32(), len(classes))),
+        pa.field("nearest", pa.int64()),
+        pa.field("margin", pa.float32()),
+    ]
+    return with_about([*fields, pa.field("label", pa.int64())] if labelled else fields, classes=list(classes))
+
+
+def score_batch(
+    schema: pa.Schema,
+    *,
+    face_id: pa.Array,
+    cosine: Float32[np.ndarray, "n c"],
+    nearest: Int64[np.ndarray, " n"],
+    margin: Float32[np.ndarray, " n"],
+    label: Int64[np.ndarray, " n"] | None = None,
+) -> pa.RecordBatch:
+    """One record batch of scores."""
+    columns = [face_id, matrix_column(cosine), pa.array(nearest), pa.array(margin)]
+    return pa.RecordBatch.from_arrays(columns if label is None else [*columns, pa.array(label)], schema=schema)
+
+
+def write_scores(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Writes one file of scores, whole or not at all, and gives its rows."""
+    with replacing(path) as temporary:
+        return write_ipc(temporary, schema, batches)
+
+
+def read_scores(folder: Path, *, classes: Sequence[str]) -> Scores:
+    """All scores of a pool; the identifiers stay on the disk until they are asked for."""
+    return scores_of(read_ipc(ipc_paths(folder)), classes=classes, where=folder)
+
+
+def read_heldout(folder: Path, *, classes: Sequence[str]) -> Scores:
+    """The scores of the held-out anchor faces, with their labels."""
+    path = folder / HELDOUT
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; run score (dvc repro)")
+    return scores_of(read_ipc([path]), classes=classes, where=path)
+
+
+def scores_of(table: pa.Table, *, classes: Sequence[str], where: Path) -> Scores:
+    """A table of scores as arrays; other classes than asked for are a DataError."""
+    found = about_of(table.schema).get("classes")
+    if found != list(classes):
+        raise DataError(f"{where} was scored against the classes {found}, expected {list(classes)}; rerun score")
+    best, directed = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
+    for chunk in table.column("cosine").chunks:
+        cosine = matrix_view(chunk)
+        best.append(cosine.max(axis=1))
+        directed.append(cosine.any(axis=1))
+    return Scores(
+        face_id=table.column("face_id"),
+        nearest=table.column("nearest").to_numpy(),
+        margin=table.column("margin").to_numpy(),
+        best=np.concatenate(best),
+        directed=np.concatenate(directed),
+        label=table.column("label").to_numpy() if "label" in table.schema.names else None,
+    )
+
+
+def write_centroids(folder: Path, centroids: Centroids) -> None:
+    """Writes the centroids beside the scores that were computed from them."""
+    arrays = {"vectors": np.ascontiguousarray(centroids.vectors), "counts": centroids.counts}
+    write_bytes(folder / CENTROIDS, save(arrays, metadata={"classes": "\n".join(centroids.classes)}))
+
+
+def read_centroids(folder: Path) -> Centroids:
+    """The centroids of a pool's scores."""
+    path = folder / CENTROIDS
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            opened: Any = stored
+            classes = tuple((opened.metadata() or {}).get("classes", "").split("\n"))
+            return Centroids(opened.get_tensor("vectors"), opened.get_tensor("counts"), classes)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run score (dvc repro)") from None

@@ -1,0 +1,73 @@
+"""VGG-16 up to fc7 (4096 features), the network of VGG-Face.
+
+Sources: Simonyan & Zisserman (arXiv:1409.1556); Parkhi et al., Deep Face Recognition (BMVC 2015), whose weights are
+published under three namings. `vgg_face` (torchvision's `features.N` or Torch7's `conv_1_1`) sees BGR, 0 to 255 less
+the mean face; `vgg_face_dag` (`conv1_1`, converted from MatConvNet) sees the same in RGB. A file with `features.N` may as
+well be torchvision's ImageNet network, so there the layout must be said.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Any, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import vgg
+
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
+from fer_pipeline.networks.preprocessing import Normalisation
+from fer_pipeline.networks.settings import NetworkSettings
+
+MEAN_FACE = (129.1863, 104.7624, 93.5940)  # red, green, blue
+RGB = Normalisation(mean=MEAN_FACE, std=(1.0, 1.0, 1.0), scale=1.0)
+BGR = Normalisation(mean=(93.5940, 104.7624, 129.1863), std=(1.0, 1.0, 1.0), scale=1.0, channels="bgr")
+
+CONVOLUTIONS = {(1, 1): 0, (1, 2): 2, (2, 1): 5, (2, 2): 7, (3, 1): 10, (3, 2): 12, (3, 3): 14}
+CONVOLUTIONS |= {(4, 1): 17, (4, 2): 19, (4, 3): 21, (5, 1): 24, (5, 2): 26, (5, 3): 28}
+LAYERS = {"6": "classifier.0", "7": "classifier.3"}
+
+
+def _rename(name: str) -> str | None:
+    if match := re.fullmatch(r"conv_?(\d)_(\d)\.(weight|bias)", name):
+        index = CONVOLUTIONS.get((int(match[1]), int(match[2])))
+        return f"features.{index}.{match[3]}" if index is not None else name
+    if match := re.fullmatch(r"fc([67])\.(weight|bias)", name):
+        return f"{LAYERS[match[1]]}.{match[2]}"
+    return leaving_out("fc8.", "classifier.6.")(name)
+
+
+def _is_vgg_face(keys: Collection[str]) -> bool:
+    return "conv_1_1.weight" in keys or "features.0.weight" in keys
+
+
+def layouts(settings: NetworkSettings) -> dict[str, Layout]:
+    """The published layouts of this family's weights."""
+    return {
+        "torchvision": Layout(IMAGENET, has("features.0.weight", "classifier.0.weight"), leaving_out("classifier.6.")),
+        "vgg_face": Layout(BGR, _is_vgg_face, _rename),
+        "vgg_face_dag": Layout(RGB, has("conv1_1.weight"), _rename),
+    }
+
+
+class Vgg16(nn.Module):
+    """The convolutions, fc6 and fc7 with their ReLU and the dropout between them."""
+
+    feature_dim = 4096
+
+    def __init__(self) -> None:
+        super().__init__()
+        whole = cast(Any, vgg.vgg16(weights=None))
+        self.features = whole.features
+        self.avgpool = whole.avgpool
+        self.classifier = whole.classifier[:5]
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4096"]:
+        return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def build(settings: NetworkSettings) -> nn.Module:
+    """The network; any input size from 32 px on, since the last map is pooled to 7 x 7."""
+    if settings.name != "vgg16":
+        raise ConfigError(f"unknown network {settings.name!r}; of this family there is vgg16")
+    return Vgg16()

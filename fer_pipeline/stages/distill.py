@@ -1,0 +1,167 @@
+"""Distil: the auxiliary set or the anchor, and the primitive learner in; a handful of synthetic images (the DAS) out.
+
+Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. It resumes from its last epoch; finished, it
+lies in the store under the hash of its source, model and settings, so equal work is never done twice.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
+from fer_pipeline.artifacts.store import Store, link_file
+from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json, write_text
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.progress import progress
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.core.summaries import Summary
+from fer_pipeline.distillation.loop import batches_per_epoch, distill
+from fer_pipeline.distillation.previews import write_previews
+from fer_pipeline.distillation.probe import probe
+from fer_pipeline.distillation.settings import DistillSettings
+from fer_pipeline.distillation.source import Source, read_source
+from fer_pipeline.distillation.starts import fixed_learner, random_learner
+from fer_pipeline.distillation.state import Row
+from fer_pipeline.distillation.synthetic import start_synthetic
+from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
+
+VERSION = 1
+
+
+class Config(DistillSettings):
+    """The section `distill` of params.yaml."""
+
+
+def run(
+    config: Config,
+    *,
+    source: Path,
+    model: Path,
+    classes: Sequence[str],
+    seed: int,
+    out: Path,
+    store: Path,
+    resources: Resources,
+) -> Summary:
+    """Distils the images under `source`, a folder of auxiliary shards or a faces split, into `out`."""
+    classifier = load_checkpoint(model, classes=classes, device=resources.device)
+    images = read_source(
+        source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out_faces(model)
+    )
+    about = {
+        "version": VERSION,
+        "settings": config.model_dump(mode="json"),
+        "seed": seed,
+        "source": images.kind,
+        "source_sha256": images.sha256(),
+        "source_images": len(images.labels),
+        "model_sha256": file_sha256(model / "weights.safetensors"),
+    }
+    key = fingerprint("distill", about, list(classes), classifier.card)
+    shelf = Store(store)
+    reused = shelf.make_folder(
+        key, lambda folder: _make(folder, config, images, classifier, seed, shelf.state("distill", key), about)
+    )
+    fresh_folder(out)
+    shelf.link(key, out)
+    shelf.drop_state("distill", key)
+    return _summary(images, config, out, reused=reused)
+
+
+def held_out_faces(model: Path) -> frozenset[str]:
+    """The anchor's faces that the primitive learner set apart for validation and for estimating precision."""
+    path = model / "split.parquet"
+    if not path.exists():
+        return frozenset()
+    rows = pq.read_table(path, columns=["face_id", "part"]).to_pylist()
+    return frozenset(row["face_id"] for row in rows if row["part"] != "fit")
+
+
+def _make(
+    folder: Path,
+    config: Config,
+    source: Source,
+    classifier: Classifier,
+    seed: int,
+    state: Path,
+    about: dict[str, object],
+) -> None:
+    card = classifier.card
+    device = next(classifier.model.parameters()).device
+    synthetic = start_synthetic(config, source, card.preprocessing, seed=seed, device=device)
+    if config.start == "fixed":
+        learner = fixed_learner(classifier.model, device)
+    else:
+        learner = random_learner(card.network, len(card.classes), seed=seed, device=device)
+    total = config.outer_epochs * batches_per_epoch(len(source.labels), config)
+    with progress("distill", total, "outer steps") as advance:
+        history = distill(
+            config,
+            source=source,
+            learner=learner,
+            preprocessing=card.preprocessing,
+            synthetic=synthetic,
+            seed=seed,
+            state=state,
+            advance=advance,
+        )
+    saved = read_saved(state)
+    labels = synthetic.labels.cpu().numpy()
+    distilled = Distilled(
+        images=synthetic.images.detach().cpu().numpy(),
+        labels=labels,
+        step_sizes=synthetic.step_sizes.cpu().numpy(),
+        classes=card.classes,
+        preprocessing=card.preprocessing.model_dump(mode="json"),
+    )
+    for path in sorted(path for path in (state / "saved").glob("*") if SAVED.fullmatch(path.name)):
+        link_file(path, folder / "saved" / path.name)
+    write_previews(folder / "previews", distilled.images, classes=card.classes, preprocessing=card.preprocessing)
+    write_json(folder / "probe.json", probe(saved, labels, config.probe, num_classes=len(card.classes), seed=seed))
+    write_text(folder / "history.csv", history_csv(history))
+    write_distilled(folder, distilled, about)
+
+
+def history_csv(history: Sequence[Row]) -> str:
+    """The history as CSV: epoch, loss and accuracy on real images before and after the unrolled steps, step sizes."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()
+
+
+def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summary:
+    with (out / "history.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+    last = rows[-1]
+    sizes = [value for name, value in last.items() if name.startswith("step_size_")]
+    made = config.steps * config.per_class * len(source.classes)
+    warnings = [
+        f"{name} has no image in the source: its distilled image only says what the other classes are not"
+        for name, count in zip(source.classes, source.counts(), strict=True)
+        if count == 0
+    ]
+    probed = read_json(out / "probe.json")
+    if probed["reason"]:
+        warnings.append(probed["reason"])
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in source.left_out.items() if count)
+    line = (
+        f"distill: {len(source.labels):,} {source.kind} images{f' (left out: {left_out})' if left_out else ''} -> "
+        f"{made} images in {config.steps} step(s); after them loss {last['loss_before']:.4f} -> {last['loss']:.4f}, "
+        f"accuracy {last['accuracy_before']:.4f} -> {last['accuracy']:.4f}, "
+        f"step sizes {min(sizes):.4g} to {max(sizes):.4g}{' (from the store)' if reused else ''}"
+    )
+    counts: dict[str, int | float] = {
+        "source_images": len(source.labels),
+        "distilled_images": made,
+        "loss_before": last["loss_before"],
+        "loss": last["loss"],
+        "accuracy_before": last["accuracy_before"],
+        "accuracy": last["accuracy"],
+        **{f"left_out_{reason.replace(' ', '_')}": count for reason, count in source.left_out.items()},
+    }
+    return Summary(stage="distill", line=line, counts=counts, warnings=tuple(warnings))

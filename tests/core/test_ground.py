@@ -1,0 +1,104 @@
+"""The ground floor against truths of its own: names, seeds, fingerprints, files, plugins."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.expressions import BASIC_7, BASIC_8, canonical
+from fer_pipeline.core.files import (
+    file_sha256,
+    fresh_folder,
+    read_json,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
+)
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.plugins import available, load
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import Resources
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("Happy", "happiness"), (" ANGRY ", "anger"), ("Surprised", "surprise"), ("sad", "sadness"), ("Bored", "bored")],
+)
+def test_spellings(spelling: str, name: str) -> None:
+    assert canonical(spelling) == name
+
+
+def test_canonical_names_are_their_own_spelling() -> None:
+    assert tuple(map(canonical, BASIC_8)) == BASIC_8
+    assert set(BASIC_8) - set(BASIC_7) == {"contempt"}
+
+
+def test_seeds_are_the_first_63_bits_of_sha256() -> None:
+    expected = int(hashlib.sha256(b"7\x1fmine\x1f3").hexdigest()[:16], 16) >> 1
+    assert derive(7, "mine", 3) == expected
+    assert len({derive(seed, name) for seed in range(50) for name in ("a", "b", "ab")}) == 150
+
+
+def test_fingerprints_change_with_any_part_and_with_nothing_else() -> None:
+    settings = Resources(workers=3)
+    assert fingerprint({"b": 1, "a": settings}, (1, 2)) == fingerprint({"a": settings, "b": 1}, [1, 2])
+    different = [
+        fingerprint("ab"),
+        fingerprint("a", "b"),
+        fingerprint(b"ab"),
+        fingerprint(settings),
+        fingerprint(settings.model_dump()),
+        fingerprint(1),
+        fingerprint(1.5),
+        fingerprint(None),
+    ]
+    assert len(set(different)) == len(different)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for number in (1, 2):
+        with replacing_folder(folder) as temporary:
+            (temporary / f"{number}.txt").write_text(str(number))
+    assert [file.name for file in folder.iterdir()] == ["2.txt"]
+    with pytest.raises(RuntimeError), replacing_folder(folder) as temporary:
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert list(fresh_folder(folder).iterdir()) == []
+
+
+def test_json_is_read_back_and_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"b": [1, 2.5], "a": "ü"})
+    assert path.read_bytes() == '{\n "a": "ü",\n "b": [\n  1,\n  2.5\n ]\n}\n'.encode()
+    assert read_json(path) == json.loads(path.read_text(encoding="utf-8"))
+    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_text('{"a": ')
+    with pytest.raises(DataError, match="no valid JSON"):
+        read_json(path)
+
+
+def test_the_folder_is_the_registry() -> None:
+    names = available("fer_pipeline.datasets")
+    assert {"csv", "fer2013", "image_folder", "recordio", "synthetic"} <= set(names)
+    assert load("fer_pipeline.datasets", "csv").__name__ == "fer_pipeline.datasets.csv"
+    with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of csv, fer2013"):
+        load("fer_pipeline.datasets", "tsv")

@@ -1,0 +1,85 @@
+"""Settings: every fault is one line that names the place and the known keys."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import DatasetSettings, Settings, World, read_section, read_world
+
+
+class Inner(Settings):
+    depth: int = 3
+
+
+class Outer(Settings):
+    inner: Inner = Inner()
+    rate: float = 0.1
+
+
+def world(**changes: object) -> dict[str, object]:
+    values: dict[str, object] = {
+        "classes": ["anger", "happiness"],
+        "seeds": [0],
+        "anchor": "a",
+        "train": "a",
+        "pools": ["p"],
+        "targets": ["a"],
+        "datasets": {"a": {"adapter": "csv", "path": "x"}, "p": {"adapter": "csv", "path": "y"}},
+        "recipes": {"baseline": {"data": "data/faces/a/train"}},
+    }
+    return {**values, **changes}
+
+
+def write(folder: Path, values: object) -> Path:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def test_unknown_key_is_one_line_with_the_known_ones(tmp_path: Path) -> None:
+    params = write(tmp_path, {"outer": {"inner": {"deep": 1}}})
+    with pytest.raises(ConfigError) as caught:
+        read_section(Outer, "outer", params)
+    assert str(caught.value) == f"{params}, outer: unknown key 'inner.deep'; known keys are depth"
+
+
+def test_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
+    params = write(tmp_path, {"outer": {"rate": "fast"}})
+    with pytest.raises(ConfigError, match=r"outer: rate: .*number.*found 'fast'"):
+        read_section(Outer, "outer", params)
+
+
+def test_missing_section_and_missing_file_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no section 'outer'; it has inner"):
+        read_section(Outer, "outer", write(tmp_path, {"inner": {}}))
+    with pytest.raises(ConfigError, match="does not exist; run in the project's folder"):
+        read_section(Outer, "outer", tmp_path / "nothing.yaml")
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Inner().depth = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"anchor": "b"}, r"anchor names the data set 'b', but datasets has \['a', 'p'\]"),
+        ({"pools": ["p", "p"]}, "pools names 'p' twice"),
+        ({"pools": ["a"]}, "cannot be its own pool"),
+        ({"classes": ["anger"]}, "at least two"),
+        ({"recipes": {"../x": {"data": "d"}}}, "pattern"),
+    ],
+)
+def test_impossible_worlds_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_world(write(tmp_path, world(**changes)))
+    assert "\n" not in str(caught.value)
+
+
+def test_world_reads_what_was_written(tmp_path: Path) -> None:
+    read = read_world(write(tmp_path, world()))
+    assert isinstance(read, World)
+    assert read.datasets["p"] == DatasetSettings(adapter="csv", path=Path("y"))

@@ -1,0 +1,39 @@
+"""The graph as DVC resolves it, read once."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Node(NamedTuple):
+    """One stage of the resolved graph."""
+
+    address: str
+    stage: str
+    cmd: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: tuple[str, ...]
+
+
+@pytest.fixture(scope="session")
+def graph(root: Path) -> tuple[Node, ...]:
+    from dvc.dependency.param import ParamsDependency
+    from dvc.repo import Repo
+
+    nodes = []
+    with Repo(str(root)) as repo:
+        for stage in repo.index.stages:
+            deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+            nodes.append(
+                Node(
+                    address=stage.addressing,
+                    stage=stage.addressing.partition("@")[0],
+                    cmd=stage.cmd,
+                    deps=tuple(dep.def_path for dep in deps),
+                    outs=tuple(out.def_path for out in stage.outs),
+                    params=tuple(key for dep in stage.params for key in dep.params),
+                )
+            )
+    return tuple(nodes)

@@ -1,0 +1,130 @@
+"""The graph and the code say the same thing.
+
+Accidents this prevents: a helper missing from `deps`, so that stale results look fresh; a path in `cmd` that is not the
+path in `outs`; a recipe that reruns because of data it does not use; a model chosen on a test split.
+"""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+from fer_pipeline.commands.check import WALK, check
+from fer_pipeline.core.plugins import available
+
+# Modules that a stage finds by name at run time, which no import statement shows.
+FOUND_BY_NAME = {
+    "align": ["fer_pipeline.datasets"],
+    "train_primitive": ["fer_pipeline.strategies"],
+    "train_final": ["fer_pipeline.strategies"],
+}
+ARTIFACTS_OF_OTHERS = {"raw", "truth", "faces", "control"}
+
+
+def module_file(root: Path, module: str) -> str:
+    path = root / module.replace(".", "/")
+    return str((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(root))
+
+
+def covered(path: str, deps: tuple[str, ...]) -> bool:
+    return any(path == dep or path.startswith(dep.rstrip("/") + "/") for dep in deps)
+
+
+def test_stages_stand_in_walking_order(root: Path) -> None:
+    assert tuple(yaml.safe_load((root / "dvc.yaml").read_text())["stages"]) == WALK
+    assert set(available("fer_pipeline.stages")) == set(WALK)
+
+
+def test_deps_cover_what_a_stage_imports(root: Path, graph) -> None:
+    imports = grimp.build_graph("fer_pipeline")
+    for node in graph:
+        modules = {f"fer_pipeline.stages.{node.stage}"}
+        for package in FOUND_BY_NAME.get(node.stage, []):
+            modules |= {package, *imports.find_descendants(package)}
+        for module in set(modules):
+            modules |= imports.find_upstream_modules(module)
+        outside = ("fer_pipeline", "fer_pipeline.stages")  # only docstrings
+        files = sorted(module_file(root, module) for module in modules if module not in outside)
+        packages = [file for file in files if file.endswith("__init__.py")]
+        missing = [file for file in files if file not in packages and not covered(file, node.deps)]
+        assert not missing, f"{node.address} imports {missing}, which its deps do not cover"
+
+
+def test_code_deps_exist(root: Path, graph) -> None:
+    for node in graph:
+        for dep in node.deps:
+            assert not dep.startswith("fer_pipeline/") or (root / dep).exists(), f"{node.address}: {dep}"
+
+
+def test_cmd_and_edges_name_the_same_paths(graph) -> None:
+    for node in graph:
+        words = shlex.split(node.cmd)
+        assert words[:4] == ["python", "-m", "fer_pipeline", node.stage]
+        for out in node.outs:
+            assert out in words or node.stage == "report", f"{node.address}: cmd does not write {out}"
+        for word in words:
+            if word.startswith(("data/", "models/", "reports/")):
+                assert word in {*node.deps, *node.outs}, f"{node.address}: {word} is no edge"
+
+
+def test_every_artefact_has_its_contract(root: Path, graph) -> None:
+    written = {out.split("/")[1] for node in graph for out in node.outs if out.startswith("data/")}
+    contracts = set(available("fer_pipeline.artifacts"))
+    assert written - ARTIFACTS_OF_OTHERS <= contracts
+    assert "faces" in contracts
+
+
+def test_settings_satisfy_every_config(root: Path) -> None:
+    assert set(check(root / "params.yaml").configs) == set(WALK)
+
+
+def test_the_committed_settings_are_the_demo_profile(root: Path) -> None:
+    assert (root / "params.yaml").read_bytes() == (root / "profiles" / "demo.yaml").read_bytes()
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in Path("profiles").glob("*.yaml")))
+def test_profiles_satisfy_every_config(root: Path, profile: str) -> None:
+    assert set(check(root / "profiles" / profile).configs) == set(WALK)
+
+
+def test_only_evaluate_depends_on_a_test_split(graph) -> None:
+    """After `align`, a test split is opened for the final measurement and for nothing else."""
+    openers = {node.stage for node in graph for dep in node.deps if re.search(r"data/faces/[^/]+/test$", dep)}
+    assert openers == {"evaluate"}
+    whole = {node.stage for node in graph for dep in node.deps if re.search(r"data/faces(/[^/]+)?/?$", dep)}
+    assert not whole, f"{whole} depend on every split of a set"
+
+
+def test_no_learning_code_names_the_test_split(root: Path) -> None:
+    rooms = ("training", "strategies", "mining", "distillation", "networks")
+    stages = [root / "fer_pipeline" / "stages" / f"{stage}.py" for stage in WALK[2:9]]
+    for file in [*stages, *(file for room in rooms for file in (root / "fer_pipeline" / room).rglob("*.py"))]:
+        words = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        assert "test" not in words, f"{file} names the test split"
+
+
+def test_a_recipe_without_mined_faces_does_not_depend_on_them(graph) -> None:
+    below: dict[str, set[str]] = {}
+    for node in graph:
+        reach = {other.address for other in graph for out in other.outs for dep in node.deps if _touch(out, dep)}
+        below[node.address] = reach
+    changed, frontier = {"mine"}, {"mine"}
+    while frontier:
+        frontier = {address for address, reach in below.items() if reach & frontier} - changed
+        changed |= frontier
+    untouched = {node.address for node in graph} - changed
+    assert "train_final@baseline" in untouched
+    assert {node.address for node in graph if node.stage in WALK[:5]} <= untouched
+    assert {"train_final@vas", "train_final@das", "train_final@random_vas", "report"} <= changed
+
+
+def _touch(out: str, dep: str) -> bool:
+    return out == dep or dep.startswith(out + "/") or out.startswith(dep.rstrip("/") + "/")
+
+
+def test_truth_is_read_by_the_report_alone(graph) -> None:
+    assert {node.stage for node in graph for dep in node.deps if dep.startswith("data/truth")} == {"report"}
