@@ -1,7 +1,8 @@
-"""Arithmetic of boxes: (x1, y1, x2, y2) in, regressed, squared or suppressed boxes out. A pixel i spans [i, i + 1).
+"""Arithmetic of boxes: (x1, y1, x2, y2) in; cells, regressed, squared or suppressed boxes out.
 
-Source: Zhang et al., arXiv:1604.02878, section II. Difference from common ports: coordinates are continuous, so there
-is no `+ 1` on widths, and a box is rounded only where pixels are cut out.
+Source: Zhang et al., arXiv:1604.02878, section II, in the one-based inclusive pixel coordinates of the authors' MATLAB
+code, with its rounding and its `+ 1` on widths where it has them: other implementations keep them too, and which of
+several overlapping candidates wins, and so the landmarks, depends on them.
 """
 
 from collections.abc import Iterator
@@ -12,18 +13,33 @@ from torch import Tensor
 from torchvision.ops import nms
 
 
-def regressed(boxes: Float[Tensor, "n 4"], offsets: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
+def cells(
+    x: Int64[Tensor, " n"], y: Int64[Tensor, " n"], *, scale: float, stride: int, cell: int
+) -> Float[Tensor, "n 4"]:
+    """The boxes of P-Net's cells in the unscaled picture."""
+    corner = torch.stack([x, y], dim=1).float() * stride
+    return (torch.cat([corner + 1, corner + cell], dim=1) / scale).floor()
+
+
+def regressed(boxes: Float[Tensor, "n 4"], offsets: Float[Tensor, "n 4"], *, inclusive: bool) -> Float[Tensor, "n 4"]:
     """Boxes moved by offsets that are fractions of their width (x) and height (y)."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return boxes + offsets * torch.cat([sides, sides], dim=1)
+    sides = boxes[:, 2:] - boxes[:, :2] + float(inclusive)
+    return boxes + offsets * sides.repeat(1, 2)
 
 
 def squared(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n 4"]:
-    """The square around the same centre with the longer side, on whole pixels and at least one wide."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    side = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True).round().clamp_min(1)
-    corner = (centre - side / 2).round()
+    """The square around the same centre with the longer side."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    side = sides.amax(dim=1, keepdim=True)
+    corner = boxes[:, :2] + sides * 0.5 - side * 0.5
     return torch.cat([corner, corner + side], dim=1)
+
+
+def windows(boxes: Float[Tensor, "n 4"]) -> Int64[Tensor, "n 4"]:
+    """The pixels of boxes, zero-based, the ends not included; at least one pixel each."""
+    pixels = boxes.floor().long()
+    corner = pixels[:, :2] - 1
+    return torch.cat([corner, torch.maximum(pixels[:, 2:], corner + 1)], dim=1)
 
 
 def suppressed(
@@ -41,10 +57,13 @@ def suppressed(
 def suppressed_by_smaller(
     boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], groups: Int64[Tensor, " n"], *, threshold: float
 ) -> Int64[Tensor, " k"]:
-    """Like `suppressed`, by intersection over the smaller area, so that a box inside another falls."""
+    """Like `suppressed`, by intersection over the smaller area, so that a box inside another falls.
+
+    Of equal scores the later wins, as in ports that sort upwards and take from the end.
+    """
     kept = []
     for index in _members(groups):
-        order = index[scores[index].argsort(descending=True, stable=True)]
+        order = index[scores[index].argsort(stable=True).flip(0)]
         overlap = _overlap_by_smaller(boxes[order])
         alive = torch.ones(len(order), dtype=torch.bool)
         for row in range(len(order)):
@@ -65,6 +84,6 @@ def _members(groups: Int64[Tensor, " n"]) -> Iterator[Int64[Tensor, " m"]]:
 def _overlap_by_smaller(boxes: Float[Tensor, "n 4"]) -> Float[Tensor, "n n"]:
     corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
     opposite = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (opposite - corner).clamp_min(0).prod(dim=2)
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(dim=1)
-    return shared / torch.minimum(area[:, None], area[None, :]).clamp_min(torch.finfo(boxes.dtype).tiny)
+    shared = (opposite - corner + 1).clamp_min(0).prod(dim=2)
+    area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(dim=1)
+    return shared / torch.minimum(area[:, None], area[None, :])

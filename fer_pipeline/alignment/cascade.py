@@ -5,28 +5,28 @@ O-Net run on the crops of all pictures together. Box arithmetic is on the CPU, p
 Pictures whose longer side exceeds `max_side` are searched in a shrunken copy.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from fer_pipeline.alignment.boxes import regressed, squared, suppressed, suppressed_by_smaller
+from fer_pipeline.alignment.boxes import cells, regressed, squared, suppressed, suppressed_by_smaller, windows
 from fer_pipeline.alignment.networks import OutputNet, ProposalNet, RefinementNet, load_weights
-from fer_pipeline.alignment.pyramid import CELL, normalised, pyramid_scales, resized, square_crops
+from fer_pipeline.alignment.pyramid import CELL, LARGEST_SIDE, Pictures, pyramid_scales
 from fer_pipeline.core.settings import Settings
 
 VERSION = 1
 PIXELS_PER_CALL = 400_000
 CROPS_PER_CALL = 64
 IMAGES_PER_CHUNK = 64
-BYTES_PER_CHUNK = 24_000_000
+BYTES_PER_CHUNK = 12_000_000
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -38,12 +38,17 @@ class DetectionSettings(Settings):
     factor: Annotated[float, Field(ge=0.3, le=0.95)] = 0.709  # from one scale to the next
     thresholds: tuple[Share, Share, Share] = (0.6, 0.7, 0.7)  # face probability after P-, R- and O-Net
     nms: tuple[Share, Share, Share, Share] = (0.5, 0.7, 0.7, 0.7)  # within a scale, across scales, after R-, after O-Net
-    max_side: Annotated[int, Field(ge=64)] = 2048  # longer pictures are searched in a copy shrunken to it
+    # A candidate that reaches beyond the frame: "squeeze" resizes what is inside to the whole crop and scales the result
+    # with the whole box, as other ports do (same landmarks to 1e-4 of the eye distance); "pad" surrounds it with grey,
+    # which puts the landmarks of faces cut by the frame where they belong (median error 2 instead of 14 % when faces
+    # seen whole are cut to their box) and finds a few less of them.
+    beyond_frame: Literal["squeeze", "pad"] = "squeeze"
+    max_side: Annotated[int, Field(ge=64, le=LARGEST_SIDE)] = 2048  # longer pictures are searched in a shrunken copy
 
 
 @dataclass(frozen=True)
 class FoundFace:
-    """A face in pixel coordinates: box (x1, y1, x2, y2), face probability, and left eye, right eye, nose, mouth corners."""
+    """A face in pixels, zero-based: box (x1, y1, x2, y2), face probability, and left eye, right eye, nose, mouth corners."""
 
     box: Float32[np.ndarray, "4"]
     score: float
@@ -79,83 +84,85 @@ class Detector:
         return found
 
     def _find_in_chunk(self, images: Sequence[np.ndarray]) -> list[list[FoundFace]]:
-        pixels = [_shrunken(torch.tensor(image, device=self.device), self.settings.max_side) for image in images]
-        proposed = self._propose(pixels)
-        refined = self._refine(pixels, proposed)
-        faces, landmarks = self._output(pixels, refined)
+        shrunk = [_shrunken(torch.tensor(image, device=self.device), self.settings.max_side) for image in images]
+        pictures = Pictures.of(shrunk)
+        faces, landmarks = self._output(pictures, self._refine(pictures, self._propose(pictures)))
         found: list[list[FoundFace]] = [[] for _ in images]
         for row in faces.scores.argsort(descending=True, stable=True).tolist():
             index = int(faces.image[row])
-            stretch = np.divide(images[index].shape[1::-1], pixels[index].shape[1::-1], dtype=np.float32)
-            box = (faces.boxes[row].numpy().reshape(2, 2) * stretch).ravel()
-            found[index].append(FoundFace(box, float(faces.scores[row]), landmarks[row].numpy() * stretch))
+            stretch = np.divide(images[index].shape[1::-1], shrunk[index].shape[1::-1], dtype=np.float32)
+            box = (faces.boxes[row].numpy().reshape(2, 2) - ((1, 1), (0, 0))) * stretch
+            points = (landmarks[row].numpy() + 0.5) * stretch - 0.5  # the centre of the first pixel is 0
+            found[index].append(
+                FoundFace(box.ravel().astype(np.float32), float(faces.scores[row]), points.astype(np.float32))
+            )
         return found
 
-    def _propose(self, pixels: Sequence[UInt8[Tensor, "_ _ 3"]]) -> _Candidates:
+    def _propose(self, pictures: Pictures) -> _Candidates:
         """P-Net over the pyramids: suppressed within each scale, then across the scales of a picture."""
         by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, image in enumerate(pixels):
-            by_shape[image.shape[0], image.shape[1]].append(index)
-        rows, scale_numbers = [], []
+        for index, shape in enumerate(zip(pictures.heights.tolist(), pictures.widths.tolist(), strict=True)):
+            by_shape[shape].append(index)
+        rows, scale_numbers = [_none()], [torch.zeros(0, dtype=torch.int64)]
         for (height, width), members in by_shape.items():
-            stack = torch.stack([pixels[index] for index in members]).permute(0, 3, 1, 2)
             scales = pyramid_scales(height, width, min_face=self.settings.min_face, factor=self.settings.factor)
             for number, scale in enumerate(scales):
-                row = self._propose_at(stack, torch.tensor(members), math.ceil(height * scale), math.ceil(width * scale))
-                rows.append(row)
-                scale_numbers.append(torch.full_like(row.image, number))
-        if not rows:
-            return _none()
+                size = {"height": int(height * scale + 1), "width": int(width * scale + 1)}
+                per_call = max(1, PIXELS_PER_CALL // (size["height"] * size["width"]))
+                for first in range(0, len(members), per_call):
+                    row = self._propose_at(pictures, members[first : first + per_call], scale=scale, **size)
+                    rows.append(row)
+                    scale_numbers.append(torch.full_like(row.image, number))
         found = _Candidates(*map(torch.cat, zip(*rows, strict=True)))
         within = found.image * 1000 + torch.cat(scale_numbers)
         found = found.take(suppressed(found.boxes, found.scores, within, threshold=self.settings.nms[0]))
         found = found.take(suppressed(found.boxes, found.scores, found.image, threshold=self.settings.nms[1]))
-        return found._replace(boxes=squared(regressed(found.boxes, found.offsets)))
+        return found._replace(boxes=squared(regressed(found.boxes, found.offsets, inclusive=False)))
 
     def _propose_at(
-        self, stack: UInt8[Tensor, "n 3 h w"], members: Int64[Tensor, " n"], height: int, width: int
+        self, pictures: Pictures, members: Sequence[int], *, scale: float, height: int, width: int
     ) -> _Candidates:
-        """The cells of one scale whose face probability passes; boxes in pixels of the unscaled pictures."""
-        per_call = max(1, PIXELS_PER_CALL // (height * width))
-        rows = []
-        for part, part_members in zip(stack.split(per_call), members.split(per_call), strict=True):
-            faces, offsets = self.networks.pnet(normalised(resized(part, height=height, width=width)))
-            index, y, x = (faces > self.settings.thresholds[0]).nonzero(as_tuple=True)
-            corner = torch.stack([x, y], dim=1).cpu() * float(ProposalNet.STRIDE)
-            boxes = torch.cat([corner, corner + CELL], dim=1)
-            stretch = torch.tensor([stack.shape[3] / width, stack.shape[2] / height]).repeat(2)
-            scores = faces[index, y, x].cpu()
-            rows.append(_Candidates(part_members[index.cpu()], boxes * stretch, scores, offsets[index, y, x].cpu()))
-        return _Candidates(*map(torch.cat, zip(*rows, strict=True)))
+        """The cells of one scale whose face probability passes."""
+        faces, offsets = self.networks.pnet(pictures.shrunk(members, height=height, width=width))
+        index, y, x = (faces > self.settings.thresholds[0]).nonzero(as_tuple=True)
+        boxes = cells(x.cpu(), y.cpu(), scale=scale, stride=ProposalNet.STRIDE, cell=CELL)
+        image = torch.tensor(members)[index.cpu()]
+        return _Candidates(image, boxes, faces[index, y, x].cpu(), offsets[index, y, x].cpu())
 
-    def _refine(self, pixels: Sequence[UInt8[Tensor, "_ _ 3"]], found: _Candidates) -> _Candidates:
+    def _refine(self, pictures: Pictures, found: _Candidates) -> _Candidates:
         """R-Net on every proposal."""
-        scores, offsets = self._on_crops(self.networks.rnet, pixels, found, size=24)
+        found, (scores, offsets) = self._on_crops(self.networks.rnet, pictures, found, size=24)
         passed = scores > self.settings.thresholds[1]
         found = _Candidates(found.image, found.boxes, scores, offsets).take(passed)
         found = found.take(suppressed(found.boxes, found.scores, found.image, threshold=self.settings.nms[2]))
-        return found._replace(boxes=squared(regressed(found.boxes, found.offsets)))
+        return found._replace(boxes=squared(regressed(found.boxes, found.offsets, inclusive=True)))
 
-    def _output(self, pixels: Sequence[UInt8[Tensor, "_ _ 3"]], found: _Candidates) -> tuple[_Candidates, Tensor]:
+    def _output(self, pictures: Pictures, found: _Candidates) -> tuple[_Candidates, Float[Tensor, "n 5 2"]]:
         """O-Net on what is left: the faces and their landmarks, which are fractions of the box before its regression."""
-        scores, offsets, points = self._on_crops(self.networks.onet, pixels, found, size=48)
-        corner, side = found.boxes[:, None, :2], (found.boxes[:, 2:] - found.boxes[:, :2])[:, None]
-        landmarks = corner + points.view(-1, 2, 5).transpose(1, 2) * side
+        found, (scores, offsets, points) = self._on_crops(self.networks.onet, pictures, found, size=48)
+        corner, side = found.boxes[:, None, :2], (found.boxes[:, 2:] - found.boxes[:, :2] + 1)[:, None]
+        landmarks = corner - 1 + points.view(-1, 2, 5).transpose(1, 2) * side
         passed = scores > self.settings.thresholds[2]
-        boxes = regressed(found.boxes, offsets)
+        boxes = regressed(found.boxes, offsets, inclusive=True)
         found, landmarks = _Candidates(found.image, boxes, scores, offsets).take(passed), landmarks[passed]
         kept = suppressed_by_smaller(found.boxes, found.scores, found.image, threshold=self.settings.nms[3])
         return found.take(kept), landmarks[kept]
 
     def _on_crops(
-        self, network: RefinementNet | OutputNet, pixels: Sequence[Tensor], found: _Candidates, *, size: int
-    ) -> tuple[Tensor, ...]:
-        """A network's outputs on the crops of all pictures, few at a time so that they stay in the processor's cache."""
-        outputs = []
-        for part in range(0, max(len(found.image), 1), CROPS_PER_CALL):
-            rows = slice(part, part + CROPS_PER_CALL)
-            outputs.append(network(square_crops(pixels, found.image[rows], found.boxes[rows], size=size)))
-        return tuple(torch.cat(output).cpu() for output in zip(*outputs, strict=True))
+        self, network: RefinementNet | OutputNet, pictures: Pictures, found: _Candidates, *, size: int
+    ) -> tuple[_Candidates, list[Tensor]]:
+        """A network's outputs on the crops of all pictures, and the candidates that lie in the frame at all.
+
+        Candidates with the same pixels are run once: what makes one of them win must not be the noise of a batch.
+        """
+        pixels = windows(found.boxes)
+        frame = torch.stack([pictures.widths[found.image], pictures.heights[found.image]], dim=1)
+        inner = torch.cat([pixels[:, :2].clamp_min(0), pixels[:, 2:].minimum(frame)], dim=1)
+        seen = (inner[:, 2:] > inner[:, :2]).all(dim=1)
+        found, pixels = found.take(seen), (pixels if self.settings.beyond_frame == "pad" else inner)[seen]
+        unique, back = torch.cat([found.image[:, None], pixels], dim=1).unique(dim=0, return_inverse=True)
+        parts = [network(pictures.crops(part[:, 0], part[:, 1:], size=size)) for part in unique.split(CROPS_PER_CALL)]
+        return found, [torch.cat(output).cpu()[back] for output in zip(*parts, strict=True)]
 
 
 def _chunks(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
@@ -177,8 +184,8 @@ def _shrunken(image: UInt8[Tensor, "_ _ 3"], max_side: int) -> UInt8[Tensor, "_ 
     scale = max_side / max(height, width)
     if scale >= 1:
         return image
-    size = {"height": max(1, round(height * scale)), "width": max(1, round(width * scale))}
-    return resized(image.permute(2, 0, 1)[None], **size)[0].permute(1, 2, 0)
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return F.interpolate(image.permute(2, 0, 1)[None].float(), size=size, mode="area")[0].permute(1, 2, 0).to(torch.uint8)
 
 
 def _none() -> _Candidates:

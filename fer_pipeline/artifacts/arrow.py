@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Int64
 
 from fer_pipeline.core.errors import DataError
 
@@ -36,6 +38,20 @@ def matrix_column(values: np.ndarray) -> pa.FixedSizeListArray:
 def matrix_view(column: pa.FixedSizeListArray) -> np.ndarray:
     """A column of fixed-size lists as a matrix that shares its memory."""
     return column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), column.type.list_size)
+
+
+def is_among(column: pa.Array | pa.ChunkedArray, values: pa.Array) -> Bool[np.ndarray, " n"]:
+    """Which entries of a column are among `values`."""
+    found = pc.call_function("is_in", [column], pc.SetLookupOptions(value_set=values))
+    return found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy()
+
+
+def places_among(column: pa.Array | pa.ChunkedArray, values: pa.Array) -> Int64[np.ndarray, " n"]:
+    """Where each entry of a column first stands among `values`, -1 where it does not."""
+    found = pc.call_function("index_in", [column], pc.SetLookupOptions(value_set=values))
+    chunks = found.chunks if isinstance(found, pa.ChunkedArray) else [found]
+    parts = [chunk.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) for chunk in chunks]
+    return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def write_ipc(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:

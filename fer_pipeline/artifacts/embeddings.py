@@ -13,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float16
 
-from fer_pipeline.artifacts.arrow import about_of, ipc_paths, matrix_column, matrix_view, open_ipc, read_batches, with_about, write_ipc
+from fer_pipeline.artifacts.arrow import (
+    about_of,
+    ipc_paths,
+    matrix_column,
+    matrix_view,
+    open_ipc,
+    read_batches,
+    with_about,
+    write_ipc,
+)
 from fer_pipeline.core.errors import DataError
 
 
@@ -35,7 +44,12 @@ def embedding_schema(dimensions: int, *, model: str) -> pa.Schema:
 
 
 def write_embeddings(
-    path: Path, batches: Iterable[tuple[pa.StringArray, Float[np.ndarray, "_ d"]]], *, dimensions: int, model: str, shard: str
+    path: Path,
+    batches: Iterable[tuple[pa.StringArray, Float[np.ndarray, "_ d"]]],
+    *,
+    dimensions: int,
+    model: str,
+    shard: str,
 ) -> int:
     """Writes one shard in place and gives its rows; a NaN or infinite number is a DataError that names `shard`."""
     schema = embedding_schema(dimensions, model=model)

@@ -17,7 +17,15 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fer_pipeline.artifacts.arrow import about_of, ipc_paths, matrix_column, matrix_view, read_ipc, with_about, write_ipc
+from fer_pipeline.artifacts.arrow import (
+    about_of,
+    ipc_paths,
+    matrix_column,
+    matrix_view,
+    read_ipc,
+    with_about,
+    write_ipc,
+)
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing, write_bytes
 
@@ -102,7 +110,7 @@ def scores_of(table: pa.Table, *, classes: Sequence[str], where: Path) -> Scores
     for chunk in table.column("cosine").chunks:
         cosine = matrix_view(chunk)
         best.append(cosine.max(axis=1))
-        directed.append(cosine.any(axis=1))
+        directed.append(np.any(cosine, axis=1))
     return Scores(
         face_id=table.column("face_id"),
         nearest=table.column("nearest").to_numpy(),

@@ -1,1 +1,1 @@
-"""One file a data set or format: `samples(path, options)` says where its pictures lie, `read(sample, options)` brings one."""
+"""One file a data set or format: `samples(path, options)` lists it, `read(sample, options)` brings a picture."""

@@ -32,7 +32,7 @@ def picture_id(relative: str) -> str:
 def split_of(word: str, named: Mapping[str, Split], *, where: str, cure: str) -> Split:
     """The split that a source's word means: the settings' own words first, then the usual ones."""
     plain = word.strip().lower()
-    known = {**SPLITS, **{name.strip().lower(): split for name, split in named.items()}}
+    known: dict[str, Split] = {**SPLITS, **{name.strip().lower(): split for name, split in named.items()}}
     if plain not in known:
         raise DataError(f"{where}: {word!r} is no known split (known: {', '.join(sorted(known))}); {cure}")
     return known[plain]

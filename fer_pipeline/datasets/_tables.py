@@ -93,4 +93,6 @@ def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, lis
             f"{number}); set options.encoding, for example cp1252"
         ) from None
     except csv.Error as error:
-        raise DataError(f"{file}, after line {number}: {error}; mend the line, perhaps a quote that never ends") from None
+        raise DataError(
+            f"{file}, after line {number}: {error}; mend the line, perhaps a quote that never ends"
+        ) from None

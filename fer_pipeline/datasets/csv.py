@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
@@ -26,7 +28,7 @@ class Options(Settings):
     label: str | None = None
     subject: str | None = None
     split: str | None = None
-    splits: dict[str, Split] = {}  # word in the split column -> split, beside the usual words
+    splits: dict[str, Split] = Field(default_factory=dict)  # word in the split column -> split, beside the usual words
     columns: tuple[str, ...] | None = None  # names of the columns where the file has no header line
     delimiter: str | None = None
     encoding: str | None = None

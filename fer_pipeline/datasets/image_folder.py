@@ -2,15 +2,17 @@
 
 Source: the layout of torchvision's `ImageFolder` (`root/<class>/…`) and of most published face sets
 (`root/<split>/<class>/…`). Differences: the levels are named by a setting, so that `root/<subject>/…` and a flat folder
-of unlabelled pictures are read by the same file; every file that is not hidden is a sample, whatever its suffix, so that
-`align` rejects what is no picture with a reason and a count. Hidden and system files (names beginning with a dot or
-`@`, `Thumbs.db`, `desktop.ini`, `__MACOSX`) are no part of the set.
+of unlabelled pictures are read by the same file; every file that is not hidden is a sample, whatever its suffix, so
+that `align` rejects what is no picture with a reason and a count. Hidden and system files (names that begin with a dot
+or `@`, `Thumbs.db`, `desktop.ini`, `__MACOSX`) are no part of the set.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
+
+from pydantic import Field
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
@@ -25,7 +27,7 @@ class Options(Settings):
     """`levels` says what each folder below the root stands for; [] is a flat folder; null guesses."""
 
     levels: tuple[Level, ...] | None = None
-    splits: dict[str, Split] = {}  # folder name -> split, beside the usual words
+    splits: dict[str, Split] = Field(default_factory=dict)  # folder name -> split, beside the usual words
     follow_links: bool = False  # symbolic links out of the root, as DVC's link caches make them
 
 

@@ -4,7 +4,7 @@ Source: the layout that InsightFace's training code reads: record 0 is a header 
 records 1 to a - 1 are pictures labelled with their identity (a number, or an array whose first value counts), records
 a to b - 1 are the identities' ranges. Those without a picture are told by the header's range, and by an empty payload
 behind a label array where the file has no header. With an `.idx` a record's name is its key there; without one the file
-is read from its start and the name is the record's number: InsightFace's keys are these numbers. Memory is 16 bytes a
+is read from its start and the name is the record's number: InsightFace's keys are these numbers. Memory is 72 bytes a
 record with an `.idx` and constant without. Difference: the number of pictures is compared with the header's, so that a
 file cut short between two records is noticed.
 """

@@ -108,7 +108,7 @@ def _outer_step(
         return functional.cross_entropy(scores, truth)
 
     image_gradient, size_gradient = torch.zeros_like(synthetic.images), torch.zeros_like(synthetic.raw_sizes)
-    row = dict.fromkeys(("loss_before", "accuracy_before", "loss", "accuracy"), 0.0)
+    row: Row = dict.fromkeys(("loss_before", "accuracy_before", "loss", "accuracy"), 0.0)
     for number in range(settings.draws):
         start = learner.start(first_start + number)
         with torch.no_grad():
@@ -121,7 +121,7 @@ def _outer_step(
             synthetic.labels,
             synthetic.step_sizes,
             epochs=settings.epochs,
-            remember_every=settings.remember_every,
+            weights_kept=settings.weights_kept,
         )
         image_gradient += found.images / settings.draws
         size_gradient += found.step_sizes / settings.draws

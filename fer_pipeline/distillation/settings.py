@@ -41,5 +41,5 @@ class DistillSettings(Settings):
     decay_every: Count = 40  # outer epochs
     decay: Annotated[float, Field(gt=0, le=1)] = 0.5
     save_every: Count = 10
-    remember_every: Count = 1  # keep every k-th theta_t, compute the others anew: less memory, same result
+    weights_kept: Count = 8  # copies of the weights held while an unrolled training is played back; same result
     probe: ProbeSettings = ProbeSettings()

@@ -5,14 +5,14 @@ Source: OS-FER (arXiv:2005.08551), eq. 7 and 8; Wang et al., Dataset Distillatio
     theta_{t+1} = theta_t - eta_s * dL(theta_t; x_s, y_s)/dtheta,     s = t mod steps,  t = 0 .. steps * epochs - 1
     minimise L(theta_T; real batch) over x and eta
 
-Plain autograd through the unrolled steps keeps every step's graph of activations. Here only theta_t is kept; going
+Plain autograd through the unrolled steps keeps every step's graph of activations. Here only theta_t is needed; going
 backwards with the adjoint a_t = dL/dtheta_t, each step is computed anew and gives by one product with its Hessian
 
     dL/deta_s -= <g_t, a_{t+1}>,   dL/dx_s -= eta_s d<g_t, a_{t+1}>/dx_s,
     a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
 
-`remember_every = k` keeps every k-th theta_t and computes those between anew, one plain gradient more a step: equal
-results with about T / k + k copies of the weights in place of T.
+The theta_t themselves would still grow with the steps, so at most `weights_kept` of them stay and the others are
+computed anew from the nearest one before, placed for the fewest repeated steps (recall.py): equal results, flat memory.
 
 Difference from Wang et al.: their published code learns one step size for each of the steps * epochs updates; here a
 step keeps its size in every epoch, so that a distillation is images and sizes of the same `steps`.
@@ -26,6 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+
+from fer_pipeline.distillation.recall import recalled
 
 Parameters = dict[str, Tensor]
 InnerLoss = Callable[[Parameters, Tensor, Tensor], Tensor]  # (weights, images, labels) -> loss of one synthetic batch
@@ -85,33 +87,28 @@ def unrolled_gradients(
     step_sizes: Float[Tensor, " steps"],
     *,
     epochs: int = 1,
-    remember_every: int = 1,
+    weights_kept: int = 8,
 ) -> Unrolled:
     """The outer loss after `steps * epochs` updates from `start` and its gradients."""
     images, step_sizes = images.detach(), step_sizes.detach()
     total = len(images) * epochs
-    remembered: list[Parameters] = []
-    parameters = start
-    for step in range(total):
-        if step % remember_every == 0:
-            remembered.append(parameters)
-        parameters = _descend(inner, parameters, images, labels, step_sizes, step)
 
-    loss, adjoint = _pull_back_outer(outer, parameters)
+    def descend(parameters: Parameters, step: int) -> Parameters:
+        return _descend(inner, parameters, images, labels, step_sizes, step)
+
+    loss, last, adjoint = torch.zeros(()), start, ()
     image_gradient, size_gradient = torch.zeros_like(images), torch.zeros_like(step_sizes)
-    while remembered:
-        first = (len(remembered) - 1) * remember_every
-        trail = [remembered.pop()]
-        for step in range(first, min(first + remember_every, total) - 1):
-            trail.append(_descend(inner, trail[-1], images, labels, step_sizes, step))
-        for step in reversed(range(first, first + len(trail))):
-            which = step % len(images)
-            adjoint, by_images, by_size = _pull_back_step(
-                inner, trail.pop(), adjoint, images[which], labels[which], step_sizes[which], is_first=step == 0
-            )
-            image_gradient[which] += by_images
-            size_gradient[which] += by_size
-    return Unrolled(loss=loss, images=image_gradient, step_sizes=size_gradient, parameters=parameters)
+    for step, parameters in recalled(descend, start, total, kept=weights_kept):
+        if step == total - 1:
+            last = descend(parameters, step)
+            loss, adjoint = _pull_back_outer(outer, last)
+        which = step % len(images)
+        adjoint, by_images, by_size = _pull_back_step(
+            inner, parameters, adjoint, images[which], labels[which], step_sizes[which], is_first=step == 0
+        )
+        image_gradient[which] += by_images
+        size_gradient[which] += by_size
+    return Unrolled(loss=loss, images=image_gradient, step_sizes=size_gradient, parameters=last)
 
 
 def _descend(

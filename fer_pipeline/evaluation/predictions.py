@@ -48,13 +48,6 @@ class Predictions:
         """The subjects, for a bootstrap over persons; None where no subject is known."""
         return self.subjects.tolist() if any(self.subjects) else None
 
-    def of_seeds(self, seeds: Sequence[int]) -> "Predictions":
-        """The same with these seeds alone, in this order."""
-        rows = [self.seeds.index(seed) for seed in seeds]
-        return Predictions(
-            self.classes, tuple(seeds), self.face_id, self.labels, self.subjects, self.probabilities[rows]
-        )
-
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes the table; the same predictions give the same bytes."""

@@ -128,3 +128,11 @@ def percentile_interval(
         return Interval(estimate, None, None, count)
     low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), count)
+
+
+def share_interval(hits: int, count: int, *, level: float = LEVEL) -> Interval:
+    """A share of independent trials with Wilson's score interval (Wilson, 1927); no interval for no trial."""
+    if count == 0:
+        return Interval(float("nan"), None, None, 0)
+    found = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
+    return Interval(hits / count, float(found.low), float(found.high), count)

@@ -50,5 +50,7 @@ def finish(
         )
     flat = [name for name, row in zip(classes, sums, strict=True) if not row.any()]
     if flat:
-        raise DataError(f"the centroid of {', '.join(flat)} is the zero vector; the primitive learner has collapsed, train it again")
+        raise DataError(
+            f"the centroid of {', '.join(flat)} is the zero vector; the primitive learner has collapsed, train it again"
+        )
     return sums / counts[:, None]

@@ -5,7 +5,7 @@ d = 1 - cos throughout. A zero feature has no direction: its cosines are 0, and 
 """
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 # An engine may differ from the reference by this much; two classes closer than twice this may change places.
 TOLERANCE = 2e-6
@@ -37,6 +37,6 @@ def rank_classes(cosine: Float32[np.ndarray, "n c"]) -> tuple[Int64[np.ndarray, 
     return nearest.astype(np.int64), top[:, 1] - top[:, 0]
 
 
-def without_direction(cosine: Float32[np.ndarray, "n c"]) -> np.ndarray:
+def without_direction(cosine: Float32[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
     """Which rows belong to a zero feature."""
-    return ~cosine.any(axis=1)
+    return np.logical_not(np.any(cosine, axis=1))

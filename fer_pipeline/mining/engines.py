@@ -5,8 +5,8 @@ inner-product index over the centroids, on the GPU where there is one. All agree
 `cosine.TOLERANCE`. Every engine walks in slices, so memory does not grow with the number of features.
 
 SimSIMD multiplies half precision with half precision, which would cost the centroids their lower digits (cosines off by
-4e-5). So each centroid goes in as two halves, c = high + low / 2048, and the two products are added in float64. Products
-and lengths are used, not its cosine kernel, whose inverse square root is off by 1e-4 on processors without AVX2.
+4e-5). So each centroid goes in as two halves, c = high + low / 2048, and the two products are added in float64.
+Products and lengths are used, not its cosine kernel, whose inverse square root is off by 1e-4 where there is no AVX2.
 """
 
 from collections.abc import Callable
@@ -26,26 +26,31 @@ SLICE = 2048  # rows: the slice and its products stay in the processor's cache
 LOW_SCALE = 2048.0  # 2**11: the digits that half precision cuts off, moved up out of its subnormal range
 
 
-def make_engine(name: EngineName, centroids: Float64[np.ndarray, "c d"]) -> tuple[str, Engine]:
-    """The engine of this name and the name of what was chosen; `auto` takes FAISS where it sees a GPU."""
-    if name == "faiss" or (name == "auto" and num_gpus() > 0):
-        return "faiss", faiss_engine(centroids, gpu=num_gpus() > 0)
+def make_engine(name: EngineName, centroids: Float64[np.ndarray, "c d"], *, device: str = "auto") -> tuple[str, Engine]:
+    """The engine of this name and the name of what was chosen; `auto` takes FAISS where a GPU is there and allowed."""
+    gpu = device != "cpu" and name in ("auto", "faiss") and num_gpus() > 0
+    if gpu or name == "faiss":
+        return "faiss", faiss_engine(centroids, gpu=gpu)
     if name == "numpy":
-        return "numpy", sliced(lambda x: cosine_reference(x, centroids))
+        return "numpy", sliced(lambda x: cosine_reference(x, centroids), num_classes=len(centroids))
     return "simsimd", simsimd_engine(centroids)
 
 
-def sliced(kernel: Callable[[np.ndarray], np.ndarray], *, rows: int = SLICE) -> Engine:
+def sliced(kernel: Callable[[np.ndarray], np.ndarray], *, num_classes: int, rows: int = SLICE) -> Engine:
     """A kernel applied slice by slice into one float32 result."""
 
     def run(features: np.ndarray) -> np.ndarray:
-        parts = [kernel(features[start : start + rows]).astype(np.float32) for start in range(0, len(features), rows)]
-        return np.concatenate(parts) if parts else kernel(features).astype(np.float32)
+        found = np.empty((len(features), num_classes), np.float32)
+        for start in range(0, len(features), rows):
+            found[start : start + rows] = kernel(features[start : start + rows])
+        return found
 
     return run
 
 
-def over_lengths(products: Float64[np.ndarray, "n c"], squares: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n c"]:
+def over_lengths(
+    products: Float64[np.ndarray, "n c"], squares: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, "n c"]:
     """Inner products with unit centroids over the lengths of the features; 0 where a feature is zero."""
     lengths = np.sqrt(squares)[:, None]
     return np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
@@ -68,7 +73,7 @@ def simsimd_engine(centroids: Float64[np.ndarray, "c d"]) -> Engine:
         joined = (products[:, :num_classes] + products[:, num_classes:] / LOW_SCALE) / scale
         return over_lengths(joined, squares)
 
-    return sliced(kernel)
+    return sliced(kernel, num_classes=num_classes)
 
 
 def faiss_engine(centroids: Float64[np.ndarray, "c d"], *, gpu: bool, rows: int = 65536) -> Engine:
@@ -88,7 +93,7 @@ def faiss_engine(centroids: Float64[np.ndarray, "c d"], *, gpu: bool, rows: int 
         np.put_along_axis(products, order, found.astype(np.float64), axis=1)
         return over_lengths(products, np.einsum("ij,ij->i", wide, wide, dtype=np.float64))
 
-    return sliced(kernel, rows=rows)
+    return sliced(kernel, num_classes=num_classes, rows=rows)
 
 
 def load_faiss() -> Any:
@@ -96,7 +101,9 @@ def load_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ConfigError(f"score.engine is faiss, which cannot be imported here ({error}); use auto, simsimd or numpy") from None
+        raise ConfigError(
+            f"score.engine is faiss, which cannot be imported here ({error}); use auto, simsimd or numpy"
+        ) from None
     return faiss
 
 

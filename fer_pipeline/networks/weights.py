@@ -83,11 +83,11 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
                 left_out.append(source)
             elif target not in targets:
                 unexpected.append(source)
-            elif (fitted := _fitted(tensor, targets[target])) is None:
+            elif (found := fitted(tensor, targets[target])) is None:
                 expected = tuple(targets[target].shape)
                 misshaped.append(f"{source}: found {tuple(tensor.shape)}, expected {expected}")
             else:
-                targets[target].copy_(fitted)
+                targets[target].copy_(found)
                 loaded.append(target)
     twice = [key for key, count in Counter(loaded).items() if count > 1]
     if twice:
@@ -153,7 +153,8 @@ def _own_layout(settings: WeightSettings) -> Layout:
     return Layout(normalisation, lambda keys: all(key.startswith(OWN_PREFIXES) for key in keys), rename)
 
 
-def _fitted(tensor: Tensor, target: Tensor) -> Tensor | None:
+def fitted(tensor: Tensor, target: Tensor) -> Tensor | None:
+    """The tensor in the shape of its target, None where it does not fit."""
     if tensor.shape == target.shape:
         return tensor
     # Converted Caffe weights keep the first fully connected layer as a convolution over the whole map.

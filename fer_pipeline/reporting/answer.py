@@ -72,7 +72,7 @@ def _claim(world: World, comparisons: Sequence[Difference], recipe: str, rows: l
     interval = overall.over_seeds
     where = f"averaged over {plural(len(single), 'test set')}" if len(single) > 1 else f"on {single[0].target}"
     sure = (
-        f"95 % interval over {plural(interval.count, 'seed')}: {span(interval, signed=True)}"
+        f"95\N{NO-BREAK SPACE}% interval over {plural(interval.count, 'seed')}: {span(interval, signed=True)}"
         if interval.low is not None
         else "one seed: no interval"
     )

@@ -49,6 +49,11 @@ def listing(words: list[str] | tuple[str, ...]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
+def visible(text: str) -> str:
+    """A name from outside with its control and direction characters made visible; the template escapes the rest."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def plain(value: object) -> str:
     """A cell of a CSV file: shares with six digits, nothing for what is missing."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):

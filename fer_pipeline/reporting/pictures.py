@@ -1,7 +1,6 @@
 """Bytes in, data URIs out, so that the page is one file; crops are shown as they are, never enlarged by guessing."""
 
 import base64
-import html
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,8 +26,3 @@ def crop_uri(crop: UInt8[np.ndarray, "h w 3"]) -> str:
 def sharp_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
     """A picture whose single pixels matter, as a PNG data URI."""
     return data_uri(encode(picture, format="png"))
-
-
-def tooltip(*parts: str) -> str:
-    """The text of a `title`, escaped by the template; control characters of odd file names become visible."""
-    return html.unescape(" · ".join("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in p) for p in parts))

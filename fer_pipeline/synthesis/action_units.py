@@ -3,9 +3,9 @@
 Source: Ekman and Friesen, EMFACS-7 (1983), and Ekman, Friesen and Hager, FACS Investigator's Guide (2002), table 10-1,
 in the common short form: anger 4+5+7+23, disgust 9+15+16, fear 1+2+4+5+20+26, happiness 6+12, sadness 1+4+15,
 surprise 1+2+5B+26, contempt R12A+R14A, neutral none.
-Differences: FACS' five letters A–E become a number between 0 and 1, and a prototype keeps the ratio of its units at any
-intensity; contempt's one-sided units are drawn stronger than A, since A would be less than a pixel here. `COMPANIONS`
-are units that the guide's variants of a prototype often add (the open-mouthed smile 6+12+25, the pressed anger 4+7+24 …).
+Differences: FACS' five letters A to E become a number between 0 and 1, and a prototype keeps the ratio of its units at
+any intensity; contempt's one-sided units are drawn stronger than A, which would be less than a pixel here. `COMPANIONS`
+are units that the guide's variants often add (the open-mouthed smile 6+12+25, the pressed anger 4+7+24 and others).
 """
 
 from collections.abc import Mapping

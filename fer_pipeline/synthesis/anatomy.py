@@ -65,7 +65,7 @@ class Face:
 def pose_face(person: Person, aus: Activation) -> Face:
     """The face of a person while it performs the action units."""
     au = Units(aus)
-    jaw = 0.36 * au.mean(26)
+    jaw = 0.31 * au.mean(26)
     lifted = 0.05 * au.mean(9)
     nose_tip = np.array([0.0, person.nose_length - lifted])
     wing = (person.nose_width * (1 + 0.15 * au.mean(9)), person.nose_length + 0.05 - 1.2 * lifted)
@@ -118,10 +118,10 @@ def _mouth(person: Person, au: Units, jaw: float) -> Mouth:
     pull, dimple, depress, stretch = (au[unit] for unit in (12, 14, 15, 20))
     pucker, tight, press = au.mean(18), au.mean(23), au.mean(24)
     reach = person.mouth_width * (1 - 0.38 * pucker - 0.13 * tight - 0.06 * press) - 0.12 * jaw
-    reach = reach + 0.1 * pull + 0.115 * stretch + 0.035 * dimple + 0.01 * depress
+    reach = reach + 0.1 * pull + 0.095 * stretch + 0.035 * dimple + 0.01 * depress
     chin_up = 0.05 * au.mean(17)
     level = person.mouth_y - chin_up - 0.02 * au.mean(9)
-    corner_y = level + 0.3 * jaw + person.corner_rest - 0.17 * pull + 0.14 * depress + 0.03 * stretch - 0.03 * dimple
+    corner_y = level + 0.3 * jaw + person.corner_rest - 0.17 * pull + 0.11 * depress + 0.03 * stretch - 0.03 * dimple
 
     parted, raised = au.mean(25), au.mean(10) + 0.6 * au.mean(9)
     lowered = au.mean(16)
@@ -141,7 +141,9 @@ def _mouth(person: Person, au: Units, jaw: float) -> Mouth:
     lift = 0.045 * raised * (1 - across**2)
     inner_upper = line - gap_up * (1 - across**2.2) - lift
     inner_lower = line + gap_low * (1 - across**2.4) - lift * (1 - min(1.0, 3 * parted))
-    bow = (1 - across**1.9) * (1 - 0.28 * np.exp(-((_LIP / 0.13) ** 2)) + 0.1 * np.exp(-(((across - 0.25) / 0.15) ** 2)))
+    bow = (1 - across**1.9) * (
+        1 - 0.28 * np.exp(-((_LIP / 0.13) ** 2)) + 0.1 * np.exp(-(((across - 0.25) / 0.15) ** 2))
+    )
     outer_upper = inner_upper - upper * bow - 0.004
     outer_lower = inner_lower + lower * (1 - across**2.6) + 0.004
     gap = float((inner_lower - inner_upper).max())

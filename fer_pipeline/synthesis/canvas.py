@@ -18,7 +18,7 @@ Points = Float[np.ndarray, "n 2"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A rectangle of whole pixels: [left, right) × [top, bottom)."""
+    """A rectangle of whole pixels: [left, right) x [top, bottom)."""
 
     left: int
     top: int
@@ -64,13 +64,21 @@ class Canvas:
         if not window.empty:
             self.pixels[window.slices] *= 1 + mask[..., None] * (np.asarray(factor, np.float32) - 1)
 
-    def fill(self, points: Points, colour: Float[np.ndarray, "..."] | float, *, opacity: float = 1.0, soft: float = 0.0) -> None:
+    def fill(
+        self, points: Points, colour: Float[np.ndarray, "..."] | float, *, opacity: float = 1.0, soft: float = 0.0
+    ) -> None:
         """Paints a polygon in one colour."""
         window = self.window(points, 2 + 2 * soft)
         self.blend(window, polygon(window, points, soft=soft) * np.float32(opacity), colour)
 
     def line(
-        self, points: Points, thick: float, colour: Float[np.ndarray, "..."] | float, *, opacity: float = 1.0, soft: float = 0.0
+        self,
+        points: Points,
+        thick: float,
+        colour: Float[np.ndarray, "..."] | float,
+        *,
+        opacity: float = 1.0,
+        soft: float = 0.0,
     ) -> None:
         """Paints an open line of a thickness in pixels."""
         window = self.window(points, 2 + thick + 2 * soft)
@@ -89,7 +97,9 @@ def stroke(window: Window, points: Points, thick: float, *, soft: float = 0.0) -
     return mask * np.float32(min(1.0, thick * _FINE / fine))
 
 
-def disc(centre: Float[np.ndarray, " 2"], radius_x: float, radius_y: float | None = None, *, turn: float = 0.0) -> Points:
+def disc(
+    centre: Float[np.ndarray, " 2"], radius_x: float, radius_y: float | None = None, *, turn: float = 0.0
+) -> Points:
     """The outline of an ellipse."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = np.stack([radius_x * np.cos(angle), (radius_x if radius_y is None else radius_y) * np.sin(angle)], 1)
@@ -97,7 +107,7 @@ def disc(centre: Float[np.ndarray, " 2"], radius_x: float, radius_y: float | Non
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float) -> Mask:
-    """Smooth noise about 0 with spread 1, whose grains are about `cell_y` × `cell_x` pixels."""
+    """Smooth noise about 0 with spread 1, whose grains are about `cell_y` by `cell_x` pixels."""
     coarse = rng.standard_normal((max(2, round(height / cell_y) + 1), max(2, round(width / cell_x) + 1)))
     image = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -34,7 +34,9 @@ def paint_brows(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
         canvas.blend(window, np.clip(mask * hairs * 0.92, 0, 1), colour)
 
 
-def _paint_eye(canvas: Canvas, head: Head, skin: Skin, light: Light, eye: Eye, gaze: Float[np.ndarray, " 2"], side: int) -> None:
+def _paint_eye(
+    canvas: Canvas, head: Head, skin: Skin, light: Light, eye: Eye, gaze: Float[np.ndarray, " 2"], side: int
+) -> None:
     person, unit = head.face.person, head.view.unit
     upper, lower = head.project(eye.upper), head.project(eye.lower)
     opening = np.concatenate([upper, lower[::-1]])
@@ -68,9 +70,15 @@ def _paint_eye(canvas: Canvas, head: Head, skin: Skin, light: Light, eye: Eye, g
     glint = look + radius * np.array([0.32 * np.sign(light.direction[0] + 1e-6), -0.36])
     canvas.blend(window, polygon(window, disc(glint, 0.3 * radius)) * inside * np.float32(0.9), 0.97)
     corner = head.project(eye.upper[:1] * np.array([0.97, 1.0]))[0]
-    canvas.blend(window, polygon(window, disc(corner, 0.03 * unit)) * inside * np.float32(0.6), 0.75 * person.lips + 0.1)
+    canvas.blend(
+        window, polygon(window, disc(corner, 0.03 * unit)) * inside * np.float32(0.6), 0.75 * person.lips + 0.1
+    )
 
     lash = np.array([0.3, 0.5, 0.75, 0.95, 1.05, 1.1, 1.1, 1.05, 1.0, 0.85, 0.6]) * (0.034 if person.male else 0.046)
     lid = np.concatenate([head.project(eye.upper - np.stack([0 * lash, lash], 1)), upper[::-1]])
-    canvas.blend(window, polygon(window, lid) * np.float32(0.9), np.minimum(0.4 * person.hair, 0.12) * (0.6 + 0.4 * float(lit.mean())))
+    canvas.blend(
+        window,
+        polygon(window, lid) * np.float32(0.9),
+        np.minimum(0.4 * person.hair, 0.12) * (0.6 + 0.4 * float(lit.mean())),
+    )
     canvas.blend(window, stroke(window, lower[2:], 0.016 * unit, soft=0.3) * np.float32(0.55), 0.36 * person.skin)

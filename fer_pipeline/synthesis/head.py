@@ -18,8 +18,9 @@ _TOP = -1.75
 # Height, half width and depth of the front surface, for a mean adult; jaw and chin rows are the person's.
 _PROFILE = np.array(
     [
-        (-1.75, 0.0, 0.05), (-1.7, 0.3, 0.3), (-1.55, 0.6, 0.55), (-1.3, 0.82, 0.76), (-1.0, 0.93, 0.86), (-0.6, 0.985, 0.92),
-        (-0.2, 1.0, 0.93), (0.2, 0.99, 0.93), (0.5, 0.95, 0.93), (0.8, 0.885, 0.94), (1.05, 0.81, 0.95), (1.25, 0.72, 0.94),
+        (-1.75, 0.0, 0.05), (-1.7, 0.3, 0.3), (-1.55, 0.6, 0.55), (-1.3, 0.82, 0.76),
+        (-1.0, 0.93, 0.86), (-0.6, 0.985, 0.92), (-0.2, 1.0, 0.93), (0.2, 0.99, 0.93),
+        (0.5, 0.95, 0.93), (0.8, 0.885, 0.94), (1.05, 0.81, 0.95), (1.25, 0.72, 0.94),
         (1.42, 0.58, 0.91), (1.55, 0.42, 0.87), (1.62, 0.27, 0.81), (1.66, 0.0, 0.7),
     ]
 )  # fmt: skip
@@ -69,7 +70,8 @@ class Head:
         rows = np.linspace(_TOP, self._low, _ROWS)
         smooth = np.ones(25) / 25
         width, front = (
-            np.convolve(np.pad(np.interp(rows, y, column), 12, mode="edge"), smooth, mode="valid") for column in (width, front)
+            np.convolve(np.pad(np.interp(rows, y, column), 12, mode="edge"), smooth, mode="valid")
+            for column in (width, front)
         )
         self.width = np.maximum(width, 1e-3).astype(np.float32)
         self.depth = self.width * np.float32(0.92)
@@ -84,10 +86,13 @@ class Head:
         step = (_ROWS - 1) / (self._low - _TOP)
         return np.clip((y - _TOP) * step + 0.5, 0, _ROWS - 1).astype(np.intp)
 
-    def _relief_at(self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"], count: int | None = None) -> Float[np.ndarray, "*s"]:
+    def _relief_at(
+        self, x: Float[np.ndarray, "*s"], y: Float[np.ndarray, "*s"], count: int | None = None
+    ) -> Float[np.ndarray, "*s"]:
         height = np.zeros_like(x)
         for cx, cy, sx, sy, size in self.bumps[:count]:
-            height += size * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+            across, down = (x - cx) / sx, (y - cy) / sy
+            height += size * np.exp(-(across * across) - down * down)
         return height
 
     def depth_at(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
@@ -95,9 +100,13 @@ class Head:
         row = self._row(points[:, 1])
         side = np.clip(points[:, 0] / self.width[row], -0.999, 0.999)
         base = self.middle[row] + self.depth[row] * np.sqrt(1 - side**2)
-        return base + self._relief_at(points[:, 0], points[:, 1])
+        cx, cy, sx, sy, size = self.bumps.T
+        across, down = (points[:, :1] - cx) / sx, (points[:, 1:] - cy) / sy
+        return base + np.exp(-(across * across) - down * down) @ size
 
-    def project(self, points: Float[np.ndarray, "n 2"], depth: Float[np.ndarray, " n"] | float | None = None) -> Float[np.ndarray, "n 2"]:
+    def project(
+        self, points: Float[np.ndarray, "n 2"], depth: Float[np.ndarray, " n"] | float | None = None
+    ) -> Float[np.ndarray, "n 2"]:
         """Pixels of points of the head frame, on the surface or at a given depth."""
         points = np.asarray(points, np.float64)
         z = self.depth_at(points) if depth is None else np.broadcast_to(np.asarray(depth, np.float64), len(points))
@@ -126,9 +135,11 @@ class Head:
         return np.concatenate([sides[0], sides[1][::-1]])
 
     def surface(self, left: int, top: int, right: int, bottom: int) -> Surface:
-        """The head under the window of pixels [left, right) × [top, bottom)."""
+        """The head under the window of pixels [left, right) x [top, bottom)."""
         view = self.view
-        px, py = np.meshgrid(np.arange(left, right, dtype=np.float32) + 0.5, np.arange(top, bottom, dtype=np.float32) + 0.5)
+        px, py = np.meshgrid(
+            np.arange(left, right, dtype=np.float32) + 0.5, np.arange(top, bottom, dtype=np.float32) + 0.5
+        )
         px, py = (px - view.centre[0]) / view.unit, (py - view.centre[1]) / view.unit
         cos, sin = np.float32(np.cos(view.roll)), np.float32(np.sin(view.roll))
         across, down = px * cos + py * sin, py * cos - px * sin
@@ -136,7 +147,7 @@ class Head:
         cos_pitch, sin_pitch = np.float32(np.cos(view.pitch)), np.float32(np.sin(view.pitch))
         far = np.full_like(across, 0.9)
         lift = np.zeros_like(across)
-        for _ in range(4):
+        for _ in range(3):
             y = (down + far * sin_pitch) / cos_pitch
             row = self._row(y)
             ratio = (across - lift * sin_yaw - self._shift[row]) / self._reach[row]

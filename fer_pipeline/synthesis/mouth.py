@@ -19,9 +19,22 @@ def paint_nose(canvas: Canvas, head: Head) -> None:
         hole = np.array([[sign * 0.46 * wing, wing_y + 0.035]])
         ring = disc(head.project(hole)[0], 0.052 * unit, 0.027 * unit, turn=head.view.roll + sign * 0.25)
         canvas.fill(ring, dark, opacity=0.85, soft=0.01 * unit)
-        crease = np.array([[sign * wing * 0.9, wing_y - 0.14], [sign * wing * 1.02, wing_y - 0.06], [sign * wing * 0.97, wing_y + 0.02]])
+        crease = np.array(
+            [
+                [sign * wing * 0.9, wing_y - 0.14],
+                [sign * wing * 1.02, wing_y - 0.06],
+                [sign * wing * 0.97, wing_y + 0.02],
+            ]
+        )
         canvas.line(head.project(crease), 0.035 * unit, 0.5 * person.skin, opacity=0.55, soft=0.014 * unit)
-    base = np.array([[-0.75 * wing, wing_y + 0.05], [-0.2 * wing, wing_y + 0.075], [0.2 * wing, wing_y + 0.075], [0.75 * wing, wing_y + 0.05]])
+    base = np.array(
+        [
+            [-0.75 * wing, wing_y + 0.05],
+            [-0.2 * wing, wing_y + 0.075],
+            [0.2 * wing, wing_y + 0.075],
+            [0.75 * wing, wing_y + 0.05],
+        ]
+    )
     canvas.line(head.project(base), 0.035 * unit, 0.45 * person.skin, opacity=0.45, soft=0.02 * unit)
 
 
@@ -42,14 +55,24 @@ def paint_mouth(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
     canvas.blend(window, polygon(window, upper_lip, soft=soft), 0.8 * person.lips * tint)
     canvas.blend(window, polygon(window, lower_lip, soft=soft), 0.98 * person.lips * tint)
     shine = 0.6 * inner_lower[4:13] + 0.4 * outer_lower[4:13]
-    canvas.blend(window, stroke(window, shine, 0.03 * unit, soft=0.02 * unit) * np.float32(0.22 + 0.8 * light.gloss), np.minimum(1, 1.35 * person.lips * tint + 0.12))
+    canvas.blend(
+        window,
+        stroke(window, shine, 0.03 * unit, soft=0.02 * unit) * np.float32(0.22 + 0.8 * light.gloss),
+        np.minimum(1, 1.35 * person.lips * tint + 0.12),
+    )
 
     if mouth.gap > 0.012:
         inside = polygon(window, np.concatenate([inner_upper, inner_lower[::-1]]))
         canvas.blend(window, inside, np.array([0.16, 0.05, 0.05]) * (0.5 + 0.5 * lit))
         if mouth.gap > 0.16:
             low = head.project(np.array([[0.0, float(mouth.inner_lower[8, 1]) - 0.02]]))[0]
-            canvas.blend(window, polygon(window, disc(low, 0.2 * unit, 0.4 * mouth.gap * unit, turn=head.view.roll), soft=soft) * inside * np.float32(0.8), np.array([0.55, 0.22, 0.22]) * tint)
+            canvas.blend(
+                window,
+                polygon(window, disc(low, 0.2 * unit, 0.4 * mouth.gap * unit, turn=head.view.roll), soft=soft)
+                * inside
+                * np.float32(0.8),
+                np.array([0.55, 0.22, 0.22]) * tint,
+            )
         _paint_teeth(canvas, head, window, inside, tint)
     line = 0.5 * (inner_upper + inner_lower) if mouth.gap <= 0.05 else inner_upper
     canvas.blend(window, stroke(window, line, 0.026 * unit, soft=0.008 * unit) * np.float32(0.85), 0.26 * person.lips)
@@ -57,7 +80,9 @@ def paint_mouth(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
         canvas.fill(disc(corner, 0.032 * unit), 0.32 * person.lips, opacity=0.55, soft=0.016 * unit)
 
 
-def _paint_teeth(canvas: Canvas, head: Head, window, inside: Float[np.ndarray, "h w"], tint: Float[np.ndarray, " 3"]) -> None:
+def _paint_teeth(
+    canvas: Canvas, head: Head, window, inside: Float[np.ndarray, "h w"], tint: Float[np.ndarray, " 3"]
+) -> None:
     mouth = head.face.mouth
     bright = _TEETH * np.minimum(1.0, 0.3 + 0.75 * tint)
     across = np.linspace(-1, 1, 17)

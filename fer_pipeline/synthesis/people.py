@@ -21,10 +21,24 @@ HAIR_STYLES = ("short", "side", "fringe", "curly", "long", "bun", "receding", "b
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 
 _SKIN = np.array(
-    [[0.97, 0.83, 0.74], [0.93, 0.75, 0.63], [0.86, 0.66, 0.52], [0.74, 0.53, 0.39], [0.57, 0.38, 0.27], [0.42, 0.28, 0.2]]
+    [
+        [0.97, 0.83, 0.74],
+        [0.93, 0.75, 0.63],
+        [0.86, 0.66, 0.52],
+        [0.74, 0.53, 0.39],
+        [0.57, 0.38, 0.27],
+        [0.42, 0.28, 0.2],
+    ]
 )
 _HAIR = np.array(
-    [[0.07, 0.06, 0.06], [0.16, 0.1, 0.07], [0.3, 0.19, 0.12], [0.45, 0.26, 0.13], [0.74, 0.58, 0.36], [0.6, 0.58, 0.56]]
+    [
+        [0.07, 0.06, 0.06],
+        [0.16, 0.1, 0.07],
+        [0.3, 0.19, 0.12],
+        [0.45, 0.26, 0.13],
+        [0.74, 0.58, 0.36],
+        [0.6, 0.58, 0.56],
+    ]
 )
 _IRIS = np.array([[0.2, 0.12, 0.07], [0.33, 0.2, 0.1], [0.3, 0.36, 0.22], [0.3, 0.44, 0.56], [0.42, 0.46, 0.48]])
 
@@ -96,15 +110,17 @@ def draw_person(rng: np.random.Generator, population: Population) -> Person:
     tone = float(rng.uniform(*population.skin))
     skin = _along(_SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.012, 3)
     grey = np.clip((age - 0.55) * 2 + rng.normal(0, 0.2), 0, 1) if age > 0.5 else 0.0
-    dark = rng.random() ** (0.6 + 2.5 * tone)  # dark skin goes with dark hair and eyes
-    hair = (1 - grey) * _along(_HAIR[:5], dark) + grey * _HAIR[5] * rng.uniform(0.8, 1.3)
+    dark = rng.random() ** (0.6 + 2.5 * tone) * (1 - 0.8 * tone * tone)  # dark skin goes with dark hair and eyes
+    hair = (1 - grey) * _along(_HAIR[:5], dark) + grey * _HAIR[5] * rng.uniform(0.7, 1.25) * (1 - 0.35 * tone)
     lips = skin * np.array([0.86, 0.6, 0.6]) + np.array([0.06, 0.0, 0.02]) + rng.normal(0, 0.02, 3)
     if not male and rng.random() < 0.45:
         lips = 0.5 * lips + 0.5 * np.array([0.72, 0.16, 0.2]) * rng.uniform(0.8, 1.15)
     styles = list(population.hair)
     weights = np.array([population.hair[style] for style in styles], np.float64)
     if not male:
-        weights *= [0.05 if style in ("bald", "receding") else 2.0 if style in ("long", "bun") else 1.0 for style in styles]
+        weights *= [
+            0.05 if style in ("bald", "receding") else 2.0 if style in ("long", "bun") else 1.0 for style in styles
+        ]
     else:
         weights *= [0.15 if style in ("long", "bun") else 1.0 for style in styles]
     style = styles[int(rng.choice(len(styles), p=weights / weights.sum()))]
@@ -114,7 +130,7 @@ def draw_person(rng: np.random.Generator, population: Population) -> Person:
         jaw=trait(0.79, 0.05, 0.035),
         chin=trait(0.43, 0.06, 0.03),
         length=trait(1.66, 0.06, 0.03),
-        eye_x=trait(0.455, 0.02),
+        eye_x=trait(0.445, 0.02),
         eye_width=trait(0.225, 0.014),
         eye_open=trait(0.088, 0.013, -0.006),
         eye_tilt=trait(0.018, 0.02),
@@ -126,8 +142,8 @@ def draw_person(rng: np.random.Generator, population: Population) -> Person:
         nose_length=trait(0.6, 0.035),
         nose_width=trait(0.225, 0.022, 0.012),
         nose_height=trait(0.3, 0.05, 0.02),
-        mouth_y=trait(1.03, 0.035),
-        mouth_width=trait(0.38, 0.027, 0.008),
+        mouth_y=trait(0.985, 0.035),
+        mouth_width=trait(0.37, 0.027, 0.008),
         lip_upper=trait(0.075, 0.016, -0.008),
         lip_lower=trait(0.105, 0.02, -0.008),
         corner_rest=trait(0.0, 0.02),
@@ -145,7 +161,9 @@ def draw_person(rng: np.random.Generator, population: Population) -> Person:
         hair_volume=float(rng.uniform(0.1, 0.26)),
         beard=str(rng.choice(BEARDS[1:])) if bearded else "none",
         glasses=int(rng.integers(1, 4)) if rng.random() < population.glasses else 0,
-        glasses_colour=rng.choice(np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])),
+        glasses_colour=rng.choice(
+            np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])
+        ),
         texture=int(rng.integers(2**31)),
     )
 

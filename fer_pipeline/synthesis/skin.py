@@ -46,14 +46,16 @@ def paint_skin(canvas: Canvas, head: Head, light: Light, rng: np.random.Generato
 
     x, y = surface.x, surface.y
     tip = head.face.nose_tip[1]
-    hidden = 0.22 * _spot(np.abs(x) - person.eye_x, y + 0.1, 0.2, 0.1) + 0.16 * _spot(np.abs(x) - 0.19, y - 0.0, 0.08, 0.14)
+    hidden = 0.22 * _spot(np.abs(x) - person.eye_x, y + 0.1, 0.2, 0.1) + 0.16 * _spot(
+        np.abs(x) - 0.19, y - 0.0, 0.08, 0.14
+    )
     hidden += 0.24 * _spot(x, y - tip - 0.17, 0.17, 0.06)
     hidden += 0.16 * _spot(x, y - float(head.face.mouth.outer_lower[8, 1]) - 0.07, 0.17, 0.05)
     side = -np.sign(light.direction[0]) * min(1.0, 2.2 * abs(float(light.direction[0]))) * (1 - light.ambient)
     hidden += 0.22 * abs(side) * _spot(x - 0.24 * np.sign(side), y - tip + 0.12, 0.13, 0.26)
     brightness = brightness * (1 - np.clip(hidden, 0, 0.8))
 
-    texture = noise(rng, *x.shape, 1.5, 1.5) * (0.008 + 0.02 * person.age) + noise(rng, *x.shape, 9, 9) * 0.012
+    texture = noise(rng, *x.shape, 1.5, 1.5) * (0.006 + 0.011 * person.age) + noise(rng, *x.shape, 9, 9) * 0.012
     red = 0.5 * _spot(np.abs(x) - 0.52, y - 0.5, 0.26, 0.22) + 0.5 * _spot(x, y - tip, 0.17, 0.13)
     albedo = person.skin * (1 + texture[..., None]) * (1 - red[..., None] * np.array([0.0, 0.1, 0.09]))
     # Blood under the skin reddens the shadows.
@@ -83,7 +85,9 @@ def creases(head: Head, window: Window) -> Mask:
     total = np.zeros((window.bottom - window.top, window.right - window.left), np.float32)
     for points, thick, strength in _lines(head.face):
         if strength > 0.03:
-            total = np.maximum(total, stroke(window, head.project(points), thick * head.view.unit) * np.float32(min(strength, 1.0)))
+            total = np.maximum(
+                total, stroke(window, head.project(points), thick * head.view.unit) * np.float32(min(strength, 1.0))
+            )
     return blurred(total, max(0.5, 0.022 * head.view.unit))
 
 
@@ -105,9 +109,21 @@ def _lines(face: Face) -> list[tuple[Curve, float, float]]:
     raised = 0.5 * (au.mean(1) + au.mean(2))
     for row, y in enumerate((-0.86, -0.72, -0.58)):
         lift = 0.05 * raised
-        wave = [(-0.5, y + 0.04 - lift), (-0.2, y - 0.02 - lift), (0.0, y + 0.02 - lift), (0.2, y - 0.02 - lift), (0.5, y + 0.04 - lift)]
+        wave = [
+            (-0.5, y + 0.04 - lift),
+            (-0.2, y - 0.02 - lift),
+            (0.0, y + 0.02 - lift),
+            (0.2, y - 0.02 - lift),
+            (0.5, y + 0.04 - lift),
+        ]
         inner = au.mean(1) * (1 - au.mean(2)) * (0.7 if row else 0.3)  # AU1 alone wrinkles the middle
-        lines.append((np.array(wave[1:4]) if inner > raised else np.array(wave), 0.035, 0.16 * age + 0.62 * max(raised**1.3, 0.8 * inner)))
+        lines.append(
+            (
+                np.array(wave[1:4]) if inner > raised else np.array(wave),
+                0.035,
+                0.16 * age + 0.62 * max(raised**1.3, 0.8 * inner),
+            )
+        )
     for sign in (-1.0, 1.0):
         frown = au.mean(4) * 0.85 + 0.2 * au.mean(9) + 0.14 * age
         lines.append((_arc((sign * 0.07, -0.36), (sign * 0.055, -0.25), (sign * 0.075, -0.14)), 0.04, frown))
@@ -128,12 +144,38 @@ def _lines(face: Face) -> list[tuple[Curve, float, float]]:
         for step in (-1, 0, 1):
             begin = (float(outer[0]) + sign * 0.05, float(outer[1]) + 0.05 * step)
             stop = (float(outer[0]) + sign * 0.19, float(outer[1]) + 0.11 * step + 0.01)
-            lines.append((_arc(begin, ((begin[0] + stop[0]) / 2, begin[1] + 0.04 * step), stop), 0.03, 0.7 * cheek * (0.6 + 0.4 * age)))
+            lines.append(
+                (
+                    _arc(begin, ((begin[0] + stop[0]) / 2, begin[1] + 0.04 * step), stop),
+                    0.03,
+                    0.7 * cheek * (0.6 + 0.4 * age),
+                )
+            )
         low = face.eyes[side].lower
         bag = np.stack([low[2:-1, 0], low[2:-1, 1] + 0.075 - 0.02 * cheek], 1)
         lines.append((bag, 0.04, 0.08 + 0.3 * age + 0.45 * cheek + 0.25 * float(au[7][side])))
-        lines.append((_arc((sign * corner_x, corner_y), (sign * (corner_x + 0.05), corner_y + 0.08), (sign * (corner_x + 0.03), corner_y + 0.2)), 0.045, 0.62 * depress + 0.12 * age))
-        lines.append((_arc((sign * (corner_x + 0.06), corner_y - 0.08), (sign * (corner_x + 0.09), corner_y), (sign * (corner_x + 0.06), corner_y + 0.08)), 0.06, 0.9 * dimple))
+        lines.append(
+            (
+                _arc(
+                    (sign * corner_x, corner_y),
+                    (sign * (corner_x + 0.05), corner_y + 0.08),
+                    (sign * (corner_x + 0.03), corner_y + 0.2),
+                ),
+                0.045,
+                0.62 * depress + 0.12 * age,
+            )
+        )
+        lines.append(
+            (
+                _arc(
+                    (sign * (corner_x + 0.06), corner_y - 0.08),
+                    (sign * (corner_x + 0.09), corner_y),
+                    (sign * (corner_x + 0.06), corner_y + 0.08),
+                ),
+                0.06,
+                0.9 * dimple,
+            )
+        )
     chin = person.length - 0.3 + face.jaw
     lines.append((_arc((-0.14, chin + 0.03), (0.0, chin - 0.05), (0.14, chin + 0.03)), 0.05, 0.7 * au.mean(17)))
     return lines

@@ -90,12 +90,12 @@ def test_equals_plain_autograd_through_the_unrolled_graph(steps: int, epochs: in
     assert _relative(found.step_sizes, by_sizes) < 1e-10
 
 
-@pytest.mark.parametrize("remember_every", [2, 3, 4, 9, 50])
-def test_forgetting_weights_changes_no_bit(remember_every: int) -> None:
+@pytest.mark.parametrize("weights_kept", [1, 2, 3, 5, 9])
+def test_forgetting_weights_changes_no_bit(weights_kept: int) -> None:
     model, images, labels, step_sizes, real, truth = _tiny_problem(6, steps=3)
     arguments = (cross_entropy_of(model), _outer(model, real, truth), trainable(model), images, labels, step_sizes)
-    all_kept = unrolled_gradients(*arguments, epochs=3)
-    few_kept = unrolled_gradients(*arguments, epochs=3, remember_every=remember_every)
+    all_kept = unrolled_gradients(*arguments, epochs=3, weights_kept=50)
+    few_kept = unrolled_gradients(*arguments, epochs=3, weights_kept=weights_kept)
     assert torch.equal(all_kept.images, few_kept.images)
     assert torch.equal(all_kept.step_sizes, few_kept.step_sizes)
     assert torch.equal(all_kept.loss, few_kept.loss)

@@ -40,9 +40,8 @@ def test_round_trip_and_names(tmp_path: Path, predictions: Predictions) -> None:
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_confusions_and_seeds(predictions: Predictions) -> None:
+def test_confusions_and_clusters(predictions: Predictions) -> None:
     assert predictions.confusions.tolist() == [[[1, 0], [0, 2]], [[0, 1], [2, 0]]]
-    assert predictions.of_seeds([3]).confusions.tolist() == [[[0, 1], [2, 0]]]
     assert predictions.clusters == ["x", "", "x"]
 
 

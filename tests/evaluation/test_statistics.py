@@ -12,6 +12,7 @@ from fer_pipeline.evaluation.statistics import (
     paired_interval,
     percentile_interval,
     replicate_weights,
+    share_interval,
 )
 
 
@@ -128,3 +129,13 @@ def test_percentiles_skip_replicates_without_a_figure() -> None:
     assert (found.low, found.high) == pytest.approx((0.025, 0.975))
     assert percentile_interval(np.array([np.nan]), estimate=0.5, count=9).low is None
     assert METRICS[0] == "accuracy"
+
+
+def test_wilson_by_hand() -> None:
+    """Centre (p + z²/2n) / (1 + z²/n), here for 8 of 10."""
+    z = stats.norm.ppf(0.975)
+    centre = (0.8 + z * z / 20) / (1 + z * z / 10)
+    half = z / (1 + z * z / 10) * np.sqrt(0.8 * 0.2 / 10 + z * z / 400)
+    found = share_interval(8, 10)
+    assert (found.low, found.high) == pytest.approx((centre - half, centre + half))
+    assert share_interval(0, 0).low is None

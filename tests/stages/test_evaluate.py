@@ -120,7 +120,7 @@ def test_predictions_and_confusion_rows_agree_with_the_cases(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("stand_in")
 def test_failures_are_the_surest_mistakes_of_the_mean(tmp_path: Path) -> None:
-    """Case 2 (0.95) goes before case 1 (0.8); case 3, wrong in one seed, ties to anger, the first class."""
+    """Case 2 (0.95) goes before case 1 (0.8). Cases 3 and 5 tie: the first class is right, then wrong."""
     write_faces(tmp_path / "faces" / "test")
     measure(tmp_path, failures_per_class=2)
     folder = tmp_path / "out" / "failures"
@@ -128,10 +128,12 @@ def test_failures_are_the_surest_mistakes_of_the_mean(tmp_path: Path) -> None:
     assert [(one["face_id"], one["predicted"], one["rank"]) for one in listed] == [
         ("t/2", "happiness", 1),
         ("t/1", "happiness", 2),
+        ("t/5", "fear", 1),
     ]
     assert sorted(path.name for path in folder.glob("*.png")) == [
         "anger-01-as-happiness.png",
         "anger-02-as-happiness.png",
+        "happiness-01-as-fear.png",
     ]
     picture = decode([(folder / "anger-01-as-happiness.png").read_bytes()])[0]
     assert picture[0, 0].tolist() == [2, 2, 190]

@@ -2,8 +2,8 @@
 
 Sources: Simonyan & Zisserman (arXiv:1409.1556); Parkhi et al., Deep Face Recognition (BMVC 2015), whose weights are
 published under three namings. `vgg_face` (torchvision's `features.N` or Torch7's `conv_1_1`) sees BGR, 0 to 255 less
-the mean face; `vgg_face_dag` (`conv1_1`, converted from MatConvNet) sees the same in RGB. A file with `features.N` may as
-well be torchvision's ImageNet network, so there the layout must be said.
+the mean face; `vgg_face_dag` (`conv1_1`, converted from MatConvNet) sees the same in RGB. A file with `features.N` may
+as well be torchvision's ImageNet network, so there the layout must be said.
 """
 
 import re

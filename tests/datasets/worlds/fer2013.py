@@ -21,7 +21,9 @@ def build(folder: Path) -> dict:
 
     def spoil() -> None:
         cells = [line.split(",") for line in file.read_text().splitlines()]
-        spoiled = [",".join((row[0], "x" * len(row[1]), row[2])) if row[0].isdigit() else ",".join(row) for row in cells]
+        spoiled = [
+            ",".join((row[0], "x" * len(row[1]), row[2])) if row[0].isdigit() else ",".join(row) for row in cells
+        ]
         file.write_bytes("\r\n".join(spoiled).encode())
 
     return {"path": folder, "options": {}, "expected": expected, "pictures": pictures, "spoil": spoil}

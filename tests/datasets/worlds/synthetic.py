@@ -16,7 +16,11 @@ def build(folder: Path) -> dict:
     encoded: dict[str, bytes] = {}
     for number in range(10):
         name = f"s{number:05d}"
-        expected[name] = ("test" if number % 3 == 0 else "train", None if number % 4 == 0 else "fear", f"p{number // 2}")
+        expected[name] = (
+            "test" if number % 3 == 0 else "train",
+            None if number % 4 == 0 else "fear",
+            f"p{number // 2}",
+        )
         buffer = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(buffer, format="jpeg", quality=95)
         encoded[name] = buffer.getvalue()

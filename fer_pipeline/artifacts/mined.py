@@ -1,0 +1,91 @@
+"""Who was mined: `data/mined/{mined.parquet, random.parquet, summary.json, sweep.parquet}`.
+
+`mined.parquet` has one row a face that passed the margin rule: `face_id`, `pool`, `label` (the pseudo-label), `cosine`
+to its centroid, `margin`, and `rank` in its class over all pools, from 1, nearest to the centroid first; rows stand in
+order of class and rank. `random.parquet` has the same columns for as many faces drawn at random from the same pools,
+whose label is their nearest class whatever the margin. `sweep.parquet` has a row for each margin and class: `margin`,
+`class` ("*" for all together), `kept`, `heldout`, `precision`, `low`, `high` (null without held-out faces).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float64, Int64
+
+from fer_pipeline.artifacts.faces import image_schema, open_shard
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_json, replacing
+
+MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
+ALL_CLASSES = "*"
+SWEEP_FIELDS = (
+    pa.field("margin", pa.float64()),
+    pa.field("class", pa.string()),
+    pa.field("kept", pa.int64()),
+    pa.field("heldout", pa.int64()),
+    pa.field("precision", pa.float64()),
+    pa.field("low", pa.float64()),
+    pa.field("high", pa.float64()),
+)
+
+
+def mined_schema(classes: Sequence[str]) -> pa.Schema:
+    """The columns of mined and of random faces."""
+    fields = [
+        pa.field("face_id", pa.string()),
+        pa.field("pool", pa.string()),
+        pa.field("label", pa.int64()),
+        pa.field("cosine", pa.float32()),
+        pa.field("margin", pa.float32()),
+        pa.field("rank", pa.int64()),
+    ]
+    return image_schema(fields, classes)
+
+
+def write_rows(path: Path, rows: pa.Table) -> None:
+    """Writes a table, whole or not at all; the same rows give the same bytes."""
+    with replacing(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd")
+
+
+def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
+    """`mined.parquet` or `random.parquet`; other classes than asked for are a DataError."""
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; run mine (dvc repro)")
+    table = open_shard(path).read()
+    expected = mined_schema(classes)
+    if table.schema.metadata != expected.metadata or table.schema.names != expected.names:
+        raise DataError(f"{path} was mined with other classes or columns than {', '.join(classes)}; rerun mine")
+    return table
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The rule, the margins, counts and estimated precisions."""
+    return read_json(folder / SUMMARY)
+
+
+def sweep_table(
+    classes: Sequence[str],
+    *,
+    margin: Float64[np.ndarray, " t"],
+    kept: Int64[np.ndarray, "t c"],
+    heldout: Int64[np.ndarray, "t c"],
+    interval: Float64[np.ndarray, "t c 3"],
+    overall: Float64[np.ndarray, "t 3"],
+) -> pa.Table:
+    """The sweep as one row a margin and class; NaN becomes null."""
+    names = [ALL_CLASSES, *classes]
+    counts = [np.concatenate([part.sum(axis=1, keepdims=True), part], axis=1).ravel() for part in (kept, heldout)]
+    values = np.concatenate([overall[:, None], interval], axis=1).reshape(-1, 3)
+    columns = [
+        pa.array(np.repeat(margin, len(names))),
+        pa.array(names * len(margin)),
+        *(pa.array(part) for part in counts),
+        *(pa.array(values[:, i], from_pandas=True) for i in range(3)),
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema(list(SWEEP_FIELDS)))

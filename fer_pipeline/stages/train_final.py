@@ -1,0 +1,258 @@
+"""Train final: the labelled train split and what a recipe uses in; one final model for every seed out.
+
+Source: OS-FER (arXiv:2005.08551), section 3.5, eq. 2. For a fair comparison all recipes of a seed start from the same
+initial weights, divide the labelled set alike and take the same number of steps, that of `training.epochs` over the
+labelled set. What is used beside it:
+
+- `labelled`: nothing (the baseline);
+- `mined`, `random`: pseudo-labelled faces (the VAS, and as many that were not filtered by margin);
+- `distilled`: synthetic images in the network's input space (the DAS);
+- `random_real`: `real_per_class` random mined faces of every class in the place of the distilled images.
+
+Seeds are independent. On a CPU they may train in several processes, each with the same number of threads, so that the
+bytes are those of one after the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from fer_pipeline.artifacts.faces import read_about, read_table
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.plugins import load
+from fer_pipeline.core.progress import progress
+from fer_pipeline.core.settings import RecipeSettings, Resources, Settings, validate
+from fer_pipeline.core.summaries import Summary
+from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.training.extras import class_counts, extra_sha256, read_extra
+from fer_pipeline.training.fit import length
+from fer_pipeline.training.job import Start, Trained, train
+from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.processes import Advance, spread
+from fer_pipeline.training.records import read_history
+from fer_pipeline.training.sets import folder_sha256, read_images, refuse_empty_classes
+from fer_pipeline.training.settings import TrainingSettings
+
+VERSION = 1
+STAGE = "train_final"
+VALIDATION = "validation"
+
+
+class Config(Settings):
+    """The section `train_final` of params.yaml."""
+
+    network: NetworkSettings = NetworkSettings()
+    weights: WeightSettings | None = None  # the initial weights of every recipe; null: drawn from the seed
+    training: TrainingSettings = TrainingSettings()
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the labelled set that chooses the epoch
+    by_subject: bool = True  # false: pictures of one person may be on both sides
+    options: dict[str, Any] = Field(default_factory=dict)  # of the strategy
+    real_per_class: Annotated[int, Field(ge=1)] = 1  # of random_real: as many as are distilled
+    empty_class: Literal["warn", "error"] = "warn"  # where a recipe uses no face of a class
+
+    @model_validator(mode="after")
+    def _best_needs_validation(self) -> Self:
+        if self.training.select == "best" and self.validation == 0:
+            raise ValueError("training.select: best needs validation above 0; or set training.select: last")
+        return self
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a process needs to train some seeds of a recipe."""
+
+    config: Config
+    settings: RecipeSettings
+    options: Settings
+    labelled: Path
+    extra: Path
+    classes: tuple[str, ...]
+    data: dict[str, str]
+    store: Path
+    device: str
+
+
+def run(
+    config: Config,
+    *,
+    recipe: str,
+    settings: RecipeSettings,
+    labelled: Path,
+    extra: Path,
+    classes: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    timings: Path,
+    store: Path,
+    resources: Resources,
+) -> Summary:
+    """Trains one model a seed into `out/<seed>`; those that the store has are linked. Seconds go to `timings`."""
+    own, options = settle(config, settings, recipe=recipe)
+    classes = tuple(classes)
+    warnings = _unequal(config, own)
+    if (counts := class_counts(settings.use, extra, classes=classes)) is not None:
+        warnings += _check_empty(counts, classes, extra, own.empty_class)
+    data = {"labelled": folder_sha256(labelled)}
+    if settings.use != "labelled":
+        data[settings.use] = extra_sha256(settings.use, extra)
+    weights = file_sha256(own.weights.path) if own.weights and own.weights.path.is_file() else None
+    parts = (STAGE, VERSION, own, options, settings.strategy, settings.use, list(classes), data, weights)
+    keys = {seed: fingerprint(*parts, seed) for seed in seeds}
+    shelf = Store(store)
+    task = Task(own, settings, options, labelled, extra, classes, data, store, resources.device)
+    missing = [(seed, key) for seed, key in keys.items() if not shelf.has(key)]
+    if missing:
+        labels = read_table(labelled, ["label"]).column("label")
+        estimate = round((len(labels) - labels.null_count) * (1 - own.validation))
+        total = len(missing) * length(own.training, max(estimate, 1))[0]
+        on_cpu = resolve_device(resources.device).type == "cpu"
+        with progress(f"train_final {recipe}", total, "steps") as advance:
+            spread(partial(train_seeds, task), missing, workers=resources.workers if on_cpu else 1, advance=advance)
+    fresh_folder(out)
+    for seed, key in keys.items():
+        shelf.link(key, out / str(seed))
+        shelf.drop_state(STAGE, key)
+    write_json(timings, _timings(shelf, recipe, keys))
+    return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
+
+
+def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> tuple[Config, Settings]:
+    """A recipe's own `Config`, with its overrides, and its strategy's options; ConfigError where they do not fit."""
+    merged = _merge(config.model_dump(mode="json"), settings.overrides)
+    own = validate(Config, merged, where=f"recipes.{recipe}.overrides")
+    strategy = load("fer_pipeline.strategies", settings.strategy)
+    return own, validate(strategy.Options, own.options, where=f"options of recipe {recipe} ({settings.strategy})")
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        old = base.get(name)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            merged[name] = _merge(old, value)
+        else:
+            merged[name] = value  # an optimizer or schedule of another name brings all its settings
+    return merged
+
+
+def _unequal(config: Config, own: Config) -> list[str]:
+    def start_and_length(chosen: Config) -> dict[str, Any]:
+        training = chosen.training
+        return {
+            "network": chosen.network,
+            "weights": chosen.weights,
+            "training.epochs": training.epochs,
+            "training.steps": training.steps,
+            "training.batch": training.batch,
+        }
+
+    base, here = start_and_length(config), start_and_length(own)
+    changed = [name for name, value in here.items() if value != base[name]]
+    return [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
+
+
+def _check_empty(counts: np.ndarray, classes: tuple[str, ...], extra: Path, rule: str) -> list[str]:
+    if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
+        line = f"{extra} has no image of the class {', '.join(empty)}; mine with a smaller margin or more pictures"
+        if rule == "error":
+            raise DataError(f"{line}, or set train_final.empty_class: warn")
+        return [line]
+    return []
+
+
+def train_seeds(task: Task, missing: Sequence[tuple[int, str]], advance: Advance) -> None:
+    """Trains some seeds one after the other; the labelled images are read once."""
+    shelf = Store(task.store)
+    labelled = read_images(task.labelled, classes=task.classes)
+    refuse_empty_classes(labelled.counts(len(task.classes)), classes=task.classes, where=task.labelled)
+    crop = int(read_about(task.labelled)["crop"])
+    strategy = load("fer_pipeline.strategies", task.settings.strategy)
+    config = task.config
+
+    def make(folder: Path, seed: int, key: str) -> None:
+        parts = partition(
+            labelled.labels.numpy(),
+            labelled.subjects if config.by_subject else np.full(len(labelled), "", dtype=object),
+            shares={VALIDATION: config.validation},
+            seed=seed,
+            num_classes=len(task.classes),
+        )
+        chosen = np.flatnonzero(parts == VALIDATION)
+        extra = read_extra(
+            task.settings.use, task.extra, classes=task.classes, real_per_class=config.real_per_class, seed=seed
+        )
+        trained = train(
+            Start(config.network.sized(crop), config.weights, task.classes, seed),
+            lambda ingredients: strategy.build(task.options, ingredients),
+            {"labelled": labelled.take(np.flatnonzero(parts == FIT)), **extra.sets},
+            labelled.take(chosen) if len(chosen) else None,
+            settings=config.training,
+            device=task.device,
+            state=shelf.state(STAGE, key),
+            folder=folder,
+            about={
+                "stage": STAGE,
+                "strategy": task.settings.strategy,
+                "use": task.settings.use,
+                "options": task.options.model_dump(mode="json"),
+            },
+            data=task.data,
+            advance=advance,
+            prepare=lambda sets, preprocessing: {**sets, **extra.fitted(preprocessing)},
+        )
+        timing = _timing(trained, task.device)
+        shelf.make(_timing_key(key), lambda path: write_json(path, timing))
+
+    for seed, key in missing:
+        shelf.make_folder(key, lambda folder, seed=seed, key=key: make(folder, seed, key))
+
+
+def _timing_key(key: str) -> str:
+    return fingerprint("timing", key)
+
+
+def _timing(trained: Trained, device: str) -> dict[str, Any]:
+    per_step = trained.fitted.seconds / trained.fitted.steps
+    return {
+        "device": resolve_device(device).type,
+        "steps": trained.fitted.steps,
+        "seconds": trained.fitted.seconds,
+        "seconds_per_step": per_step,
+        "steps_per_epoch": trained.steps_per_own_epoch,
+        "seconds_per_epoch": per_step * trained.steps_per_own_epoch,
+        "images": trained.images,
+    }
+
+
+def _timings(shelf: Store, recipe: str, keys: Mapping[int, str]) -> dict[str, Any]:
+    found = {seed: shelf.shard(_timing_key(key)) for seed, key in keys.items()}
+    return {"recipe": recipe, "seeds": {str(seed): read_json(path) for seed, path in found.items() if path.exists()}}
+
+
+def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:
+    figures, steps = [], set()
+    for seed in seeds:
+        card, history = read_card(out / str(seed)), read_history(out / str(seed))
+        chosen = history[card.training["chosen_epoch"] - 1]
+        figures.append(chosen.get("validation_mean_class_accuracy", float("nan")))
+        steps.add(card.training["steps"])
+        warnings += [note for note in card.training["notes"] if note not in warnings]
+    counts: dict[str, int | float] = {"seeds": len(seeds), "trained": trained, "steps": max(steps)}
+    line = (
+        f"{recipe}: {len(seeds)} models ({trained} trained, {len(seeds) - trained} from the store), {max(steps)} steps"
+    )
+    if np.isfinite(figures).all():
+        counts["validation_mean_class_accuracy"] = float(np.mean(figures))
+        line += f", validation mean class accuracy {np.mean(figures):.3f}"
+    return Summary(STAGE, line, counts, tuple(warnings))

@@ -1,0 +1,179 @@
+"""Train primitive: the anchor's train split in; the primitive learner and the parts of the anchor out.
+
+Source: OS-FER (arXiv:2005.08551), section 3.1, eq. 1. Difference: two parts are set aside by seed, whole subjects at a
+time. `validation` chooses the epoch; `heldout` is neither trained on nor in the centroids, so that the precision of
+mining can be estimated on it. Which face is in which part stands in `split.parquet` beside the checkpoint.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, model_validator
+
+from fer_pipeline.artifacts.faces import read_about, read_table, write_parquet
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.files import file_sha256, fresh_folder
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.progress import progress
+from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.core.summaries import Summary
+from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.strategies import supervised
+from fer_pipeline.training.fit import length
+from fer_pipeline.training.job import Start, train
+from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.records import read_history
+from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
+from fer_pipeline.training.settings import TrainingSettings
+
+VERSION = 1
+VALIDATION, HELDOUT = "validation", "heldout"
+SPLIT = "split.parquet"
+
+
+class SplitSettings(Settings):
+    """Shares of the anchor's train split that are not trained on."""
+
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    heldout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    by_subject: bool = True  # false: pictures of one person may be in two parts
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.validation + self.heldout >= 1:
+            raise ValueError(f"validation and heldout leave nothing to train on ({self.validation} + {self.heldout})")
+        return self
+
+
+class Config(Settings):
+    """The section `train_primitive` of params.yaml."""
+
+    network: NetworkSettings = NetworkSettings()
+    weights: WeightSettings | None = None  # null: drawn from the seed
+    training: TrainingSettings = TrainingSettings()
+    split: SplitSettings = SplitSettings()
+    options: supervised.Options = supervised.Options()
+
+    @model_validator(mode="after")
+    def _best_needs_validation(self) -> Self:
+        if self.training.select == "best" and self.split.validation == 0:
+            raise ValueError("training.select: best needs split.validation above 0; or set training.select: last")
+        return self
+
+
+def run(
+    config: Config,
+    *,
+    faces: Path,
+    classes: Sequence[str],
+    seed: int,
+    out: Path,
+    store: Path,
+    resources: Resources,
+) -> Summary:
+    """Trains on the split in `faces` and writes checkpoint, history and `split.parquet` into `out`."""
+    weights_sha256 = file_sha256(config.weights.path) if config.weights and config.weights.path.is_file() else None
+    data = {"faces": folder_sha256(faces)}
+    key = fingerprint("train_primitive", VERSION, config, list(classes), seed, data, weights_sha256)
+    shelf = Store(store)
+    reused = shelf.make_folder(
+        key,
+        lambda folder: _make(
+            config, faces, tuple(classes), seed, data, folder, shelf.state("train_primitive", key), resources.device
+        ),
+    )
+    fresh_folder(out)
+    shelf.link(key, out)
+    shelf.drop_state("train_primitive", key)
+    return _summary(config, faces, tuple(classes), out, reused=reused)
+
+
+def _make(
+    config: Config,
+    faces: Path,
+    classes: tuple[str, ...],
+    seed: int,
+    data: dict[str, str],
+    folder: Path,
+    state: Path,
+    device: str,
+) -> None:
+    images = read_images(faces, classes=classes)
+    refuse_empty_classes(images.counts(len(classes)), classes=classes, where=faces)
+    parts = divide(images, config.split, seed=seed, num_classes=len(classes))
+    write_split(folder / SPLIT, images, parts)
+    fit_images = images.take(np.flatnonzero(parts == FIT))
+    refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
+    chosen = np.flatnonzero(parts == VALIDATION)
+    total, _ = length(config.training, len(fit_images))
+    crop = int(read_about(faces)["crop"])
+    with progress("train_primitive", total, "steps") as advance:
+        train(
+            Start(config.network.sized(crop), config.weights, classes, seed),
+            lambda ingredients: supervised.build(config.options, ingredients),
+            {"labelled": fit_images},
+            images.take(chosen) if len(chosen) else None,
+            settings=config.training,
+            device=device,
+            state=state,
+            folder=folder,
+            about={"stage": "train_primitive", "strategy": "supervised", "options": config.options.model_dump()},
+            data=data,
+            advance=advance,
+        )
+
+
+def divide(images: ImageSet, split: SplitSettings, *, seed: int, num_classes: int) -> np.ndarray:
+    """The part of every labelled face: `fit`, `validation` or `heldout`."""
+    return partition(
+        images.labels.numpy(),
+        images.subjects if split.by_subject else np.full(len(images), "", dtype=object),
+        shares={VALIDATION: split.validation, HELDOUT: split.heldout},
+        seed=seed,
+        num_classes=num_classes,
+    )
+
+
+def write_split(path: Path, images: ImageSet, parts: np.ndarray) -> None:
+    """Which face is in which part, in the order of the shards."""
+    table = pa.table(
+        {
+            "face_id": pa.array(images.face_id.tolist(), pa.string()),
+            "label": pa.array(images.labels.numpy(), pa.int64()),
+            "part": pa.array(parts.tolist(), pa.string()),
+        }
+    )
+    write_parquet(path, table)
+
+
+def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, *, reused: bool) -> Summary:
+    split = pq.read_table(out / SPLIT)
+    parts, labels = np.array(split.column("part").to_pylist()), split.column("label").to_numpy()
+    unlabelled = read_table(faces, ["label"]).column("label").null_count
+    training, history = read_card(out).training, read_history(out)
+    chosen = history[training["chosen_epoch"] - 1]
+    counts: dict[str, int | float] = {part: int((parts == part).sum()) for part in (FIT, VALIDATION, HELDOUT)}
+    counts |= {"unlabelled": unlabelled, "steps": training["steps"], "chosen_epoch": training["chosen_epoch"]}
+    counts |= {name: value for name, value in chosen.items() if name.startswith("validation_")}
+    warnings = list(training["notes"])
+    for part in (VALIDATION, HELDOUT):
+        missing = sorted(set(range(len(classes))) - set(labels[parts == part].tolist()))
+        if missing and counts[part]:
+            names = ", ".join(classes[index] for index in missing)
+            warnings.append(f"the {part} part has no face of {names}; its figures say nothing of them")
+    if unlabelled:
+        warnings.append(f"{unlabelled:,} faces in {faces} have no label and are not used")
+    line = (
+        f"{counts[FIT]:,} faces trained on, {counts[VALIDATION]:,} to validate, {counts[HELDOUT]:,} held out; "
+        f"epoch {counts['chosen_epoch']} of {len(history)}"
+    )
+    if "validation_mean_class_accuracy" in counts:
+        line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
+    line += f"; weights: {training['weights']}" if training["weights"] else ""
+    return Summary("train_primitive", line + (" (from the store)" if reused else ""), counts, tuple(warnings))

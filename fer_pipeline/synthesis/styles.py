@@ -1,0 +1,161 @@
+"""Styles: how the pictures of a source look, each a set of ranges; a style and a generator in, a `Scene` out.
+
+`anchor` is a clean studio, `wild` is everything, `film` (dark, grainy, flat) and `press` (grey, hard, screened) are the
+two shifted domains. A pair is the range of a uniform draw; a `chance` is a probability.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import Settings, validate
+from fer_pipeline.synthesis.backdrops import BACKDROPS
+from fer_pipeline.synthesis.camera import Exposure
+from fer_pipeline.synthesis.head import View
+from fer_pipeline.synthesis.skin import Light
+from fer_pipeline.synthesis.wearing import OCCLUSIONS
+
+Range = tuple[float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Style(Settings):
+    """Ranges of all that is neither person nor expression. Angles are in degrees, spreads are standard deviations."""
+
+    yaw: float = 5.0
+    pitch: float = 4.0
+    roll: float = 3.0
+    face: Range = (0.23, 0.25)  # half the width of the face over the width of the picture
+    shift: float = 0.02  # of the head, over the width of the picture
+    side_light: float = 0.25  # spread of the light's direction
+    top_light: Range = (-0.55, -0.3)
+    ambient: Range = (0.5, 0.65)
+    warmth: float = 0.02
+    gloss: Range = (0.03, 0.08)
+    gaze: float = 0.012
+    occlusion: Share = 0.0
+    backdrops: tuple[str, ...] = ("studio",)
+    backdrop: Range = (0.45, 0.8)  # brightness
+    backdrop_colour: float = 0.04
+    shrink: Range = (1.0, 1.0)
+    blur: Range = (0.0, 0.3)
+    contrast: Range = (0.95, 1.1)
+    brightness: Range = (-0.02, 0.04)
+    gamma: Range = (0.95, 1.05)
+    cast: float = 0.015
+    grey: Share = 0.0  # chance of a grey picture
+    fade: Range = (0.0, 0.0)  # share of colour lost in the others
+    vignette: Range = (0.0, 0.1)
+    screen: Range = (0.0, 0.0)
+    grain: Range = (0.0, 0.012)
+    quality: tuple[int, int] = (85, 95)
+
+
+STYLES: dict[str, Style] = {
+    "anchor": Style(),
+    "wild": Style(
+        yaw=12, pitch=7, roll=7, face=(0.2, 0.27), shift=0.04, side_light=0.5, top_light=(-0.7, 0.05),
+        ambient=(0.3, 0.7), warmth=0.07, gloss=(0.0, 0.16), gaze=0.03, occlusion=0.08,
+        backdrops=BACKDROPS, backdrop=(0.1, 0.9), backdrop_colour=0.12,
+        shrink=(1.0, 1.7), blur=(0.0, 0.8), contrast=(0.65, 1.35), brightness=(-0.1, 0.12), gamma=(0.7, 1.3),
+        cast=0.06, grey=0.2, fade=(0.0, 0.6), vignette=(0.0, 0.4), screen=(0.0, 0.25), grain=(0.0, 0.04),
+        quality=(50, 95),
+    ),
+    "film": Style(
+        yaw=8, pitch=5, roll=5, face=(0.22, 0.26), shift=0.03, side_light=0.5, top_light=(-0.6, -0.1),
+        ambient=(0.4, 0.6), warmth=0.06, gaze=0.025, occlusion=0.02,
+        backdrops=("studio", "blobs", "room"), backdrop=(0.08, 0.4), backdrop_colour=0.06,
+        shrink=(1.0, 1.4), blur=(0.3, 0.7), contrast=(0.6, 0.8), brightness=(-0.16, -0.06), gamma=(0.8, 1.0),
+        cast=0.07, fade=(0.2, 0.6), vignette=(0.2, 0.5), grain=(0.02, 0.035), quality=(60, 85),
+    ),
+    "press": Style(
+        yaw=8, pitch=5, roll=5, face=(0.22, 0.26), shift=0.03, side_light=0.45, top_light=(-0.6, -0.1),
+        ambient=(0.4, 0.6), gaze=0.02, occlusion=0.02,
+        backdrops=("studio", "stripes", "room"), backdrop=(0.3, 0.95), backdrop_colour=0.08,
+        shrink=(1.0, 1.3), blur=(0.1, 0.5), contrast=(1.2, 1.45), brightness=(-0.1, -0.02), gamma=(0.85, 1.05), grey=1.0,
+        screen=(0.1, 0.35), grain=(0.01, 0.025), quality=(55, 85),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One draw of a style."""
+
+    view: View
+    light: Light
+    gaze: Float[np.ndarray, " 2"]
+    occlusion: str | None
+    backdrop: str
+    backdrop_colour: Float[np.ndarray, " 3"]
+    clothes: Float[np.ndarray, " 3"]
+    exposure: Exposure
+
+    @property
+    def frontal(self) -> bool:
+        """Whether the face looks at the camera with nothing before it: within 15° of yaw and of pitch, 20° of roll."""
+        view = self.view
+        return self.occlusion is None and max(abs(view.yaw), abs(view.pitch), 0.75 * abs(view.roll)) <= np.deg2rad(15)
+
+
+def find_style(name: str, overrides: dict[str, dict[str, Any]]) -> Style:
+    """A built-in style with the overrides of the settings; a new name starts from `anchor`'s values."""
+    if name not in STYLES and name not in overrides:
+        raise ConfigError(
+            f"unknown style {name!r}; choose one of {', '.join(sorted({*STYLES, *overrides}))}, or add it to styles"
+        )
+    base = STYLES.get(name, Style())
+    if name not in overrides:
+        return base
+    return validate(Style, {**base.model_dump(), **overrides[name]}, where=f"style {name!r}")
+
+
+def draw_scene(rng: np.random.Generator, style: Style, *, size: int) -> Scene:
+    """A scene of a style for a square picture of `size` pixels."""
+
+    def spread(deviation: float) -> float:
+        return float(deviation * np.clip(rng.standard_normal(), -2.5, 2.5))
+
+    view = View(
+        yaw=np.deg2rad(spread(style.yaw)),
+        pitch=np.deg2rad(spread(style.pitch)),
+        roll=np.deg2rad(spread(style.roll)),
+        centre=(size * (0.5 + spread(style.shift)), size * (0.475 + spread(style.shift))),
+        unit=size * float(rng.uniform(*style.face)),
+    )
+    towards = np.array([spread(style.side_light), rng.uniform(*style.top_light), 0.85])
+    warmth = spread(style.warmth)
+    light = Light(
+        direction=towards / np.linalg.norm(towards),
+        ambient=float(rng.uniform(*style.ambient)),
+        colour=np.array([1 + warmth, 1.0, 1 - warmth]),
+        gloss=float(rng.uniform(*style.gloss)),
+    )
+    exposure = Exposure(
+        shrink=float(rng.uniform(*style.shrink)),
+        blur=float(rng.uniform(*style.blur)) * size / 128,
+        contrast=float(rng.uniform(*style.contrast)),
+        brightness=float(rng.uniform(*style.brightness)),
+        gamma=float(rng.uniform(*style.gamma)),
+        cast=1 + np.array([spread(style.cast), spread(0.5 * style.cast), spread(style.cast)]),
+        grey=1.0 if rng.random() < style.grey else float(rng.uniform(*style.fade)),
+        vignette=float(rng.uniform(*style.vignette)),
+        screen=float(rng.uniform(*style.screen)),
+        grain=float(rng.uniform(*style.grain)),
+        quality=int(rng.integers(style.quality[0], style.quality[1] + 1)),
+    )
+    level = rng.uniform(*style.backdrop)
+    return Scene(
+        view=view,
+        light=light,
+        gaze=np.array([spread(style.gaze), spread(0.4 * style.gaze)]),
+        occlusion=str(rng.choice(OCCLUSIONS)) if rng.random() < style.occlusion else None,
+        backdrop=style.backdrops[int(rng.integers(len(style.backdrops)))],
+        backdrop_colour=np.clip(level + rng.normal(0, 1, 3) * style.backdrop_colour, 0.02, 1),
+        clothes=np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.12, 3), 0.03, 0.95),
+        exposure=exposure,
+    )

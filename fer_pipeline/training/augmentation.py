@@ -1,0 +1,131 @@
+"""Augmentation on whole batches: uint8 crops and a generator in, randomly changed network inputs out.
+
+All amounts are drawn on the CPU by the given generator, so that a seed means the same on every device; the images are
+worked on where they are. Order: shift and flip (on bytes, by one gather), rotation and zoom (bilinear, mirrored
+border), contrast, brightness and saturation, grey, normalisation, erasing (with the mean colour).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from fer_pipeline.networks.preprocessing import Preprocessing, pixels_of, to_grey
+from fer_pipeline.training.settings import AugmentSettings
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The way of a training image into the network."""
+
+    settings: AugmentSettings
+    preprocessing: Preprocessing
+
+    def plain(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:
+        """Without any change: the way of a test image."""
+        return self.preprocessing.apply(images)
+
+    def random(self, images: UInt8[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n 3 s s"]:
+        """With changes drawn by `generator`."""
+        settings = self.settings
+        if settings.flip or settings.translate:
+            images = shift_and_flip(images, generator, translate=settings.translate, flip=settings.flip)
+        pixels = self.preprocessing.resize(pixels_of(images))
+        if settings.rotate or settings.zoom:
+            pixels = turn_and_zoom(pixels, generator, degrees=settings.rotate, zoom=settings.zoom)
+        if settings.contrast or settings.brightness or settings.saturation:
+            pixels = change_colours(pixels, generator, settings)
+        if settings.grey:
+            chosen = _chance(len(pixels), settings.grey, generator, pixels.device)
+            pixels = torch.where(chosen, to_grey(pixels), pixels)
+        inputs = self.preprocessing.normalise(pixels)
+        return erase(inputs, generator, settings) if settings.erase else inputs
+
+
+def shift_and_flip(
+    images: UInt8[Tensor, "n h w 3"], generator: Generator, *, translate: float, flip: float
+) -> UInt8[Tensor, "n h w 3"]:
+    """Whole-pixel shifts of up to `translate` times the side with a mirrored border, and horizontal flips."""
+    count, height, width, _ = images.shape
+    rows = _mirrored(_shifts(count, int(translate * height), generator) + torch.arange(height), height)
+    columns = _mirrored(_shifts(count, int(translate * width), generator) + torch.arange(width), width)
+    flipped = torch.rand(count, 1, generator=generator) < flip
+    columns = torch.where(flipped, columns.flip(1), columns)
+    base = torch.arange(count).view(-1, 1, 1) * (height * width)
+    index = (base + (rows * width).unsqueeze(2) + columns.unsqueeze(1)).view(-1).to(images.device)
+    return images.reshape(-1, 3).index_select(0, index).view(images.shape)
+
+
+def turn_and_zoom(
+    pixels: Float[Tensor, "n 3 s s"], generator: Generator, *, degrees: float, zoom: float
+) -> Float[Tensor, "n 3 s s"]:
+    """Rotations of up to `degrees` and scales between 1 - zoom and 1 + zoom about the centre."""
+    angle = _between(len(pixels), math.radians(degrees), generator)
+    scale = 1 + _between(len(pixels), zoom, generator)
+    cosine, sine, zero = torch.cos(angle) / scale, torch.sin(angle) / scale, torch.zeros_like(angle)
+    matrix = torch.stack([torch.stack([cosine, -sine, zero], 1), torch.stack([sine, cosine, zero], 1)], 1)
+    grid = functional.affine_grid(matrix.to(pixels.device), list(pixels.shape), align_corners=False)
+    return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def change_colours(
+    pixels: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
+) -> Float[Tensor, "n 3 s s"]:
+    """Contrast about the image's mean grey, brightness, and saturation towards its own grey; clipped to 0 to 255."""
+    count, device = len(pixels), pixels.device
+
+    def factor(amount: float) -> Float[Tensor, "n 1 1 1"]:
+        return (1 + _between(count, amount, generator)).view(-1, 1, 1, 1).to(device)
+
+    if settings.contrast:
+        middle = to_grey(pixels)[:, :1].mean((2, 3), keepdim=True)
+        pixels = middle + (pixels - middle) * factor(settings.contrast)
+    if settings.brightness:
+        pixels = pixels * factor(settings.brightness)
+    if settings.saturation:
+        grey = to_grey(pixels)
+        pixels = grey + (pixels - grey) * factor(settings.saturation)
+    return pixels.clamp(0, 255)
+
+
+def erase(
+    inputs: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
+) -> Float[Tensor, "n 3 s s"]:
+    """A random rectangle becomes 0, the mean colour (Zhong et al., arXiv:1708.04896; aspect between 0.3 and 3.3)."""
+    count, side = len(inputs), inputs.shape[-1]
+    low, high = settings.erase_area
+    area = (low + (high - low) * torch.rand(count, generator=generator)) * side * side
+    aspect = torch.exp((2 * torch.rand(count, generator=generator) - 1) * math.log(3.3))
+    heights = torch.sqrt(area * aspect).clamp(1, side).round()
+    widths = torch.sqrt(area / aspect).clamp(1, side).round()
+    rows = _within(heights, torch.rand(count, generator=generator), side)
+    columns = _within(widths, torch.rand(count, generator=generator), side)
+    inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).to(inputs.device)
+    chosen = _chance(count, settings.erase, generator, inputs.device)
+    return inputs.masked_fill(inside & chosen, 0.0)
+
+
+def _within(lengths: Float[Tensor, " n"], place: Float[Tensor, " n"], side: int) -> Tensor:
+    first = (place * (side - lengths + 1)).floor().unsqueeze(1)
+    position = torch.arange(side)
+    return (position >= first) & (position < first + lengths.unsqueeze(1))
+
+
+def _shifts(count: int, most: int, generator: Generator) -> Int[Tensor, "n 1"]:
+    return torch.randint(-most, most + 1, (count, 1), generator=generator)
+
+
+def _mirrored(index: Int[Tensor, "n k"], size: int) -> Int[Tensor, "n k"]:
+    index = torch.where(index < 0, -1 - index, index)
+    return torch.where(index >= size, 2 * size - 1 - index, index)
+
+
+def _between(count: int, amount: float, generator: Generator) -> Float[Tensor, " n"]:
+    return (2 * torch.rand(count, generator=generator) - 1) * amount
+
+
+def _chance(count: int, probability: float, generator: Generator, device: torch.device) -> Tensor:
+    return (torch.rand(count, generator=generator) < probability).view(-1, 1, 1, 1).to(device)

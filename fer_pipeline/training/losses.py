@@ -1,0 +1,34 @@
+"""Losses per image: class scores and labels in, one number an image out; the strategies weigh and sum them."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+from torch.nn import functional
+
+
+def smoothed_cross_entropy(
+    logits: Float[Tensor, "n c"], labels: Int64[Tensor, " n"], *, smoothing: float = 0.0
+) -> Float[Tensor, " n"]:
+    """Cross-entropy with 1 - smoothing on the true class and smoothing / (c - 1) on every other.
+
+    Source: Happy et al. 2019, eq. 2. torch's own smoothing gives every class smoothing / c instead.
+    """
+    log_p = functional.log_softmax(logits.float(), dim=1)
+    own = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    if smoothing == 0:
+        return -own
+    others = (log_p.sum(1) - own) / (logits.shape[1] - 1)
+    return -(1 - smoothing) * own - smoothing * others
+
+
+def weighted_mean(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    """The mean, with weights where they are given."""
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+def balancing_weights(counts: Int[np.ndarray, " c"]) -> Float[Tensor, " c"]:
+    """A weight a class: n / (c * its images), so that every class counts alike; 0 for a class without images."""
+    present = counts > 0
+    weights = np.divide(counts.sum(), present.sum() * counts, out=np.zeros(len(counts)), where=present)
+    return torch.from_numpy(weights.astype(np.float32))

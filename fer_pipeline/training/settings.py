@@ -1,0 +1,112 @@
+"""How a network is trained: the settings that every strategy shares, refused where they contradict each other."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from fer_pipeline.core.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Sgd(Settings):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class Adam(Settings):
+    """Adam, or AdamW with decoupled weight decay."""
+
+    name: Literal["adam", "adamw"]
+    learning_rate: Positive = 1e-3
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Cosine(Settings):
+    """Half a cosine from the learning rate down to `floor` times it, after a linear warm-up."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    floor: Share = 0.0
+
+
+class Step(Settings):
+    """The learning rate times `factor` every `every` epochs, after a linear warm-up."""
+
+    name: Literal["step"]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    every: Positive = 10
+    factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+
+class Constant(Settings):
+    """The learning rate as it is, after a linear warm-up."""
+
+    name: Literal["constant"]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+def _named(name: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {"name": name, **value} if isinstance(value, dict) else value)
+
+
+Optimizer = Annotated[Annotated[Sgd | Adam, Field(discriminator="name")], _named("sgd")]
+Schedule = Annotated[Annotated[Cosine | Step | Constant, Field(discriminator="name")], _named("cosine")]
+
+
+class AugmentSettings(Settings):
+    """What happens to a training image; every amount is drawn anew for each image and step."""
+
+    flip: Share = 0.5  # probability
+    translate: Annotated[float, Field(ge=0, lt=0.5)] = 0.08  # largest shift as a share of the side, mirrored border
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0  # scales between 1 - zoom and 1 + zoom
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0  # factors between 1 - x and 1 + x
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    grey: Share = 0.0  # probability
+    erase: Share = 0.0  # probability
+    erase_area: tuple[Share, Share] = (0.02, 0.2)  # of the image
+
+    @model_validator(mode="after")
+    def _area_rises(self) -> Self:
+        if self.erase_area[0] > self.erase_area[1]:
+            raise ValueError(f"erase_area must rise, found {list(self.erase_area)}")
+        return self
+
+
+class TrainingSettings(Settings):
+    """One training. An epoch is as many steps as it takes `batch` to cover the labelled images once."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = 10
+    steps: Annotated[int, Field(ge=1)] | None = None  # in place of epochs: null there, a number here
+    batch: Annotated[int, Field(ge=2)] = 64
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Cosine()
+    augment: AugmentSettings = AugmentSettings()
+    balance: Literal["none", "weights", "sampling"] = "none"  # against unequal classes: in the loss or in the batches
+    clip: Positive | None = None  # largest gradient norm
+    average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, used in its place
+    select: Literal["best", "last"] = "best"  # by the validation part of the training data
+    monitor: Literal["accuracy", "mean_class_accuracy", "loss"] = "mean_class_accuracy"
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"  # auto: bf16 or 16 on a GPU that has it
+    threads: Annotated[int, Field(ge=1)] = 1  # of one training on a CPU; sums, so bytes, depend on it
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
+        return self

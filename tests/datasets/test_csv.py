@@ -1,0 +1,161 @@
+"""The `csv` adapter: guesses that are obvious, faults in one line, and no way out of the image root."""
+
+from pathlib import Path
+
+import pytest
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.samples import Sample
+from fer_pipeline.datasets import csv
+from fer_pipeline.datasets.csv import Options
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "images" / name).write_bytes(name.encode())
+    (tmp_path / "labels.csv").write_text("image,emotion,split\na.jpg,Happy,train\nb.jpg,Sad,test\n")
+    return tmp_path
+
+
+def listed(path: Path, **options: object) -> list[Sample]:
+    return list(csv.samples(path, Options.model_validate({"images": "images", "label": "emotion", **options})))
+
+
+def fault(path: Path, **options: object) -> str:
+    with pytest.raises(DataError) as caught:
+        listed(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_lists_of_the_sample_faces(sample_faces: Path) -> None:
+    """Counts from the sample faces' README."""
+    for name, counts in (("lfw", {"train": 465, "test": 416}), ("movies", {"test": 407})):
+        found = listed(sample_faces / name, subject="subject", split="split")
+        assert {split: sum(s.split == split for s in found) for split in counts} == counts
+
+
+def test_the_path_may_be_the_table_itself(folder: Path) -> None:
+    assert listed(folder / "labels.csv") == listed(folder) == listed(folder, csv="labels.csv")
+
+
+def test_several_tables_need_a_name(folder: Path) -> None:
+    (folder / "other.csv").write_text("x\n")
+    assert "found labels.csv, other.csv; name it in options.csv" in fault(folder)
+    assert len(listed(folder, csv="labels.csv")) == 2
+
+
+def test_a_column_that_is_not_there_names_those_found(folder: Path) -> None:
+    assert "has no column 'expression'; found 'image', 'emotion', 'split'" in fault(folder, label="expression")
+
+
+def test_a_column_that_is_there_twice_is_refused(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,emotion,emotion\na.jpg,Happy,Sad\n")
+    assert "has 2 columns called 'emotion'" in fault(folder)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiter_and_encoding_are_guessed(folder: Path, delimiter: str, encoding: str) -> None:
+    before = listed(folder, split="split")
+    text = (folder / "labels.csv").read_text().replace(",", delimiter)
+    (folder / "labels.csv").write_text(text, encoding=encoding)
+    assert listed(folder, split="split") == before
+
+
+def test_another_encoding_is_named_and_then_read(folder: Path) -> None:
+    (folder / "labels.csv").write_bytes("image,emotion\na.jpg,Fröhlich\n".encode("cp1252"))
+    assert "is not utf-8-sig" in fault(folder)
+    assert "options.encoding" in fault(folder)
+    assert listed(folder, encoding="cp1252")[0].label == "Fröhlich"
+    assert "no known encoding" in fault(folder, encoding="latin-99")
+
+
+def test_a_file_without_a_header_line(folder: Path) -> None:
+    (folder / "labels.csv").write_text("a.jpg 4\nb.jpg 5\n")
+    found = listed(folder, columns=["image", "emotion"], delimiter=" ")
+    assert [(sample.id, sample.label) for sample in found] == [("a.jpg", "4"), ("b.jpg", "5")]
+
+
+def test_a_row_with_other_cells_is_told_by_its_line(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,emotion\na.jpg,Happy\n\nb,1.jpg,Sad\n")
+    assert "line 4: 3 cells where 2 columns are named" in fault(folder)
+
+
+def test_a_quote_that_never_ends_is_told(folder: Path) -> None:
+    (folder / "labels.csv").write_text('image,emotion\n"a.jpg,Happy\n' + "b.jpg,Sad\n" * 20_000)
+    assert "quote that never ends" in fault(folder)
+
+
+def test_own_words_for_splits(folder: Path) -> None:
+    text = (folder / "labels.csv").read_text()
+    (folder / "labels.csv").write_text(text.replace("train", "0").replace(",test", ",1"))
+    assert "line 2: '0' is no known split" in fault(folder, split="split")
+    assert [s.split for s in listed(folder, split="split", splits={"0": "train", "1": "test"})] == ["train", "test"]
+
+
+def test_missing_pictures_are_counted_or_passed_on(folder: Path) -> None:
+    (folder / "images" / "b.jpg").unlink()
+    message = fault(folder)
+    assert "1 of 2 pictures" in message
+    assert "(first: b.jpg)" in message
+    found = listed(folder, missing="reject")
+    assert [sample.id for sample in found] == ["a.jpg", "b.jpg"]
+    with pytest.raises(DataError, match="No such file"):
+        csv.read(found[1], Options())
+
+
+def test_a_picture_listed_twice_is_told_by_its_lines(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,emotion\na.jpg,Happy\n./a.jpg,Sad\n")
+    assert "lists 'a.jpg' twice, in lines 2 and 3" in fault(folder)
+
+
+def test_a_table_without_rows_is_refused(folder: Path) -> None:
+    (folder / "labels.csv").write_text("image,emotion\n")
+    assert "has no row" in fault(folder)
+    (folder / "labels.csv").write_text("")
+    assert "is empty" in fault(folder)
+
+
+def test_names_that_leave_the_image_root_are_refused(folder: Path) -> None:
+    (folder / "secret.jpg").write_bytes(b"x")
+    for name in ("../secret.jpg", "/etc/hostname", str(folder / "secret.jpg")):
+        (folder / "labels.csv").write_text(f"image,emotion\n{name},Happy\n")
+        assert "line 2" in fault(folder)
+        assert "outside the folder of pictures" in fault(folder)
+    inside = folder / "images" / "a.jpg"
+    (folder / "labels.csv").write_text(f"image,emotion\n{inside},Happy\n")
+    assert listed(folder)[0].id == "a.jpg"
+
+
+def test_links_that_leave_the_image_root_are_refused_unless_allowed(folder: Path) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "c.jpg").write_bytes(b"c")
+    (folder / "images" / "c.jpg").symlink_to(folder / "elsewhere" / "c.jpg")
+    (folder / "images" / "sub").symlink_to(folder / "elsewhere")
+    for name in ("c.jpg", "sub/c.jpg"):
+        (folder / "labels.csv").write_text(f"image,emotion\n{name},Happy\n")
+        assert "is a link out of" in fault(folder)
+        [sample] = listed(folder, follow_links=True)
+        assert csv.read(sample, Options()) == b"c"
+
+
+def test_a_link_within_the_image_root_is_a_picture(folder: Path) -> None:
+    (folder / "images" / "c.jpg").symlink_to("a.jpg")
+    (folder / "labels.csv").write_text("image,emotion\nc.jpg,Happy\n")
+    assert csv.read(listed(folder)[0], Options()) == b"a.jpg"
+
+
+def test_backslashes_of_windows_separate_folders(folder: Path) -> None:
+    (folder / "images" / "sub").mkdir()
+    (folder / "images" / "sub" / "c.jpg").write_bytes(b"c")
+    (folder / "labels.csv").write_text("image,emotion\nsub\\c.jpg,Happy\n")
+    assert listed(folder)[0].id == "sub/c.jpg"
+    (folder / "labels.csv").write_text("image,emotion\n..\\labels.csv,Happy\n")
+    assert "outside" in fault(folder)
+
+
+def test_an_image_root_that_is_not_there_is_told(folder: Path) -> None:
+    assert "pictures does not exist" in fault(folder, images="pictures").replace(str(folder) + "/", "")

@@ -1,0 +1,334 @@
+"""The stage from shards to a distilled set: what it promises about learning, resuming, bytes and bad input."""
+
+import csv
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from fer_pipeline.artifacts.distilled import read_distilled, read_saved
+from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.files import read_json
+from fer_pipeline.core.settings import Resources, validate
+from fer_pipeline.core.summaries import Summary
+from fer_pipeline.distillation.unrolled import cross_entropy_of, logits_of, train, trainable
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.cards import Card
+from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.stages import distill
+from fer_pipeline.stages.distill import Config
+
+CLASSES = ("anger", "happiness", "neutral")
+SIDE = 16
+COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
+
+
+def _faces() -> tuple[np.ndarray, np.ndarray]:
+    """60 pictures: a colour a class under heavy noise."""
+    draw = np.random.default_rng(4)
+    labels = np.arange(60) % 3
+    noise = draw.normal(0, 60, size=(60, SIDE, SIDE, 3))
+    return np.clip(COLOURS[labels][:, None, None] + noise, 0, 255).astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A faces split and an untrained primitive learner, which has everything to learn."""
+    root = tmp_path_factory.mktemp("world")
+    images, labels = _faces()
+    count = len(labels)
+    rows = {
+        "face_id": [f"set/{row}" for row in range(count)],
+        "image": [{"bytes": encode(image, format="png"), "path": None} for image in images],
+        "label": labels.tolist(),
+        "subject": [None] * count,
+        "split": ["train"] * count,
+        "landmarks": [[0.0] * 10] * count,
+        "score": [1.0] * count,
+        "source": [None] * count,
+    }
+    table = pa.table(rows, schema=face_schema(CLASSES, crop=SIDE))
+    write_shard(root / "faces" / "part-00000.parquet", table)
+    network = NetworkSettings(size=SIDE, width=4)
+    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=SIDE))
+    save_checkpoint(root / "model", build(network, 3, seed=2), card)
+    return root
+
+
+def _config(**changes: Any) -> Config:
+    values = {
+        "steps": 2,
+        "epochs": 2,
+        "outer_epochs": 12,
+        "batch_size": 32,
+        "batches": 4,
+        "save_every": 2,
+        "step_size": 0.5,
+        "learning_rate": 0.1,
+        "probe": {"epochs": 2, "seeds": 1},
+        **changes,
+    }
+    return validate(Config, values, where="distill")
+
+
+def _run(world: Path, root: Path, **changes: Any) -> Summary:
+    return distill.run(
+        _config(**changes),
+        source=world / "faces",
+        model=world / "model",
+        classes=CLASSES,
+        seed=3,
+        out=root / "out",
+        store=root / "store",
+        resources=Resources(device="cpu"),
+    )
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    root = tmp_path_factory.mktemp("finished")
+    return root, _run(world, root)
+
+
+def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished: tuple[Path, Summary]) -> None:
+    """Judged from outside: load what lies on disk, train from theta_0 with it, look at the real pictures."""
+    root, summary = finished
+    found = read_distilled(root / "out", classes=CLASSES)
+    classifier = load_checkpoint(world / "model")
+    images, labels = _faces()
+    before = (classifier.predict(images).argmax(1) == labels).mean()
+    network = classifier.model.requires_grad_(True)
+    parameters = train(
+        cross_entropy_of(network),
+        trainable(network),
+        torch.from_numpy(found.images),
+        torch.from_numpy(found.labels),
+        torch.from_numpy(found.step_sizes),
+        epochs=2,
+    )
+    with torch.no_grad():
+        logits = logits_of(network)(parameters, classifier.card.preprocessing.apply(images))
+    after = (logits.argmax(1).numpy() == labels).mean()
+    assert before < 0.6
+    assert after > 0.9
+    assert summary.counts["distilled_images"] == 6
+    assert summary.counts["loss"] < summary.counts["loss_before"]
+
+
+def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) -> None:
+    out = finished[0] / "out"
+    found = read_distilled(out)
+    assert found.images.shape == (2, 3, 3, SIDE, SIDE)
+    assert found.labels.tolist() == [[0, 1, 2]] * 2
+    assert found.step_sizes.shape == (2,)
+    assert (found.step_sizes > 0).all()
+    assert not np.allclose(found.step_sizes, 0.5, rtol=1e-3)
+    saved = read_saved(out)
+    assert list(saved) == [2, 4, 6, 8, 10, 12]
+    np.testing.assert_array_equal(saved[12], found.images)
+    with (out / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert float(rows[-1]["step_size_1"]) == pytest.approx(float(found.step_sizes[1]), rel=1e-5)
+    with Image.open(out / "previews" / "grid.png") as grid:
+        assert grid.size == (3 * SIDE + 4, 2 * SIDE + 2)
+    with Image.open(out / "previews" / "neutral.png") as picture:
+        shown = np.asarray(picture)[:SIDE, :SIDE].astype(float)
+    # mean = std = 0.5: a value of -1 is black, 1 is white
+    expected = np.clip((found.images[0, 2].transpose(1, 2, 0) + 1) / 2, 0, 1) * 255
+    assert np.abs(shown - expected).max() <= 0.51
+    assert read_json(out / "probe.json")["moments"] == [2, 4, 6, 8, 10, 12]
+    card = read_json(out / "card.json")
+    assert (card["source"], card["source_images"], card["settings"]["epochs"]) == ("faces", 60, 2)
+    assert not (finished[0] / "store" / "states" / "distill").exists() or not any(
+        (finished[0] / "store" / "states" / "distill").iterdir()
+    )
+
+
+FEW: dict[str, Any] = {"outer_epochs": 4, "save_every": 1, "batches": 2}
+
+
+def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path, root: Path) -> None:
+    _run(world, tmp_path / "whole", **FEW)
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from fer_pipeline.distillation import loop
+import test_distill
+save = loop.save_state
+def dying(folder, synthetic, optimizer, progress):
+    save(folder, synthetic, optimizer, progress)
+    if progress.epoch == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+loop.save_state = dying
+test_distill._run(Path({str(world)!r}), Path({str(tmp_path / "cut")!r}), **test_distill.FEW)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=root, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "out").exists()
+    _run(world, tmp_path / "cut", **FEW)
+    assert _bytes(tmp_path / "cut" / "out") == _bytes(tmp_path / "whole" / "out")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"optimizer": "sgd"}, {"start": "random", "draws": 2}, {"balance": "none"}], ids=str
+)
+def test_stopped_and_resumed_gives_the_same_bytes(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    from fer_pipeline.distillation import loop
+
+    _run(world, tmp_path / "whole", **FEW, **changes)
+    save = loop.save_state
+
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, progress: Any) -> None:
+        save(folder, synthetic, optimizer, progress)
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save_state", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            _run(world, tmp_path / "cut", **FEW, **changes)
+    _run(world, tmp_path / "cut", **FEW, **changes)
+    assert _bytes(tmp_path / "cut" / "out") == _bytes(tmp_path / "whole" / "out")
+
+
+def test_resuming_starts_after_the_last_finished_epoch(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fer_pipeline.distillation import loop
+
+    seen: list[int] = []
+    save = loop.save_state
+
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, progress: Any) -> None:
+        save(folder, synthetic, optimizer, progress)
+        seen.append(progress.epoch)
+        if progress.epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_state", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        _run(world, tmp_path, outer_epochs=5)
+    _run(world, tmp_path, outer_epochs=5)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_a_finished_distillation_is_taken_from_the_store(world: Path, finished: tuple[Path, Summary]) -> None:
+    root, first = finished
+    before = _bytes(root / "out")
+    again = _run(world, root)
+    assert again.line == first.line + " (from the store)"
+    assert _bytes(root / "out") == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 1},
+        {"epochs": 1},
+        {"per_class": 2},
+        {"start": "random"},
+        {"initial": "real"},
+        {"step_size": 0.1},
+        {"clamp": True},
+        {"batch_size": 20},
+        {"batches": 1},
+        {"balance": "none"},
+        {"max_images": 30},
+        {"optimizer": "sgd"},
+        {"learning_rate": 0.02},
+        {"decay_every": 1},
+    ],
+    ids=str,
+)
+def test_every_setting_does_something(world: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    few = {"outer_epochs": 2, "save_every": 1}
+    _run(world, tmp_path / "plain", **few)
+    _run(world, tmp_path / "changed", **few, **changes)
+    plain, changed = read_distilled(tmp_path / "plain" / "out"), read_distilled(tmp_path / "changed" / "out")
+    assert plain.images.shape != changed.images.shape or not np.array_equal(plain.images, changed.images)
+
+
+def test_keeping_fewer_weights_changes_no_byte(world: Path, tmp_path: Path) -> None:
+    few = {"outer_epochs": 2}
+    _run(world, tmp_path / "all", **few)
+    _run(world, tmp_path / "less", **few, weights_kept=1)
+    whole, less = read_distilled(tmp_path / "all" / "out"), read_distilled(tmp_path / "less" / "out")
+    np.testing.assert_array_equal(whole.images, less.images)
+
+
+def test_real_images_are_the_start_where_asked(world: Path, tmp_path: Path) -> None:
+    """One tiny outer step from real images leaves them all but what they were: pictures of the right class."""
+    _run(world, tmp_path, initial="real", outer_epochs=1, learning_rate=1e-6)
+    found = read_distilled(tmp_path / "out")
+    images, labels = _faces()
+    space = Preprocessing(size=SIDE).apply(images).numpy()
+    for image, label in zip(*found.flat(), strict=True):
+        distance = np.abs(space - image).max((1, 2, 3))
+        assert distance.min() < 1e-3
+        assert labels[distance.argmin()] == label
+
+
+def test_clamped_images_stay_within_what_pixels_can_be(world: Path, tmp_path: Path) -> None:
+    _run(world, tmp_path, clamp=True, outer_epochs=2)
+    assert np.abs(read_distilled(tmp_path / "out").images).max() <= 1 + 1e-6  # mean = std = 0.5
+
+
+def test_held_out_anchor_faces_are_left_out(world: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (world / "model").iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    parts = {"face_id": ["set/0", "set/1", "set/2"], "label": [0, 1, 2], "part": ["fit", "heldout", "validation"]}
+    pq.write_table(pa.table(parts), model / "split.parquet")
+    summary = distill.run(
+        _config(outer_epochs=1),
+        source=world / "faces",
+        model=model,
+        classes=CLASSES,
+        seed=3,
+        out=tmp_path / "out",
+        store=tmp_path / "store",
+        resources=Resources(device="cpu"),
+    )
+    assert summary.counts["source_images"] == 58
+    assert summary.counts["left_out_held_out"] == 2
+
+
+def test_divergence_is_one_line_and_keeps_the_earlier_artefact(world: Path, tmp_path: Path) -> None:
+    _run(world, tmp_path, outer_epochs=1)
+    before = _bytes(tmp_path / "out")
+    with pytest.raises(DataError, match=r"not finite in epoch .*; lower distill.step_size"):
+        _run(world, tmp_path, step_size=1e12, epochs=6)
+    assert _bytes(tmp_path / "out") == before
+
+
+def test_too_few_saved_moments_are_a_warning(world: Path, tmp_path: Path) -> None:
+    summary = _run(world, tmp_path, outer_epochs=2)
+    assert [warning.split(";")[0] for warning in summary.warnings] == ["the probe needs 6 saved moments and found 1"]
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="step_size"):
+        _config(step_size=0)
+    with pytest.raises(ConfigError, match=r"unknown key 'step'; known keys are .*steps"):
+        _config(step=3)
