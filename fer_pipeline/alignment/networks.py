@@ -4,7 +4,7 @@ Source: Zhang et al., arXiv:1604.02878, figure 2, in the layout of the `mtcnn` 1
 convolutions without padding, pools whose last window may be partial. Input is RGB, `(x - 127.5) / 128`. The parameters
 are declared in the order of the weight files. Difference: the face probability is the logistic function of the
 difference of the two logits, which is the soft-max of two classes. P-Net takes most of the time on a CPU, and torch is
-slow on its ten channels: its first PReLU and pool and its heads are written so that the vectors are long (same numbers).
+slow on its ten channels: its first PReLU and pool and its heads are written so that vectors are long (same numbers).
 """
 
 from dataclasses import dataclass

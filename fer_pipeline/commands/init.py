@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fer_pipeline.commands import check
 from fer_pipeline.commands.guess import Wishes
@@ -151,6 +151,7 @@ def build(found: Found, *, classes: Sequence[str]) -> dict[str, Any]:
         "targets": list(found.targets),
         "datasets": datasets,
         "synthesize": {"sets": {}},
+        "align": {"sets": {name: {"prealigned": True} for name, one in found.sets.items() if one.prealigned}},
         "embed": {"sets": [found.anchor, *found.pools]},
     }
 
@@ -173,9 +174,10 @@ def filled(profile: Path, values: Mapping[str, Any]) -> str:
         if source == anchor:
             sources[name] = f"data/faces/{values['anchor']}/train"
     for section, value in values.items():
-        if isinstance(value, dict) and section != "datasets":
-            for key, inner in value.items():
-                settings[section][key] = _flow(inner)
+        if section == "datasets":
+            settings[section] = value
+        elif isinstance(value, dict):
+            settings[section].update({key: _flow(inner) for key, inner in value.items()})
         else:
             settings[section] = _flow(value)
     text = io.StringIO()
@@ -212,9 +214,12 @@ def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
 
 
 def _flow(value: Any) -> Any:
-    """Lists in one line, as the profiles write them."""
-    if not isinstance(value, list):
+    """Lists and mappings in one line, as the profiles write them."""
+    if isinstance(value, list):
+        value = CommentedSeq(value)
+    elif isinstance(value, dict):
+        value = CommentedMap({key: _flow(inner) for key, inner in value.items()})
+    else:
         return value
-    listed = CommentedSeq(value)
-    listed.fa.set_flow_style()
-    return listed
+    value.fa.set_flow_style()
+    return value

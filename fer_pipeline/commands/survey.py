@@ -1,15 +1,18 @@
 """A source as the user names it (`csv:PATH`, `recordio:PATH`, …) in, its settings and what it holds, counted, out.
 
 Labels are mapped to classes by name alone; every label that is no class is listed with its count, and dropped only
-where the user said so. No picture is opened: that is `align`'s.
+where the user said so. Pictures are `align`'s: only the first of a `.rec` is opened, to see whether it holds crops.
 """
 
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from fer_pipeline.commands.guess import Wishes, guess_csv
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -42,6 +45,7 @@ class Survey:
     settings: DatasetSettings
     counts: Mapping[tuple[str, str | None], int]
     notes: tuple[str, ...]
+    prealigned: bool = False
 
     def classes_in(self, split: Split) -> dict[str, int]:
         """How many labelled pictures of a split fall into each class."""
@@ -107,7 +111,9 @@ def survey_pool(source: Source, wishes: Wishes, *, project: Path) -> Survey:
     elif source.adapter == "image_folder":
         options = {"levels": []}
     settings = DatasetSettings(adapter=source.adapter, path=path, split="train", options=options)
-    return Survey(settings, {("train", None): _count(settings)}, ())
+    prealigned = source.adapter == "recordio" and _first_is_square(settings)
+    notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
+    return Survey(settings, {("train", None): _count(settings)}, notes, prealigned)
 
 
 def survey_labelled(
@@ -196,6 +202,18 @@ def _mapping(
             f"--classes, name them by --map LABEL=CLASS, or say --drop-outside"
         )
     return mapping
+
+
+def _first_is_square(settings: DatasetSettings) -> bool:
+    """Published .rec files hold crops of the ArcFace template; a picture that is not square is no such crop."""
+    adapter = load("fer_pipeline.datasets", settings.adapter)
+    options = adapter.Options.model_validate(settings.options)
+    first = next(adapter.samples(settings.path, options))
+    try:
+        with Image.open(io.BytesIO(adapter.read(first, options))) as picture:
+            return picture.width == picture.height
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return True  # one bad picture decides nothing: align rejects it
 
 
 def _count(settings: DatasetSettings) -> int:

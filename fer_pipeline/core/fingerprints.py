@@ -26,4 +26,5 @@ def _plain(value: Any) -> Any:
 def fingerprint(*parts: Any) -> str:
     """The fingerprint of JSON-able values, settings, paths (their names, not their contents) and bytes."""
     text = json.dumps(_plain(parts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:32]
+    # File names that are no UTF-8 are surrogates in Python.
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

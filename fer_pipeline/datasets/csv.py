@@ -106,7 +106,11 @@ def _check(table: Table, root: PictureRoot, options: Options) -> None:
                 f"{table.file} lists {sample.id!r} twice, in lines {seen[sample.id]} and {line}; keep one of the rows"
             )
         seen[sample.id] = line
-        if options.missing == "error" and not sample.path.exists():
+        if sample.path.is_file():
+            continue
+        if sample.path.exists():
+            raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
+        if options.missing == "error":
             missing.append(sample.id)
     if not seen:
         raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")

@@ -1,7 +1,7 @@
 """A walk played backwards with few places to keep: a step function and its start in, the places in reverse order out.
 
 Source: Griewank & Walther, Revolve (ACM TOMS 26, 2000): with s places kept, a walk of T steps is reversed with the
-fewest repeated steps by placing them so that cost(T, s) = min over j of j + cost(T - j, s - 1) + cost(j, s). Difference:
+fewest repeated steps where cost(T, s) = min over j of j + cost(T - j, s - 1) + cost(j, s). Difference:
 the minimum is searched, not taken from the closed form, since T is small here.
 """
 
@@ -37,7 +37,7 @@ def recalled(
 
 @cache
 def best_split(steps: int, free: int) -> tuple[int, int]:
-    """The fewest steps that give back `steps` places with `free` to keep beside the first, and where the next is kept."""
+    """The fewest steps that give back `steps` places with `free` kept beside the first, and where to keep the next."""
     if steps == 1:
         return 0, 0
     if free == 0:

@@ -74,7 +74,9 @@ def read_source(
     names = open_shard(shard_paths(folder)[0]).schema_arrow.names
     kind: Literal["auxiliary", "faces"] = "auxiliary" if "pseudo_label" in names else "faces"
     column = "pseudo_label" if kind == "auxiliary" else "label"
-    table = read_table(folder, ["face_id", column])
+    table = read_table(folder, ["face_id", column, "split"])
+    if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
+        raise DataError(f"{folder} holds the split {sorted(splits)[0]!r}, but only train splits are distilled")
     labels = table.column(column).fill_null(-1).to_numpy().astype(np.int64)
     unlabelled = labels < 0
     kept_apart = np.zeros(len(labels), dtype=bool)

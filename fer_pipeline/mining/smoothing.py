@@ -6,7 +6,7 @@ margins than the anchor's is not flattered.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64
 from scipy.optimize import isotonic_regression
 
 
@@ -27,12 +27,15 @@ def isotonic_share(
     right = np.bincount(place, weights=weight * correct) / total
     chance = np.asarray(isotonic_regression(right, weights=total, increasing=True).x)
     # A face has the chance of the last step at or below its margin; below the first step, that of the first.
-    lower = np.append(-np.inf, steps[1:])
-    upper = np.append(steps[1:], np.inf)
-    starts = np.maximum(lower[None, :], thresholds[:, None])
-    ends = np.maximum(upper[None, :], starts)
-    numbers = np.searchsorted(pool, ends.ravel()) - np.searchsorted(pool, starts.ravel())
-    numbers = numbers.reshape(starts.shape)
-    passing = numbers.sum(axis=1)
-    at = chance[np.clip(np.searchsorted(steps, thresholds, side="right") - 1, 0, len(steps) - 1)]
-    return np.where(passing > 0, (numbers @ chance) / np.maximum(passing, 1), at)
+    expected = np.append(0.0, np.cumsum(chance_at(pool, steps, chance)))
+    below = np.searchsorted(pool, thresholds)
+    passing = len(pool) - below
+    mean = (expected[-1] - expected[below]) / np.maximum(passing, 1)
+    return np.where(passing > 0, mean, chance_at(thresholds, steps, chance))
+
+
+def chance_at(
+    margins: Float[np.ndarray, " n"], steps: Float64[np.ndarray, " u"], chance: Float64[np.ndarray, " u"]
+) -> Float64[np.ndarray, " n"]:
+    """The chance at each margin."""
+    return chance[np.maximum(np.searchsorted(steps, margins, side="right") - 1, 0)]

@@ -58,7 +58,11 @@ def headline(found: Sequence[Claim], *, baseline: str) -> str:
         parts = [f"{_named(claim, found)} {points(claim.overall.over_seeds.mean)} points" for claim in found]
         return f"One seed only, so no verdict: {listing(parts)} against {baseline}"
     parts = [f"{_named(claim, found)} {VERDICT[claim.verdict]}" for claim in found]
-    return " and ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])]) if len(parts) < 3 else listing(parts)
+    return (
+        " and ".join([parts[0], *(part[0].lower() + part[1:] for part in parts[1:])])
+        if len(parts) < 3
+        else listing(parts)
+    )
 
 
 def _named(claim: Claim, found: Sequence[Claim]) -> str:
@@ -68,7 +72,7 @@ def _named(claim: Claim, found: Sequence[Claim]) -> str:
 
 def _claim(world: World, comparisons: Sequence[Difference], recipe: str, rows: list[Difference]) -> Claim:
     overall = next((row for row in rows if row.target == ALL), rows[-1])
-    single = tuple(row for row in rows if row.target != ALL)
+    single = [row for row in rows if row.target != ALL]
     interval = overall.over_seeds
     where = f"averaged over {plural(len(single), 'test set')}" if len(single) > 1 else f"on {single[0].target}"
     sure = (
@@ -83,7 +87,7 @@ def _claim(world: World, comparisons: Sequence[Difference], recipe: str, rows: l
         sentence=f"{KIND[world.recipes[recipe].use]} {VERDICT[interval.verdict]}",
         size=points(interval.mean),
         detail=f"points of mean class accuracy, {where}; {sure}",
-        targets=single,
+        targets=tuple(single),
         overall=overall,
         control=_control(world, comparisons, recipe),
     )

@@ -1,14 +1,11 @@
-"""What is in every data set: the records that `align` leaves in `data/faces/<set>` in, class counts and rejects out.
+"""What is in every data set: the account that `align` leaves in `data/faces/<set>/summary.json` in, counts out.
 
-No split is opened for it; `summary.json` and `rejected.parquet` say it all.
+No split is opened for it. `rejected.parquet` beside it names every rejected picture; here they are counted by reason.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
@@ -17,12 +14,14 @@ from fer_pipeline.core.settings import World
 
 @dataclass(frozen=True)
 class Split:
-    """The faces of one split; a class that nobody counted is None."""
+    """What became of the pictures of one split; the counts of a split without any label are None."""
 
     name: str
+    samples: int
     faces: int
     counts: dict[str, int | None]
     unlabelled: int
+    rejected: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -33,36 +32,19 @@ class DataSet:
     role: str
     splits: tuple[Split, ...]
 
-
-@dataclass(frozen=True)
-class Rejects:
-    """How many pictures of one set were rejected for one reason."""
-
-    dataset: str
-    reason: str
-    count: int
+    @property
+    def rejected(self) -> list[tuple[str, int]]:
+        """Rejected pictures by reason, the most frequent first."""
+        counted: Counter[str] = Counter()
+        for split in self.splits:
+            counted.update(split.rejected)
+        return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def census(faces: Path, world: World) -> list[DataSet]:
     """The data sets that were aligned, in the order of the settings."""
-    found = []
-    for name in world.datasets:
-        path = faces / name / "summary.json"
-        if path.exists():
-            found.append(DataSet(name, role(name, world), _splits(path, world)))
-    return found
-
-
-def rejects(faces: Path, world: World) -> list[Rejects]:
-    """The rejects of every set by reason, the most frequent first."""
-    found = []
-    for name in world.datasets:
-        path = faces / name / "rejected.parquet"
-        if path.exists():
-            counted = Counter(_reasons(path))
-            ordered = sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
-            found += [Rejects(name, reason, number) for reason, number in ordered]
-    return found
+    paths = {name: faces / name / "summary.json" for name in world.datasets}
+    return [DataSet(name, role(name, world), _splits(path, world)) for name, path in paths.items() if path.exists()]
 
 
 def role(name: str, world: World) -> str:
@@ -77,18 +59,16 @@ def _splits(path: Path, world: World) -> tuple[Split, ...]:
         return tuple(
             Split(
                 name=name,
+                samples=int(found["samples"]),
                 faces=int(found["faces"]),
-                counts={label: found["labels"].get(label, 0) for label in world.classes},
+                counts={
+                    label: int(found["labels"].get(label, 0)) if found["unlabelled"] < found["faces"] else None
+                    for label in world.classes
+                },
                 unlabelled=int(found["unlabelled"]),
+                rejected={reason: int(number) for reason, number in found["rejected"].items()},
             )
             for name, found in sorted(content["splits"].items())
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no record of align ({error!r}); run: dvc repro align") from None
-
-
-def _reasons(path: Path) -> list[str]:
-    try:
-        return [str(reason) for reason in pq.read_table(path, columns=["reason"])["reason"].to_pylist()]
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run: dvc repro align") from None
+        raise DataError(f"{path} is no account of align ({error!r}); run: dvc repro align") from None

@@ -1,22 +1,20 @@
 """Numbers in, SVG pictures out: lines, bars and dots with intervals, narrow enough to be read on a phone.
 
 The same numbers give the same bytes: no dates, a fixed salt for identifiers, text as outlines of the font that
-Matplotlib ships.
+Matplotlib ships. Matplotlib is imported when the first chart is drawn, because its import may build a cache of fonts.
 """
 
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from typing import Any
 
 from fer_pipeline.reporting.palette import INK, MUTED, RULE
 
+Axes = Any  # matplotlib.axes.Axes
+
 WIDTH = 5.0  # inches; 480 CSS pixels, so that 9.5 point text stays legible when a phone shrinks it
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fer_pipeline",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
@@ -40,6 +38,21 @@ STYLE = {
     "lines.linewidth": 1.6,
     "text.parse_math": False,  # a name with dollar signs is a name
 }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart of the page: it lies in `reports/figures/<name>.svg` too."""
+
+    name: str
+    svg: bytes
+    alt: str  # what a reader who cannot see it must know
+    caption: str
+
+
+def figure(name: str, svg: bytes | None, *, alt: str, caption: str) -> list[Figure]:
+    """The figure as a list of one, empty where there was nothing to draw."""
+    return [] if svg is None else [Figure(name, svg, alt, caption)]
 
 
 @dataclass(frozen=True)
@@ -89,8 +102,15 @@ def lines(
             label = None if one.faint else one.label
             width, strength = (0.7, 0.35) if one.faint else (1.6, 1.0)
             axes.plot(
-                one.x, one.y, one.dashes, color=one.colour, marker=one.marker or None, markersize=4, label=label,
-                linewidth=width, alpha=strength,
+                one.x,
+                one.y,
+                one.dashes,
+                color=one.colour,
+                marker=one.marker or None,
+                markersize=4,
+                label=label,
+                linewidth=width,
+                alpha=strength,
             )
             if one.low is not None and one.high is not None:
                 axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.15, linewidth=0)
@@ -101,15 +121,19 @@ def lines(
         if logarithmic:
             axes.set_yscale("log")
             for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                formatted(FuncFormatter(_round_number))
+                formatted(_round_number)
         if percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+            axes.yaxis.set_major_formatter(_whole_percent)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
 
     return picture(draw, height=height)
+
+
+def _whole_percent(value: float, _: int | None = None) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _round_number(value: float, _: int | None = None) -> str:
@@ -153,18 +177,22 @@ def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, xlabel: str, level: float
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        axes.xaxis.set_major_formatter(_whole_percent)
         axes.set_xlabel(xlabel)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
     return picture(draw, height=1.2 + 0.42 * max(1, len(rows)))
 
 
 def picture(draw: Callable[[Axes], None], *, height: float) -> bytes:
     """An SVG of one pair of axes."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure as Canvas
+
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure.add_subplot())
+        canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
+        draw(canvas.add_subplot())
         stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return stream.getvalue()

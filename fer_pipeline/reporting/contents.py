@@ -7,14 +7,15 @@ from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.settings import World
 from fer_pipeline.reporting import histories, mined, precision, sweep, timings
 from fer_pipeline.reporting.answer import claims, headline
+from fer_pipeline.reporting.charts import Figure, figure
 from fer_pipeline.reporting.confusions import confusion
 from fer_pipeline.reporting.evidence import METRIC, Evidence
-from fer_pipeline.reporting.figures import Figure, figure
 from fer_pipeline.reporting.forest import forest
-from fer_pipeline.reporting.numbers import count, listing, percent, plural
+from fer_pipeline.reporting.numbers import NONE, count, listing, percent, plural
 from fer_pipeline.reporting.palette import looks
 from fer_pipeline.reporting.results import ALL, Resampling, Result
 
+FEW = 20  # test faces of a class below which the page says what one face weighs
 CONTENTS = (
     ("results", "Results"),
     ("differences", "Differences"),
@@ -65,7 +66,7 @@ def contents(evidence: Evidence, world: World, resampling: Resampling, *, title:
         **_cost(evidence, world),
         "galleries": evidence.galleries,
         "census": evidence.census,
-        "rejects": evidence.rejects,
+        "rejected": any(one.rejected for one in evidence.census),
         "lineage": evidence.lineage,
     }
 
@@ -171,7 +172,7 @@ def _cost(evidence: Evidence, world: World) -> dict[str, Any]:
             "recipe": row.recipe,
             "words": [
                 f"{row.seconds.mean:.2f}",
-                "–" if row.times_baseline is None else f"{row.times_baseline:.2f}",
+                NONE if row.times_baseline is None else f"{row.times_baseline:.2f}",
                 count(row.steps_per_epoch),
                 f"{1000 * row.seconds_per_step:.1f}",
                 count(row.steps),
@@ -192,7 +193,8 @@ def _levels(evidence: Evidence, baseline: str) -> dict[str, float]:
 def _recall(result: Result) -> dict[str, float]:
     names = result.first.class_accuracies
     return {
-        name: math.fsum(found.class_accuracies[name] for found in result.seeds.values()) / len(result.seeds) for name in names
+        name: math.fsum(found.class_accuracies[name] for found in result.seeds.values()) / len(result.seeds)
+        for name in names
     }
 
 
@@ -211,29 +213,29 @@ def _resampled(targets: list[str], by_subject: list[bool]) -> str:
 
 
 def _warnings(evidence: Evidence, world: World, baseline: str) -> list[str]:
-    said = []
-    missing = [
-        f"{recipe} on {target}" for recipe in world.recipes for target in world.targets if (recipe, target) not in evidence.results
-    ]
-    if missing:
-        said.append(f"Not evaluated, so not in here: {listing(missing)}.")
+    every = [(recipe, target) for recipe in world.recipes for target in world.targets]
+    missing = [f"{recipe} on {target}" for recipe, target in every if (recipe, target) not in evidence.results]
+    said = [f"Not evaluated, so not in here: {listing(missing)}."] if missing else []
     if baseline not in world.recipes:
-        said.append(f"There is no recipe “{baseline}” to compare with; set report.baseline to one of {listing(list(world.recipes))}.")
+        choices = listing(list(world.recipes))
+        said.append(f"There is no recipe “{baseline}” to compare with; set report.baseline to one of {choices}.")
     short = sorted({result.recipe for result in evidence.results.values() if len(result.seeds) < len(world.seeds)})
     if short:
         said.append(f"Evaluated with fewer than {plural(len(world.seeds), 'seed')}: {listing(short)}.")
-    said += _doubts(evidence)
-    return said
+    return said + _doubts(evidence)
 
 
 def _doubts(evidence: Evidence) -> list[str]:
-    said = []
-    for target in dict.fromkeys(name for _, name in evidence.results):
-        first = next(result for (_, name), result in evidence.results.items() if name == target)
-        few = [f"{name} {number}" for name, number in first.first.supports.items() if 0 < number < 20]
-        if few:
-            worth = max(1 / (number * len(first.first.class_accuracies)) for number in first.first.supports.values() if number)
+    """Targets on which a single test face weighs much."""
+    said, told = [], set()
+    for (_, target), result in evidence.results.items():
+        supports = {name: number for name, number in result.first.supports.items() if number}
+        few = [f"{name} {number}" for name, number in supports.items() if number < FEW]
+        if few and target not in told:
+            told.add(target)
+            worth = percent(1 / (min(supports.values()) * len(supports)))
             said.append(
-                f"{target} has few test faces of {listing(few)}: one face can move its mean class accuracy by {percent(worth)} points."
+                f"{target} has few test faces of {listing(few)}: "
+                f"one face can move its mean class accuracy by {worth} points."
             )
     return said

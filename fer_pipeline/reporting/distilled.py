@@ -11,7 +11,7 @@ from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
 from fer_pipeline.reporting.charts import Line, lines
-from fer_pipeline.reporting.numbers import percent, plural
+from fer_pipeline.reporting.numbers import TIMES, percent, plural
 from fer_pipeline.reporting.palette import BLUE, GREY, VERMILION
 from fer_pipeline.reporting.pictures import data_uri
 
@@ -56,7 +56,7 @@ def _load(folder: Path) -> DistilledSet:
 
 def _summary(card: dict[str, Any], history: dict[str, list[float]]) -> str:
     images = card["steps"] * card["images_per_step"]
-    text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} × {card['width']} px"
+    text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} {TIMES} {card['width']} px"
     if "source_images" in card:
         text += f", distilled from {plural(card['source_images'], 'real face')}"
     if {"loss", "loss_before"} <= set(history):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fer_pipeline.artifacts.mined import ALL_CLASSES, RANDOM, read_rows
 from fer_pipeline.core.settings import World
-from fer_pipeline.reporting.census import DataSet, Rejects, census, rejects
+from fer_pipeline.reporting.census import DataSet, census
 from fer_pipeline.reporting.distilled import DistilledSet, distilled_sets
 from fer_pipeline.reporting.failures import Gallery, galleries
 from fer_pipeline.reporting.histories import History, read_histories
@@ -56,7 +56,6 @@ class Evidence:
     histories: dict[str, list[History]]
     galleries: list[Gallery]
     census: list[DataSet]
-    rejects: list[Rejects]
     lineage: Lineage
 
     def of_metric(self, metric: str) -> list[Difference]:
@@ -96,7 +95,6 @@ def gather(
         histories=read_histories(root / "models" / "final", list(world.recipes), world.seeds),
         galleries=galleries(metrics, recipe=shown, targets=world.targets, per_class=failures_per_class),
         census=census(data / "faces", world),
-        rejects=rejects(data / "faces", world),
         lineage=lineage(root, world),
     )
 

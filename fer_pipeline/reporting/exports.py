@@ -41,12 +41,24 @@ def write_tables(folder: Path, evidence: Evidence) -> None:
             for row in evidence.timings
         ],
         "datasets": [
-            {"dataset": one.name, "role": one.role, "split": split.name, "faces": split.faces, **split.counts}
-            | {"unlabelled": split.unlabelled}
+            {
+                "dataset": one.name,
+                "role": one.role,
+                "split": split.name,
+                "pictures": split.samples,
+                "faces": split.faces,
+                **split.counts,
+                "unlabelled": split.unlabelled,
+            }
             for one in evidence.census
             for split in one.splits
         ],
-        "rejects": [{"dataset": row.dataset, "reason": row.reason, "pictures": row.count} for row in evidence.rejects],
+        "rejected": [
+            {"dataset": one.name, "split": split.name, "reason": reason, "pictures": number}
+            for one in evidence.census
+            for split in one.splits
+            for reason, number in split.rejected.items()
+        ],
     }
     for name, rows in tables.items():
         write_table(folder / f"{name}.csv", rows)
@@ -68,7 +80,12 @@ def _result(result: Result) -> dict[str, object]:
 
 def _seeds(result: Result) -> Rows:
     return [
-        {"recipe": result.recipe, "target": result.target, "seed": seed, **{name: getattr(found, name) for name in METRICS}}
+        {
+            "recipe": result.recipe,
+            "target": result.target,
+            "seed": seed,
+            **{name: getattr(found, name) for name in METRICS},
+        }
         for seed, found in result.seeds.items()
     ]
 
@@ -80,7 +97,9 @@ def _classes(result: Result) -> Rows:
         if result.first.supports[name]:
             cell = result.cell(k, k)
             place = {"recipe": result.recipe, "target": result.target, "class": name}
-            rows.append({**place, "faces": result.first.supports[name], "accuracy": cell.mean, **ends("accuracy", cell)})
+            rows.append(
+                {**place, "faces": result.first.supports[name], "accuracy": cell.mean, **ends("accuracy", cell)}
+            )
     return rows
 
 

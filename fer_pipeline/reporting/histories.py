@@ -27,7 +27,9 @@ def read_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -
 def training_loss(histories: Mapping[str, Sequence[History]]) -> str:
     """The column of the loss on the labelled faces: the first training column that every run has."""
     runs = [run for group in histories.values() for run in group]
-    shared = [name for name in runs[0] if name.startswith("train_") and all(name in run for run in runs)] if runs else []
+    shared = (
+        [name for name in runs[0] if name.startswith("train_") and all(name in run for run in runs)] if runs else []
+    )
     return shared[0] if shared else ""
 
 

@@ -58,7 +58,9 @@ def stages(lock: Path) -> tuple[Stage, ...]:
         found = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
         return tuple(_stage(name, entry) for name, entry in found.get("stages", {}).items() if name != "report")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(f"{lock} cannot be read ({' '.join(str(error).split())}); restore it or run: dvc repro") from None
+        raise DataError(
+            f"{lock} cannot be read ({' '.join(str(error).split())}); restore it or run: dvc repro"
+        ) from None
 
 
 def commit(root: Path) -> str:

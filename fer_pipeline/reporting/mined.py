@@ -80,7 +80,7 @@ def count_rows(summary: Mapping[str, Any]) -> list[dict[str, object]]:
 def _gallery(
     rows: pa.Table, label: int, auxiliary: Path, name: str, truth: Truth, per_class: int
 ) -> tuple[MinedFace, ...]:
-    members = rows.filter(pc.equal(rows["label"], label)).sort_by("rank")
+    members = rows.filter(pc.field("label") == label).sort_by("rank")
     steps = np.unique(np.linspace(0, len(members) - 1, min(per_class, len(members))).round().astype(int))
     wanted = members.take(pa.array(steps, pa.int64())).to_pylist() if len(members) else []
     pictures: dict[str, str] = {}

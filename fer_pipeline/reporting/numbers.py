@@ -4,8 +4,9 @@ import math
 
 from fer_pipeline.evaluation.statistics import Interval
 
-NONE = "–"
+NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:

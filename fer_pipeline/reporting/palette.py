@@ -1,8 +1,8 @@
 """Colours and signs of the page: recipes in, one colour and one marker each out.
 
 The colours are those of Okabe and Ito (2008), told apart with every common kind of colour blindness; a recipe has the
-colour of what it adds (mined blue, distilled vermilion, their controls the lighter kin) and a marker of its own, so that
-no statement rests on colour alone.
+colour of what it adds (mined blue, distilled vermilion, their controls the lighter kin) and a marker of its own, so
+that no statement rests on colour alone.
 """
 
 from collections.abc import Iterable

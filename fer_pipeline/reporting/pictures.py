@@ -1,12 +1,14 @@
-"""Bytes in, data URIs out, so that the page is one file; crops are shown as they are, never enlarged by guessing."""
+"""Bytes in, data URIs out, so that the page is one file; crops are made smaller, never larger."""
 
 import base64
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from fer_pipeline.artifacts.faces import encode
 
+LARGEST = 112  # pixels of a side
 PNG, JPEG, SVG = b"\x89PNG", b"\xff\xd8\xff", b"<?xml"
 KINDS = {PNG: "image/png", JPEG: "image/jpeg", SVG: "image/svg+xml"}
 
@@ -19,10 +21,7 @@ def data_uri(picture: bytes) -> str:
 
 
 def crop_uri(crop: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A crop as a JPEG data URI."""
+    """A crop as a JPEG data URI, made small where it is larger than the page shows it."""
+    if max(crop.shape[:2]) > LARGEST:
+        crop = np.asarray(Image.fromarray(crop).resize((LARGEST, LARGEST), Image.Resampling.LANCZOS))
     return data_uri(encode(crop, format="jpeg", quality=88))
-
-
-def sharp_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture whose single pixels matter, as a PNG data URI."""
-    return data_uri(encode(picture, format="png"))

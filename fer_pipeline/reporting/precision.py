@@ -42,16 +42,22 @@ class Precision:
 
 
 def precisions(
-    rows: pa.Table, *, kind: Kind, pools: Sequence[str], classes: Sequence[str], by_class: Mapping[str, Any], truth: Truth
+    rows: pa.Table,
+    *,
+    kind: Kind,
+    pools: Sequence[str],
+    classes: Sequence[str],
+    by_class: Mapping[str, Any],
+    truth: Truth,
 ) -> list[Precision]:
-    """Every pool as a whole and by class; `by_class` holds `precision`, `low`, `high` of every class (None: unknown)."""
+    """Every pool as a whole and by class; `by_class` has `precision`, `low`, `high` of each class or None."""
     found = []
     labels, owners, faces = (rows[name].to_pylist() for name in ("label", "pool", "face_id"))
     for pool in pools:
         members = {name: [] for name in classes}
         for label, owner, face_id in zip(labels, owners, faces, strict=True):
             if owner == pool:
-                members[classes[label]].append(face_id)
+                members[classes[int(label)]].append(face_id)
         kept = {name: len(faces_of) for name, faces_of in members.items()}
         right = {name: [truth.right(pool, face, name) for face in faces_of] for name, faces_of in members.items()}
         everyone = [said for answers in right.values() for said in answers]
@@ -89,7 +95,11 @@ def chart(rows: Sequence[Precision]) -> bytes | None:
     for row in rows:
         if row.name == ALL_CLASSES:
             values = [_dot(row.estimated, GREY, "D", "estimated on the anchor")] if row.estimated else []
-            values += [_dot(row.true, BLUE if row.kind == "mined" else VERMILION, "o", f"true, {row.kind}")] if row.true else []
+            values += (
+                [_dot(row.true, BLUE if row.kind == "mined" else VERMILION, "o", f"true, {row.kind}")]
+                if row.true
+                else []
+            )
             drawn += [(f"{row.pool}\n{row.kind}", values)] if values else []
     return dots(drawn, xlabel="right pseudo-labels") if drawn else None
 

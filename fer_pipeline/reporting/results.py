@@ -134,7 +134,9 @@ def pairs(world: World, *, baseline: str) -> list[tuple[str, str]]:
     return found
 
 
-def differences(results: Results, *, recipe: str, against: str, targets: Sequence[str], metric: str) -> list[Difference]:
+def differences(
+    results: Results, *, recipe: str, against: str, targets: Sequence[str], metric: str
+) -> list[Difference]:
     """Both recipes on every target that both were measured on, and the mean over these where they are several."""
     rows, per_seed, replicates = [], [], []
     shared = [target for target in targets if (recipe, target) in results and (against, target) in results]

@@ -1,7 +1,7 @@
 """What another margin would have kept: counts and estimated precision from `sweep.parquet`, true precision from truth.
 
-The true curve takes the pool's scores and its truth: at a margin m it is the share of right labels among the faces whose
-margin is at least m, all pools with a known truth apart from each other.
+The true curve takes the pool's scores and its truth: at a margin m it is the share of right labels among the faces
+whose margin is at least m, all pools with a known truth apart from each other.
 """
 
 from collections.abc import Sequence
@@ -44,14 +44,16 @@ def read_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | N
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({error}); run: dvc repro mine") from None
     pools = [pool for pool in truth.pools if (data / "scores" / pool).is_dir()]
-    return Sweep(table, margin, {pool: true_curve(data / "scores" / pool, pool, margin, classes, truth) for pool in pools})
+    return Sweep(
+        table, margin, {pool: true_curve(data / "scores" / pool, pool, margin, classes, truth) for pool in pools}
+    )
 
 
 def true_curve(scores: Path, pool: str, margins: Margins, classes: Sequence[str], truth: Truth) -> Margins:
     """The share of right labels among the faces with at least each margin; faces without truth are left out."""
     found = read_scores(scores, classes=classes)
     face_ids = found.face_id.to_pylist()
-    answers = [truth.right(pool, face, classes[k]) for face, k in zip(face_ids, found.nearest, strict=True)]
+    answers = [truth.right(pool, face, classes[int(k)]) for face, k in zip(face_ids, found.nearest, strict=True)]
     known = np.asarray([answer is not None for answer in answers], dtype=bool) & found.directed
     right = np.asarray([bool(answer) for answer in answers], dtype=bool)[known]
     margin = found.margin[known].astype(np.float64)
@@ -91,10 +93,12 @@ def sweep_rows(sweep: Sweep) -> list[dict[str, object]]:
     found = []
     for row in sweep.table.to_pylist():
         whole = row["class"] == ALL_CLASSES
-        true = {f"true_{pool}": float(curve[place[row["margin"]]]) if whole else None for pool, curve in sweep.true.items()}
+        true = {
+            f"true_{pool}": float(curve[place[row["margin"]]]) if whole else None for pool, curve in sweep.true.items()
+        }
         found.append({**row, **true})
     return found
 
 
 def _all(table: pa.Table) -> pa.Table:
-    return table.filter(pc.equal(table["class"], ALL_CLASSES)).sort_by("margin")
+    return table.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")

@@ -1,7 +1,8 @@
 """What a recipe costs: `reports/timings/<recipe>.json` in, seconds per epoch out (figure 5 of arXiv:2005.08551).
 
 An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps;
-all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart from the results and decides nothing.
+all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart
+from the results and decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import bars
+from fer_pipeline.reporting.numbers import TIMES
 from fer_pipeline.reporting.palette import Look
 
 
@@ -50,7 +52,7 @@ def chart(timings: Sequence[Timing], looks: Mapping[str, Look]) -> bytes:
     """Bars of seconds per epoch."""
     rows = []
     for timing in timings:
-        ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}×)"
+        ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}{TIMES})"
         words = f"{timing.seconds.mean:.2f} s{ratio}"
         rows.append((timing.recipe, timing.seconds.mean, looks[timing.recipe].colour, words))
     return bars(rows, xlabel="seconds per epoch")

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json, write_text
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import Resources
+from fer_pipeline.core.settings import PlainName, Resources
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
@@ -33,6 +34,9 @@ VERSION = 1
 
 class Config(DistillSettings):
     """The section `distill` of params.yaml."""
+
+    # name of a distilled set -> what is distilled; the graph has a stage for each
+    sources: dict[PlainName, Path] = Field(default_factory=dict)
 
 
 def run(
@@ -53,7 +57,7 @@ def run(
     )
     about = {
         "version": VERSION,
-        "settings": config.model_dump(mode="json"),
+        "settings": config.model_dump(mode="json", exclude={"sources"}),
         "seed": seed,
         "source": images.kind,
         "source_sha256": images.sha256(),
@@ -150,7 +154,7 @@ def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summ
         warnings.append(probed["reason"])
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in source.left_out.items() if count)
     line = (
-        f"distill: {len(source.labels):,} {source.kind} images{f' (left out: {left_out})' if left_out else ''} -> "
+        f"{len(source.labels):,} {source.kind} images{f' (left out: {left_out})' if left_out else ''} -> "
         f"{made} images in {config.steps} step(s); after them loss {last['loss_before']:.4f} -> {last['loss']:.4f}, "
         f"accuracy {last['accuracy_before']:.4f} -> {last['accuracy']:.4f}, "
         f"step sizes {min(sizes):.4g} to {max(sizes):.4g}{' (from the store)' if reused else ''}"

@@ -1,8 +1,9 @@
 """Aligned faces and the primitive learner in, their features out, shard by shard.
 
 In: `data/faces/<set>/train` and `models/primitive`. Out: `data/embeddings/<set>`, one shard for each shard of faces. A
-finished shard is kept in the store under its faces, weights and settings and never made again, however often the stage is killed and however many shards join the pool. The device is no part of that key: a
-GPU's shard and a CPU's differ by about what half precision cuts off.
+finished shard is kept in the store under its faces, weights and settings and never made again, however often the stage
+is killed and however many shards join the pool. The device is no part of that key: a GPU's shard and a CPU's differ by
+about what half precision cuts off.
 """
 
 from pathlib import Path
@@ -20,7 +21,8 @@ from fer_pipeline.core.settings import PlainName, Resources, Settings
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.mining.embedding import Job, embed_shards
 from fer_pipeline.mining.features import VERSION
-from fer_pipeline.networks.checkpoints import CARD, WEIGHTS, read_card
+from fer_pipeline.networks.cards import CARD, read_card
+from fer_pipeline.networks.checkpoints import WEIGHTS
 
 
 class Config(Settings):

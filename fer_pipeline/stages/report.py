@@ -53,5 +53,9 @@ def run(config: Config, *, root: Path, world: World, out: Path) -> Summary:
         for figure in figures:
             write_bytes(folder / f"{figure.name}.svg", figure.svg)
     write_text(out / "index.html", page)
-    counts: dict[str, int | float] = {"results": len(evidence.results), "figures": len(figures), "bytes": len(page.encode())}
+    counts: dict[str, int | float] = {
+        "results": len(evidence.results),
+        "figures": len(figures),
+        "bytes": len(page.encode()),
+    }
     return Summary("report", f"{found['headline']}; see {out / 'index.html'}", counts, tuple(found["warnings"]))

@@ -23,7 +23,8 @@ from fer_pipeline.mining.anchor import FIT, HELD_OUT, VALIDATION, check_complete
 from fer_pipeline.mining.centroids import class_centroids
 from fer_pipeline.mining.cosine import rank_classes, without_direction
 from fer_pipeline.mining.engines import Engine, EngineName, make_engine
-from fer_pipeline.networks.checkpoints import WEIGHTS, read_card
+from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.checkpoints import WEIGHTS
 
 ROWS = 65536  # in memory at a time
 

@@ -1,6 +1,6 @@
 """Mined faces and aligned pictures in, image shards out: best first, one folder a class.
 
-In: `data/mined` and `data/faces/<pool>/train`. Out: `data/auxiliary/<pool>` with the mined faces (the VAS) and
+In: `data/mined` and `data/faces/<pool>/train`. Out: `data/auxiliary/<pool>` with the mined faces and
 `data/control/<pool>` with the random ones, laid out alike (see `artifacts.auxiliary`).
 """
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -62,7 +62,7 @@ class Config(Settings):
     empty_class: Literal["warn", "error"] = "warn"  # where a recipe uses no face of a class
 
     @model_validator(mode="after")
-    def _best_needs_validation(self) -> Self:
+    def _best_needs_validation(self) -> "Config":
         if self.training.select == "best" and self.validation == 0:
             raise ValueError("training.select: best needs validation above 0; or set training.select: last")
         return self

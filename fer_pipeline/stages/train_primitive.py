@@ -7,7 +7,7 @@ mining can be estimated on it. Which face is in which part stands in `split.parq
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ class SplitSettings(Settings):
     by_subject: bool = True  # false: pictures of one person may be in two parts
 
     @model_validator(mode="after")
-    def _something_is_left(self) -> Self:
+    def _something_is_left(self) -> "SplitSettings":
         if self.validation + self.heldout >= 1:
             raise ValueError(f"validation and heldout leave nothing to train on ({self.validation} + {self.heldout})")
         return self
@@ -61,7 +61,7 @@ class Config(Settings):
     options: supervised.Options = supervised.Options()
 
     @model_validator(mode="after")
-    def _best_needs_validation(self) -> Self:
+    def _best_needs_validation(self) -> "Config":
         if self.training.select == "best" and self.split.validation == 0:
             raise ValueError("training.select: best needs split.validation above 0; or set training.select: last")
         return self

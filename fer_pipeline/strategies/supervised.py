@@ -12,7 +12,7 @@ Happy et al. 2019, eq. 2. The paper does not say how the sets are mixed nor how 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
@@ -40,7 +40,7 @@ class Options(Settings):
     distilled_weight: Weight = 0.1
 
     @model_validator(mode="after")
-    def _fits_the_mix(self) -> Self:
+    def _fits_the_mix(self) -> "Options":
         if self.mix == "beside" and self.anchor_share is not None:
             raise ValueError("anchor_share is of mix: pooled; with mix: beside set auxiliary_ratio")
         if self.mix == "pooled" and self.auxiliary_ratio is not None:

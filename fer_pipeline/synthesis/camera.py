@@ -5,6 +5,7 @@ Order: low resolution and blur, contrast and gamma, colour cast or grey, vignett
 
 import io
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -49,12 +50,11 @@ def develop(
     if exposure.grey > 0:
         luma = seen @ np.array([0.299, 0.587, 0.114], np.float32)
         seen += np.float32(exposure.grey) * (luma[..., None] - seen)
-    down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    edge, dots = _masks(height, width)
     if exposure.vignette > 0:
-        seen *= (1 - np.float32(exposure.vignette) * smoothstep(0.5, 1.5, np.hypot(down, across)))[..., None]
+        seen *= 1 - np.float32(exposure.vignette) * edge
     if exposure.screen > 0:
-        dots = np.sin((across + down) * (height * 0.55)) * np.sin((across - down) * (height * 0.55))
-        seen += np.float32(0.16 * exposure.screen) * dots[..., None]
+        seen += np.float32(0.16 * exposure.screen) * dots
     if exposure.grain > 0:
         film = rng.standard_normal((height, width), np.float32)[..., None]
         if exposure.grey < 0.9:
@@ -68,3 +68,11 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
+
+
+@cache
+def _masks(height: int, width: int) -> tuple[Float[np.ndarray, "h w 1"], Float[np.ndarray, "h w 1"]]:
+    """How far a pixel lies in the dark corners, and the dots of a halftone screen."""
+    down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    dots = np.sin((across + down) * (height * 0.55)) * np.sin((across - down) * (height * 0.55))
+    return smoothstep(0.5, 1.5, np.hypot(down, across))[..., None], dots[..., None].astype(np.float32)

@@ -4,6 +4,7 @@ A mask is drawn by Pillow at four times the resolution inside a small window and
 microseconds; only windows are ever touched.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,18 @@ def stroke(window: Window, points: Points, thick: float, *, soft: float = 0.0) -
     return mask * np.float32(min(1.0, thick * _FINE / fine))
 
 
+def strokes(window: Window, lines: Sequence[tuple[Points, float, float]], *, soft: float = 0.0) -> Mask:
+    """Coverage of many lines of (points, thickness, strength), later ones over earlier ones, in one pass."""
+
+    def paint(draw: ImageDraw.ImageDraw, place: Callable[[Points], list[tuple[float, float]]]) -> None:
+        for points, thick, strength in lines:
+            fine = max(1, round(thick * _FINE))
+            shade = round(255 * strength * min(1.0, thick * _FINE / fine))
+            draw.line(place(points), fill=shade, width=fine)
+
+    return _drawn(window, soft, paint)
+
+
 def disc(
     centre: Float[np.ndarray, " 2"], radius_x: float, radius_y: float | None = None, *, turn: float = 0.0
 ) -> Points:
@@ -119,13 +132,7 @@ def smoothstep(low: float, high: float, x: Float[np.ndarray, "*s"]) -> Float[np.
     return t * t * (3 - 2 * t)
 
 
-def blurred(mask: Mask, radius: float) -> Mask:
-    """A mask after a Gaussian blur, to 8 bits."""
-    image = Image.fromarray((np.clip(mask, 0, 1) * 255 + 0.5).astype(np.uint8))
-    return np.asarray(image.filter(ImageFilter.GaussianBlur(radius)), np.float32) * np.float32(1 / 255)
-
-
-def _drawn(window: Window, soft: float, paint) -> Mask:
+def _drawn(window: Window, soft: float, paint: Callable[..., None]) -> Mask:
     width, height = window.right - window.left, window.bottom - window.top
     if window.empty:
         return np.zeros((max(height, 0), max(width, 0)), np.float32)
@@ -139,4 +146,5 @@ def _drawn(window: Window, soft: float, paint) -> Mask:
     image = image.reduce(_FINE)
     if soft > 0:
         image = image.filter(ImageFilter.GaussianBlur(soft))
-    return np.asarray(image, np.float32) * np.float32(1 / 255)
+    covered = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width)
+    return covered * np.float32(1 / 255)

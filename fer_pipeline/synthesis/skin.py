@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fer_pipeline.synthesis.anatomy import Curve, Face
-from fer_pipeline.synthesis.canvas import Canvas, Mask, Window, blurred, noise, polygon, stroke
+from fer_pipeline.synthesis.canvas import Canvas, Mask, Window, noise, polygon, strokes
 from fer_pipeline.synthesis.head import Head, Surface
 
 
@@ -82,13 +82,19 @@ def shading(nx: Mask, ny: Mask, light: Light, nz: float = 1.0) -> tuple[Mask, Ma
 
 def creases(head: Head, window: Window) -> Mask:
     """Folds and wrinkles as a darkness between 0 and 1."""
-    total = np.zeros((window.bottom - window.top, window.right - window.left), np.float32)
-    for points, thick, strength in _lines(head.face):
-        if strength > 0.03:
-            total = np.maximum(
-                total, stroke(window, head.project(points), thick * head.view.unit) * np.float32(min(strength, 1.0))
-            )
-    return blurred(total, max(0.5, 0.022 * head.view.unit))
+    lines = sorted(
+        (line for line in _lines(head.face) if line[2] > 0.03), key=lambda line: line[2]
+    )  # the darkest on top
+    if not lines:
+        return np.zeros((window.bottom - window.top, window.right - window.left), np.float32)
+    pixels = head.project(np.concatenate([points for points, _, _ in lines]))
+    ends = np.cumsum([len(points) for points, _, _ in lines])[:-1]
+    unit = head.view.unit
+    drawn = [
+        (points, thick * unit, min(strength, 1.0))
+        for points, (_, thick, strength) in zip(np.split(pixels, ends), lines, strict=True)
+    ]
+    return strokes(window, drawn, soft=max(0.5, 0.022 * unit))
 
 
 def _spot(dx: Mask, dy: Mask, width: float, height: float) -> Mask:

@@ -58,25 +58,25 @@ class Style(Settings):
 STYLES: dict[str, Style] = {
     "anchor": Style(),
     "wild": Style(
-        yaw=12, pitch=7, roll=7, face=(0.2, 0.27), shift=0.04, side_light=0.5, top_light=(-0.7, 0.05),
-        ambient=(0.3, 0.7), warmth=0.07, gloss=(0.0, 0.16), gaze=0.03, occlusion=0.08,
+        yaw=10, pitch=6, roll=6, face=(0.2, 0.27), shift=0.04, side_light=0.42, top_light=(-0.7, 0.0),
+        ambient=(0.35, 0.7), warmth=0.06, gloss=(0.0, 0.14), gaze=0.025, occlusion=0.06,
         backdrops=BACKDROPS, backdrop=(0.1, 0.9), backdrop_colour=0.12,
-        shrink=(1.0, 1.7), blur=(0.0, 0.8), contrast=(0.65, 1.35), brightness=(-0.1, 0.12), gamma=(0.7, 1.3),
-        cast=0.06, grey=0.2, fade=(0.0, 0.6), vignette=(0.0, 0.4), screen=(0.0, 0.25), grain=(0.0, 0.04),
+        shrink=(1.0, 1.5), blur=(0.0, 0.7), contrast=(0.7, 1.3), brightness=(-0.12, 0.08), gamma=(0.8, 1.2),
+        cast=0.06, grey=0.25, fade=(0.0, 0.6), vignette=(0.0, 0.4), screen=(0.0, 0.25), grain=(0.0, 0.03),
         quality=(50, 95),
     ),
     "film": Style(
         yaw=8, pitch=5, roll=5, face=(0.22, 0.26), shift=0.03, side_light=0.5, top_light=(-0.6, -0.1),
         ambient=(0.4, 0.6), warmth=0.06, gaze=0.025, occlusion=0.02,
         backdrops=("studio", "blobs", "room"), backdrop=(0.08, 0.4), backdrop_colour=0.06,
-        shrink=(1.0, 1.4), blur=(0.3, 0.7), contrast=(0.6, 0.8), brightness=(-0.16, -0.06), gamma=(0.8, 1.0),
+        shrink=(1.0, 1.4), blur=(0.3, 0.7), contrast=(0.62, 0.82), brightness=(-0.14, -0.05), gamma=(0.8, 1.0),
         cast=0.07, fade=(0.2, 0.6), vignette=(0.2, 0.5), grain=(0.02, 0.035), quality=(60, 85),
     ),
     "press": Style(
         yaw=8, pitch=5, roll=5, face=(0.22, 0.26), shift=0.03, side_light=0.45, top_light=(-0.6, -0.1),
         ambient=(0.4, 0.6), gaze=0.02, occlusion=0.02,
         backdrops=("studio", "stripes", "room"), backdrop=(0.3, 0.95), backdrop_colour=0.08,
-        shrink=(1.0, 1.3), blur=(0.1, 0.5), contrast=(1.2, 1.45), brightness=(-0.1, -0.02), gamma=(0.85, 1.05), grey=1.0,
+        shrink=(1.0, 1.3), blur=(0.1, 0.5), contrast=(1.15, 1.4), brightness=(-0.08, 0.0), gamma=(0.85, 1.05), grey=1.0,
         screen=(0.1, 0.35), grain=(0.01, 0.025), quality=(55, 85),
     ),
 }  # fmt: skip

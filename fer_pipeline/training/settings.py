@@ -1,6 +1,6 @@
 """How a network is trained: the settings that every strategy shares, refused where they contradict each other."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -20,7 +20,7 @@ class Sgd(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
+    def _nesterov_needs_momentum(self) -> "Sgd":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
@@ -82,7 +82,7 @@ class AugmentSettings(Settings):
     erase_area: tuple[Share, Share] = (0.02, 0.2)  # of the image
 
     @model_validator(mode="after")
-    def _area_rises(self) -> Self:
+    def _area_rises(self) -> "AugmentSettings":
         if self.erase_area[0] > self.erase_area[1]:
             raise ValueError(f"erase_area must rise, found {list(self.erase_area)}")
         return self
@@ -106,7 +106,7 @@ class TrainingSettings(Settings):
     threads: Annotated[int, Field(ge=1)] = 1  # of one training on a CPU; sums, so bytes, depend on it
 
     @model_validator(mode="after")
-    def _one_length(self) -> Self:
+    def _one_length(self) -> "TrainingSettings":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
         return self

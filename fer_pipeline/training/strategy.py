@@ -13,7 +13,7 @@ and a second step may look at what the first one changed. What must survive a pa
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ class Ingredients:
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)  # by stream, where balance: weights
 
 
+@runtime_checkable
 class Learner(Protocol):
     """What the loop offers within one step."""
 
@@ -55,6 +56,7 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """An `nn.Module` that knows how to learn from one step's batches."""
 

@@ -1,8 +1,8 @@
 """A network on labelled images: loss, accuracy and mean class accuracy, in batches, as in use."""
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
@@ -48,4 +48,4 @@ def better(new: dict[str, float], old: dict[str, float] | None, monitor: str) ->
     if old is None:
         return True
     sign = -1.0 if monitor == "loss" else 1.0
-    return (sign * new[monitor], -new["loss"]) > (sign * old[monitor], -old["loss"]) and np.isfinite(new["loss"])
+    return (sign * new[monitor], -new["loss"]) > (sign * old[monitor], -old["loss"]) and math.isfinite(new["loss"])

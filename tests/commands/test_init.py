@@ -1,12 +1,16 @@
 """`init`: what is guessed, what is asked, and that what it writes is what the stages read."""
 
+import importlib.util
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from fer_pipeline.commands import init
 from fer_pipeline.commands.check import check
@@ -40,6 +44,17 @@ def labelled_rows(*, splits: tuple[str, ...] = ("train", "test"), column: str = 
         for split in splits
         for i, label in enumerate(LABELS)
     ]
+
+
+@pytest.fixture(scope="session")
+def world_writer(root: Path) -> ModuleType:
+    """The specification's writer of `.rec` files, which the adapter's tests use."""
+    spec = importlib.util.spec_from_file_location("records", root / "tests" / "datasets" / "worlds" / "recordio.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -101,6 +116,7 @@ def test_the_sample_faces(sample_faces: Path, root: Path, tmp_path: Path, monkey
     assert (world.anchor, world.train, world.pools, world.targets) == ("lfw", "lfw", ("pool",), ("lfw", "movies"))
     assert world.datasets["lfw"].path == sample_faces / "lfw"
     assert world.datasets["pool"].path == sample_faces / "pool" / "pool.rec"
+    assert yaml.safe_load(params.read_text())["align"]["sets"] == {"pool": {"prealigned": True}}
     assert world.datasets["movies"].classes == {"disgust": None, "fear": None}
     rows = [line.split() for line in told.splitlines()]
     assert ["lfw", "anchor+target", "train", "465", "55", "150", "24", "86", "150"] in rows
@@ -118,7 +134,7 @@ def test_what_is_written_is_what_the_stages_read(call: Init) -> None:
     assert settings["anchor"] == settings["train"] == "anchor"
     assert settings["targets"] == ["anchor", "wild"]
     assert settings["embed"]["sets"] == ["anchor", "pool"]
-    assert settings["synthesize"]["sets"] == {}
+    assert settings["synthesize"]["sets"] == settings["align"]["sets"] == {}
     assert settings["recipes"]["baseline"]["data"] == "data/faces/anchor/train"
     assert "data/faces/anchor" not in json.dumps(settings["recipes"]["vas"])
     for name, dataset in checked.world.datasets.items():
@@ -376,3 +392,25 @@ def test_missing_pictures_are_refused_or_left_to_align(call: Init) -> None:
     assert "1 of 6 pictures" in fault(call)
     call(reject_missing=True)
     assert written()["datasets"]["anchor"]["options"]["missing"] == "reject"
+
+
+def test_a_rec_of_whole_pictures_is_not_taken_as_crops(
+    call: Init, tmp_path: Path, world_writer: ModuleType, project: Path
+) -> None:
+    for name, size in (("crops", (8, 8)), ("pictures", (8, 6))):
+        buffer = io.BytesIO()
+        Image.new("RGB", size).save(buffer, format="png")
+        world_writer.write(tmp_path / name, [world_writer.pack(buffer.getvalue(), label=1, number=0)])
+    call(pools=["recordio:../crops", "whole=recordio:../pictures/pool.rec"])
+    assert written()["align"]["sets"] == {"crops": {"prealigned": True}}
+    assert written()["pools"] == ["crops", "whole"]
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["index", "stream"])
+def test_a_truncated_pool_is_told_before_anything_is_written(
+    call: Init, tmp_path: Path, world_writer: ModuleType, index: bool
+) -> None:
+    records = [world_writer.pack(b"p" * 50, label=1, number=number) for number in range(9)]
+    path = world_writer.write(tmp_path / "cut", records, index=index)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert "truncated: record 8 at byte" in fault(call, pools=["recordio:../cut/pool.rec"])

@@ -1,5 +1,6 @@
 """The `csv` adapter: guesses that are obvious, faults in one line, and no way out of the image root."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,14 @@ def test_missing_pictures_are_counted_or_passed_on(folder: Path) -> None:
     assert [sample.id for sample in found] == ["a.jpg", "b.jpg"]
     with pytest.raises(DataError, match="No such file"):
         csv.read(found[1], Options())
+
+
+def test_a_row_that_names_a_folder_or_a_pipe_is_told(folder: Path) -> None:
+    (folder / "images" / "more").mkdir()
+    os.mkfifo(folder / "images" / "pipe")
+    for name in ("more", "pipe"):
+        (folder / "labels.csv").write_text(f"image,emotion\n{name},Happy\n")
+        assert f"line 2: {folder}/images/{name} is no plain file" in fault(folder, missing="reject")
 
 
 def test_a_picture_listed_twice_is_told_by_its_lines(folder: Path) -> None:

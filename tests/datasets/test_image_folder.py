@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.datasets import image_folder
 from fer_pipeline.datasets.image_folder import Options
@@ -93,6 +94,8 @@ def test_names_that_are_no_text_get_ids_that_are(tmp_path: Path) -> None:
         r"a.jpg\x231",
         r"a.jpg\\x231",
     }
+    # What is cached is known by its path.
+    assert len({fingerprint(sample.path) for sample in listed(tmp_path)}) == len(names)
     assert found[r"caf\xe9.jpg"] == b"caf\xe9.jpg"
     assert found[r"a.jpg\x231"] == b"a.jpg#1"
 
@@ -113,14 +116,21 @@ def test_a_link_in_a_circle_is_refused(tmp_path: Path) -> None:
     assert "link to a folder that holds it" in fault(tmp_path)
 
 
-def test_a_broken_link_and_a_pipe_are_told_when_read(tmp_path: Path) -> None:
+def test_a_broken_link_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("nothing.jpg")
-    os.mkfifo(tmp_path / "b.jpg")
-    broken, pipe = listed(tmp_path)
+    [broken] = listed(tmp_path)
     with pytest.raises(DataError, match="No such file"):
         image_folder.read(broken, Options())
+
+
+def test_a_pipe_is_refused_since_reading_it_never_ends(tmp_path: Path) -> None:
+    plant(tmp_path, "sad/a.jpg")
+    [sample] = listed(tmp_path)
+    sample.path.unlink()
+    os.mkfifo(sample.path)
+    assert "sad/a.jpg is a pipe" in fault(tmp_path)
     with pytest.raises(DataError, match="no plain file"):
-        image_folder.read(pipe, Options())
+        image_folder.read(sample, Options())
 
 
 def test_a_path_that_is_a_file_is_told(tmp_path: Path) -> None:

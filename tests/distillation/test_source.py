@@ -96,6 +96,13 @@ def test_other_classes_are_refused(split: Path) -> None:
         read_source(split, classes=("happiness", "anger", "neutral"), seed=0)
 
 
+def test_a_test_split_is_refused(tmp_path: Path) -> None:
+    rows = {**_columns(["set/0"], [0], [0]), "split": ["test"]}
+    write_shard(tmp_path / "part-00000.parquet", pa.table(rows, schema=face_schema(CLASSES, crop=8)))
+    with pytest.raises(DataError, match="holds the split 'test'"):
+        read_source(tmp_path, classes=CLASSES, seed=0)
+
+
 def test_nothing_to_distil_is_refused(split: Path) -> None:
     everything = frozenset(f"set/{value}" for value in range(8))
     with pytest.raises(DataError, match="no labelled image to distil"):

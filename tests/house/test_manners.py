@@ -34,7 +34,7 @@ def test_nothing_is_unpickled_printed_or_exited(file: Path) -> None:
             assert "weights_only=True" in ast.unparse(call), "torch.load without weights_only=True"
         if name.endswith(("yaml.load", "np.load", "numpy.load")):
             assert "allow_pickle=True" not in ast.unparse(call)
-    if file.name != "cli.py":
+    if file.name != "terminal.py":
         assert "print" not in names
         assert not {"exit", "sys.exit", "os._exit"} & set(names)
 

@@ -19,11 +19,20 @@ from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, RecipeSettings, World
+from fer_pipeline.core.summaries import Summary
 from fer_pipeline.evaluation.failures import worst_failures
 from fer_pipeline.evaluation.predictions import Predictions, write_predictions
+from fer_pipeline.reporting import charts
+from fer_pipeline.stages import report
 
 SKILL = {"labelled": 0.62, "mined": 0.69, "distilled": 0.64, "random": 0.63, "random_real": 0.62}
-USES = {"baseline": "labelled", "vas": "mined", "das": "distilled", "random_vas": "random", "random_real": "random_real"}
+USES = {
+    "baseline": "labelled",
+    "vas": "mined",
+    "das": "distilled",
+    "random_vas": "random",
+    "random_real": "random_real",
+}
 
 
 @dataclass
@@ -111,7 +120,12 @@ class Project:
     def train(self, recipe: str) -> None:
         seconds = {"mined": 3.1, "random": 3.0, "distilled": 1.3, "random_real": 1.25}.get(self.recipes[recipe], 1.1)
         record = {
-            str(seed): {"seconds_per_epoch": seconds + 0.01 * k, "seconds_per_step": 0.05, "steps_per_epoch": 20, "steps": 200}
+            str(seed): {
+                "seconds_per_epoch": seconds + 0.01 * k,
+                "seconds_per_step": 0.05,
+                "steps_per_epoch": 20,
+                "steps": 200,
+            }
             for k, seed in enumerate(self.seeds)
         }
         path = self.root / "reports" / "timings" / f"{recipe}.json"
@@ -165,7 +179,9 @@ class Project:
             for k in range(size):
                 for rank, row in enumerate([row for row in rows if row["label"] == k], 1):
                     row["rank"] = rank
-            write_rows(data / "mined" / f"{name}.parquet", pa.Table.from_pylist(rows, schema=mined_schema(self.classes)))
+            write_rows(
+                data / "mined" / f"{name}.parquet", pa.Table.from_pylist(rows, schema=mined_schema(self.classes))
+            )
             self.shards(data / folder, rows, anchor.parent)
         kept = {name: sum(pools[pool]["by_class"][name] for pool in self.pools) for name in self.classes}
         estimate = {
@@ -233,7 +249,13 @@ class Project:
             pixels = np.clip(images[0, k].transpose(1, 2, 0) * 40 + 128, 0, 255).astype(np.uint8)
             (folder / "previews" / f"{name}.png").write_bytes(encode(np.ascontiguousarray(pixels), format="png"))
         curve = [{"epoch": e, "train": 1 - 0.7 * 0.8**e, "test": 1 - 0.75 * 0.85**e} for e in range(1, 21)]
-        probe = {"moments": [0, 10], "chance": 1 / size, "saved_image": [curve, curve], "unseen_image": [], "reason": ""}
+        probe = {
+            "moments": [0, 10],
+            "chance": 1 / size,
+            "saved_image": [curve, curve],
+            "unseen_image": [],
+            "reason": "",
+        }
         (folder / "probe.json").write_text(json.dumps(probe))
         rows = ["epoch,loss_before,loss", *(f"{e},1.2,{0.5 + 0.7 * 0.9**e}" for e in range(1, 31))]
         (folder / "history.csv").write_text("\n".join(rows) + "\n")
@@ -242,12 +264,11 @@ class Project:
         for name in self.world.datasets:
             folder = self.root / "data" / "faces" / name
             folder.mkdir(parents=True, exist_ok=True)
-            labels = {} if name in self.pools else {label: 10 + k for k, label in enumerate(self.classes)}
-            split = {"faces": sum(labels.values()) or 120, "labels": labels, "unlabelled": 0 if labels else 120}
+            labels = {label: 0 if name in self.pools else 10 + k for k, label in enumerate(self.classes)}
+            faces = sum(labels.values())
+            split = {"faces": faces or 120, "labels": labels, "unlabelled": 0 if faces else 120}
+            split |= {"samples": split["faces"] + 4, "rejected": {"no_face": 3, f"{self.odd_name}small": 1}}
             (folder / "summary.json").write_text(json.dumps({"splits": {"train": split, "test": split}}))
-            reasons = ["no_face"] * 3 + ["small"]
-            rows = {"sample_id": list("abcd"), "reason": reasons}
-            pq.write_table(pa.table(rows), folder / "rejected.parquet")
 
     def lock(self) -> None:
         (self.root / "dvc.lock").write_text(
@@ -280,6 +301,48 @@ class Project:
         box = (mid - side * 0.18, side * 0.68 - abs(bend) * side, mid + side * 0.18, side * 0.68 + abs(bend) * side + 1)
         pen.arc(box, 180 if bend < 0 else 0, 360 if bend < 0 else 180, fill=(120, 30, 40), width=max(2, side // 30))
         return np.asarray(picture.resize((self.crop, self.crop), Image.Resampling.LANCZOS))
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A project and the page that the stage wrote for it."""
+
+    project: Project
+    page: str
+    summary: Summary
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        path = self.project.root / "reports" / "tables" / f"{name}.csv"
+        with path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+
+
+def write_report(project: Project, **settings: Any) -> Reported:
+    """Runs the stage."""
+    out = project.root / "reports"
+    summary = report.run(
+        report.Config(**{"bootstrap": 200, **settings}), root=project.root, world=project.world, out=out
+    )
+    return Reported(project, (out / "index.html").read_text(encoding="utf-8"), summary)
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Reported]:
+    """Runs the stage on a project; keyword arguments are its settings. Nothing is drawn."""
+    monkeypatch.setattr(charts, "picture", lambda draw, height: b"<?xml version='1.0'?><svg/>")
+    return write_report
+
+
+@pytest.fixture
+def write() -> Callable[..., Reported]:
+    """The same with all drawings."""
+    return write_report
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Reported:
+    """The report of a whole world, made once; no test may change it."""
+    return write_report(Project(tmp_path_factory.mktemp("whole")).build())
 
 
 @pytest.fixture

@@ -10,10 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fer_pipeline.artifacts.faces import decode, encode, face_schema, write_shard
+from fer_pipeline.artifacts.faces import decode, encode, face_schema, read_faces, write_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.evaluation.predictions import read_predictions
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.cards import Card
+from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.stages import evaluate
 
 CLASSES = ("anger", "fear", "happiness")
@@ -188,4 +193,22 @@ def test_foreign_labels_and_nan_models_are_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(globals(), "CASES", [("contempt", "fear", "fear", 0.5), *CASES[:5]])
     write_faces(tmp_path / "faces" / "test", classes=("contempt", "anger", "happiness"))
     with pytest.raises(DataError, match="labels outside the classes: contempt"):
+        measure(tmp_path)
+
+
+def test_a_real_checkpoint_is_asked_and_its_label_order_checked(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces" / "test")
+    network = NetworkSettings(size=8, width=4)
+    for seed in (0, 1):
+        card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=8))
+        save_checkpoint(tmp_path / "models" / str(seed), build(network, len(CLASSES), seed=seed), card)
+    measure(tmp_path)
+    found = read_predictions(tmp_path / "out" / "predictions.parquet")
+    faces = read_faces(tmp_path / "faces" / "test")
+    for row, seed in enumerate((0, 1)):
+        told = load_checkpoint(tmp_path / "models" / str(seed)).predict(faces.images)[faces.labels >= 0]
+        np.testing.assert_allclose(found.probabilities[row], told, atol=1e-6)
+    card = Card(network=network, classes=CLASSES[::-1], preprocessing=Preprocessing(size=8))
+    save_checkpoint(tmp_path / "models" / "1", build(network, len(CLASSES), seed=1), card)
+    with pytest.raises(DataError, match="was trained with the classes happiness, fear, anger"):
         measure(tmp_path)

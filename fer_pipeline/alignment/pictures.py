@@ -1,0 +1,97 @@
+"""Untrusted bytes in, an upright 8-bit RGB picture out, or a `Rejection` with a short stable reason; nothing else.
+
+The size is judged by the header before a pixel is decoded. EXIF orientation is applied, the first frame of an animation
+is taken, 16-bit grey is scaled and not clipped, transparency is laid over a stated background. Metadata that Pillow
+only warns of does not reject a picture.
+"""
+
+import io
+import warnings
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field
+
+from fer_pipeline.core.settings import Settings
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
+TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class Rejection(Exception):  # noqa: N818 - no error of the program: the picture cannot be used, and this says why
+    """Why a picture gives no face: one of a few short reasons that are counted."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class PictureSettings(Settings):
+    """Which pictures are taken at all."""
+
+    min_side: Annotated[int, Field(ge=1)] = 16
+    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # more is taken for a decompression bomb
+    background: tuple[Level, Level, Level] = (255, 255, 255)  # RGB under transparent pixels
+
+
+def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """The picture, or a `Rejection`: empty, not_an_image, too_many_pixels, too_small, truncated or damaged."""
+    if not data:
+        raise Rejection("empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return _decoded(data, settings or PictureSettings())
+        except Rejection:
+            raise
+        except UnidentifiedImageError:
+            raise Rejection("not_an_image") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise Rejection("too_many_pixels") from None
+        except Exception as error:  # decoders fail in many ways on damaged bytes; none may stop a run of millions
+            cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+            raise Rejection("truncated" if cut else "damaged") from None
+
+
+def _decoded(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        width, height = picture.size
+        if width * height > settings.max_pixels:
+            raise Rejection("too_many_pixels")
+        if min(width, height) < settings.min_side:
+            raise Rejection("too_small")
+        picture.load()
+        return np.array(_rgb(_eight_bits(_upright(picture)), settings.background))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged metadata says nothing about the pixels, which are decoded already
+        return picture
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Deeper grey scaled by its range: 16 bits, or floats of 0 to 1; Pillow's own conversion would clip it."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    levels = np.asarray(picture, dtype=np.float64)
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 65535:
+        raise Rejection("damaged")
+    if picture.mode == "F":
+        highest = next(limit for limit in (1, 255, 65535) if levels.max() <= limit)
+    else:
+        highest = 65535
+    return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
+
+
+def _rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
+        under = Image.new("RGBA", picture.size, (*background, 255))
+        picture = Image.alpha_composite(under, picture.convert("RGBA"))
+    return picture.convert("RGB")

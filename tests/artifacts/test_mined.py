@@ -1,0 +1,72 @@
+"""Mined rows, the sweep and the summary on disk."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fer_pipeline.artifacts.mined import MINED, mined_schema, read_rows, read_summary, sweep_table, write_rows
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import write_json
+
+CLASSES = ("anger", "fear")
+
+
+def table() -> pa.Table:
+    columns = [
+        pa.array(["p/1", "p/2"]),
+        pa.array(["p", "p"]),
+        pa.array([0, 1]),
+        pa.array([0.5, 0.25], pa.float32()),
+        pa.array([0.25, 0.125], pa.float32()),
+        pa.array([1, 1]),
+    ]
+    return pa.Table.from_arrays(columns, schema=mined_schema(CLASSES))
+
+
+def test_rows_come_back_with_class_names(tmp_path: Path) -> None:
+    write_rows(tmp_path / MINED, table())
+    assert read_rows(tmp_path, MINED, classes=CLASSES).equals(table(), check_metadata=True)
+    assert pq.read_table(tmp_path / MINED).to_pydict()["face_id"] == ["p/1", "p/2"]
+    first = (tmp_path / MINED).read_bytes()
+    write_rows(tmp_path / MINED, table())
+    assert (tmp_path / MINED).read_bytes() == first
+
+
+def test_other_classes_and_absence_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run mine"):
+        read_rows(tmp_path, MINED, classes=CLASSES)
+    write_rows(tmp_path / MINED, table())
+    with pytest.raises(DataError, match="rerun mine"):
+        read_rows(tmp_path, MINED, classes=("fear", "anger"))
+
+
+def test_sweep_has_a_row_for_all_and_for_each_class() -> None:
+    interval = np.full((2, 2, 3), np.nan)
+    interval[0, 0] = (0.5, 0.4, 0.6)
+    found = sweep_table(
+        CLASSES,
+        margin=np.array([0.0, 0.5]),
+        kept=np.array([[3, 4], [1, 0]]),
+        heldout=np.array([[10, 0], [5, 0]]),
+        interval=interval,
+        overall=np.array([[0.5, 0.4, 0.6], [np.nan] * 3]),
+    ).to_pylist()
+    assert [(row["margin"], row["class"], row["kept"], row["heldout"]) for row in found] == [
+        (0.0, "*", 7, 10),
+        (0.0, "anger", 3, 10),
+        (0.0, "fear", 4, 0),
+        (0.5, "*", 1, 5),
+        (0.5, "anger", 1, 5),
+        (0.5, "fear", 0, 0),
+    ]
+    assert [row["precision"] for row in found] == [0.5, 0.5, None, None, None, None]
+    assert found[1]["low"] == 0.4
+    assert found[1]["high"] == 0.6
+
+
+def test_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "summary.json", {"kept": 2})
+    assert read_summary(tmp_path) == {"kept": 2}

@@ -1,0 +1,84 @@
+"""Scores and centroids on disk: what was written comes back, other classes are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from fer_pipeline.artifacts.scores import (
+    HELDOUT,
+    Centroids,
+    read_centroids,
+    read_heldout,
+    read_scores,
+    score_batch,
+    score_schema,
+    write_centroids,
+    write_scores,
+)
+from fer_pipeline.core.errors import DataError
+
+CLASSES = ("anger", "fear")
+
+
+def rows(cosine: list[list[float]], start: int = 0, label: list[int] | None = None) -> pa.RecordBatch:
+    values = np.array(cosine, np.float32).reshape(-1, 2)
+    return score_batch(
+        score_schema(CLASSES, labelled=label is not None),
+        face_id=pa.array([f"set/{start + i}" for i in range(len(values))], pa.string()),
+        cosine=values,
+        nearest=values.argmax(axis=1),
+        margin=np.abs(values[:, 0] - values[:, 1]),
+        label=None if label is None else np.array(label),
+    )
+
+
+def test_round_trip_over_shards(tmp_path: Path) -> None:
+    schema = score_schema(CLASSES)
+    write_scores(tmp_path / "part-00001.arrow", schema, [rows([[0.5, -0.25]], 2)])
+    write_scores(tmp_path / "part-00000.arrow", schema, [rows([[0.25, 0.75]], 0), rows([[0, 0]], 1)])
+    scores = read_scores(tmp_path, classes=CLASSES)
+    assert scores.face_id.to_pylist() == ["set/0", "set/1", "set/2"]
+    assert scores.nearest.tolist() == [1, 0, 0]
+    assert scores.margin.tolist() == [0.5, 0, 0.75]
+    assert scores.best.tolist() == [0.75, 0, 0.5]
+    assert scores.directed.tolist() == [True, False, True]
+    assert scores.label is None
+
+
+def test_held_out_faces_have_labels(tmp_path: Path) -> None:
+    write_scores(tmp_path / HELDOUT, score_schema(CLASSES, labelled=True), [rows([[0.5, 0.25]], label=[1])])
+    heldout = read_heldout(tmp_path, classes=CLASSES)
+    assert heldout.label is not None
+    assert heldout.label.tolist() == [1]
+
+
+def test_no_held_out_face_is_no_fault(tmp_path: Path) -> None:
+    write_scores(tmp_path / HELDOUT, score_schema(CLASSES, labelled=True), [])
+    assert len(read_heldout(tmp_path, classes=CLASSES)) == 0
+
+
+def test_other_classes_are_refused(tmp_path: Path) -> None:
+    write_scores(tmp_path / "part-00000.arrow", score_schema(CLASSES), [rows([[0.5, 0.25]])])
+    with pytest.raises(DataError, match=r"expected .*'fear', 'anger'.*rerun score"):
+        read_scores(tmp_path, classes=("fear", "anger"))
+    with pytest.raises(DataError, match=r"heldout.arrow does not exist"):
+        read_heldout(tmp_path, classes=CLASSES)
+
+
+def test_centroids_keep_every_digit(tmp_path: Path) -> None:
+    stored = Centroids(np.random.default_rng(0).standard_normal((2, 5)), np.array([3, 4]), CLASSES)
+    write_centroids(tmp_path, stored)
+    read = read_centroids(tmp_path)
+    np.testing.assert_array_equal(read.vectors, stored.vectors)
+    np.testing.assert_array_equal(read.counts, stored.counts)
+    assert read.classes == CLASSES
+
+
+def test_missing_or_damaged_centroids_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_centroids(tmp_path)
+    (tmp_path / "centroids.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_centroids(tmp_path)

@@ -1,0 +1,190 @@
+"""The page as a whole: self-contained, escaped, the same bytes again, and honest about what is missing."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fer_pipeline.core.errors import DataError
+
+EVIL = "<script>alert('1')</script>\"&'`{{7*7}}\u202e"
+
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Elements(HTMLParser):
+    """All elements with their attributes, and whether every one was closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_nothing_comes_from_outside(whole: Any) -> None:
+    elements = Elements(whole.page)
+    assert elements.open == []
+    tags = {tag for tag, _ in elements.found}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "base", "form"}
+    identifiers = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
+    for tag, attributes in elements.found:
+        assert not [name for name in attributes if name.startswith("on")]
+        if tag == "img":
+            assert attributes["src"].startswith("data:image/")  # type: ignore[union-attr]
+            assert attributes["alt"]
+        if tag == "a":
+            assert attributes["href"].removeprefix("#") in identifiers  # type: ignore[union-attr]
+    assert "url(" not in whole.page.split("</style>")[0]
+
+
+def test_every_part_is_there(whole: Any) -> None:
+    for words in ("(figure 3)", "(figure 4)", "(figure 5)", "(figure 6)", "(figure 7)", "Margin sweep", "params.yaml"):
+        assert words in whole.page
+    assert "no fear: left out of the class mean" in whole.page
+    assert {path.name for path in (whole.project.root / "reports" / "figures").iterdir()} == {
+        "mined_counts.svg",
+        "precision.svg",
+        "sweep_kept.svg",
+        "sweep_precision.svg",
+        "probe_auxiliary.svg",
+        "distillation_auxiliary.svg",
+        "seconds_per_epoch.svg",
+        "validation.svg",
+        "training_loss.svg",
+    }
+
+
+def test_names_from_outside_are_escaped(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project(odd_name=EVIL)
+    lock = made.root / "dvc.lock"
+    lock.write_text(
+        lock.read_text().replace("--out data/mined", f"--out {EVIL}").replace("  mine:", f'  "{EVIL[:9]}":')
+    )
+    (made.root / "params.yaml").write_text(f"# {EVIL}\n</pre><script>1</script>")
+    page = reported(made, title=EVIL).page
+    elements = Elements(page)
+    assert elements.open == []
+    assert "script" not in {tag for tag, _ in elements.found}
+    assert "alert" in page
+    assert "49" not in page.split("<title>")[1].split("</title>")[0]
+    titles = [attributes["title"] for tag, attributes in elements.found if tag == "figure" and "title" in attributes]
+    assert any("<script>" in title for title in titles)  # as words
+    assert not any("\u202e" in title for title in titles)
+
+
+def test_same_inputs_same_bytes_wherever_they_lie(whole: Any, write: Callable[..., Any], tmp_path: Path) -> None:
+    def everything(out: Path) -> dict[str, bytes]:
+        files = [out / "index.html", *(out / "tables").iterdir(), *(out / "figures").iterdir()]
+        return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+    copy = replace(whole.project, root=tmp_path / "elsewhere")
+    shutil.copytree(whole.project.root, copy.root)
+    lock = copy.root / "dvc.lock"
+    lock.write_text(lock.read_text().replace("deadbeef", "feedf00d"))  # the report's own entry, written after it ran
+    write(copy)
+    assert everything(copy.root / "reports") == everything(whole.project.root / "reports")
+
+
+def test_settings_change_the_page(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project(faces=40)
+    pages = [
+        reported(made, **settings).page
+        for settings in (
+            {},
+            {"title": "Other"},
+            {"baseline": "vas"},
+            {"faces_per_class": 3},
+            {"failures_per_class": 1},
+            {"bootstrap": 300},
+            {"bootstrap_seed": 1},
+            {"by_subject": False},
+        )
+    ]
+    assert len(set(pages)) == len(pages)
+
+
+def test_a_small_world_says_what_it_lacks(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project(seeds=(3,), pools=("street",), targets=("film",), recipes={"baseline": "labelled", "vas": "mined"})
+    for part in ("data/truth", "reports/timings", "models", "data/faces"):
+        shutil.rmtree(made.root / part)
+    (made.root / "dvc.lock").unlink()
+    found = reported(made)
+    for words in (
+        "One seed only, so no verdict: Mined faces",
+        "One seed: there is no interval over seeds",
+        "No control recipe stands beside it",
+        "No pool of this run has a known truth",
+        "Nothing was distilled in this run",
+        "No timings were recorded",
+        "No data set was aligned",
+        "There is no <code>dvc.lock</code> here",
+        "not a git checkout",
+    ):
+        assert words in found.page
+    assert "±" not in found.page.split('aria-label="Results table"')[1].split("</table>")[0]
+    assert found.table("precision")[0]["true"] == ""
+    assert not (made.root / "reports" / "tables" / "timings.csv").exists()
+
+
+def test_results_alone_are_enough(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project()
+    for part in ("data", "models", "reports/timings"):
+        shutil.rmtree(made.root / part)
+    shutil.rmtree(made.root / "reports" / "metrics" / "das" / "film")
+    found = reported(made)
+    assert "Nothing was mined in this run" in found.page
+    assert any("das on film" in warning for warning in found.summary.warnings)
+
+
+def test_without_a_baseline_it_says_so(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project(recipes={"vas": "mined", "random_vas": "random"})
+    found = reported(made)
+    assert any("no recipe “baseline”" in warning for warning in found.summary.warnings)
+    assert {(row["recipe"], row["against"]) for row in found.table("differences")} == {("vas", "random_vas")}
+
+
+def test_few_test_faces_are_a_warning(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    """Nine faces over three classes: one face is a third of a class and a ninth of the class mean."""
+    found = reported(project(faces=9, targets=("film",)))
+    assert any(
+        "film has few test faces of anger 3" in warning and "11.1 points" in warning
+        for warning in found.summary.warnings
+    )
+
+
+def test_damage_and_emptiness_are_one_line(
+    project: Callable[..., Any], reported: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = project(faces=20)
+    for name, words in {
+        "reports/metrics/vas/film/predictions.parquet": "no predictions table",
+        "data/truth/street.parquet": "no table of face_id and dominant",
+        "data/mined/sweep.parquet": "cannot be read",
+        "data/faces/studio/summary.json": "no valid JSON",
+        "models/final/vas/10/history.csv": "no table of numbers",
+    }.items():
+        path = made.root / name
+        before = path.read_bytes()
+        path.write_bytes(b"steps\nx\n")
+        with pytest.raises(DataError, match=words) as caught:
+            reported(made)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(before)
+    assert not (made.root / "reports" / "index.html").exists()
+    shutil.rmtree(made.root / "reports" / "metrics")
+    with pytest.raises(DataError, match=r"no results in .* run: dvc repro evaluate"):
+        reported(made)

@@ -1,0 +1,133 @@
+"""The small parts: numbers in words, CSV cells, charts, costs, confusions."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.evaluation.statistics import Interval
+from fer_pipeline.reporting.charts import Dot, Line, bars, dots, lines
+from fer_pipeline.reporting.confusions import confusion
+from fer_pipeline.reporting.numbers import count, listing, percent, plural, plus_minus, points, span, visible
+from fer_pipeline.reporting.palette import looks
+from fer_pipeline.reporting.results import Resampling, result_of
+from fer_pipeline.reporting.tables import write_table
+from fer_pipeline.reporting.timings import read_timings
+
+
+def test_numbers_in_words() -> None:
+    assert (percent(0.7134), percent(None), percent(math.nan), percent(1.0, 0)) == (
+        "71.3",
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "100",
+    )
+    assert (points(0.0213), points(-0.0213), points(0.0004), points(-0.0004)) == (
+        "+2.1",
+        "\N{MINUS SIGN}2.1",
+        "0.0",
+        "0.0",
+    )
+    assert plus_minus(Interval(0.7, 0.6, 0.8, 5)) == "70.0 ± 10.0"
+    assert plus_minus(Interval(0.7, None, None, 1)) == "70.0"
+    assert span(Interval(0.01, -0.02, 0.04, 5), signed=True) == "\N{MINUS SIGN}2.0 to +4.0"
+    assert (plural(1, "seed"), plural(2, "seed"), plural(1200, "face")) == ("1 seed", "2 seeds", "1,200 faces")
+    assert [listing(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert (count(12345.0), count(None)) == ("12,345", "\N{EN DASH}")
+    assert visible("a\u202eb\nc") == "a\ufffdb\ufffdc"
+
+
+def test_csv_cells_cannot_become_formulas(tmp_path: Path) -> None:
+    write_table(
+        tmp_path / "a.csv",
+        [{"name": "=1+1", "value": -0.5, "none": None}, {"name": 'a "b", c', "value": math.nan, "none": 3}],
+    )
+    assert (tmp_path / "a.csv").read_text() == 'name,value,none\n\'=1+1,-0.500000,\n"a ""b"", c",,3\n'
+    write_table(tmp_path / "b.csv", [])
+    assert not (tmp_path / "b.csv").exists()
+
+
+def test_charts_are_the_same_bytes_for_the_same_numbers_and_take_any_name() -> None:
+    def draw(value: float) -> tuple[bytes, ...]:
+        dot = Dot(value, 0.1, None, "#000000", "o", "_hidden$")
+        return (
+            bars([("$\\frac{a}<b>&", value, "#0072b2", "x")], xlabel="s"),
+            lines(
+                [Line("_a", [1, 2], [value, math.nan], "#0072b2")], xlabel="x", ylabel="y", logarithmic=True, mark=1.5
+            ),
+            dots([("a\nb", [dot])], xlabel="x"),
+        )
+
+    assert draw(0.5) == draw(0.5)
+    assert all(one != other for one, other in zip(draw(0.5), draw(0.6), strict=True))
+    assert all(picture.startswith(b"<?xml") and b"date" not in picture for picture in draw(0.5))
+
+
+def test_seconds_per_epoch_by_hand(tmp_path: Path) -> None:
+    for recipe, seconds in {"baseline": (1.0, 2.0), "vas": (14.0, 16.0)}.items():
+        seed = {"seconds_per_step": 0.1, "steps_per_epoch": 10, "steps": 100}
+        record = {"seeds": {str(k): {**seed, "seconds_per_epoch": value} for k, value in enumerate(seconds)}}
+        (tmp_path / f"{recipe}.json").write_text(json.dumps(record))
+    (tmp_path / "das.json").write_text('{"seeds": {}}')
+    found = read_timings(tmp_path, ["baseline", "vas", "das", "none"], baseline="baseline")
+    assert [(row.recipe, row.seconds.mean, row.times_baseline) for row in found] == [
+        ("baseline", 1.5, 1.0),
+        ("vas", 15.0, 10.0),
+    ]
+    (tmp_path / "das.json").write_text('{"seeds": {"1": {}}}')
+    with pytest.raises(DataError, match="no record of timings"):
+        read_timings(tmp_path, ["das"], baseline="baseline")
+
+
+def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:
+    predictions = whole.project.predictions("vas", "film")
+    found = confusion(result_of("vas", "film", predictions, Resampling(100, 0, by_subject=False)))
+    assert found.rows[predictions.classes.index("fear")] is None
+    total = sum(predictions.confusions)
+    for k, row in enumerate(found.rows):
+        if row is not None:
+            shares = 100 * total[k] / total[k].sum()
+            assert [cell.words for cell in row] == [f"{share:.0f}" for share in shares]
+    csv_rows = [row for row in whole.table("confusion") if (row["recipe"], row["target"]) == ("vas", "film")]
+    assert sum(int(row["count"]) for row in csv_rows) == total.sum()
+    for row in csv_rows:
+        assert float(row["share_low"]) - 1e-6 <= float(row["share"]) <= float(row["share_high"]) + 1e-6
+
+
+def test_every_recipe_looks_different(whole: Any) -> None:
+    found = looks(whole.project.world)
+    assert len({look.colour for look in found.values()}) == len({look.marker for look in found.values()}) == len(found)
+
+
+def _luminance(colour: str) -> float:
+    parts = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_words_on_every_shade_keep_their_contrast() -> None:
+    """WCAG 2.1, 1.4.3: at least 4.5 between the ink and the darkest shades of a confusion."""
+    from fer_pipeline.reporting.confusions import _mixed
+    from fer_pipeline.reporting.palette import BLUE, INK, VERMILION
+
+    for colour in (BLUE, VERMILION):
+        light, dark = _luminance(_mixed(colour, 1.0)), _luminance(INK)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_census_counts_what_align_told(whole: Any) -> None:
+    rows = {(row["dataset"], row["split"]): row for row in whole.table("datasets")}
+    train = rows["studio", "train"]
+    assert (train["role"], train["pictures"], train["faces"], train["fear"]) == (
+        "anchor, training, target",
+        "50",
+        "46",
+        "11",
+    )
+    assert rows["street", "train"]["fear"] == ""  # nobody labelled it
+    assert rows["street", "train"]["unlabelled"] == "120"
+    assert {row["reason"]: row["pictures"] for row in whole.table("rejected")} == {"no_face": "3", "small": "1"}

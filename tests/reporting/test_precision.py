@@ -1,0 +1,125 @@
+"""Estimated and true precision, the sweep and the gallery, counted by hand from what the builder wrote."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fer_pipeline.artifacts.faces import encode
+from fer_pipeline.artifacts.scores import read_scores
+from fer_pipeline.evaluation.statistics import share_interval
+from fer_pipeline.reporting.mined import crops, mined_set
+from fer_pipeline.reporting.pictures import crop_uri, data_uri
+from fer_pipeline.reporting.precision import combined
+from fer_pipeline.reporting.truth import Truth, read_truth
+
+
+def truth_of(root: Path, pool: str) -> dict[str, str | None]:
+    rows = pq.read_table(root / "data" / "truth" / f"{pool}.parquet").to_pylist()
+    return {row["face_id"]: row["dominant"] for row in rows}
+
+
+@pytest.mark.parametrize("kind", ["mined", "random"])
+def test_true_precision_counts_mixed_faces_as_wrong(whole: Any, kind: str) -> None:
+    root, classes = whole.project.root, whole.project.classes
+    table = {(row["kind"], row["pool"], row["class"]): row for row in whole.table("precision")}
+    for pool in whole.project.pools:
+        told = truth_of(root, pool)
+        rows = [
+            row for row in pq.read_table(root / "data" / "mined" / f"{kind}.parquet").to_pylist() if row["pool"] == pool
+        ]
+        right = sum(told[row["face_id"]] == classes[row["label"]] for row in rows)
+        found = table[kind, pool, "*"]
+        assert int(found["faces"]) == len(rows)
+        assert float(found["true"]) == pytest.approx(right / len(rows), abs=1e-6)
+        low = share_interval(right, len(rows)).low
+        assert float(found["true_low"]) == pytest.approx(low, abs=1e-6)
+        assert any(told[row["face_id"]] is None for row in rows) or kind == "mined"
+    assert float(table["mined", "street", "*"]["estimated"]) == pytest.approx(0.9)
+
+
+def test_combined_is_the_weighted_mean_and_one_class_is_itself() -> None:
+    by_class = {
+        "a": {"precision": 0.9, "low": 0.8, "high": 0.95},
+        "b": {"precision": 0.5, "low": 0.3, "high": 0.6},
+        "c": {"precision": None, "low": None, "high": None},
+    }
+    alone = combined(by_class, {"a": 7})
+    assert alone is not None
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((0.9, 0.8, 0.95))
+    both = combined(by_class, {"a": 3, "b": 1, "c": 9})
+    assert both is not None
+    assert both.mean == pytest.approx(0.8)
+    assert both.low == pytest.approx(0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.2))
+    assert combined(by_class, {"c": 5}) is None
+
+
+def test_true_curve_of_the_sweep_by_brute_force(whole: Any) -> None:
+    root, classes = whole.project.root, whole.project.classes
+    rows = [row for row in whole.table("sweep") if row["class"] == "*"]
+    scores, told = read_scores(root / "data" / "scores" / "street", classes=classes), truth_of(root, "street")
+    faces = scores.face_id.to_pylist()
+    for row in rows:
+        kept = [i for i in range(len(faces)) if float(scores.margin[i]) >= float(row["margin"])]
+        if kept:
+            share = np.mean([told[faces[i]] == classes[scores.nearest[i]] for i in kept])
+            assert float(row["true_street"]) == pytest.approx(share, abs=1e-6)
+        else:
+            assert row["true_street"] == ""
+
+
+def test_gallery_goes_from_the_first_rank_to_the_last(whole: Any) -> None:
+    project = whole.project
+    truth = read_truth(project.root / "data" / "truth", project.pools)
+    found = mined_set(project.root / "data", classes=project.classes, truth=truth, per_class=5)
+    assert found is not None
+    for name, faces in found.gallery.items():
+        ranks = [face.rank for face in faces]
+        kept = found.summary["by_class"][name]["kept"]
+        assert (ranks[0], ranks[-1], len(ranks)) == (1, kept, 5)
+        assert ranks == sorted(ranks)
+        assert [face.cosine for face in faces] == sorted((face.cosine for face in faces), reverse=True)
+        for face in faces:
+            assert face.right == (truth_of(project.root, face.pool)[face.face_id] == name)
+            assert face.picture.startswith("data:image/jpeg;base64,")
+    assert len({face.pool for faces in found.gallery.values() for face in faces}) == 2
+
+
+def test_crops_are_found_in_any_row_group(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = whole.project.root / "data" / "auxiliary" / "street" / "anger"
+    everyone = pq.read_table(folder / "part-00000.parquet").to_pylist()
+    wanted = {everyone[0]["face_id"], everyone[-1]["face_id"]}
+    assert crops(folder, wanted).keys() == wanted
+    assert crops(folder, set()) == {}
+    assert crops(folder / "missing", wanted) == {}
+
+
+def test_truth_knows_several_faces_of_one_picture() -> None:
+    truth = Truth({"pool": {"pool/a": "fear", "pool/b": None, "pool/c#1": "anger"}})
+    assert truth.right("pool", "pool/a#1", "fear")
+    assert truth.right("pool", "pool/b", "fear") is False
+    assert truth.label("pool", "pool/b") == "mixed"
+    assert truth.label("pool", "pool/c#1") == "anger"
+    assert truth.right("pool", "pool/zzz", "fear") is None
+    assert truth.right("other", "pool/a", "fear") is None
+
+
+def test_large_crops_are_made_small_and_kinds_are_told_by_bytes() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    small = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
+    assert len(crop_uri(noise)) < 1.2 * len(crop_uri(small))
+    assert data_uri(encode(small, format="png")).startswith("data:image/png;base64,")
+
+
+def test_truth_unknown_to_the_record_is_told(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    made = project()
+    path = made.root / "data" / "truth" / "street.parquet"
+    mined = pq.read_table(made.root / "data" / "mined" / "mined.parquet").to_pylist()
+    lost = next(row["face_id"] for row in mined if row["pool"] == "street")
+    table = pq.read_table(path)
+    pq.write_table(table.filter([face != lost for face in table["face_id"].to_pylist()]), path)
+    row = next(row for row in reported(made).table("precision") if (row["kind"], row["class"]) == ("mined", "*"))
+    assert row["truth_unknown"] == "1"

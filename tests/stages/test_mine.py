@@ -1,0 +1,259 @@
+"""`mine` on scores whose outcome is known by hand, on a simulated pool with truth, and on everything it must refuse."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fer_pipeline.artifacts.scores import (
+    HELDOUT,
+    Centroids,
+    score_batch,
+    score_schema,
+    write_centroids,
+    write_scores,
+)
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import file_sha256, read_json
+from fer_pipeline.mining.cosine import rank_classes
+from fer_pipeline.stages import mine
+
+CLASSES = ("anger", "fear", "neutral")
+
+
+def write_file(path: Path, names: list[str], cosine: np.ndarray, label: np.ndarray | None = None) -> None:
+    cosine = np.asarray(cosine, np.float32).reshape(-1, 3)
+    nearest, margin = rank_classes(cosine)
+    schema = score_schema(CLASSES, labelled=label is not None)
+    batch = score_batch(
+        schema, face_id=pa.array(names, pa.string()), cosine=cosine, nearest=nearest, margin=margin, label=label
+    )
+    write_scores(path, schema, [batch])
+
+
+def simulate(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """True labels, and cosines that favour them by chance."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, n)
+    return label, np.clip(0.2 * np.eye(3)[label] + 0.15 * rng.standard_normal((n, 3)), -1, 1)
+
+
+def write_pool(scores: Path, pool: str, shards: list[tuple[list[str], np.ndarray]], *, heldout: int = 3000) -> None:
+    for number, (names, cosine) in enumerate(shards):
+        write_file(scores / pool / f"part-{number:05d}.arrow", names, cosine)
+    label, cosine = simulate(1234, heldout)
+    write_file(scores / pool / HELDOUT, [f"studio/{i}" for i in range(heldout)], cosine, label)
+    write_centroids(scores / pool, Centroids(np.eye(3), np.full(3, 5), CLASSES))
+
+
+def run(config: mine.Config, tmp_path: Path, pools: tuple[str, ...] = ("street",), seed: int = 0, out: str = "mined"):
+    return mine.run(config, scores=tmp_path / "scores", pools=pools, classes=CLASSES, seed=seed, out=tmp_path / out)
+
+
+def rows(tmp_path: Path, name: str = "mined.parquet", out: str = "mined") -> list[dict]:
+    return pq.read_table(tmp_path / out / name).to_pylist()
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    """Two pools of few faces; every margin is a multiple of 1/16, which all formats hold exactly."""
+    sixteenth = np.array(
+        [
+            [12, 4, 0],  # s/a anger, margin 8
+            [14, 13, 0],  # s/b anger, margin 1
+            [3, 3, 0],  # s/c tie of anger and fear
+            [0, 0, 0],  # s/d no direction
+            [1, 9, 3],  # s/e fear, margin 6
+        ]
+    )
+    write_pool(tmp_path / "scores", "street", [([f"s/{c}" for c in "abcde"], sixteenth / 16)])
+    write_pool(tmp_path / "scores", "film", [(["f/a"], [[15 / 16, 8 / 16, 0]]), (["f/b"], [[12 / 16, 0, 6 / 16]])])
+    return tmp_path
+
+
+def test_two_pools_by_hand(by_hand: Path) -> None:
+    summary = run(mine.Config(value=6 / 16), by_hand, pools=("street", "film"))
+    found = [
+        (row["face_id"], row["pool"], row["label"], row["cosine"] * 16, row["margin"] * 16, row["rank"])
+        for row in rows(by_hand)
+    ]
+    assert found == [
+        ("f/a", "film", 0, 15, 7, 1),
+        ("f/b", "film", 0, 12, 6, 2),  # as near as s/a: the identifier decides
+        ("s/a", "street", 0, 12, 8, 3),
+        ("s/e", "street", 1, 9, 6, 1),
+    ]
+    told = read_json(by_hand / "mined" / "summary.json")
+    assert told["pools"]["street"] == {
+        "faces": 5,
+        "excluded": 0,
+        "no_direction": 1,
+        "below_margin": 2,
+        "over_cap": 0,
+        "kept": 2,
+        "by_class": {"anger": 1, "fear": 1, "neutral": 0},
+    }
+    assert told["margins"] == dict.fromkeys(CLASSES, 6 / 16)
+    assert told["kept"] == 4
+    assert told["by_class"]["anger"]["kept"] == 3
+    assert summary.counts == {"faces": 7, "excluded": 0, "no_direction": 1, "below_margin": 2, "over_cap": 0, "kept": 4}
+    assert "no face was mined for neutral (never predicted" in summary.warnings[0]
+
+
+def test_a_margin_of_zero_takes_ties_but_no_zero_feature(by_hand: Path) -> None:
+    run(mine.Config(value=0), by_hand)
+    assert {row["face_id"] for row in rows(by_hand)} == {"s/a", "s/b", "s/c", "s/e"}
+
+
+def test_caps_keep_the_nearest_and_are_counted(by_hand: Path) -> None:
+    summary = run(mine.Config(value=1 / 16, cap=1), by_hand, pools=("street", "film"))
+    assert [row["face_id"] for row in rows(by_hand)] == ["f/a", "s/e"]
+    assert summary.counts["over_cap"] == 3
+    run(mine.Config(value=1 / 16, cap={"anger": 2}), by_hand, pools=("street", "film"))
+    assert [row["face_id"] for row in rows(by_hand)] == ["f/a", "s/b", "s/e"]
+
+
+def test_wanted_count_goes_over_all_pools(by_hand: Path) -> None:
+    run(mine.Config(by="count", value=2), by_hand, pools=("street", "film"))
+    assert {row["face_id"] for row in rows(by_hand)} == {"s/a", "f/a"}
+    assert read_json(by_hand / "mined" / "summary.json")["margins"]["fear"] == 7 / 16
+    summary = run(mine.Config(by="count", value=3), by_hand, pools=("street", "film"))
+    assert len(rows(by_hand)) == 2, "the third and fourth are tied and stay out together"
+    assert "2 faces were kept where 3 were wanted" in " ".join(summary.warnings)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_excluded_faces_are_left_out_of_everything_and_counted(by_hand: Path, suffix: str) -> None:
+    path = by_hand / f"leaks.{suffix}"
+    if suffix == "csv":
+        path.write_text("face_id,why\ns/a,twin\nx/nowhere,twin\ns/a,again\n")
+    else:
+        pq.write_table(pa.table({"face_id": ["s/a", "x/nowhere", "s/a"]}), path)
+    summary = run(mine.Config(value=1 / 16, exclude=path), by_hand)
+    assert [row["face_id"] for row in rows(by_hand)] == ["s/b", "s/e"]
+    assert "s/a" not in {row["face_id"] for row in rows(by_hand, "random.parquet")}
+    assert summary.counts["excluded"] == 1
+    assert read_json(by_hand / "mined" / "summary.json")["exclude"] == {"listed": 2, "found": 1}
+
+
+def test_an_exclusion_list_without_its_column_is_one_line(by_hand: Path) -> None:
+    (by_hand / "leaks.csv").write_text("name\ns/a\n")
+    with pytest.raises(DataError, match="no column face_id, it has name"):
+        run(mine.Config(exclude=by_hand / "leaks.csv"), by_hand)
+    with pytest.raises(DataError, match="cannot be read"):
+        run(mine.Config(exclude=by_hand / "nowhere.csv"), by_hand)
+
+
+def test_a_margin_that_keeps_nothing_tells_what_would_and_leaves_the_output_alone(by_hand: Path) -> None:
+    run(mine.Config(value=1 / 16), by_hand)
+    before = file_sha256(by_hand / "mined" / "mined.parquet")
+    with pytest.raises(
+        DataError, match=r"a margin of 0.9 keeps none of 4 faces; the largest margin present is 0.5"
+    ) as raised:
+        run(mine.Config(value=0.9), by_hand)
+    assert "0.25 would keep 2" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert file_sha256(by_hand / "mined" / "mined.parquet") == before
+
+
+def test_an_empty_class_is_an_error_by_setting(by_hand: Path) -> None:
+    with pytest.raises(DataError, match=r"no face was mined for neutral .*mine.empty_class to warn"):
+        run(mine.Config(value=1 / 16, empty_class="error"), by_hand)
+    assert not (by_hand / "mined").exists()
+
+
+def test_pools_of_different_centroids_do_not_share_a_margin(by_hand: Path) -> None:
+    write_centroids(by_hand / "scores" / "film", Centroids(np.eye(3) * 2, np.full(3, 5), CLASSES))
+    with pytest.raises(DataError, match="different centroids"):
+        run(mine.Config(value=1 / 16), by_hand, pools=("street", "film"))
+
+
+def test_shared_identifiers_are_refused(by_hand: Path) -> None:
+    write_pool(by_hand / "scores", "film", [(["s/a"], [[15 / 16, 8 / 16, 0]])])
+    with pytest.raises(DataError, match="share face_ids"):
+        run(mine.Config(value=1 / 16), by_hand, pools=("street", "film"))
+
+
+@pytest.fixture
+def simulated(tmp_path: Path) -> tuple[Path, dict[str, int]]:
+    """20,000 pool faces in shards of 6,000 with known labels."""
+    label, cosine = simulate(0, 20_000)
+    names = [f"street/{i}" for i in range(20_000)]
+    starts = range(0, 20_000, 6_000)
+    write_pool(tmp_path / "scores", "street", [(names[i : i + 6_000], cosine[i : i + 6_000]) for i in starts])
+    return tmp_path, dict(zip(names, label.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"value": 0.15},
+        {"by": "precision", "value": 0.85},
+        {"by": "precision", "value": 0.85, "per_class": True},
+        {"by": "count", "value": 500, "per_class": True},
+        {"value": 0.1, "estimator": "isotonic", "class_prior": "pool"},
+    ],
+)
+def test_expected_precision_meets_the_truth(simulated, options: dict) -> None:
+    tmp_path, truth = simulated
+    run(mine.Config(**options), tmp_path)
+    found = rows(tmp_path)
+    right = np.mean([truth[row["face_id"]] == row["label"] for row in found])
+    told = read_json(tmp_path / "mined" / "summary.json")
+    expected = told["precision"]
+    deviation = max((expected["high"] - expected["low"]) / 3.92, 1e-3)
+    assert abs(expected["estimate"] - right) < 4 * deviation
+    if options.get("by") == "precision":
+        assert expected["estimate"] >= 0.85
+    if options.get("by") == "count":
+        assert [told["by_class"][name]["kept"] for name in CLASSES] == [500] * 3
+    for row in pq.read_table(tmp_path / "mined" / "sweep.parquet").to_pylist():
+        if (
+            row["class"] == "*"
+            and row["margin"] == told["margins"]["anger"]
+            and len(set(told["margins"].values())) == 1
+        ):
+            assert row["kept"] == told["kept"]
+            assert row["precision"] == pytest.approx(expected["estimate"])
+
+
+def test_random_control_is_as_large_uniform_and_seeded(simulated) -> None:
+    tmp_path, _ = simulated
+    run(mine.Config(value=0.15), tmp_path)
+    mined, drawn = rows(tmp_path), rows(tmp_path, "random.parquet")
+    assert len(drawn) == len(mined)
+    assert len({row["face_id"] for row in drawn}) == len(drawn)
+    assert min(row["margin"] for row in drawn) < 0.01, "not filtered by the margin"
+    numbers = np.array([int(row["face_id"].split("/")[1]) for row in drawn])
+    counts = np.bincount(numbers // 2000, minlength=10)
+    assert abs(counts - len(drawn) / 10).max() < 5 * np.sqrt(len(drawn) / 10)
+    run(mine.Config(value=0.15), tmp_path, seed=1, out="other")
+    assert {r["face_id"] for r in rows(tmp_path, "random.parquet", out="other")} != {r["face_id"] for r in drawn}
+
+
+def test_order_of_shards_changes_no_byte(tmp_path: Path) -> None:
+    _, cosine = simulate(5, 900)
+    names = [f"street/{i}" for i in range(900)]
+    order = np.random.default_rng(0).permutation(900)
+    shuffled = ([names[i] for i in order], cosine[order])
+    for folder, shards in (
+        ("a", [(names, cosine)]),
+        ("b", [(shuffled[0][:500], shuffled[1][:500]), (shuffled[0][500:], shuffled[1][500:])]),
+    ):
+        write_pool(tmp_path / folder / "scores", "street", shards)
+        run(mine.Config(by="count", value=100), tmp_path / folder)
+    for name in ("mined.parquet", "random.parquet", "summary.json", "sweep.parquet"):
+        assert file_sha256(tmp_path / "a" / "mined" / name) == file_sha256(tmp_path / "b" / "mined" / name)
+
+
+def test_without_held_out_faces_there_is_no_estimate(tmp_path: Path) -> None:
+    _, cosine = simulate(6, 300)
+    write_pool(tmp_path / "scores", "street", [([f"street/{i}" for i in range(300)], cosine)], heldout=0)
+    summary = run(mine.Config(value=0.1), tmp_path)
+    told = read_json(tmp_path / "mined" / "summary.json")
+    assert told["precision"]["estimate"] is None
+    assert "no held-out face is predicted anger, fear, neutral" in summary.warnings[0]
+    with pytest.raises(DataError, match="keeps none"):
+        run(mine.Config(by="precision", value=0.9), tmp_path)

@@ -1,0 +1,147 @@
+"""`shard`: the right pictures, byte for byte, best first, and as the `datasets` library sees them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fer_pipeline.artifacts.auxiliary import class_counts
+from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_about, read_table
+from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema, write_rows
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import file_sha256
+from fer_pipeline.stages import shard
+
+CLASSES = ("anger", "fear", "neutral")
+
+
+def mined_table(names: list[str], labels: list[int], pool: str = "street") -> pa.Table:
+    """Rows in order of class; ranks count within it and margins fall."""
+    ranks = [labels[:i].count(label) + 1 for i, label in enumerate(labels)]
+    margins = np.linspace(0.9, 0.1, len(names), dtype=np.float32)
+    columns = [names, [pool] * len(names), labels, np.float32(1) - margins, margins, ranks]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, mined_schema(CLASSES), strict=True)]
+    return pa.Table.from_arrays(arrays, schema=mined_schema(CLASSES))
+
+
+@pytest.fixture
+def world(tmp_path: Path, small_faces) -> dict:
+    """A pool of 260 faces in two shards; mined and random faces of it and of another pool."""
+    faces = small_faces("street", [250, 10])
+    rng = np.random.default_rng(0)
+    chosen = [f"street/{i}" for i in rng.permutation(260)[:60]]
+    drawn = [f"street/{i}" for i in rng.permutation(260)[:60]]
+    elsewhere = mined_table(["film/1"], [0], pool="film")
+    write_rows(tmp_path / "mined" / MINED, pa.concat_tables([mined_table(chosen, [0] * 40 + [2] * 20), elsewhere]))
+    write_rows(tmp_path / "mined" / RANDOM, mined_table(drawn, [0] * 10 + [1] * 25 + [2] * 25))
+    return {"mined": tmp_path / "mined", "faces": faces, "chosen": chosen, "drawn": drawn}
+
+
+def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 16):
+    return shard.run(
+        shard.Config(rows_per_shard=per_shard),
+        pool=pool,
+        mined=world["mined"],
+        faces=world["faces"],
+        classes=CLASSES,
+        out=tmp_path / "auxiliary" / pool,
+        control=tmp_path / "control" / pool,
+    )
+
+
+def test_pictures_are_copied_byte_for_byte_best_first(tmp_path: Path, world: dict) -> None:
+    summary = run(world, tmp_path)
+    source = {
+        row["face_id"]: row
+        for row in read_table(world["faces"], ["face_id", "image", "label", "landmarks"]).to_pylist()
+    }
+    found = []
+    for name in ("anger", "neutral"):
+        shards = sorted((tmp_path / "auxiliary" / "street" / name).iterdir())
+        assert [path.name for path in shards] == [f"part-{i:05d}.parquet" for i in range(len(shards))]
+        rows = [row for path in shards for row in pq.read_table(path).to_pylist()]
+        assert [row["rank"] for row in rows] == list(range(1, len(rows) + 1))
+        assert {row["pseudo_label"] for row in rows} == {CLASSES.index(name)}
+        found += rows
+    assert [row["face_id"] for row in found] == world["chosen"]
+    for row in found:
+        assert row["image"]["bytes"] == source[row["face_id"]]["image"]["bytes"]
+        assert row["label"] == source[row["face_id"]]["label"], "the faces' own column stays as it was"
+        assert row["landmarks"] == source[row["face_id"]]["landmarks"]
+    assert class_counts(tmp_path / "auxiliary" / "street") == {"anger": 40, "neutral": 20}
+    assert class_counts(tmp_path / "control" / "street") == {"anger": 10, "fear": 25, "neutral": 25}
+    assert summary.counts == {"mined": 60, "random": 60}
+    assert read_about(tmp_path / "auxiliary" / "street") == read_about(world["faces"])
+    assert not list((tmp_path / "auxiliary").rglob(".*"))
+
+
+def test_shards_are_read_back_as_faces(tmp_path: Path, world: dict) -> None:
+    run(world, tmp_path)
+    read = list(iter_faces(tmp_path / "auxiliary" / "street", 7, label="pseudo_label"))
+    assert [name for part in read for name in part.face_id] == world["chosen"]
+    assert np.concatenate([part.labels for part in read]).tolist() == [0] * 40 + [2] * 20
+
+
+def test_the_datasets_library_opens_it(tmp_path: Path, world: dict) -> None:
+    import datasets
+
+    run(world, tmp_path)
+    opened = datasets.load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "auxiliary" / "**" / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert len(opened) == 60
+    for column in ("label", "pseudo_label"):
+        assert isinstance(opened.features[column], datasets.ClassLabel)
+        assert opened.features[column].names == list(CLASSES)
+    source = {
+        row["face_id"]: row["image"]["bytes"] for row in read_table(world["faces"], ["face_id", "image"]).to_pylist()
+    }
+    for row in opened.select([0, 45, 59]):
+        assert isinstance(row["image"], Image.Image)
+        expected = np.asarray(Image.open(io.BytesIO(source[row["face_id"]])).convert("RGB"))
+        np.testing.assert_array_equal(np.asarray(row["image"].convert("RGB")), expected)
+        assert decode_one(source[row["face_id"]]).shape == expected.shape
+    assert opened.features["pseudo_label"].int2str(opened[59]["pseudo_label"]) == "neutral"
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, world: dict) -> None:
+    run(world, tmp_path / "a")
+    run(world, tmp_path / "b")
+    names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.parquet"))
+    assert len(names) == 3 + 2 + 1 + 2 + 2
+    assert [file_sha256(tmp_path / "a" / n) for n in names] == [file_sha256(tmp_path / "b" / n) for n in names]
+
+
+def test_a_pool_without_mined_faces_has_one_empty_shard(tmp_path: Path, world: dict) -> None:
+    summary = run(world, tmp_path, pool="empty")
+    assert summary.counts == {"mined": 0, "random": 0}
+    assert "no face of empty was mined" in summary.warnings[0]
+    table = read_table(tmp_path / "auxiliary" / "empty", ["face_id", "pseudo_label", "margin", "rank"])
+    assert len(table) == 0
+    assert class_counts(tmp_path / "auxiliary" / "empty") == {}
+
+
+def test_missing_faces_and_other_classes_leave_the_output_alone(tmp_path: Path, world: dict, small_faces) -> None:
+    run(world, tmp_path)
+    before = file_sha256(tmp_path / "auxiliary" / "street" / "anger" / "part-00000.parquet")
+    with pytest.raises(DataError, match="1 mined faces are not in"):
+        shard.run(
+            shard.Config(),
+            pool="film",
+            mined=world["mined"],
+            faces=world["faces"],
+            classes=CLASSES,
+            out=tmp_path / "auxiliary" / "street",
+            control=tmp_path / "control" / "street",
+        )
+    other = small_faces("other", [5], classes=("fear", "anger", "neutral"))
+    with pytest.raises(DataError, match="rerun align"):
+        run(world | {"faces": other}, tmp_path)
+    assert file_sha256(tmp_path / "auxiliary" / "street" / "anger" / "part-00000.parquet") == before

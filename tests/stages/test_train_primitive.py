@@ -1,0 +1,182 @@
+"""train_primitive: the parts of the anchor, equal bytes after any pause, and one line for what is wrong."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.settings import Resources, validate
+from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.stages import train_primitive
+from fer_pipeline.stages.train_primitive import Config
+from fer_pipeline.training.records import read_history
+
+CLASSES = ("anger", "happiness", "neutral")
+SIZE = 24
+FAST = {
+    "network": {"width": 4},
+    "training": {"epochs": 3, "batch": 16, "optimizer": {"learning_rate": 0.02}, "augment": {"translate": 0.04}},
+}
+
+
+@pytest.fixture
+def faces(tmp_path: Path, band_faces) -> Path:
+    return band_faces(tmp_path / "faces", unlabelled=10)
+
+
+@pytest.fixture
+def run(tmp_path: Path, faces: Path) -> Callable[..., tuple]:
+    def call(
+        name: str = "primitive", *, store: str = "store", seed: int = 10, classes=CLASSES, source=faces, **settings
+    ):
+        config = validate(Config, {**FAST, **settings}, where="train_primitive")
+        summary = train_primitive.run(
+            config,
+            faces=source,
+            classes=classes,
+            seed=seed,
+            out=tmp_path / name,
+            store=tmp_path / store,
+            resources=Resources(device="cpu", workers=1),
+        )
+        return summary, tmp_path / name
+
+    return call
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_parts_hold_every_labelled_face_once_and_nobody_twice(run, faces: Path) -> None:
+    summary, out = run()
+    split = pq.read_table(out / "split.parquet").to_pylist()
+    source = {row["face_id"]: row for row in pq.read_table(faces / "part-00000.parquet").to_pylist()}
+    labelled = [name for name, row in source.items() if row["label"] is not None]
+    assert [row["face_id"] for row in split] == labelled
+    assert all(row["label"] == source[row["face_id"]]["label"] for row in split)
+    people: dict[str, set[str]] = {}
+    for row in split:
+        people.setdefault(source[row["face_id"]]["subject"], set()).add(row["part"])
+    assert all(len(parts) == 1 for parts in people.values())
+    count = {part: sum(row["part"] == part for row in split) for part in ("fit", "validation", "heldout")}
+    assert all(summary.counts[part] == number for part, number in count.items())
+    assert 4 <= count["heldout"] <= 13
+    assert 4 <= count["validation"] <= 13
+    assert summary.counts["unlabelled"] == 9
+    assert any("9 faces" in warning for warning in summary.warnings)
+
+
+def test_only_the_fit_part_is_trained_on(run, faces: Path, monkeypatch) -> None:
+    seen: dict[str, set[str]] = {}
+    original = train_primitive.train
+
+    def spy(start, strategy, sets, validation, **rest):
+        seen["fit"] = set(sets["labelled"].face_id)
+        seen["validation"] = set(validation.face_id)
+        return original(start, strategy, sets, validation, **rest)
+
+    monkeypatch.setattr(train_primitive, "train", spy)
+    _, out = run()
+    split = pq.read_table(out / "split.parquet").to_pylist()
+    for part, names in seen.items():
+        assert names == {row["face_id"] for row in split if row["part"] == part}
+
+
+def test_the_checkpoint_predicts_and_its_card_tells_all(run, faces: Path) -> None:
+    summary, out = run(training={**FAST["training"], "epochs": 10})
+    classifier = load_checkpoint(out, classes=CLASSES)
+    images = np.full((3, SIZE, SIZE, 3), 90, np.uint8)
+    for label in range(3):
+        images[label, label * 8 : label * 8 + 8] += 60
+    assert classifier.predict(images).argmax(1).tolist() == [0, 1, 2]
+    card = read_card(out)
+    assert card.preprocessing.size == card.network.size == SIZE
+    assert card.training["images"] == {"labelled": summary.counts["fit"]}
+    best = read_history(out)[card.training["chosen_epoch"] - 1]
+    assert summary.counts["validation_mean_class_accuracy"] == best["validation_mean_class_accuracy"]
+
+
+def test_same_seed_same_bytes_and_the_store_saves_the_work(run) -> None:
+    first, again = contents(run("a", store="one")[1]), contents(run("b", store="two")[1])
+    assert first == again
+    assert set(first) >= {"weights.safetensors", "card.json", "split.parquet", "history.csv", "dvclive/metrics.json"}
+    summary, out = run("c", store="one")
+    assert "from the store" in summary.line
+    assert contents(out) == first
+    assert contents(run("d", store="one", seed=11)[1])["weights.safetensors"] != first["weights.safetensors"]
+
+
+def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, monkeypatch) -> None:
+    whole = contents(run("whole", store="one")[1])
+    (tmp_path / "paused").mkdir()
+    (tmp_path / "paused" / "earlier").write_text("kept until the new one is whole")
+    original, calls = train_primitive.train, []
+
+    def pulled(*arguments, **rest):
+        def advance(steps: int) -> None:
+            calls.append(steps)
+            if len(calls) == 7:
+                raise KeyboardInterrupt
+
+        return original(*arguments, **{**rest, "advance": advance})
+
+    monkeypatch.setattr(train_primitive, "train", pulled)
+    with pytest.raises(KeyboardInterrupt):
+        run("paused", store="two")
+    assert [path.name for path in (tmp_path / "paused").iterdir()] == ["earlier"]
+    monkeypatch.setattr(train_primitive, "train", original)
+    assert contents(run("paused", store="two")[1]) == whole
+    assert not list((tmp_path / "two" / "states").rglob("*.pt"))
+
+
+def test_another_class_order_an_empty_class_and_a_test_split_are_one_line(run, tmp_path: Path, band_faces) -> None:
+    with pytest.raises(
+        DataError, match=r"has the classes anger, happiness, neutral, expected neutral, [^\n]* in this order"
+    ):
+        run(classes=CLASSES[::-1])
+    with pytest.raises(DataError, match="has no face of the class happiness; take it out of classes"):
+        run(source=band_faces(tmp_path / "empty", kept=(0, 2)))
+    with pytest.raises(DataError, match="holds the split 'test', and training reads train splits only"):
+        run(source=band_faces(tmp_path / "test", split="test"))
+    with pytest.raises(DataError, match="no shards in"):
+        run(source=tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"split": {"validation": 0.0}}, "select: best needs split.validation"),
+        ({"split": {"validation": 0.5, "heldout": 0.5}}, "leave nothing to train on"),
+        ({"spilt": {}}, "unknown key 'spilt'; known keys are network, options, split, training, weights"),
+        ({"network": {"name": "small", "widht": 3}}, "unknown key 'network.widht'"),
+    ],
+)
+def test_impossible_settings_are_one_line(values, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^train_primitive: [^\n]*{words}[^\n]*$"):
+        validate(Config, values, where="train_primitive")
+
+
+def test_without_validation_the_last_epoch_is_kept(run) -> None:
+    training = {**FAST["training"], "select": "last"}
+    summary, out = run(training=training, split={"validation": 0.0, "heldout": 0.0})
+    assert summary.counts["chosen_epoch"] == 3
+    assert "validation_accuracy" not in read_history(out)[0]
+
+
+def test_what_a_version_stands_for(run) -> None:
+    """Bytes that depend on the version alone: raise VERSION with any change of them, so that the store forgets.
+
+    The trained weights depend on the kind of machine as well, so the order of the work and its losses stand for them.
+    """
+    _, out = run()
+    parts = [row["part"][0] for row in pq.read_table(out / "split.parquet").to_pylist()]
+    losses = [round(row["train_loss"], 2) for row in read_history(out)]
+    assert train_primitive.VERSION == 1
+    assert hashlib.sha256("".join(parts).encode()).hexdigest()[:16] == "42a746128aef94dd"
+    assert losses == "LOSSES"

@@ -1,0 +1,154 @@
+"""The supervised strategy: its losses by hand, its limiting cases, and what distilled images must leave alone."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import validate
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.strategies import supervised
+from fer_pipeline.strategies.supervised import Options, Supervised, frozen_statistics
+from fer_pipeline.training.augmentation import Augmentation
+from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.settings import AugmentSettings
+from fer_pipeline.training.strategy import Ingredients, StepLearner
+
+SIZE = 24
+PLAIN = AugmentSettings(flip=0, translate=0)
+
+
+def strategy(options: Options, *, norm: str = "group", weights=None) -> Supervised:
+    network = build(NetworkSettings(size=SIZE, width=4, norm=norm), 3, seed=1)
+    augmentation = Augmentation(PLAIN, Preprocessing(size=SIZE))
+    return supervised.build(options, Ingredients(3, lambda name: network, augmentation, weights or {}))
+
+
+def crops(count: int, seed: int) -> Batch:
+    random = np.random.default_rng(seed)
+    images = torch.from_numpy(random.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8))
+    return Batch(images, torch.from_numpy(random.integers(0, 3, count)), torch.arange(count), prepared=False)
+
+
+def inputs(seed: int) -> Batch:
+    images = 3 * torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return Batch(images, torch.arange(3), torch.arange(3), prepared=True)
+
+
+def learner(seen: list[Tensor]) -> StepLearner:
+    return StepLearner(
+        seed=0, total_steps=1, steps_per_epoch=1, apply=lambda loss, name: seen.append(loss), rates=lambda name: 0.1
+    )
+
+
+def total_of(chosen: Supervised, batches: dict[str, Batch]) -> float:
+    seen: list[Tensor] = []
+    losses = chosen.step(batches, learner(seen))
+    assert len(seen) == 1
+    assert seen[0] is losses["loss"]
+    return seen[0].item()
+
+
+def values(chosen: Supervised, batch: Batch) -> Tensor:
+    x = batch.images if batch.prepared else Preprocessing(size=SIZE).apply(batch.images)
+    return functional.cross_entropy(chosen.network(x), batch.labels, reduction="none")
+
+
+def test_alone_it_is_cross_entropy() -> None:
+    chosen = strategy(Options())
+    assert total_of(chosen, {"labelled": crops(8, 0)}) == pytest.approx(float(values(chosen, crops(8, 0)).mean()))
+
+
+def test_pooled_is_one_mean_over_both_sets() -> None:
+    chosen, labelled, auxiliary = strategy(Options(auxiliary_weight=0.5)), crops(6, 0), crops(10, 1)
+    own, other = values(chosen, labelled), values(chosen, auxiliary)
+    by_hand = (own.sum() + 0.5 * other.sum()) / (6 + 0.5 * 10)
+    assert total_of(chosen, {"labelled": labelled, "auxiliary": auxiliary}) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_beside_is_the_sum_of_two_means() -> None:
+    chosen, labelled, auxiliary = strategy(Options(mix="beside", auxiliary_weight=0.5)), crops(6, 0), crops(10, 1)
+    by_hand = values(chosen, labelled).mean() + 0.5 * values(chosen, auxiliary).mean()
+    assert total_of(chosen, {"labelled": labelled, "auxiliary": auxiliary}) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"auxiliary_weight": 0.0}, {"mix": "beside", "auxiliary_weight": 0.0}])
+def test_a_weight_of_zero_is_the_labelled_set_alone(options) -> None:
+    chosen = strategy(Options(**options))
+    both = total_of(chosen, {"labelled": crops(6, 0), "auxiliary": crops(6, 1)})
+    assert both == pytest.approx(total_of(chosen, {"labelled": crops(6, 0)}), rel=1e-5)
+
+
+def test_class_weights_are_a_weighted_mean() -> None:
+    weights = torch.tensor([1.0, 2.0, 0.5])
+    chosen, batch = strategy(Options(), weights={"labelled": weights}), crops(9, 0)
+    expected = functional.cross_entropy(
+        chosen.network(Preprocessing(size=SIZE).apply(batch.images)), batch.labels, weights
+    )
+    assert total_of(chosen, {"labelled": batch}) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_distilled_images_add_their_weighted_loss() -> None:
+    chosen, labelled, images = strategy(Options(distilled_weight=0.3)), crops(6, 0), inputs(4)
+    by_hand = values(chosen, labelled).mean() + 0.3 * values(chosen, images).mean()
+    assert total_of(chosen, {"labelled": labelled, "distilled": images}) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+def test_distilled_images_leave_the_running_statistics_alone_but_teach_scales() -> None:
+    with_them = strategy(Options(distilled_weight=1.0), norm="batch").train()
+    without = copy.deepcopy(with_them)
+    seen: list[Tensor] = []
+    with_them.step({"labelled": crops(8, 0), "distilled": inputs(4)}, learner(seen))
+    seen[0].backward()
+    without.step({"labelled": crops(8, 0)}, learner(seen))
+    seen[1].backward()
+    for (name, one), two in zip(with_them.named_buffers(), without.buffers(), strict=True):
+        assert torch.equal(one, two), name
+    norms = [name for name, _ in with_them.named_parameters() if "norm1.weight" in name]
+    grads = [dict(module.named_parameters()) for module in (with_them, without)]
+    assert norms
+    assert all(not torch.equal(grads[0][name].grad, grads[1][name].grad) for name in norms)
+
+
+def test_frozen_statistics_are_thawed_even_after_a_fault() -> None:
+    network = build(NetworkSettings(size=SIZE, width=4), 3, seed=1).train()
+
+    def fault() -> None:
+        with frozen_statistics(network):
+            assert not network.backbone.stem[1].training
+            assert network.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fault()
+    assert network.backbone.stem[1].training
+
+
+@pytest.mark.parametrize(
+    ("options", "images", "expected"),
+    [
+        ({}, {"labelled": 900}, {"labelled": 64}),
+        ({}, {"labelled": 100, "auxiliary": 900}, {"labelled": 6, "auxiliary": 58}),
+        ({"anchor_share": 0.5}, {"labelled": 100, "auxiliary": 900}, {"labelled": 32, "auxiliary": 32}),
+        ({"anchor_share": 0.001}, {"labelled": 100, "auxiliary": 900}, {"labelled": 1, "auxiliary": 63}),
+        ({"mix": "beside"}, {"labelled": 100, "auxiliary": 900}, {"labelled": 64, "auxiliary": 64}),
+        ({"mix": "beside", "auxiliary_ratio": 3}, {"labelled": 1, "auxiliary": 9}, {"labelled": 64, "auxiliary": 192}),
+        ({}, {"labelled": 900, "distilled": 7}, {"labelled": 64, "distilled": 0}),
+    ],
+)
+def test_batch_sizes_by_hand(options, images, expected) -> None:
+    assert strategy(Options(**options)).batch_sizes(64, images) == expected
+
+
+@pytest.mark.parametrize(
+    "values", [{"mix": "beside", "anchor_share": 0.5}, {"auxiliary_ratio": 2.0}, {"smothing": 0.1}]
+)
+def test_options_that_do_not_fit_are_one_line(values) -> None:
+    with pytest.raises(ConfigError, match=r"^options: [^\n]+$"):
+        validate(Options, values, where="options")

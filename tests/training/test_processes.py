@@ -1,0 +1,61 @@
+"""Work spread over processes: all of it is done, in each process in turn, and a fault is told."""
+
+import importlib
+import os
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fer_pipeline.core.errors import DataError, PipelineError
+from fer_pipeline.training.processes import spread
+
+WORKS = """
+import os
+from fer_pipeline.core.errors import DataError
+
+def write(folder, items, advance):
+    for item in items:
+        (folder / item).write_text(str(os.getpid()))
+        advance(2)
+
+def fail(folder, items, advance):
+    write(folder, [item for item in items if item != "b"], advance)
+    if "b" in items:
+        raise DataError("b is bad; mend it")
+
+def die(folder, items, advance):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def works(tmp_path_factory, monkeypatch) -> ModuleType:
+    folder = tmp_path_factory.mktemp("works")
+    (folder / "works_of_a_test.py").write_text(WORKS)
+    monkeypatch.syspath_prepend(str(folder))
+    return importlib.import_module("works_of_a_test")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
+    seen: list[int] = []
+    spread(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=seen.append)
+    by = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(by) == {"a", "b", "c"}
+    assert sum(seen) == 6
+    assert by["a"] == by["c"]
+    assert (by["a"] == str(os.getpid())) == (workers == 1)
+    assert (by["a"] == by["b"]) == (workers == 1)
+
+
+def test_a_fault_in_one_process_is_told_after_the_others_are_done(tmp_path: Path, works) -> None:
+    with pytest.raises(DataError, match="b is bad; mend it"):
+        spread(partial(works.fail, tmp_path), ["a", "b", "c"], workers=2, advance=lambda steps: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
+
+
+def test_a_killed_process_is_one_line(tmp_path: Path, works) -> None:
+    with pytest.raises(PipelineError, match="a training process was killed"):
+        spread(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
