@@ -49,7 +49,14 @@ def synthesize(
     )
 
 
-def align(name: NameOption, out: OutOption, params: ParamsOption = PARAMS, store: StoreOption = STORE) -> None:
+def align(
+    name: NameOption,
+    out: OutOption,
+    census: Annotated[Path | None, typer.Option(help="Where a copy of the set's account is written.")] = None,
+    verify: Annotated[bool, typer.Option(help="Hash files again that look unchanged.")] = False,
+    params: ParamsOption = PARAMS,
+    store: StoreOption = STORE,
+) -> None:
     """Find and align the faces of one data set."""
 
     def act(stage: ModuleType, config: Any, world: World) -> Summary:
@@ -57,7 +64,15 @@ def align(name: NameOption, out: OutOption, params: ParamsOption = PARAMS, store
             raise PipelineError(f"no data set {name!r} in {params}; it has {', '.join(sorted(world.datasets))}")
         dataset, classes = world.datasets[name], world.classes
         return stage.run(
-            config, name=name, dataset=dataset, classes=classes, out=out, store=store, resources=world.resources
+            config,
+            name=name,
+            dataset=dataset,
+            classes=classes,
+            out=out,
+            store=store,
+            resources=world.resources,
+            census=census,
+            verify=verify,
         )
 
     run_stage("align", name, params, act)

@@ -1,23 +1,34 @@
 """Untrusted bytes in, an upright 8-bit RGB picture out, or a `Rejection` with a short stable reason; nothing else.
 
 The size is judged by the header before a pixel is decoded. EXIF orientation is applied, the first frame of an animation
-is taken, 16-bit grey is scaled and not clipped, transparency is laid over a stated background. Metadata that Pillow
-only warns of does not reject a picture.
+is taken, 16-bit grey is scaled and not clipped, transparency is laid over a stated background. A JPEG whose data the
+decoder had to guess is damaged: libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first.
 """
 
 import io
 import warnings
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 
 from fer_pipeline.core.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
 TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
+ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -36,6 +47,7 @@ class PictureSettings(Settings):
     min_side: Annotated[int, Field(ge=1)] = 16
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # more is taken for a decompression bomb
     background: tuple[Level, Level, Level] = (255, 255, 255)  # RGB under transparent pixels
+    damaged: Literal["reject", "keep"] = "reject"  # JPEGs of which a decoder can still make something
 
 
 def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
@@ -43,7 +55,7 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
     if not data:
         raise Rejection("empty")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # of metadata: they say nothing about the pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             return _decoded(data, settings or PictureSettings())
@@ -54,8 +66,7 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise Rejection("too_many_pixels") from None
         except Exception as error:  # decoders fail in many ways on damaged bytes; none may stop a run of millions
-            cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-            raise Rejection("truncated" if cut else "damaged") from None
+            raise Rejection(_fault(error)) from None
 
 
 def _decoded(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
@@ -65,15 +76,39 @@ def _decoded(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3
             raise Rejection("too_many_pixels")
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
-        picture.load()
-        return np.array(_rgb(_eight_bits(_upright(picture)), settings.background))
+        pixels = _strict_jpeg(data, settings) if picture.format == "JPEG" and picture.mode in ("L", "RGB") else None
+        orientation = _orientation(picture)
+        if pixels is not None and orientation not in UPRIGHT:
+            return pixels
+        upright = picture if pixels is None else Image.fromarray(pixels)
+        upright.load()
+        if orientation in UPRIGHT:
+            upright = upright.transpose(UPRIGHT[orientation])
+        return np.array(_rgb(_eight_bits(upright), settings.background))
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _strict_jpeg(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The pixels of a sound JPEG, the same as Pillow's and twice as fast; None where Pillow is to have its try."""
     try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # damaged metadata says nothing about the pixels, which are decoded already
-        return picture
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        # Bytes between two markers are harmless and common.
+        if settings.damaged == "keep" or "extraneous" in str(error).lower():
+            return None
+        raise Rejection(_fault(error)) from None
+
+
+def _fault(error: Exception) -> str:
+    message = str(error).lower()
+    cut = isinstance(error, EOFError) or "truncated" in message or "premature end of jpeg file" in message
+    return "truncated" if cut else "damaged"
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged metadata says nothing about the pixels
+        return 1
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -83,10 +118,9 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     levels = np.asarray(picture, dtype=np.float64)
     if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 65535:
         raise Rejection("damaged")
+    highest = 65535
     if picture.mode == "F":
         highest = next(limit for limit in (1, 255, 65535) if levels.max() <= limit)
-    else:
-        highest = 65535
     return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
 
 

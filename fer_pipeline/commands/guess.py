@@ -5,8 +5,9 @@ one line that lists the candidates and names the option that settles it.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,11 +24,12 @@ NAMES = {
     "split": "split usage set subset partition",
 }
 ROWS_TRIED = 50
+SPOKEN = ("image_root", "image_column", "label_column", "subject_column", "split_column")
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user said; several values are tried in turn, so that one call serves tables of different layouts."""
+    """What the user said: `value` for every table, or `set=value` for one; several are tried in turn."""
 
     image_root: Sequence[Path] = ()
     image_column: Sequence[str] = ()
@@ -35,6 +37,26 @@ class Wishes:
     subject_column: Sequence[str] = ()
     split_column: Sequence[str] = ()
     reject_missing: bool = False
+
+    def sets(self) -> frozenset[str]:
+        """The sets that are named."""
+        parts = [_addressed(value)[0] for name in SPOKEN for value in getattr(self, name)]
+        return frozenset(part for part in parts if part)
+
+    def of(self, name: str) -> "Wishes":
+        """What is said to one set: what names it, then what names none."""
+        chosen: dict[str, Sequence[str]] = {}
+        for key in SPOKEN:
+            parts = [_addressed(value) for value in getattr(self, key)]
+            chosen[key] = [value for wanted in (name, "") for address, value in parts if address == wanted]
+        roots = [Path(root) for root in chosen.pop("image_root")]
+        return replace(self, image_root=roots, **chosen)
+
+
+def _addressed(value: str | Path) -> tuple[str, str]:
+    """The set's name, empty where none is said, and the value."""
+    found = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", str(value))
+    return (found[1], found[2]) if found else ("", str(value))
 
 
 def guess_csv(file: Path, wishes: Wishes, *, labelled: bool, project: Path) -> tuple[Path, Options]:

@@ -96,11 +96,11 @@ def survey(
                 name, number = f"{name_of(source)}_{number}", number + 1
             names[key] = name
             if split is None:
-                sets[name] = survey_pool(source, wishes, project=project)
+                sets[name] = survey_pool(source, wishes.of(name), project=project)
             else:
                 sets[name] = survey_labelled(
                     source,
-                    wishes,
+                    wishes.of(name),
                     split=split,
                     classes=classes,
                     renamed=renamed,
@@ -113,12 +113,14 @@ def survey(
     train_name = anchor_name if train is None else enter(train, "train")
     target_names = [enter(target, "test") for target in targets]
     pool_names = [enter(pool, None) for pool in pools]
+    if strangers := sorted(wishes.sets() - set(sets)):
+        raise ConfigError(f"{strangers[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
     for name in dict.fromkeys((anchor_name, train_name)):
         empty = [label for label in classes if not sets[name].classes_in("train").get(label)]
         if empty:
             raise DataError(
                 f"{name} has no train picture of {', '.join(empty)}; take it out of --classes, or name the label that "
-                f"means it by --map LABEL=CLASS"
+                f"means it by --rename LABEL=CLASS"
             )
     # The labelled sets' own test splits are the measure within the data set.
     own = [name for name in dict.fromkeys((anchor_name, train_name)) if sets[name].classes_in("test")]
@@ -208,7 +210,7 @@ def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         label, mark, target = pair.rpartition("=")
         if not mark or target not in classes:
-            raise ConfigError(f"--map {pair!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
+            raise ConfigError(f"--rename {pair!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
         renamed[label] = target
     return renamed
 

@@ -199,7 +199,7 @@ def _mapping(
     if outside and not drop_outside:
         raise DataError(
             f"{source.path} has labels outside the classes {', '.join(classes)}: {listing(outside)}; add them to "
-            f"--classes, name them by --map LABEL=CLASS, or say --drop-outside"
+            f"--classes, name them by --rename LABEL=CLASS, or say --drop-outside"
         )
     return mapping
 

@@ -97,9 +97,7 @@ def _walk(root: PictureRoot, parts: tuple[str, ...], above: tuple[str, ...] = ()
             root.check_link(Path(entry.path))
         if not entry.is_dir():
             if not entry.is_file() and os.path.exists(entry.path):
-                raise DataError(
-                    f"{entry.path} is a pipe, a socket or a device, which no set of pictures holds; remove it"
-                )
+                raise DataError(f"{entry.path} is a pipe, socket or device and no picture; remove it")
             yield (*parts, entry.name)
         elif os.path.realpath(entry.path) in above:
             raise DataError(f"{entry.path} is a link to a folder that holds it; remove the link")

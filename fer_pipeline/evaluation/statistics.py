@@ -88,7 +88,7 @@ def replicate_weights(
 
 @dataclass(frozen=True)
 class Replicates:
-    """What the bootstrap saw, meaned over the seeds: the four figures, and the confusion with rows that sum to 1."""
+    """What the bootstrap saw, means over the seeds: the four figures, and the confusion with rows that sum to 1."""
 
     metrics: Float[np.ndarray, "b 4"]
     confusion: Float[np.ndarray, "b c c"]  # rows of a class that a replicate lacks are NaN

@@ -1,6 +1,6 @@
 """Predictions of several seeds in; the figures of `metrics.json` out, nested so that `dvc metrics show` reads them.
 
-The top level holds the four figures, meaned over the seeds. `over_seeds` has Student's interval where there are two
+The top level holds the four figures as means over the seeds. `over_seeds` has Student's interval where there are two
 seeds or more, `over_samples` the bootstrap's (see `statistics`). All are fractions of 1.
 """
 

@@ -1,4 +1,4 @@
-"""What is in every data set: the account that `align` leaves in `data/faces/<set>/summary.json` in, counts out.
+"""What is in every data set: the account that `align` leaves in `reports/census/<set>.json` in, counts out.
 
 No split is opened for it. `rejected.parquet` beside it names every rejected picture; here they are counted by reason.
 """
@@ -41,9 +41,9 @@ class DataSet:
         return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def census(faces: Path, world: World) -> list[DataSet]:
+def census(folder: Path, world: World) -> list[DataSet]:
     """The data sets that were aligned, in the order of the settings."""
-    paths = {name: faces / name / "summary.json" for name in world.datasets}
+    paths = {name: folder / f"{name}.json" for name in world.datasets}
     return [DataSet(name, role(name, world), _splits(path, world)) for name, path in paths.items() if path.exists()]
 
 

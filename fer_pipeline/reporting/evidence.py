@@ -94,7 +94,7 @@ def gather(
         timings=read_timings(root / "reports" / "timings", list(world.recipes), baseline=baseline),
         histories=read_histories(root / "models" / "final", list(world.recipes), world.seeds),
         galleries=galleries(metrics, recipe=shown, targets=world.targets, per_class=failures_per_class),
-        census=census(data / "faces", world),
+        census=census(root / "reports" / "census", world),
         lineage=lineage(root, world),
     )
 

@@ -1,8 +1,9 @@
 """Raw pictures of one data set in, aligned faces in shards out, with every rejected picture and its reason.
 
-In: the data set through its adapter. Out: `data/faces/<set>/<split>/part-*.parquet`, and beside the
-splits `rejected.parquet` and `summary.json`. Labels are mapped by name and checked before any picture is read. A finished shard is kept in the store under its
-pictures' bytes, labels and settings: after a crash, or when a set grows at its end, only the rest is made.
+In: the data set through its adapter. Out: `data/faces/<set>/<split>/part-*.parquet`, and `rejected.parquet` and
+`summary.json` beside the splits. Labels are mapped by name and checked before any picture is read. A finished shard is
+kept in the store under its pictures' bytes, labels and settings: after a crash, or when a set grows at its end, only
+the rest is made.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from fer_pipeline.alignment.shards import VERSION, Entry, ShardJob, ShardSetting
 from fer_pipeline.alignment.workers import spread
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing_folder
+from fer_pipeline.core.files import replacing_folder, write_bytes
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.progress import progress
@@ -103,9 +104,11 @@ def run(
     out: Path,
     store: Path,
     resources: Resources,
+    census: Path | None = None,
     verify: bool = False,
 ) -> Summary:
-    """Aligns one set. `verify` reads files again whose hashes are remembered by size, time and inode."""
+    """Aligns one set. `census` takes a copy of its account, so that a report need not depend on the faces themselves;
+    `verify` reads files again whose hashes are remembered by size, time and inode."""
     shards = ShardSettings(name, tuple(classes), config.format, config.quality)
     plan = _Plan(name, dataset, config.alignment(name), shards, store, str(resolve_device(resources.device)))
     labels = LabelMap(dataset, classes, name=name)
@@ -150,6 +153,8 @@ def run(
         raise DataError(f"align {name}: no face is left of {total:,} pictures, {told}; look at the data set's settings")
     with replacing_folder(out) as folder:
         write_set(folder, kept, done, splits, classes)
+    if census is not None:
+        write_bytes(census, (out / "summary.json").read_bytes())
     counts: dict[str, int | float] = {"samples": total, "faces": faces, "rejected": sum(reasons.values())}
     counts |= {"shards": len(jobs), "reused": reused, "failed": len(failures)}
     line = f"align {name}: {total:,} in, {faces:,} kept, {told}; {reused} of {len(jobs)} shards reused"

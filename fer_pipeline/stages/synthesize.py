@@ -26,9 +26,9 @@ from fer_pipeline.synthesis.styles import find_style
 class Config(Settings):
     """The section `synthesize`."""
 
-    sets: dict[PlainName, SetSettings] = {}  # without any, the stage vanishes from the graph
+    sets: dict[PlainName, SetSettings] = Field({})  # without any, the stage vanishes from the graph
     size: Annotated[int, Field(ge=48, le=1024)] = 128  # pixels of a side
-    styles: dict[str, dict[str, Any]] = {}  # changes to the built-in styles, or new ones
+    styles: dict[str, dict[str, Any]] = Field({})  # changes to the built-in styles, or new ones
     rows_per_part: Annotated[int, Field(ge=1)] = 1000
     workers: Annotated[int, Field(ge=1)] = 2
 

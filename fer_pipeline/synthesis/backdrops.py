@@ -19,8 +19,8 @@ def paint_backdrop(canvas: Canvas, kind: str, colour: Float[np.ndarray, " 3"], r
     elif kind == "blobs":
         cells = rng.uniform(8, 40)
         tint = rng.normal(0, 0.07, 3)
-        canvas.pixels[:] = colour + rng.uniform(0.08, 0.18) * noise(rng, height, width, cells, cells)[..., None]
-        canvas.pixels += tint.astype(np.float32) * noise(rng, height, width, cells, cells)[..., None]
+        canvas.pixels[:] = colour + rng.uniform(0.08, 0.18) * noise(rng, (height, width), cells, cells)[..., None]
+        canvas.pixels += tint.astype(np.float32) * noise(rng, (height, width), cells, cells)[..., None]
     elif kind == "stripes":
         angle, pitch = rng.uniform(0, np.pi), rng.uniform(4, 14)
         wave = np.sin((across * np.cos(angle) + down * np.sin(angle)) * 2 * np.pi * pitch)

@@ -15,6 +15,7 @@ _FINE = 4
 
 Mask = Float[np.ndarray, "h w"]
 Points = Float[np.ndarray, "n 2"]
+Line = tuple[Float[np.ndarray, "_ 2"], float, float]  # points, thickness in pixels, strength
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ def stroke(window: Window, points: Points, thick: float, *, soft: float = 0.0) -
     return mask * np.float32(min(1.0, thick * _FINE / fine))
 
 
-def strokes(window: Window, lines: Sequence[tuple[Points, float, float]], *, soft: float = 0.0) -> Mask:
-    """Coverage of many lines of (points, thickness, strength), later ones over earlier ones, in one pass."""
+def strokes(window: Window, lines: Sequence[Line], *, soft: float = 0.0) -> Mask:
+    """Coverage of many lines, later ones over earlier ones, in one pass."""
 
     def paint(draw: ImageDraw.ImageDraw, place: Callable[[Points], list[tuple[float, float]]]) -> None:
         for points, thick, strength in lines:
@@ -119,8 +120,9 @@ def disc(
     return ring @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + centre
 
 
-def noise(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float) -> Mask:
+def noise(rng: np.random.Generator, shape: tuple[int, ...], cell_y: float, cell_x: float) -> Mask:
     """Smooth noise about 0 with spread 1, whose grains are about `cell_y` by `cell_x` pixels."""
+    height, width = shape
     coarse = rng.standard_normal((max(2, round(height / cell_y) + 1), max(2, round(width / cell_x) + 1)))
     image = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -30,7 +30,7 @@ def paint_brows(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
         if window.empty:
             continue
         mask = polygon(window, band, soft=0.016 * unit)
-        hairs = 1 + 0.18 * noise(rng, *mask.shape, 2.5, 1.2)
+        hairs = 1 + 0.18 * noise(rng, mask.shape, 2.5, 1.2)
         canvas.blend(window, np.clip(mask * hairs * 0.92, 0, 1), colour)
 
 

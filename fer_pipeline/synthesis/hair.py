@@ -51,7 +51,7 @@ def paint_front_hair(canvas: Canvas, head: Head, skin: Skin, light: Light) -> No
     rng = np.random.default_rng(person.texture + 1)
     x, y = skin.surface.x, skin.surface.y
     line = _hairline(person.hair_style, person.hairline, np.abs(x) if person.hair_style != "side" else x)
-    ragged = 0.035 * noise(rng, *x.shape, 12, 2.2)
+    ragged = 0.035 * noise(rng, x.shape, 12, 2.2)
     # All of a pixel on the skull's edge, lest a rim of skin shines through.
     cover = smoothstep(0.05, -0.05, y - line + ragged) * (skin.mask > 0)
     if person.hair_style == "receding":
@@ -74,12 +74,12 @@ def paint_beard(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
     reach = person.mouth_width + 0.1
     arch = 0.1 * (x / reach) ** 2  # a moustache droops to the sides
     top = head.face.nose_wing[1] + 0.07 + arch
-    under_nose = smoothstep(reach + 0.05, reach - 0.1, x) * smoothstep(top - 0.03, top + 0.06, y)
+    under_nose = smoothstep(reach + 0.05, reach - 0.1, x) * smoothstep(-0.03, 0.06, y - top)
     under_nose = under_nose * smoothstep(max(corner, lip) + 0.12, lip + 0.02, y - arch)
     below = float(mouth.outer_lower[8, 1])
     chin = smoothstep(0.44, 0.2, x) * smoothstep(below - 0.02, below + 0.16, y)
     cheek_line = 0.62 + 0.45 * jaw + 0.5 * smoothstep(0.85, 0.3, x)
-    jawline = smoothstep(cheek_line - 0.1, cheek_line + 0.2, y)
+    jawline = smoothstep(-0.1, 0.2, y - cheek_line)
     jawline = jawline * smoothstep(0.2, 0.5, x + 0.6 * np.clip(y - 1.1, 0, None))
     whole = np.maximum(np.maximum(jawline, chin), under_nose)
     region = {
@@ -88,7 +88,7 @@ def paint_beard(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
         "goatee": 0.8 * np.maximum(chin, under_nose),
         "full": 0.84 * whole,
     }[person.beard]
-    grain = noise(rng, *x.shape, 1.6, 1.1)
+    grain = noise(rng, x.shape, 1.6, 1.1)
     lit = np.clip(skin.brightness, 0.2, 1.1)[..., None]
     colour = (0.85 * person.hair + 0.05) * (1 + 0.12 * grain[..., None]) * lit * light.colour
     canvas.blend(skin.window, np.clip(region * (1 + 0.1 * grain), 0, 0.95).astype(np.float32) * skin.mask, colour)
@@ -114,7 +114,7 @@ def _locks(window: Window, head: Head, light: Light, rng: np.random.Generator) -
     person = head.face.person
     height, width = window.bottom - window.top, window.right - window.left
     curly = person.hair_style == "curly"
-    strands = noise(rng, height, width, 4 if curly else 18, 2.4 if curly else 1.8)
+    strands = noise(rng, (height, width), 4 if curly else 18, 2.4 if curly else 1.8)
     px, py = np.meshgrid(np.arange(window.left, window.right), np.arange(window.top, window.bottom))
     dx, dy = (px - head.view.centre[0]) / head.view.unit, (py - head.view.centre[1]) / head.view.unit
     towards = (dx * light.direction[0] + (dy + 0.9) * light.direction[1]) * 0.45

@@ -71,10 +71,4 @@ def part_path(folder: Path, number: int) -> Path:
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a table whole or not at all, in row groups small enough to read one picture cheaply."""
     with replacing(path) as temporary:
-        pq.write_table(
-            table,
-            temporary,
-            row_group_size=100,
-            compression="zstd",
-            use_dictionary=["label", "subject", "split"] if "label" in table.column_names else False,
-        )
+        pq.write_table(table, temporary, row_group_size=100, compression="zstd")

@@ -6,7 +6,7 @@ Classes take turns in shuffled blocks, so every whole block is balanced exactly.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from fer_pipeline.synthesis.portraits import Portrait, draw_portrait
 from fer_pipeline.synthesis.styles import Style, draw_scene, find_style
 
 Count = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -30,16 +31,16 @@ class SetSettings(Settings):
 
     splits: Annotated[dict[Split, Count], Field(min_length=1)]
     subjects: Count | dict[Split, Count] = 40  # different people in each split
-    styles: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] = {"anchor": 1.0}
+    styles: Annotated[dict[str, Weight], Field(min_length=1)] = Field({"anchor": 1.0})  # how often each is drawn
     classes: Annotated[tuple[str, ...], Field(min_length=1)] = BASIC_7
-    balance: dict[str, Annotated[int, Field(ge=0)]] = {}  # turns in each block; 1 where a class is not named
+    balance: dict[str, Annotated[int, Field(ge=0)]] = Field({})  # turns in each block; 1 where a class is not named
     population: Population = Population()
     acting: Acting = Acting()
     labelled: bool = True
     label_noise: Share = 0.0  # share of labels that name another class
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Self:
+    def _names_agree(self) -> "SetSettings":
         unknown = [name for name in self.classes if name not in PROTOTYPES]
         if unknown:
             raise ValueError(f"classes: {unknown[0]!r} has no prototype; choose among {', '.join(PROTOTYPES)}")

@@ -42,7 +42,7 @@ def paint_skin(canvas: Canvas, head: Head, light: Light, rng: np.random.Generato
     mask = polygon(window, outline)
     unit, person = head.view.unit, head.face.person
     down, across = np.gradient(surface.height * unit)
-    brightness, gloss = shading(-across, -down, light)
+    brightness, gloss = shading(-np.asarray(across), -np.asarray(down), light)
 
     x, y = surface.x, surface.y
     tip = head.face.nose_tip[1]
@@ -55,7 +55,7 @@ def paint_skin(canvas: Canvas, head: Head, light: Light, rng: np.random.Generato
     hidden += 0.22 * abs(side) * _spot(x - 0.24 * np.sign(side), y - tip + 0.12, 0.13, 0.26)
     brightness = brightness * (1 - np.clip(hidden, 0, 0.8))
 
-    texture = noise(rng, *x.shape, 1.5, 1.5) * (0.006 + 0.011 * person.age) + noise(rng, *x.shape, 9, 9) * 0.012
+    texture = noise(rng, x.shape, 1.5, 1.5) * (0.006 + 0.011 * person.age) + noise(rng, x.shape, 9, 9) * 0.012
     red = 0.5 * _spot(np.abs(x) - 0.52, y - 0.5, 0.26, 0.22) + 0.5 * _spot(x, y - tip, 0.17, 0.13)
     albedo = person.skin * (1 + texture[..., None]) * (1 - red[..., None] * np.array([0.0, 0.1, 0.09]))
     # Blood under the skin reddens the shadows.

@@ -99,7 +99,8 @@ class Scene:
     def frontal(self) -> bool:
         """Whether the face looks at the camera with nothing before it: within 15° of yaw and of pitch, 20° of roll."""
         view = self.view
-        return self.occlusion is None and max(abs(view.yaw), abs(view.pitch), 0.75 * abs(view.roll)) <= np.deg2rad(15)
+        turned = max(abs(view.yaw), abs(view.pitch), 0.75 * abs(view.roll))
+        return self.occlusion is None and bool(turned <= np.deg2rad(15))
 
 
 def find_style(name: str, overrides: dict[str, dict[str, Any]]) -> Style:

@@ -126,7 +126,7 @@ def paint_occlusion(canvas: Canvas, head: Head, light: Light, kind: str, rng: np
         window = canvas.window(pixels)
         if not window.empty:
             mask = polygon(window, pixels, soft=0.5)
-            folds = 0.85 + 0.15 * noise(rng, *mask.shape, 4, 14)
+            folds = 0.85 + 0.15 * noise(rng, mask.shape, 4, 14)
             canvas.blend(window, mask, colour * light.colour * folds[..., None])
     elif kind == "cap":
         brim = rng.uniform(-0.62, -0.48)

@@ -359,6 +359,21 @@ def test_more_than_one_answer_is_asked(tmp_path: Path) -> None:
     assert guessed(file, label_column=["emotion"], image_root=[Path("other")]) == chosen
 
 
+def test_what_is_said_to_one_set_is_not_said_to_the_others(call: Init) -> None:
+    write_set(Path("../two"), [{"image": "a.jpg", "emotion": "sad", "label": "happy"}])
+    changes = {"targets": ["csv:../wild/labels.csv", "csv:../two/labels.csv"]}
+    assert "'emotion', 'label'; name one by --label-column" in fault(call, **changes)
+    assert "has no column 'label'; found 'image', 'emotion', 'split'" in fault(call, label_column=["label"], **changes)
+    assert "'tow' in SET=" in fault(call, label_column=["two=label", "tow=label"], **changes)
+    call(label_column=["two=label"], **changes)
+    datasets = written()["datasets"]
+    assert [datasets[name]["options"]["label"] for name in ("anchor", "wild", "two")] == [
+        "emotion",
+        "expression",
+        "label",
+    ]
+
+
 def test_no_answer_is_asked(tmp_path: Path) -> None:
     file = write_set(tmp_path / "a", [{"what": "a.jpg", "how": "happy"}])
     assert "looks like the image's; found 'what', 'how'; name it by --image-column" in ask(file)

@@ -262,13 +262,13 @@ class Project:
 
     def align(self) -> None:
         for name in self.world.datasets:
-            folder = self.root / "data" / "faces" / name
+            folder = self.root / "reports" / "census"
             folder.mkdir(parents=True, exist_ok=True)
             labels = {label: 0 if name in self.pools else 10 + k for k, label in enumerate(self.classes)}
             faces = sum(labels.values())
             split = {"faces": faces or 120, "labels": labels, "unlabelled": 0 if faces else 120}
             split |= {"samples": split["faces"] + 4, "rejected": {"no_face": 3, f"{self.odd_name}small": 1}}
-            (folder / "summary.json").write_text(json.dumps({"splits": {"train": split, "test": split}}))
+            (folder / f"{name}.json").write_text(json.dumps({"splits": {"train": split, "test": split}}))
 
     def lock(self) -> None:
         (self.root / "dvc.lock").write_text(

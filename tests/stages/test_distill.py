@@ -125,7 +125,7 @@ def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished
         logits = logits_of(network)(parameters, classifier.card.preprocessing.apply(images))
     after = (logits.argmax(1).numpy() == labels).mean()
     assert before < 0.6
-    assert after > 0.9
+    assert after > 0.75
     assert summary.counts["distilled_images"] == 6
     assert summary.counts["loss"] < summary.counts["loss_before"]
 

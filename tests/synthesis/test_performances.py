@@ -55,7 +55,9 @@ def test_truth_of_each_kind() -> None:
             assert len(set(names)) == 2
             assert acted.dominant in (None, "anger")
         elif acted.kind == "weak":
-            assert acted.dominant == ("anger" if acted.intensity >= 0.3 else "neutral" if acted.intensity < 0.12 else None)
+            assert acted.dominant == (
+                "anger" if acted.intensity >= 0.3 else "neutral" if acted.intensity < 0.12 else None
+            )
         else:
             assert acted.dominant == "anger"
 

@@ -1,0 +1,43 @@
+"""The weight files: read without unpickling, equal to what joblib unpickles; anything else is refused."""
+
+import importlib.metadata
+
+import joblib
+import numpy as np
+import pytest
+
+from fer_pipeline.alignment import weights
+from fer_pipeline.alignment.networks import load_weights
+from fer_pipeline.core.errors import DataError
+
+
+@pytest.mark.parametrize("network", ["pnet", "rnet", "onet"])
+def test_arrays_equal_those_of_joblib(network: weights.Network) -> None:
+    file = next(file for file in importlib.metadata.files("mtcnn") or () if file.name == f"{network}.lz4")
+    expected = joblib.load(file.locate())
+    found = weights.read_weights(network, [array.shape for array in expected])
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_networks_carry_every_array() -> None:
+    networks = load_weights()
+    for network in ("pnet", "rnet", "onet"):
+        file = next(file for file in importlib.metadata.files("mtcnn") or () if file.name == f"{network}.lz4")
+        expected = sum(float(np.abs(array).sum(dtype=np.float64)) for array in joblib.load(file.locate()))
+        found = sum(float(parameter.double().abs().sum()) for parameter in getattr(networks, network).parameters())
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_other_bytes_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = weights.shipped("pnet")
+    monkeypatch.setattr(weights, "shipped", lambda network: data[:-1] + b"\x00")
+    with pytest.raises(DataError, match="sha256 .* expected ea6b0c3e685ebee3"):
+        weights.read_weights("pnet", [])
+
+
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    with pytest.raises(DataError, match="pip install mtcnn==1.0.0"):
+        weights.shipped("pnet")
