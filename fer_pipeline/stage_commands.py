@@ -28,9 +28,9 @@ def run_stage(stage: str, name: str, params: Path, act: Callable[[ModuleType, An
     with faults():
         from fer_pipeline.commands import check, provenance
 
-        checked = check.check(params)
+        ready = check.check_for(stage, params, remembered=STORE / "memory" / "checked")
         with provenance.noted(STORE / "provenance" / f"{stage}{'@' + name if name else ''}.json", stage=stage):
-            summary = act(checked.modules[stage], checked.configs[stage], checked.world)
+            summary = act(ready.module, ready.config, ready.world)
     say(summary)
 
 
@@ -241,6 +241,7 @@ def evaluate(
     models: Annotated[Path, typer.Option(help="The recipe's models, one folder a seed.")],
     faces: FacesOption,
     out: OutOption,
+    metrics: Annotated[Path | None, typer.Option(help="Where the main figures alone are written.")] = None,
     params: ParamsOption = PARAMS,
 ) -> None:
     """Measure the models of one recipe on the test split of one target."""
@@ -257,6 +258,7 @@ def evaluate(
             classes=world.classes,
             seeds=world.seeds,
             out=out,
+            metrics=metrics,
             resources=world.resources,
         ),
     )

@@ -114,4 +114,6 @@ def _row(entry: Entry, crop: Crop, *, split: str, settings: ShardSettings) -> di
 
 
 def _about(aligner: Aligner, settings: ShardSettings) -> dict[str, Any]:
-    return {"border": aligner.settings.border, "grey": aligner.settings.grey, "format": settings.format}
+    """What `predict` must know to make crops of the same kind."""
+    chosen = aligner.settings.model_dump(mode="json", include={"border", "grey", "pictures", "detection"})
+    return {**chosen, "format": settings.format, "quality": settings.quality}

@@ -58,8 +58,12 @@ def _elsewhere(jobs: Iterator[Job], begin: Begin[Job], workers: int, preload: st
         with _pool(workers, begin, preload) as pool:
             broken = False
             while not broken:
-                while len(pending) < 2 * workers and (job := next(jobs, None)) is not None:
-                    pending[pool.submit(_call, job)] = job
+                while not broken and len(pending) < 2 * workers and (job := next(jobs, None)) is not None:
+                    try:
+                        pending[pool.submit(_call, job)] = job
+                    except BrokenProcessPool:  # a worker died since the last look
+                        suspects.append(job)
+                        broken = True
                 if not pending:
                     break
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)

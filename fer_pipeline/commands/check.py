@@ -1,16 +1,21 @@
 """All settings at once: `params.yaml` in, every stage's checked `Config` out, or one line before any work is done.
 
-Every stage calls this first, so that a fault in the settings of the last stage is told before the first one has run.
+Every stage calls `check_for` first, so that a fault in the settings of the last stage is told before the first one has
+run. Checking everything imports every stage and with them torch; so the store remembers which file of settings was found
+good by which code, and a stage that finds its own remembered imports only itself.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fer_pipeline
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import Settings, World, load_params, validate
+from fer_pipeline.core.settings import World, load_params, validate
 
 WALK = (
     "synthesize",
@@ -37,6 +42,38 @@ class Checked:
     line: str
 
 
+@dataclass(frozen=True)
+class Ready:
+    """One stage, ready to run: its module, its `Config`, and what all stages share."""
+
+    module: ModuleType
+    config: Any
+    world: World
+
+
+def check_for(stage: str, params: Path, *, remembered: Path) -> Ready:
+    """One stage's settings, after all settings were checked, now or before by the same code."""
+    try:
+        seal = _seal(params)
+    except FileNotFoundError:
+        seal = ""  # the full check says it better
+    if not seal or not remembered.exists() or remembered.read_text(encoding="utf-8") != seal:
+        checked = check(params)
+        write_text(remembered, seal)
+        return Ready(checked.modules[stage], checked.configs[stage], checked.world)
+    values = load_params(params)
+    module = load("fer_pipeline.stages", stage)
+    config = validate(module.Config, values[stage], where=f"{params}, {stage}")
+    return Ready(module, config, validate(World, values, where=str(params)))
+
+
+def _seal(params: Path) -> str:
+    package = Path(fer_pipeline.__file__).parent
+    code = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
+    state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in code)]
+    return hashlib.sha256("\n".join(state).encode()).hexdigest()
+
+
 def check(params: Path) -> Checked:
     """Reads and checks the whole file of settings; ConfigError names the first fault."""
     values = load_params(params)
@@ -52,7 +89,8 @@ def check(params: Path) -> Checked:
         stage: validate(module.Config, values[stage], where=f"{params}, {stage}") for stage, module in modules.items()
     }
     _sets_agree(params, world, configs)
-    _parts_exist(params, world, configs["train_final"])
+    _parts_exist(params, world)
+    _recipes_fit(params, world, modules["train_final"], configs["train_final"])
     counts = f"{len(world.datasets)} data sets, {len(world.recipes)} recipes, {len(world.seeds)} seeds"
     line = f"{params}: {counts}, all settings hold"
     return Checked(world, configs, modules, line)
@@ -77,12 +115,17 @@ def _sets_agree(params: Path, world: World, configs: dict[str, Any]) -> None:
             )
 
 
-def _parts_exist(params: Path, world: World, final: Settings) -> None:
+def _parts_exist(params: Path, world: World) -> None:
     for name, dataset in world.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
         if strangers := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(world.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {strangers[0]!r} is none of {list(world.classes)}")
+
+
+def _recipes_fit(params: Path, world: World, stage: ModuleType, config: Any) -> None:
     for name, recipe in world.recipes.items():
-        load("fer_pipeline.strategies", recipe.strategy)
-        validate(type(final), {**final.model_dump(), **recipe.overrides}, where=f"{params}, recipes.{name}.overrides")
+        try:
+            stage.settle(config, recipe, recipe=name)
+        except ConfigError as error:
+            raise ConfigError(f"{params}, {error}") from None

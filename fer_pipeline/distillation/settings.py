@@ -42,4 +42,5 @@ class DistillSettings(Settings):
     decay: Annotated[float, Field(gt=0, le=1)] = 0.5
     save_every: Count = 10
     weights_kept: Count = 8  # copies of the weights held while an unrolled training is played back; same result
+    threads: Count = 1  # of a CPU; another number gives other rounding
     probe: ProbeSettings = ProbeSettings()

@@ -24,6 +24,7 @@ from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Resources, Settings
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.evaluation.failures import Failure, worst_failures
+from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Predictions, write_predictions
 from fer_pipeline.evaluation.summary import summarise
 from fer_pipeline.networks.checkpoints import load_checkpoint
@@ -51,8 +52,12 @@ def run(
     seeds: Sequence[int],
     out: Path,
     resources: Resources,
+    metrics: Path | None = None,
 ) -> Summary:
-    """Measures every seed of `models/<seed>` on the target's faces, the folder of a test split."""
+    """Measures every seed of `models/<seed>` on the target's faces, the folder of a test split.
+
+    `metrics` takes the main figures alone, for `dvc metrics`.
+    """
     split = find_split(faces)
     face_id, labels, subjects, unlabelled = labelled_faces(split, classes=classes)
     rows = []
@@ -65,14 +70,16 @@ def run(
                 advance(len(batch))
             rows.append(checked(np.concatenate(parts), models / str(seed)))
     predictions = Predictions(tuple(classes), tuple(seeds), face_id, labels, subjects, np.stack(rows))
-    metrics = summarise(predictions, draws=config.bootstrap, seed=config.bootstrap_seed, by_subject=config.by_subject)
+    found = summarise(predictions, draws=config.bootstrap, seed=config.bootstrap_seed, by_subject=config.by_subject)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:
-        write_json(folder / "metrics.json", metrics)
+        write_json(folder / "metrics.json", found)
         write_predictions(folder / "predictions.parquet", predictions)
         write_text(folder / "confusion.csv", confusion_rows(predictions))
         write_failures(folder / "failures", failures, split=split, batch_size=config.batch_size)
-    return summary(recipe, target, metrics, unlabelled=unlabelled, num_seeds=len(seeds))
+    if metrics is not None:
+        write_json(metrics, {name: round(found[name], 6) for name in METRICS})
+    return summary(recipe, target, found, unlabelled=unlabelled, num_seeds=len(seeds))
 
 
 def find_split(faces: Path) -> Path:

@@ -176,7 +176,7 @@ def train_seeds(task: Task, missing: Sequence[tuple[int, str]], advance: Advance
     shelf = Store(task.store)
     labelled = read_images(task.labelled, classes=task.classes)
     refuse_empty_classes(labelled.counts(len(task.classes)), classes=task.classes, where=task.labelled)
-    crop = int(read_about(task.labelled)["crop"])
+    made = read_about(task.labelled)
     strategy = load("fer_pipeline.strategies", task.settings.strategy)
     config = task.config
 
@@ -193,7 +193,7 @@ def train_seeds(task: Task, missing: Sequence[tuple[int, str]], advance: Advance
             task.settings.use, task.extra, classes=task.classes, real_per_class=config.real_per_class, seed=seed
         )
         trained = train(
-            Start(config.network.sized(crop), config.weights, task.classes, seed),
+            Start(config.network.sized(int(made["crop"])), config.weights, task.classes, seed),
             lambda ingredients: strategy.build(task.options, ingredients),
             {"labelled": labelled.take(np.flatnonzero(parts == FIT)), **extra.sets},
             labelled.take(chosen) if len(chosen) else None,
@@ -206,6 +206,7 @@ def train_seeds(task: Task, missing: Sequence[tuple[int, str]], advance: Advance
                 "strategy": task.settings.strategy,
                 "use": task.settings.use,
                 "options": task.options.model_dump(mode="json"),
+                "faces": made,
             },
             data=task.data,
             advance=advance,

@@ -112,10 +112,10 @@ def _make(
     refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
     chosen = np.flatnonzero(parts == VALIDATION)
     total, _ = length(config.training, len(fit_images))
-    crop = int(read_about(faces)["crop"])
+    made = read_about(faces)
     with progress("train_primitive", total, "steps") as advance:
         train(
-            Start(config.network.sized(crop), config.weights, classes, seed),
+            Start(config.network.sized(int(made["crop"])), config.weights, classes, seed),
             lambda ingredients: supervised.build(config.options, ingredients),
             {"labelled": fit_images},
             images.take(chosen) if len(chosen) else None,
@@ -123,7 +123,12 @@ def _make(
             device=device,
             state=state,
             folder=folder,
-            about={"stage": "train_primitive", "strategy": "supervised", "options": config.options.model_dump()},
+            about={
+                "stage": "train_primitive",
+                "strategy": "supervised",
+                "options": config.options.model_dump(),
+                "faces": made,
+            },
             data=data,
             advance=advance,
         )

@@ -124,6 +124,14 @@ class Studio:
         ).permutation(len(block))
         return block[int(order[turn.number % len(block)])]
 
+    def label(self, turn: Turn) -> str | None:
+        """The label that the set gives: the expression whose turn it is, another one by mistake, or none."""
+        expression = self.expression(turn)
+        others = [name for name in self.settings.classes if name != expression]
+        rng = np.random.default_rng(derive(self.seed, self.name, turn.split, turn.number, "label"))
+        wrong = bool(others) and rng.random() < self.settings.label_noise
+        return None if not self.settings.labelled else others[int(rng.integers(len(others)))] if wrong else expression
+
     def person(self, subject: str) -> Person:
         """The same person for the same subject in every portrait."""
         if subject not in self._people:
@@ -140,8 +148,7 @@ class Studio:
         names = sorted(settings.styles)
         weights = np.array([settings.styles[style] for style in names])
         style = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        expression = self.expression(turn)
-        performance = draw_performance(rng, settings.acting, expression, settings.classes)
+        performance = draw_performance(rng, settings.acting, self.expression(turn), settings.classes)
         scene = draw_scene(rng, self._styles[style], size=self.size)
         portrait = draw_portrait(
             self.person(subject), performance.aus, scene, size=self.size, seed=derive(seed, "texture")
@@ -150,7 +157,7 @@ class Studio:
         row = Row(
             sample_id=turn.sample_id,
             image=encode_jpeg(portrait.image, scene.exposure.quality),
-            label=self._label(rng, expression) if settings.labelled else None,
+            label=self.label(turn),
             subject=subject,
             split=turn.split,
             kind=performance.kind,
@@ -164,11 +171,6 @@ class Studio:
             landmarks=portrait.landmarks.astype(np.float32),
         )
         return portrait, row
-
-    def _label(self, rng: np.random.Generator, expression: str) -> str:
-        others = [name for name in self.settings.classes if name != expression]
-        wrong = rng.random() < self.settings.label_noise
-        return others[int(rng.integers(len(others)))] if wrong and others else expression
 
 
 def draw_set(

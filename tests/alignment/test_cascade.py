@@ -107,7 +107,7 @@ def test_faces_cut_by_the_frame_are_better_padded(portraits: list[np.ndarray]) -
         cut = np.ascontiguousarray(image[max(y1, 0) : y2, max(x1, 0) : x2])
         for mode, detector in detectors.items():
             for face in detector.find([cut])[0][:1]:
-                off = np.linalg.norm(face.landmarks + (max(x1, 0), max(y1, 0)) - truth.landmarks, axis=1)
+                off = np.linalg.norm(face.landmarks + np.maximum([x1, y1], 0) - truth.landmarks, axis=1)
                 errors[mode].append(float(np.median(off)) / eye_distance(truth.landmarks))
     assert len(errors["pad"]) >= 8
     assert np.median(errors["pad"]) < 0.04 < np.median(errors["squeeze"])

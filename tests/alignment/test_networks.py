@@ -1,4 +1,4 @@
-"""The three networks against a forward pass in float64 numpy, written from the raw arrays, and against stored numbers."""
+"""The three networks against a float64 numpy pass over the raw arrays, and against stored numbers."""
 
 import importlib.metadata
 

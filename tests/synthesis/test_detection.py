@@ -15,7 +15,7 @@ def met() -> list[tuple[Row, np.ndarray | None]]:
     detector = Detector()
     pairs = []
     for style in STYLES:
-        images, rows = draw_set(SetSettings(splits={"test": 80}, styles={style: 1.0}), 100, style)
+        images, rows = draw_set(SetSettings(splits={"test": 60}, styles={style: 1.0}), 100, style)
         for start in range(0, len(images), 16):
             for row, faces in zip(rows[start : start + 16], detector.find(images[start : start + 16]), strict=True):
                 if row.frontal:

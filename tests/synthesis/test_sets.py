@@ -52,12 +52,12 @@ def test_classes_are_balanced_in_every_whole_block() -> None:
 
 
 def test_no_subject_is_in_two_splits_and_people_stay_themselves() -> None:
-    settings = SetSettings(splits={"train": 40, "test": 40}, subjects={"train": 5, "test": 9})
+    settings = SetSettings(splits={"train": 20, "test": 20}, subjects={"train": 3, "test": 5})
     _, rows = draw_set(settings, 1, "demo", size=48)
     people = {split: {row.subject for row in rows if row.split == split} for split in ("train", "test")}
     assert not people["train"] & people["test"]
-    assert len(people["train"]) == 5
-    assert 6 <= len(people["test"]) <= 9
+    assert len(people["train"]) == 3
+    assert 4 <= len(people["test"]) <= 5
     again = Studio(settings, seed=1, name="demo"), Studio(settings, seed=1, name="demo")
     first, second = (studio.person("demo-train-00001") for studio in again)
     assert first.eye_x == second.eye_x
@@ -65,13 +65,21 @@ def test_no_subject_is_in_two_splits_and_people_stay_themselves() -> None:
 
 
 def test_labels() -> None:
-    pool = SMALL.model_copy(update={"labelled": False})
-    assert {row.label for row in draw_set(pool, 0, "pool", size=48)[1]} == {None}
-    clean = SetSettings(splits={"train": 100}, subjects=2)
-    assert all(row.label == row.dominant for row in draw_set(clean, 0, "demo", size=48)[1])
-    noisy = clean.model_copy(update={"label_noise": 0.3, "splits": {"train": 300}})
-    rows = draw_set(noisy, 0, "demo", size=48)[1]
-    assert np.mean([row.label != row.dominant for row in rows]) == pytest.approx(0.3, abs=0.08)
+    turns = [Turn("train", number) for number in range(1000)]
+
+    def wrong(**changes: object) -> float:
+        studio = Studio(SetSettings.model_validate({"splits": {"train": 1000}, **changes}), seed=0, name="demo")
+        return float(np.mean([studio.label(turn) != studio.expression(turn) for turn in turns]))
+
+    assert wrong() == 0
+    assert wrong(label_noise=0.3) == pytest.approx(0.3, abs=0.045)
+    pool = Studio(SMALL.model_copy(update={"labelled": False}), seed=0, name="pool", size=48)
+    assert {pool.label(turn) for turn in turns[:20]} == {None}
+    assert pool.draw(turns[0])[1].label is None
+    clean = Studio(SMALL, seed=0, name="demo", size=48)
+    for turn in turns[:8]:
+        row = clean.draw(turn)[1]
+        assert row.label == row.dominant == clean.expression(turn)
 
 
 def test_style_changes_the_picture_and_not_the_person() -> None:

@@ -16,16 +16,56 @@ Settings = dict[str, Any]
 
 
 def tiny(params: Settings) -> Settings:
-    """The demo's settings, shrunk: three classes, one pool, one foreign target, short trainings."""
-    raise AssertionError("filled in below")
+    """The demo's settings, shrunk: three classes, one pool, two targets, two seeds, a dozen steps."""
+    classes = ["happiness", "neutral", "surprise"]
+    drawn = {"acting": {"intensity": [0.8, 1.0]}, "classes": classes}
+    training = {"epochs": None, "steps": 12, "batch": 16, "select": "last"}
+    network = {"name": "small", "width": 4}
+    recipes = ("baseline", "vas", "das")
+    return {
+        **params,
+        "classes": classes,
+        "seeds": [0, 1],
+        "resources": {"device": "cpu", "workers": 1},
+        "pools": ["street"],
+        "targets": ["studio", "film"],
+        "datasets": {name: params["datasets"][name] for name in ("studio", "street", "film")},
+        "recipes": {name: params["recipes"][name] for name in recipes},
+        "synthesize": {
+            "workers": 1,
+            "sets": {
+                "studio": {"splits": {"train": 60, "test": 12}, "subjects": 10, **drawn},
+                "street": {"splits": {"train": 60}, "subjects": 20, "labelled": False, **drawn},
+                "film": {"splits": {"test": 12}, "subjects": 6, "styles": {"film": 1}, **drawn},
+            },
+        },
+        "align": {"crop": 32, "shard_rows": 20},
+        "train_primitive": {
+            "network": network,
+            "training": training,
+            "split": {"validation": 0, "heldout": 0.3},
+        },
+        "embed": {"sets": ["studio", "street"]},
+        "mine": {"by": "count", "value": 8, "per_class": True},
+        "distill": {
+            "sources": {"auxiliary": "data/auxiliary"},
+            "outer_epochs": 4,
+            "save_every": 2,
+            "epochs": 1,
+            "batch_size": 8,
+            "probe": {"moments": 2, "epochs": 1, "seeds": 1},
+        },
+        "train_final": {"network": network, "training": training, "validation": 0},
+        "evaluate": {"recipes": list(recipes), "bootstrap": 100},
+        "report": {"bootstrap": 100},
+    }
 
 
-@pytest.fixture
-def project(tmp_path: Path, root: Path) -> Callable[[str], Path]:
-    """Makes independent copies of the project by name."""
+class Project:
+    """A copy of the project in a folder of its own."""
 
-    def make(name: str) -> Path:
-        folder = tmp_path / name
+    def __init__(self, root: Path, folder: Path) -> None:
+        self.folder = folder
         for item in COPIED:
             source, copy = root / item, folder / item
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -33,34 +73,43 @@ def project(tmp_path: Path, root: Path) -> Callable[[str], Path]:
                 shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(source, copy)
-        params = tiny(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")))
-        write_params(folder, params)
+        self.write(tiny(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))))
         subprocess.run(["git", "init", "-q", str(folder)], check=True)
-        return folder
 
-    return make
+    def __truediv__(self, path: str) -> Path:
+        return self.folder / path
+
+    @property
+    def params(self) -> Settings:
+        return yaml.safe_load((self / "params.yaml").read_text(encoding="utf-8"))
+
+    def write(self, params: Settings) -> None:
+        (self / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+    def change(self, **sections: Any) -> None:
+        """Replaces keys within sections, or whole sections that are no mappings."""
+        params = self.params
+        for name, value in sections.items():
+            params[name] = {**params[name], **value} if isinstance(value, dict) else value
+        self.write(params)
+
+    def dvc(self, *words: str, check: bool = True) -> str:
+        """What DVC says, run with this Python first in the path and a site cache of its own."""
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-m", "dvc", *words]
+        told = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        text = told.stdout + told.stderr
+        assert (told.returncode == 0) == check, text[-6000:]
+        return text
 
 
-def write_params(folder: Path, params: Settings) -> None:
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-
-
-def read_params(folder: Path) -> Settings:
-    return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-
-
-def dvc(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs DVC in a copy, with this environment's Python first in the path and a site cache of its own."""
-    binaries = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
-        "OMP_NUM_THREADS": "1",
-    }
-    told = subprocess.run(
-        [sys.executable, "-m", "dvc", *words], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert not check or told.returncode == 0, told.stdout[-4000:] + told.stderr[-4000:]
-    return told
+@pytest.fixture
+def project(tmp_path: Path, root: Path) -> Callable[[str], Project]:
+    """Makes independent copies of the project by name."""
+    return lambda name: Project(root, tmp_path / name)

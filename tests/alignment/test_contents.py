@@ -1,0 +1,58 @@
+"""The hash of inputs follows the bytes, is remembered by size, time and inode, and reads again when told to."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fer_pipeline.alignment import contents
+from fer_pipeline.alignment.contents import Contents
+from fer_pipeline.core.samples import Sample
+
+
+def sample(path: Path, offset: int = 0, length: int = -1) -> Sample:
+    return Sample(str(path), "train", None, None, path, offset, length)
+
+
+def test_only_the_bytes_in_range_count(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    (tmp_path / "b").write_bytes(b"0123xxxx89")
+    memory = Contents(tmp_path / "memory")
+    assert memory.of([sample(tmp_path / "a", 0, 4)]) == memory.of([sample(tmp_path / "b", 0, 4)])
+    assert memory.of([sample(tmp_path / "a", 0, 5)]) != memory.of([sample(tmp_path / "b", 0, 5)])
+    assert memory.of([sample(tmp_path / "a", 8, 2)]) == memory.of([sample(tmp_path / "b", 8, 2)])
+    assert memory.of([sample(tmp_path / "a")]) != memory.of([sample(tmp_path / "b")])
+    assert memory.of([sample(tmp_path / "a", 0, 10)]) == memory.of([sample(tmp_path / "a")])
+
+
+def test_what_is_remembered_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"before")
+    first = Contents(tmp_path / "memory")
+    known = first.of([sample(file)])
+    first.save()
+    state = file.stat()
+    with file.open("r+b") as stream:  # the same inode and size
+        stream.write(b"after!")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert Contents(tmp_path / "memory").of([sample(file)]) == known, "believed by size, time and inode"
+    assert Contents(tmp_path / "memory", verify=True).of([sample(file)]) != known
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    assert Contents(tmp_path / "memory").of([sample(file)]) != known
+    monkeypatch.setattr(contents, "_blocks", lambda part: pytest.fail("read"))
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert Contents(tmp_path / "memory").of([sample(file)]) == known
+
+
+def test_an_unreadable_file_is_not_remembered(tmp_path: Path) -> None:
+    first = Contents(tmp_path / "memory")
+    absent = first.of([sample(tmp_path / "a")])
+    first.save()
+    (tmp_path / "a").write_bytes(b"x")
+    assert Contents(tmp_path / "memory").of([sample(tmp_path / "a")]) != absent
+
+
+def test_a_damaged_memory_costs_nothing_but_time(tmp_path: Path) -> None:
+    (tmp_path / "memory").write_text("[half", encoding="utf-8")
+    (tmp_path / "a").write_bytes(b"x")
+    assert Contents(tmp_path / "memory").of([sample(tmp_path / "a")])

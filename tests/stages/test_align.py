@@ -1,0 +1,304 @@
+"""The stage `align`: rows, rejects, accounts, labels refused early; equal bytes after a crash and by any workers."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from fer_pipeline.alignment.warp import template
+from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.settings import DatasetSettings, Resources
+from fer_pipeline.core.summaries import Summary
+from fer_pipeline.stages import align
+
+CLASSES = ("anger", "happiness", "neutral")
+PREALIGNED = {"crop": 32, "prealigned": True, "shard_rows": 4, "format": "png"}
+
+
+def draw(root: Path, *, count: int = 18, labels: tuple[str, ...] = ("angry", "happy", "neutral")) -> Path:
+    """A table of small pictures of known pixels; every ninth is broken; a third is the test split."""
+    images = root / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    lines = ["image,emotion,person,part"]
+    for number in range(count):
+        name = f"p{number:03d}.png"
+        Image.fromarray(pixels(number)).save(images / name)
+        if number % 9 == 7:
+            (images / name).write_bytes(b"")
+        split = "test" if number % 3 == 2 else "train"
+        lines.append(f"{name},{labels[number % len(labels)]},someone{number // 6},{split}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+def dataset(root: Path, **changes: Any) -> DatasetSettings:
+    options = {"csv": "labels.csv", "images": "images", "label": "emotion", "subject": "person", "split": "part"}
+    return DatasetSettings.model_validate({"adapter": "csv", "path": root, "options": options, **changes})
+
+
+def run(root: Path, place: Path, *, store: Path | None = None, workers: int = 1, **changes: Any) -> Summary:
+    settings = {**PREALIGNED, **changes.pop("config", {})}
+    return align.run(
+        align.Config.model_validate(settings),
+        name="set",
+        dataset=changes.pop("dataset", None) or dataset(root),
+        classes=changes.pop("classes", CLASSES),
+        out=place / "out",
+        store=store or place / "store",
+        resources=Resources(device="cpu", workers=workers),
+        **changes,
+    )
+
+
+def bytes_of(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_rows_are_what_the_pictures_and_the_table_say(tmp_path: Path) -> None:
+    summary = run(draw(tmp_path / "raw"), tmp_path)
+    assert summary.line == "align set: 18 in, 16 kept, 2 rejected (empty 2); 0 of 5 shards reused"
+    train = read_faces(tmp_path / "out" / "train")
+    kept = [number for number in range(18) if number % 3 != 2 and number % 9 != 7]
+    assert train.face_id.tolist() == [f"set/p{number:03d}.png" for number in kept]
+    assert train.labels.tolist() == [number % 3 for number in kept]
+    assert train.subjects.tolist() == [f"someone{number // 6}" for number in kept]
+    assert train.classes == CLASSES
+    for image, number in zip(train.images, kept, strict=True):
+        np.testing.assert_array_equal(image, pixels(number))
+    table = read_table(tmp_path / "out" / "test", ["split", "landmarks", "score", "source"]).to_pylist()
+    assert {row["split"] for row in table} == {"test"}
+    np.testing.assert_allclose(table[0]["landmarks"], template(32).ravel(), rtol=1e-6)
+    assert table[0]["source"] == "images/p002.png"
+    assert table[0]["score"] is None
+    assert read_about(tmp_path / "out" / "train")["border"] == "reflect"
+
+
+def test_nothing_disappears(tmp_path: Path) -> None:
+    run(draw(tmp_path / "raw"), tmp_path)
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert rejected == [
+        {"sample_id": "p007.png", "source": "images/p007.png", "split": "train", "reason": "empty"},
+        {"sample_id": "p016.png", "source": "images/p016.png", "split": "train", "reason": "empty"},
+    ]
+    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (told["samples"], told["faces"], told["rejected"]) == (18, 16, {"empty": 2})
+    assert told["splits"]["train"] == {
+        "samples": 12,
+        "faces": 10,
+        "labels": {"anger": 6, "happiness": 4, "neutral": 0},
+        "unlabelled": 0,
+        "rejected": {"empty": 2},
+    }
+    assert told["splits"]["test"]["labels"] == {"anger": 0, "happiness": 0, "neutral": 6}
+
+
+def test_labels_outside_the_classes_are_refused_before_any_work(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw", labels=("angry", "happy", "neutral", "disgust", "awe"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "earlier").write_text("kept", encoding="utf-8")
+    with pytest.raises(DataError, match=r"outside the classes: awe 3, disgust 3; .*drop_unknown: true"):
+        run(root, tmp_path)
+    assert bytes_of(tmp_path).keys() & {"out/earlier"}
+    assert not (tmp_path / "store").exists()
+
+
+def test_labels_may_be_dropped_with_their_count(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw", labels=("angry", "happy", "neutral", "disgust", "awe"))
+    summary = run(root, tmp_path, dataset=dataset(root, drop_unknown=True, classes={"awe": None}))
+    assert summary.counts["rejected"] == 8
+    reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
+    assert sorted(reasons) == ["empty"] * 2 + ["label_dropped"] * 3 + ["label_outside_classes"] * 3
+
+
+def test_a_set_without_labels_has_null_labels(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    options = {"csv": "labels.csv", "images": "images"}
+    run(root, tmp_path, dataset=dataset(root, options=options, split="train"))
+    assert set(read_table(tmp_path / "out" / "train", ["label"])["label"].to_pylist()) == {None}
+    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert told["splits"]["train"]["unlabelled"] == 16
+
+
+def test_a_split_must_be_known(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    with pytest.raises(DataError, match=r"has no split; set datasets\.set\.split"):
+        run(root, tmp_path, dataset=dataset(root, options={"csv": "labels.csv", "images": "images"}))
+
+
+def test_unknown_options_of_the_adapter_are_one_line(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    with pytest.raises(ConfigError, match=r"datasets\.set\.options: unknown key 'imges'"):
+        run(root, tmp_path, dataset=dataset(root, options={"imges": "x"}))
+
+
+def test_ids_that_come_twice_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = draw(tmp_path / "raw")
+    from fer_pipeline.datasets import csv
+
+    given = csv.samples
+    monkeypatch.setattr(csv, "samples", lambda path, options: [*given(path, options), *list(given(path, options))[3:5]])
+    with pytest.raises(DataError, match=r"2 sample ids come more than once, the first is 'p003\.png'"):
+        run(root, tmp_path)
+
+
+def test_a_set_without_samples_or_faces_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = draw(tmp_path / "raw")
+    for file in (root / "images").iterdir():
+        file.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"no face is left of 18 pictures, 18 rejected \(not_an_image 18\)"):
+        run(root, tmp_path)
+    from fer_pipeline.datasets import csv
+
+    monkeypatch.setattr(csv, "samples", lambda path, options: [])
+    with pytest.raises(DataError, match="has no sample"):
+        run(root, tmp_path)
+
+
+def test_a_picture_that_cannot_be_read_is_rejected(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    (root / "images" / "p003.png").unlink()
+    options = {**dataset(root).options, "missing": "reject"}
+    run(root, tmp_path, dataset=dataset(root, options=options))
+    rejected = pq.read_table(tmp_path / "out" / "rejected.parquet").to_pylist()
+    assert [row["reason"] for row in rejected if row["sample_id"] == "p003.png"] == ["unreadable"]
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    run(root, tmp_path / "one")
+    run(root, tmp_path / "two", workers=2)
+    assert bytes_of(tmp_path / "one" / "out") == bytes_of(tmp_path / "two" / "out")
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from fer_pipeline.stages import align
+import {module} as tests
+
+whole = align.make_shard
+made = []
+
+def crash(folder, job, **rest):
+    whole(folder, job, **rest)
+    if len(made) == 2:  # with all files of the third written but not yet renamed
+        os.kill(os.getpid(), signal.SIGKILL)
+    made.append(job)
+
+align.make_shard = crash
+tests.run(Path({raw!r}), Path({place!r}))
+"""
+
+
+def test_after_a_kill_the_rest_is_made_and_the_bytes_are_the_same(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    run(root, tmp_path / "whole")
+    place = tmp_path / "killed"
+    file = Path(__file__)
+    script = CRASH.format(tests=str(file.parent), module=file.stem, raw=str(root), place=str(place))
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (place / "out").exists()
+    assert run(root, place).line.endswith("2 of 5 shards reused")
+    assert bytes_of(place / "out") == bytes_of(tmp_path / "whole" / "out")
+
+
+def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw")
+    assert run(root, tmp_path).counts["reused"] == 0
+    before = bytes_of(tmp_path / "out")
+    assert run(root, tmp_path).counts["reused"] == 5
+    assert bytes_of(tmp_path / "out") == before
+    Image.fromarray(pixels(99)).save(root / "images" / "p000.png")
+    assert run(root, tmp_path).counts["reused"] == 4, "another picture"
+    draw(root, count=24)
+    assert run(root, tmp_path).counts == {
+        "samples": 24,
+        "faces": 22,
+        "rejected": 2,
+        "shards": 6,
+        "reused": 4,
+        "failed": 0,
+    }
+    assert run(root, tmp_path, config={"crop": 16}).counts["reused"] == 0
+    assert run(root, tmp_path, config={"grey": True}).counts["reused"] == 0
+    assert run(root, tmp_path, config={"format": "jpeg"}).counts["reused"] == 0
+    assert run(root, tmp_path, classes=CLASSES[::-1]).counts["reused"] == 0
+    moved = root.rename(tmp_path / "elsewhere")
+    assert run(moved, tmp_path).counts["reused"] == 6, "where the set lies does not matter"
+
+
+def test_a_failed_shard_is_told_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = draw(tmp_path / "raw")
+    whole = align.make_shard
+
+    def failing(folder: Path, job: Any, **rest: Any) -> None:
+        if (job.split, job.number) == ("test", 1):
+            raise ValueError("broken\nshard")
+        whole(folder, job, **rest)
+
+    monkeypatch.setattr(align, "make_shard", failing)
+    with pytest.raises(DataError, match=r"align set/test/part-00001\.parquet: ValueError: broken shard; finished"):
+        run(root, tmp_path)
+    assert not (tmp_path / "out").exists()
+    summary = run(root, tmp_path, config={"allowed_failures": 1})
+    assert summary.counts == {"samples": 18, "faces": 14, "rejected": 4, "shards": 5, "reused": 4, "failed": 1}
+    assert summary.warnings == ("set/test/part-00001.parquet: ValueError: broken shard",)
+    reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
+    assert sorted(reasons) == ["empty", "empty", "shard_failed", "shard_failed"]
+    monkeypatch.setattr(align, "make_shard", whole)
+    assert run(root, tmp_path).counts["reused"] == 4
+    run(root, tmp_path / "fresh")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh" / "out")
+
+
+def test_sets_may_differ_in_how_faces_are_found_but_not_in_what_a_crop_is() -> None:
+    config = align.Config.model_validate({"crop": 64, "sets": {"pool": {"prealigned": True}}})
+    assert config.alignment("pool").prealigned
+    assert not config.alignment("anchor").prealigned
+    assert config.alignment("pool").crop == 64
+    with pytest.raises(ValueError, match="crop"):
+        align.Config.model_validate({"sets": {"pool": {"crop": 48}}})
+
+
+def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> None:
+    """The troublesome files through the whole stage, with one count a reason."""
+    settings = DatasetSettings(adapter="image_folder", path=sample_faces / "bad", split="train")
+    summary = run(
+        sample_faces / "bad", tmp_path, dataset=settings, config={"crop": 64, "prealigned": False, "shard_rows": 100}
+    )
+    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary.counts["samples"] == 16
+    assert told["faces"] == 8
+    assert told["rejected"] == {
+        "too_small": 2,
+        "damaged": 1,
+        "empty": 1,
+        "no_face": 1,
+        "not_an_image": 1,
+        "too_many_pixels": 1,
+        "truncated": 1,
+    }
+    rows = read_table(tmp_path / "out" / "train", ["face_id", "landmarks", "score"]).to_pylist()
+    for row in rows:
+        assert np.linalg.norm(np.reshape(row["landmarks"], (5, 2)) - template(64), axis=1).max() < 5
+        assert row["score"] > 0.9
+    assert "set/naïve Ünïcode 名前 (1).jpg" in {row["face_id"] for row in rows}

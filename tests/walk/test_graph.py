@@ -1,0 +1,116 @@
+"""The whole walk through DVC: what runs, what is cached, and what a changed setting touches.
+
+Accidents this prevents: a walk that crashes at its last stage; a margin that retrains the baseline; a report that
+cannot be rewritten without training.
+"""
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from fer_pipeline.cli import app
+
+runner = CliRunner()
+
+MINED_AND_BELOW = {
+    "mine",
+    "shard@street",
+    "distill@auxiliary",
+    "train_final@vas",
+    "train_final@das",
+    "evaluate@vas-studio",
+    "evaluate@vas-film",
+    "evaluate@das-studio",
+    "evaluate@das-film",
+    "report",
+}
+
+
+def ran(told: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", told))
+
+
+def hashes(made: Any) -> dict[str, str]:
+    """The hash of every output that is promised to be equal for equal seeds."""
+    lock = yaml.safe_load((made / "dvc.lock").read_text())["stages"]
+    outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    # The page shows the clock's timings and the commit.
+    return {path: md5 for path, md5 in outs.items() if not path.startswith("reports/") or "/metrics/" in path}
+
+
+def test_the_walk(project: Callable[[str], Any]) -> None:
+    made = project("first")
+    assert len(ran(made.dvc("repro"))) == len(made.dvc("stage", "list", "--name-only").split())
+    results = {(row["recipe"], row["target"]) for row in csv.DictReader((made / "reports/tables/results.csv").open())}
+    assert results == {(recipe, target) for recipe in ("baseline", "vas", "das") for target in ("studio", "film")}
+    page = (made / "reports/index.html").read_text(encoding="utf-8")
+    assert "<html" in page
+    assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|png|svg)', page), "the page reaches for the network"
+
+    rows = pq.read_table(made / "data/mined/mined.parquet").to_pylist()
+    assert {row["pool"] for row in rows} == {"street"}
+    assert all(row["margin"] >= 0 for row in rows)
+    aligned = json.loads((made / "reports/census/street.json").read_text())["splits"]["train"]
+    assert aligned["faces"] + sum(aligned["rejected"].values()) == aligned["samples"] == 60
+
+    assert ran(made.dvc("repro")) == set(), "a second repro must have nothing to do"
+
+    made.change(report={"title": "Another title"})
+    assert ran(made.dvc("repro")) == {"report"}
+
+    made.change(mine={"value": 7})
+    assert ran(made.dvc("repro")) == MINED_AND_BELOW
+
+    # The same settings in an empty folder, with an empty store: the same bytes.
+    again = project("again")
+    again.write(made.params)
+    again.dvc("repro")
+    assert hashes(again) == hashes(made)
+
+    # Lost outputs come back from the cache without running anything.
+    shutil.rmtree(made / "models")
+    assert ran(made.dvc("repro")) == set()
+    assert (made / "models/final/das/1/weights.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"mine": {"valu": 0.1}}, "mine: unknown key 'valu'; known keys are "),
+        ({"classes": ["happiness"]}, "classes must name at least two expressions"),
+        ({"evaluate": {"recipes": ["vsa"]}}, "evaluate.recipes: no recipe 'vsa'"),
+        ({"embed": {"sets": ["studio"]}}, "embed.sets: found"),
+        ({"resources": {"workers": 0}}, "resources.workers"),
+    ],
+)
+def test_wrong_settings_stop_the_first_stage(project: Callable[[str], Any], change: dict[str, Any], line: str) -> None:
+    """Refused before anything is done, in one line, without a traceback."""
+    made = project("wrong")
+    made.change(**change)
+    told = runner.invoke(
+        app,
+        [
+            "synthesize",
+            "--name",
+            "film",
+            "--out",
+            str(made / "out"),
+            "--truth",
+            str(made / "truth.parquet"),
+            "--params",
+            str(made / "params.yaml"),
+        ],
+    )
+    assert told.exit_code == 1
+    assert told.stderr.count("\n") == 1
+    assert told.stderr.startswith("error: ")
+    assert line in told.stderr
+    assert not (made / "out").exists()
