@@ -1,8 +1,8 @@
 """All settings at once: `params.yaml` in, every stage's checked `Config` out, or one line before any work is done.
 
 Every stage calls `check_for` first, so that a fault in the settings of the last stage is told before the first one has
-run. Checking everything imports every stage and with them torch; so the store remembers which file of settings was found
-good by which code, and a stage that finds its own remembered imports only itself.
+run. Checking everything imports every stage and with them torch; so the store remembers which settings were found good
+by which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
