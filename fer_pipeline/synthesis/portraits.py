@@ -22,8 +22,6 @@ from fer_pipeline.synthesis.wearing import paint_bust, paint_glasses, paint_occl
 _METERED = 0.56  # brightness that a camera gives a face …
 _METERING = 0.45  # … as far as it corrects
 
-VERSION = 1  # of the drawing: raised when the same seed gives other bytes
-
 
 @dataclass(frozen=True, slots=True)
 class Portrait:

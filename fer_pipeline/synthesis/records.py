@@ -36,7 +36,9 @@ TRUTH_SCHEMA = pa.schema(
         pa.field("style", pa.string(), nullable=False),
         pa.field("pose", pa.list_(pa.float32(), 3), nullable=False),
         pa.field("frontal", pa.bool_(), nullable=False),
-        pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of the five points in the raw picture
+        pa.field(
+            "landmarks", pa.list_(pa.float32(), 10), nullable=False
+        ),  # x, y of the five points; pixel i covers i to i + 1
     ],
     metadata={"action_units": ",".join(map(str, ORDER))},
 )

@@ -102,13 +102,18 @@ def paint_occlusion(canvas: Canvas, head: Head, light: Light, kind: str, rng: np
     colour = rng.uniform(0.08, 0.85, 3)
     side = rng.choice((-1.0, 1.0))
     if kind == "hand":
-        start = head.to_pixels(np.array([[side * 1.3, 2.6]]))[0]
+        flesh = person.skin * light.colour
+        palm = np.array([side * 0.95, 1.5])
+        canvas.fill(
+            head.to_pixels(np.array([[0.75, 1.5], [1.2, 1.4], [1.6, 3.2], [0.9, 3.2]]) * [side, 1]), 0.7 * flesh
+        )
+        canvas.fill(head.to_pixels(disc(palm, 0.33, 0.4)), 0.72 * flesh, soft=0.5)
         for finger in range(4):
-            reach = np.array([[side * (0.75 - 0.17 * finger), 0.85 + 0.05 * finger + rng.uniform(-0.08, 0.08)]])
-            tip = head.to_pixels(reach)[0]
-            path = np.stack([start, 0.5 * (start + tip) + unit * np.array([0.1 * side, 0]), tip])
-            canvas.line(path, 0.2 * unit, person.skin * light.colour * (0.72 + 0.06 * finger), soft=0.5)
-            canvas.fill(disc(tip, 0.1 * unit), person.skin * light.colour * (0.72 + 0.06 * finger), soft=0.4)
+            knuckle = palm + np.array([side * (0.2 - 0.14 * finger), -0.25 + 0.05 * finger])
+            tip = np.array([side * (0.98 - 0.2 * finger), 0.62 + 0.13 * finger + rng.uniform(-0.05, 0.05)])
+            path = head.to_pixels(np.stack([knuckle, tip]))
+            canvas.line(path, 0.18 * unit, (0.66 + 0.05 * finger) * flesh, soft=0.4)
+            canvas.fill(disc(path[1], 0.09 * unit), (0.66 + 0.05 * finger) * flesh, soft=0.3)
     elif kind == "scarf":
         level = rng.uniform(1.2, 1.45)
         shape = np.array(

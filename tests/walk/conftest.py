@@ -1,6 +1,8 @@
 """A copy of the project with a tiny world, in which the whole walk takes seconds."""
 
+import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -107,6 +109,24 @@ class Project:
         text = told.stdout + told.stderr
         assert (told.returncode == 0) == check, text[-6000:]
         return text
+
+    def commands(self) -> list[list[str]]:
+        """The words after `python -m fer_pipeline` of every stage, each after those it depends on."""
+        import networkx
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            order = networkx.topological_sort(repo.index.graph.reverse())  # DVC's edges point to what is depended on
+            return [shlex.split(stage.cmd)[3:] for stage in order]
+
+    def files(self) -> dict[str, str]:
+        """The hash of every file that is promised to be equal for equal seeds: all but the page and the clock's."""
+        return {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for room in ("data", "models", "reports/metrics", "reports/census")
+            for path in sorted((self / room).rglob("*"))
+            if path.is_file() and path.name != ".gitignore"
+        }
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
@@ -38,15 +37,7 @@ def ran(told: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", told))
 
 
-def hashes(made: Any) -> dict[str, str]:
-    """The hash of every output that is promised to be equal for equal seeds."""
-    lock = yaml.safe_load((made / "dvc.lock").read_text())["stages"]
-    outs = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
-    # The page shows the clock's timings and the commit.
-    return {path: md5 for path, md5 in outs.items() if not path.startswith("reports/") or "/metrics/" in path}
-
-
-def test_the_walk(project: Callable[[str], Any]) -> None:
+def test_the_walk(project: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made = project("first")
     assert len(ran(made.dvc("repro"))) == len(made.dvc("stage", "list", "--name-only").split())
     results = {(row["recipe"], row["target"]) for row in csv.DictReader((made / "reports/tables/results.csv").open())}
@@ -69,11 +60,14 @@ def test_the_walk(project: Callable[[str], Any]) -> None:
     made.change(mine={"value": 7})
     assert ran(made.dvc("repro")) == MINED_AND_BELOW
 
-    # The same settings in an empty folder, with an empty store: the same bytes.
+    # The same settings in an empty folder, by hand, with an empty store: the same bytes.
     again = project("again")
     again.write(made.params)
-    again.dvc("repro")
-    assert hashes(again) == hashes(made)
+    monkeypatch.chdir(again.folder)
+    for command in again.commands():
+        told = runner.invoke(app, command)
+        assert told.exit_code == 0, told.output
+    assert again.files() == made.files()
 
     # Lost outputs come back from the cache without running anything.
     shutil.rmtree(made / "models")
