@@ -1,0 +1,33 @@
+"""The table in the terminal holds the figures of the CSV files, rounded, and says where the report lies."""
+
+from pathlib import Path
+
+import pytest
+
+from fer_pipeline.commands.results import table
+from fer_pipeline.core.errors import DataError
+
+ENDS = ("", "_seeds_low", "_seeds_high")
+
+
+def test_figures_and_intervals(tmp_path: Path) -> None:
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    names = ["mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd"]
+    head = ["recipe", "target", "seeds", "faces", *(f"{name}{end}" for name in names for end in ENDS)]
+    one = ["vas", "film", "2", "56", *["0.51249", "0.5", "0.525"] * 3, "0.1", "", ""]
+    alone = ["das", "film", "1", "56", *["0.6", "", ""] * 4]
+    (tables / "results.csv").write_text("\n".join(",".join(row) for row in (head, one, alone)))
+    (tables / "differences.csv").write_text(
+        "recipe,against,target,difference,seeds_low,seeds_high\nvas,baseline,film,0.0304,-0.01,0.07\n"
+    )
+    lines = table(tmp_path).splitlines()
+    assert lines[2].split() == ["vas", "film", "56", "2", *["0.512", "[0.500,", "0.525]"] * 3, "0.100"]
+    assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
+    assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
+    assert lines[-1] == f"report: {tmp_path}/index.html"
+
+
+def test_nothing_to_show_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run: dvc repro"):
+        table(tmp_path)
