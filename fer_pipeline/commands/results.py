@@ -23,7 +23,7 @@ def table(reports: Path) -> str:
     ]
     lines = _aligned([head, *rows])
     if gains := _read(reports / "tables" / "differences.csv"):
-        against = gains[0]["against"]
+        against = gains[0]["against"]  # the first rows are against the baseline
         lines += ["", f"mean class accuracy minus that of {against}, paired over seeds"]
         lines += _aligned(
             [
@@ -31,6 +31,7 @@ def table(reports: Path) -> str:
                 *(
                     [row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")]
                     for row in gains
+                    if row["against"] == against and row["metric"] == "mean_class_accuracy"
                 ),
             ]
         )
