@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	dvc repro --quiet
+	dvc repro
 	@python -m fer_pipeline results
 
 # make check  format, lint, types, floors, spelling and the rules of the house
