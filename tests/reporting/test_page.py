@@ -119,7 +119,7 @@ def test_settings_change_the_page(project: Callable[..., Any], reported: Callabl
 
 def test_a_small_world_says_what_it_lacks(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
     made = project(seeds=(3,), pools=("street",), targets=("film",), recipes={"baseline": "labelled", "vas": "mined"})
-    for part in ("data/truth", "reports/timings", "models", "data/faces"):
+    for part in ("data/truth", "reports/timings", "models", "reports/census"):
         shutil.rmtree(made.root / part)
     (made.root / "dvc.lock").unlink()
     found = reported(made)

@@ -47,7 +47,7 @@ def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     assert sum(seen) == 6
     assert by["a"] == by["c"]
     assert (by["a"] == str(os.getpid())) == (workers == 1)
-    assert (by["a"] == by["b"]) == (workers == 1)
+    assert (by["b"] == str(os.getpid())) == (workers == 1)  # a late process may leave its share to the first
 
 
 def test_a_fault_in_one_process_is_told_after_the_others_are_done(tmp_path: Path, works) -> None:
