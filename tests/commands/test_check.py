@@ -35,8 +35,8 @@ def test_a_stage_gets_its_own_settings(params: Path, tmp_path: Path) -> None:
 
 def test_a_fault_in_a_later_stage_is_told_by_an_earlier_one(params: Path, tmp_path: Path) -> None:
     check.check_for("align", params, remembered=tmp_path / REMEMBERED)
-    change(params, "report", titel="x")
-    with pytest.raises(ConfigError, match=r"report: unknown key 'titel'; known keys are .*title"):
+    change(params, "report", heading="x")
+    with pytest.raises(ConfigError, match=r"report: unknown key 'heading'; known keys are .*title"):
         check.check_for("align", params, remembered=tmp_path / REMEMBERED)
 
 
