@@ -7,10 +7,7 @@ images, one or several starts, the gradient of unrolled.py averaged over the sta
 It resumes from the last finished epoch: order and starts are drawn from the seed and the epoch's number alone.
 """
 
-import os
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -66,23 +63,6 @@ def distill(
             write_arrays(state / "saved" / saved_name(progress.epoch), arrays)
         save_state(state, synthetic, optimizer, progress)
     return progress.history
-
-
-@contextmanager
-def reproducible(settings: DistillSettings) -> Iterator[None]:
-    """The distillation's own threads and deterministic algorithms; as before when it ends."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    # Read by cuBLAS when it starts; without it torch refuses to multiply matrices deterministically.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(settings.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
 
 
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:

@@ -1,4 +1,9 @@
-"""The device of the settings as torch knows it."""
+"""The device of the settings as torch knows it, and how torch is held to equal bytes on it."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +21,20 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"device {name!r} is not there ({torch.cuda.device_count()} GPUs found); use auto or cpu")
     return device
+
+
+@contextmanager
+def deterministic(threads: int) -> Iterator[None]:
+    """A number of threads and deterministic algorithms; as before when it ends."""
+    before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    # Read by cuBLAS when it starts; without it torch refuses to multiply matrices deterministically.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            torch.use_deterministic_algorithms(strict)

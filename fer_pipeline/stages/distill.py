@@ -19,7 +19,7 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Resources
 from fer_pipeline.core.summaries import Summary
-from fer_pipeline.distillation.loop import batches_per_epoch, distill, reproducible
+from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
@@ -28,6 +28,7 @@ from fer_pipeline.distillation.starts import fixed_learner, random_learner
 from fer_pipeline.distillation.state import Row
 from fer_pipeline.distillation.synthetic import start_synthetic
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
+from fer_pipeline.networks.devices import deterministic
 
 VERSION = 1
 
@@ -101,7 +102,7 @@ def _make(
     else:
         learner = random_learner(card.network, len(card.classes), seed=seed, device=device)
     total = config.outer_epochs * batches_per_epoch(len(source.labels), config)
-    with reproducible(config), progress("distill", total, "outer steps") as advance:
+    with deterministic(config.threads), progress("distill", total, "outer steps") as advance:
         history = distill(
             config,
             source=source,
@@ -124,7 +125,7 @@ def _make(
     for path in sorted(path for path in (state / "saved").glob("*") if SAVED.fullmatch(path.name)):
         link_file(path, folder / "saved" / path.name)
     write_previews(folder / "previews", distilled.images, classes=card.classes, preprocessing=card.preprocessing)
-    with reproducible(config):
+    with deterministic(config.threads):
         probed = probe(saved, labels, config.probe, num_classes=len(card.classes), seed=seed)
     write_json(folder / "probe.json", probed)
     write_text(folder / "history.csv", history_csv(history))

@@ -4,7 +4,6 @@ Mixed precision is used where the device has it; where it was asked for and is m
 """
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.networks.devices import deterministic, resolve_device
 from fer_pipeline.training.settings import TrainingSettings
 
 
@@ -45,15 +44,5 @@ def make_fabric(device_name: str, wanted: str) -> tuple[Any, str | None]:
 @contextmanager
 def reproducible(settings: TrainingSettings) -> Iterator[None]:
     """One training's own threads, random numbers and deterministic algorithms; all as before when it ends."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    # Read by cuBLAS when it starts; without it torch refuses to multiply matrices deterministically.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.set_num_threads(settings.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
+    with torch.random.fork_rng(), deterministic(settings.threads):
+        yield
