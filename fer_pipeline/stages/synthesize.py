@@ -4,9 +4,10 @@ The only stage that may know the truth, which it writes apart. The bytes do not 
 """
 
 import multiprocessing
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Settings
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.synthesis.records import data_table, part_path, truth_table, write_table
-from fer_pipeline.synthesis.sets import SetSettings, Studio, Turn, parts
+from fer_pipeline.synthesis.sets import Row, SetSettings, Studio, Turn, parts
 from fer_pipeline.synthesis.styles import find_style
 
 
@@ -33,16 +34,8 @@ class Config(Settings):
     workers: Annotated[int, Field(ge=1)] = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    settings: SetSettings
-    seed: int
-    name: str
-    size: int
-    styles: dict[str, dict[str, Any]]
-    folder: Path
-    number: int
-    turns: tuple[Turn, ...]
+TURNS_PER_CALL = 50  # so few that all workers end together, also in a set of one part
+_studio: Studio | None = None  # in a worker
 
 
 def run(config: Config, *, name: str, seed: int, out: Path, truth: Path) -> Summary:
@@ -52,38 +45,52 @@ def run(config: Config, *, name: str, seed: int, out: Path, truth: Path) -> Summ
     settings = config.sets[name]
     for style in settings.styles:
         find_style(style, config.styles)
-    turns = Studio(settings, seed=seed, name=name, size=config.size, styles=config.styles).turns()
+    studio = Studio(settings, seed=seed, name=name, size=config.size, styles=config.styles)
+    turns = studio.turns()
     with replacing_folder(out) as folder:
-        jobs = [
-            _Job(settings, seed, name, config.size, config.styles, folder, number, tuple(part))
-            for number, part in parts(turns, config.rows_per_part)
-        ]
         with progress(f"synthesize {name}", len(turns), "portraits") as advance:
+            rows = _drawn(studio, turns, config.workers)
             tables = []
-            for table in _drawn(jobs, config.workers):
-                tables.append(table)
-                advance(table.num_rows)
+            for number, part in parts(turns, config.rows_per_part):
+                drawn = []
+                for row in islice(rows, len(part)):
+                    drawn.append(row)
+                    advance(1)
+                write_table(part_path(folder, number), data_table(drawn))
+                tables.append(truth_table(drawn, name=name))
         told = pa.concat_tables(tables)
         write_table(truth, told)
     dominant = told.num_rows - told.column("dominant").null_count
-    counts: dict[str, int | float] = {"portraits": told.num_rows, "parts": len(jobs), "with_dominant": dominant}
+    counts: dict[str, int | float] = {"portraits": told.num_rows, "parts": len(tables), "with_dominant": dominant}
     splits = ", ".join(f"{split} {count:,}" for split, count in sorted(settings.splits.items()))
     line = f"synthesize {name}: {told.num_rows:,} portraits ({splits}), {dominant:,} with a dominant expression"
     return Summary(stage="synthesize", line=line, counts=counts)
 
 
-def _drawn(jobs: list[_Job], workers: int) -> Iterator[pa.Table]:
-    if workers == 1 or len(jobs) == 1:
-        yield from map(_draw_part, jobs)
+def _drawn(studio: Studio, turns: list[Turn], workers: int) -> Iterator[Row]:
+    """The portraits in order, drawn here or by worker processes, which are given a few at a time."""
+    if workers == 1 or len(turns) <= TURNS_PER_CALL:
+        yield from (studio.draw(turn)[1] for turn in turns)
         return
+    calls = [turns[start : start + TURNS_PER_CALL] for start in range(0, len(turns), TURNS_PER_CALL)]
     # Spawned, not forked: the caller may hold threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        yield from pool.map(_draw_part, jobs)
+    with ProcessPoolExecutor(
+        min(workers, len(calls)), mp_context=context, initializer=_begin, initargs=(studio,)
+    ) as pool:
+        waiting = deque(pool.submit(_draw, call) for call in calls[: 2 * workers])
+        for number in range(len(calls)):
+            rows = waiting.popleft().result()
+            if number + 2 * workers < len(calls):
+                waiting.append(pool.submit(_draw, calls[number + 2 * workers]))
+            yield from rows
 
 
-def _draw_part(job: _Job) -> pa.Table:
-    studio = Studio(job.settings, seed=job.seed, name=job.name, size=job.size, styles=job.styles)
-    rows = [studio.draw(turn)[1] for turn in job.turns]
-    write_table(part_path(job.folder, job.number), data_table(rows))
-    return truth_table(rows, name=job.name)
+def _begin(studio: Studio) -> None:
+    global _studio
+    _studio = studio
+
+
+def _draw(turns: list[Turn]) -> list[Row]:
+    assert _studio is not None
+    return [_studio.draw(turn)[1] for turn in turns]

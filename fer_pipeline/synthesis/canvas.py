@@ -47,13 +47,9 @@ class Canvas:
     def window(self, points: Points, margin: float = 2.0) -> Window:
         """The smallest window around points, with a margin in pixels, inside the picture."""
         height, width = self.pixels.shape[:2]
-        low, high = np.floor(points.min(0) - margin).astype(int), np.ceil(points.max(0) + margin).astype(int)
-        return Window(
-            int(np.clip(low[0], 0, width)),
-            int(np.clip(low[1], 0, height)),
-            int(np.clip(high[0], 0, width)),
-            int(np.clip(high[1], 0, height)),
-        )
+        left, top = np.floor(points.min(0) - margin).tolist()
+        right, bottom = np.ceil(points.max(0) + margin).tolist()
+        return Window(_within(left, width), _within(top, height), _within(right, width), _within(bottom, height))
 
     def blend(self, window: Window, mask: Mask, colour: Float[np.ndarray, "..."] | float) -> None:
         """Moves the pixels of a window towards a colour (one, or one for each pixel) by the mask."""
@@ -132,6 +128,10 @@ def smoothstep(low: float, high: float, x: Float[np.ndarray, "*s"]) -> Float[np.
     """0 below `low`, 1 above `high` (or the reverse when low > high), smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
+
+
+def _within(place: float, size: int) -> int:
+    return int(min(max(place, 0), size))  # a twentieth of what numpy's clip costs for one number
 
 
 def _drawn(window: Window, soft: float, paint: Callable[..., None]) -> Mask:
