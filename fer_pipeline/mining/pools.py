@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int64
 from fer_pipeline.artifacts.arrow import is_among
 from fer_pipeline.artifacts.scores import Scores
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.seeds import derive
 
 
@@ -84,10 +85,17 @@ def candidates_of(pools: Mapping[str, Scores], *, exclude: pa.Array) -> Candidat
     )
 
 
-def read_exclusions(path: Path | None) -> pa.Array:
-    """The `face_id` column of a Parquet or CSV file, without repetitions; nothing where no file is named."""
+def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array:
+    """The `face_id` column of a Parquet or CSV file, without repetitions; nothing where no file is named.
+
+    The file must have the hash `sha256` where one is given.
+    """
     if path is None:
         return pa.array([], pa.string())
+    if sha256 is not None and path.is_file() and (found := file_sha256(path)) != sha256.lower():
+        raise DataError(
+            f"mine.exclude: {path} has sha256 {found}, but mine.exclude_sha256 is {sha256}; set it to what you mean"
+        )
     try:
         if path.suffix == ".parquet":
             table = pq.read_table(path)

@@ -14,7 +14,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing_folder, write_json
+from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.mining.calibration import Calibration, Estimator, calibrate
 from fer_pipeline.mining.margin import find_thresholds, passes
@@ -44,13 +44,15 @@ class Config(MarginRule):
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of the intervals
     sweep_points: Annotated[int, Field(ge=2)] = 101
     exclude: Path | None = None  # Parquet or CSV with a column face_id: faces that must not be mined
+    # pins that file: DVC follows settings, so a changed list is seen by its changed hash alone
+    exclude_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     empty_class: Literal["warn", "error"] = "warn"
 
 
 def run(config: Config, *, scores: Path, pools: Sequence[str], classes: Sequence[str], seed: int, out: Path) -> Summary:
     """Mines all pools together."""
     caps = config.caps(classes)
-    listed = read_exclusions(config.exclude)
+    listed = read_exclusions(config.exclude, sha256=config.exclude_sha256)
     by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}
     check_same_centroids(scores, pools)
     candidates = candidates_of(by_pool, exclude=listed)
@@ -70,7 +72,7 @@ def run(config: Config, *, scores: Path, pools: Sequence[str], classes: Sequence
     kept = np.bincount(labels, minlength=len(classes)).astype(np.int64)
     summary = {
         "classes": list(classes),
-        "rule": config.model_dump(mode="json", exclude={"exclude"}),
+        "rule": config.model_dump(mode="json", exclude={"exclude", "exclude_sha256"}),
         "seed": seed,
         "margins": {name: number(value) for name, value in zip(classes, thresholds, strict=True)},
         "pools": count_pools(candidates, passed, mined, classes),
@@ -87,7 +89,7 @@ def run(config: Config, *, scores: Path, pools: Sequence[str], classes: Sequence
         write_rows(folder / SWEEP, sweep_table(classes, **vars(sweep)))
         write_json(folder / SUMMARY, summary)
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
-    told = [empty, blind_classes(calibration, classes), short_of(config, len(mined), classes)]
+    told = [empty, blind_classes(calibration, classes), short_of(config, len(mined), classes), unpinned(config)]
     return Summary("mine", headline(summary), counts, tuple(line for line in told if line))
 
 
@@ -131,3 +133,13 @@ def short_of(config: Config, kept: int, classes: Sequence[str]) -> str:
     if kept >= wanted:
         return ""
     return f"{kept:,} faces were kept where {wanted:,} were wanted: caps, ties or too few clear margins"
+
+
+def unpinned(config: Config) -> str:
+    """One line where a list of exclusions may change without DVC seeing it, else nothing."""
+    if config.exclude is None or config.exclude_sha256 is not None:
+        return ""
+    return (
+        f"mine.exclude is not pinned, so a changed list would not mine again; set mine.exclude_sha256: "
+        f"{file_sha256(config.exclude)}"
+    )

@@ -1,5 +1,6 @@
 """`mine` on scores whose outcome is known by hand, on a simulated pool with truth, and on everything it must refuse."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,19 @@ def test_excluded_faces_are_left_out_of_everything_and_counted(by_hand: Path, su
     assert "s/a" not in {row["face_id"] for row in rows(by_hand, "random.parquet")}
     assert summary.counts["excluded"] == 1
     assert read_json(by_hand / "mined" / "summary.json")["exclude"] == {"listed": 2, "found": 1}
+
+
+def test_an_exclusion_list_is_pinned_by_its_hash(by_hand: Path) -> None:
+    path = by_hand / "leaks.csv"
+    path.write_text("face_id\ns/a\n")
+    digest = hashlib.sha256(b"face_id\ns/a\n").hexdigest()
+    told = run(mine.Config(value=1 / 16, exclude=path), by_hand).warnings
+    assert any(f"mine.exclude_sha256: {digest}" in line for line in told)
+    pinned = mine.Config(value=1 / 16, exclude=path, exclude_sha256=digest.upper())
+    assert not any("exclude" in line for line in run(pinned, by_hand).warnings)
+    path.write_text("face_id\ns/b\n")
+    with pytest.raises(DataError, match=r"has sha256 .*, but mine.exclude_sha256 is"):
+        run(pinned, by_hand)
 
 
 def test_an_exclusion_list_without_its_column_is_one_line(by_hand: Path) -> None:
