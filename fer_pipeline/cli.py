@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from fer_pipeline import stage_commands
-from fer_pipeline.stage_commands import PARAMS, ModelOption, OutOption, ParamsOption
+from fer_pipeline.stage_commands import PARAMS, STORE, ModelOption, OutOption, ParamsOption, StoreOption
 from fer_pipeline.terminal import faults, say
 
 app = typer.Typer(
@@ -127,3 +127,41 @@ def results(reports: Annotated[Path, typer.Option(help="What `report` wrote.")] 
         from fer_pipeline.commands import results as printed
 
         typer.echo(printed.table(reports))
+
+
+@app.command(rich_help_panel=COMMANDS)
+def plan(
+    stage: Annotated[list[str] | None, typer.Argument(help="align, embed; else both.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="A set; may be said several times. Else all.")] = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="The faces to embed, if not data/faces/<set>/train.", show_default=False)
+    ] = None,
+    model: Annotated[Path, typer.Option(help="The model to embed with.")] = Path("models/primitive"),
+    seconds: Annotated[float, typer.Option(help="How long a timed sample of a set may take.", min=1)] = 20.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
+    params: ParamsOption = PARAMS,
+    store: StoreOption = STORE,
+) -> None:
+    """Say before a long run how many shards are missing, how many hours and how much disk they take."""
+    with faults():
+        import json
+
+        from fer_pipeline.commands import plan as planning
+
+        found = planning.run(
+            stage or (), name or (), params=params, store=store, faces=faces, model=model, seconds=seconds
+        )
+        told = json.dumps([one.content for one in found], indent=1) if as_json else "\n".join(one.line for one in found)
+        typer.echo(told)
+
+
+@app.command(rich_help_panel=COMMANDS)
+def prune(
+    store: StoreOption = STORE,
+    dry_run: Annotated[bool, typer.Option(help="Tell what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove finished shards that no last run uses, and what dead runs left."""
+    with faults():
+        from fer_pipeline.commands import prune as pruning
+
+        typer.echo(pruning.run(store, dry_run=dry_run))

@@ -20,16 +20,24 @@ OutOption = Annotated[Path, typer.Option(help="What is written.")]
 NameOption = Annotated[str, typer.Option(help="The data set's name in the settings.")]
 PoolOption = Annotated[str, typer.Option(help="The pool's name in the settings.")]
 FacesOption = Annotated[Path, typer.Option(help="A split of aligned faces.")]
+VerifyOption = Annotated[bool, typer.Option(help="Hash inputs and finished shards again that look unchanged.")]
 ModelOption = Annotated[Path, typer.Option(help="A trained model's folder.")]
 
 
-def run_stage(stage: str, name: str, params: Path, act: Callable[[ModuleType, Any, World], Summary]) -> None:
-    """Checks all settings, runs one stage, and notes where and when it ran outside of what DVC tracks."""
+def run_stage(
+    stage: str, name: str, params: Path, act: Callable[[ModuleType, Any, World], Summary], *, store: Path = STORE
+) -> None:
+    """Checks all settings, runs one stage, and notes where and when it ran outside of what DVC tracks.
+
+    A second run of the same stage and name on one store is refused while the first is at work.
+    """
     with faults():
         from fer_pipeline.commands import check, provenance
+        from fer_pipeline.engine.locks import at_work
 
-        ready = check.check_for(stage, params, remembered=STORE / "memory" / "checked")
-        with provenance.noted(STORE / "provenance" / f"{stage}{'@' + name if name else ''}.json", stage=stage):
+        owner = f"{stage}@{name}" if name else stage
+        ready = check.check_for(stage, params, remembered=store / "memory" / "checked")
+        with at_work(store, owner), provenance.noted(store / "provenance" / f"{owner}.json", stage=stage):
             summary = act(ready.module, ready.config, ready.world)
     say(summary)
 
@@ -53,7 +61,7 @@ def align(
     name: NameOption,
     out: OutOption,
     census: Annotated[Path | None, typer.Option(help="Where a copy of the set's account is written.")] = None,
-    verify: Annotated[bool, typer.Option(help="Hash files again that look unchanged.")] = False,
+    verify: VerifyOption = False,
     params: ParamsOption = PARAMS,
     store: StoreOption = STORE,
 ) -> None:
@@ -75,7 +83,7 @@ def align(
             verify=verify,
         )
 
-    run_stage("align", name, params, act)
+    run_stage("align", name, params, act, store=store)
 
 
 def train_primitive(
@@ -95,6 +103,7 @@ def train_primitive(
             store=store,
             resources=world.resources,
         ),
+        store=store,
     )
 
 
@@ -103,6 +112,7 @@ def embed(
     faces: FacesOption,
     model: ModelOption,
     out: OutOption,
+    verify: VerifyOption = False,
     params: ParamsOption = PARAMS,
     store: StoreOption = STORE,
 ) -> None:
@@ -112,8 +122,9 @@ def embed(
         name,
         params,
         lambda stage, config, world: stage.run(
-            config, name=name, faces=faces, model=model, out=out, store=store, resources=world.resources
+            config, name=name, faces=faces, model=model, out=out, store=store, resources=world.resources, verify=verify
         ),
+        store=store,
     )
 
 
@@ -201,6 +212,7 @@ def distill(
             store=store,
             resources=world.resources,
         ),
+        store=store,
     )
 
 
@@ -232,7 +244,7 @@ def train_final(
             resources=world.resources,
         )
 
-    run_stage("train_final", recipe, params, act)
+    run_stage("train_final", recipe, params, act, store=store)
 
 
 def evaluate(

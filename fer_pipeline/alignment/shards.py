@@ -60,8 +60,16 @@ class ShardJob:
         return f"{self.split}/part-{self.number:05d}.parquet"
 
 
-def make_shard(folder: Path, job: ShardJob, *, settings: ShardSettings, aligner: Aligner, read: Read) -> None:
-    """Fills an empty folder with the shard."""
+def make_shard(
+    folder: Path,
+    job: ShardJob,
+    *,
+    settings: ShardSettings,
+    aligner: Aligner,
+    read: Read,
+    advance: Callable[[int], None],
+) -> None:
+    """Fills an empty folder with the shard; `advance` hears of every picture."""
     results = aligner.align(_bytes(read, entry.sample) for entry in job.entries)
     rows: list[dict[str, Any]] = []
     rejected: list[dict[str, str]] = []
@@ -70,6 +78,7 @@ def make_shard(folder: Path, job: ShardJob, *, settings: ShardSettings, aligner:
             rejected.append(rejection(entry, split=job.split, reason=result.reason))
         else:
             rows.append(_row(entry, result, split=job.split, settings=settings))
+        advance(1)
     schema = face_schema(settings.classes, crop=aligner.settings.crop, **_about(aligner, settings))
     write_parquet(folder / FACES, pa.Table.from_pylist(rows, schema=schema))
     write_json(folder / ACCOUNT, account(job.entries, rows, rejected))

@@ -5,6 +5,7 @@ where it lies, without decoding, and a column of fixed-size lists is one matrix.
 """
 
 import json
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from jaxtyping import Bool, Int64
 from fer_pipeline.core.errors import DataError
 
 METADATA_KEY = b"fer_pipeline"
+# Of a write to the disk: the system then keeps the file in large pages, and mapping and reading it cost half as much.
+WRITE_BYTES = 2**23
 
 
 def with_about(fields: Sequence[pa.Field], **about: Any) -> pa.Schema:
@@ -57,10 +60,11 @@ def places_among(column: pa.Array | pa.ChunkedArray, values: pa.Array) -> Int64[
 def write_ipc(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
     """Writes a file in place, batch by batch, and gives the number of rows; the caller names a temporary path."""
     rows = 0
-    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-            rows += batch.num_rows
+    with pa.output_stream(str(path), compression=None, buffer_size=WRITE_BYTES) as stream:
+        with pa.ipc.new_file(stream, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+                rows += batch.num_rows
     return rows
 
 
@@ -77,7 +81,13 @@ def open_ipc(path: Path) -> pa.ipc.RecordBatchFileReader:
     try:
         return pa.ipc.open_file(pa.memory_map(str(path)))
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is no readable Arrow file ({error}); remove it and rerun its stage") from None
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> DataError:
+    """What is told of a damaged file."""
+    words = " ".join(str(error).split())
+    return DataError(f"{path} is no readable Arrow file ({words}); remove it and rerun its stage")
 
 
 def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -85,6 +95,24 @@ def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
     reader = open_ipc(path)
     for index in range(reader.num_record_batches):
         yield reader.get_batch(index)
+
+
+def walk_ipc(path: Path, *, rows: int) -> Iterator[pa.Table]:
+    """A file in order, at most `rows` at a time, as views; memory does not grow with the file.
+
+    What was walked over is given back as soon as the next part is asked for: the views stay good, but using them reads
+    the file again. Small record batches cost least this way: Arrow's own memory map asks the system once for each.
+    """
+    try:
+        with path.open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+    for start in range(0, table.num_rows, rows):
+        yield table if table.num_rows <= rows else table.slice(start, rows)
+        if table.num_rows > rows and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_ipc(paths: Sequence[Path]) -> pa.Table:

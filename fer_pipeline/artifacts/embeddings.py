@@ -20,6 +20,7 @@ from fer_pipeline.artifacts.arrow import (
     matrix_view,
     open_ipc,
     read_batches,
+    walk_ipc,
     with_about,
     write_ipc,
 )
@@ -32,6 +33,17 @@ class Embeddings:
 
     face_id: pa.StringArray
     vector: Float16[np.ndarray, "n d"]
+
+    def __len__(self) -> int:
+        return len(self.face_id)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive faces of a shard; their vectors lie in several places of the file, one view each, in order."""
+
+    face_id: pa.ChunkedArray
+    parts: tuple[Float16[np.ndarray, "_ d"], ...]
 
     def __len__(self) -> int:
         return len(self.face_id)
@@ -81,6 +93,22 @@ def iter_embeddings(path: Path, *, batch_size: int | None = None) -> Iterator[Em
             yield Embeddings(face_id=part.column("face_id"), vector=matrix_view(part.column("vector")))
 
 
+def walk_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
+    """A shard in blocks of at most `rows` faces, for one pass over it; `walk_ipc` says how long the views are good."""
+    for table in walk_ipc(path, rows=rows):
+        column = table.column("vector")
+        if column.null_count:
+            raise DataError(f"{path} has {column.null_count:,} faces without a vector; remove it and rerun embed")
+        yield Block(table.column("face_id"), tuple(rows_of(chunk) for chunk in column.chunks))
+
+
+def rows_of(chunk: pa.FixedSizeListArray) -> Float16[np.ndarray, "n d"]:
+    """`matrix_view` in a quarter of the time, which counts where record batches are small."""
+    width = chunk.type.list_size
+    numbers = chunk.values.to_numpy()[chunk.offset * width : (chunk.offset + len(chunk)) * width]
+    return numbers.reshape(len(chunk), width)
+
+
 def embedding_paths(folder: Path) -> list[Path]:
     """The shards of a set in order; shards of different checkpoints or widths are a DataError."""
     paths = ipc_paths(folder)
@@ -94,6 +122,12 @@ def embedding_paths(folder: Path) -> list[Path]:
 def model_of(path: Path) -> tuple[str, int]:
     """The checkpoint's hash and the number of dimensions of a shard."""
     schema = open_ipc(path).schema
-    if "vector" not in schema.names:
-        raise DataError(f"{path} has no column vector; it was not written by embed, remove it and rerun embed")
+    columns = dict(zip(schema.names, schema.types, strict=True))
+    vector = columns.get("vector")
+    if vector is None or not pa.types.is_fixed_size_list(vector) or vector.value_type != pa.float16():
+        found = f"has {vector}" if vector is not None else "is missing"
+        raise DataError(
+            f"{path} was not written by embed (its column vector {found}, expected lists of half-precision numbers); "
+            "remove it and rerun embed"
+        )
     return about_of(schema).get("model", ""), schema.field("vector").type.list_size

@@ -134,7 +134,12 @@ def open_shard(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is no readable Parquet shard ({error}); remove it and rerun its stage") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    told = " ".join(str(error).split())
+    return DataError(f"{path} is no readable Parquet shard ({told}); remove it and rerun its stage")
 
 
 def read_table(folder: Path, columns: list[str]) -> pa.Table:
@@ -178,18 +183,58 @@ def faces_of(batch: pa.RecordBatch, classes: tuple[str, ...], *, label: str = "l
     )
 
 
+def iter_encoded(path: Path, batch_size: int) -> Iterator[tuple[pa.StringArray, list[memoryview]]]:
+    """Identifiers and encoded pictures of one shard, `batch_size` at a time, whatever its row groups are.
+
+    The pictures are views into what Parquet gave; no more than a batch and a row group of them is held.
+    """
+    waiting: list[pa.StringArray] = []
+    images: list[memoryview] = []
+    for batch in iter_columns(path, ["face_id", "image.bytes"], most=batch_size):
+        waiting.append(batch.column("face_id"))
+        images += encoded_images(batch)
+        while len(images) >= batch_size:
+            face_id = pa.chunked_array(waiting)
+            yield face_id.slice(0, batch_size).combine_chunks(), images[:batch_size]
+            waiting, images = face_id.slice(batch_size).chunks, images[batch_size:]
+    if images:
+        yield pa.chunked_array(waiting).combine_chunks(), images
+
+
+def iter_columns(path: Path, columns: Sequence[str], *, most: int = 10_000) -> Iterator[pa.RecordBatch]:
+    """Columns of one shard, a row group at a time, or in parts of `most` rows where row groups have more."""
+    shard = open_shard(path)
+    if missing := {column.split(".")[0] for column in columns} - set(shard.schema_arrow.names):
+        raise DataError(f"{path} has no column {' and '.join(sorted(missing))}; it is no shard of faces, rerun align")
+    # Arrow copies pictures once more that it must gather from two row groups.
+    rows = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+    batches = shard.iter_batches(min([most, *rows[:1]]), columns=list(columns), use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(path, error) from None
+        if batch is None:
+            return
+        yield batch
+
+
 def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
     """The encoded pictures of a batch as views into Arrow's buffer, without a copy."""
     column = batch.column("image").field("bytes")
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
     view = memoryview(data).cast("B")
-    return [view[start:end] for start, end in pairwise(offsets)]
+    return [view[start:end] for start, end in pairwise(offsets.tolist())]
 
 
 def decode(encoded: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "n h w 3"]:
     """Encoded crops of one size as RGB."""
-    images = [decode_one(item) for item in encoded]
+    return stacked([decode_one(item) for item in encoded])
+
+
+def stacked(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Decoded crops of one size as one array."""
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise DataError(f"crops of different sizes {sorted(sizes)} in one shard; rerun align with one crop size")

@@ -44,9 +44,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                fsync_path(file)
+        for inside in sorted(temporary.rglob("*")):
+            fsync_path(inside)
+        fsync_path(temporary)
         if path.exists():
             retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
             path.replace(retired)

@@ -8,48 +8,87 @@ from contextlib import contextmanager
 LINE_EVERY_SECONDS = 30.0
 
 
+class Progress:
+    """How far a piece of work is: call it with a number of items that were done; watchers hear of it.
+
+    `total` is None where the end is unknown.
+    """
+
+    def __init__(self, description: str, total: int | None, unit: str) -> None:
+        self.description, self.total, self.unit = description, total, unit
+        self.done = 0
+        self.watchers: list[Callable[[Progress, int], None]] = []
+        self._skipped = 0
+        self._started = time.monotonic()
+
+    def __call__(self, items: int) -> None:
+        """Items were done; a negative number takes back what was lost."""
+        self.done += items
+        for watch in self.watchers:
+            watch(self, items)
+
+    def skip(self, items: int) -> None:
+        """Items were there already: they say nothing of the rate."""
+        self._skipped += items
+        self(items)
+
+    @property
+    def rate(self) -> float:
+        """Items a second, of those that were made."""
+        return max(self.done - self._skipped, 0) / max(time.monotonic() - self._started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None where nobody can know."""
+        return None if self.total is None or self.rate == 0 else max(self.total - self.done, 0) / self.rate
+
+
 @contextmanager
-def progress(description: str, total: int | None, unit: str = "items") -> Iterator[Callable[[int], None]]:
-    """Yields `advance(count)`. `total` may be None where the end is unknown."""
+def progress(description: str, total: int | None, unit: str = "items") -> Iterator[Progress]:
+    """Yields the progress of some work, shown until the block ends."""
+    advance = Progress(description, total, unit)
     if sys.stderr.isatty():
-        with _bar(description, total, unit) as advance:
+        with _bar(advance):
             yield advance
     else:
-        yield _lines(description, total, unit)
+        advance.watchers.append(_Lines())
+        yield advance
 
 
 @contextmanager
-def _bar(description: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def _bar(advance: Progress) -> Iterator[None]:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit if total else "{task.completed:,.0f} " + unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(advance.description, total=advance.total, told=told(advance))
+        advance.watchers.append(lambda now, items: bar.update(task, completed=now.done, told=told(now)))
+        yield
 
 
-def _lines(description: str, total: int | None, unit: str) -> Callable[[int], None]:
-    start = last = time.monotonic()
-    done = 0
+class _Lines:
+    def __init__(self) -> None:
+        self._last = time.monotonic()
 
-    def advance(count: int) -> None:
-        nonlocal last, done
-        done += count
-        now = time.monotonic()
-        if now - last < LINE_EVERY_SECONDS:
-            return
-        last = now
-        rate = done / (now - start)
-        left = f", {(total - done) / rate:,.0f} s left" if total and rate > 0 else ""
-        of = f"/{total:,}" if total else ""
-        sys.stderr.write(f"{description}: {done:,}{of} {unit}, {rate:,.1f} {unit}/s{left}\n")
-        sys.stderr.flush()
+    def __call__(self, now: Progress, items: int) -> None:
+        if time.monotonic() - self._last >= LINE_EVERY_SECONDS:
+            self._last = time.monotonic()
+            sys.stderr.write(f"{now.description}: {told(now)}\n")
+            sys.stderr.flush()
 
-    return advance
+
+def told(now: Progress) -> str:
+    """`1,200/5,000 faces, 92.1 faces/s, 41 s left`."""
+    of = f"/{now.total:,}" if now.total else ""
+    left = now.seconds_left
+    rate = f", {now.rate:,.1f} {now.unit}/s" if now.rate > 0 else ""
+    return f"{now.done:,}{of} {now.unit}{rate}" + (f", {span(left)} left" if left is not None else "")
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that a person would use."""
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

@@ -4,13 +4,14 @@ Every stage owns the section of its own name as `class Config(Settings)`. What s
 data sets, recipes) stands at the top level and is read as a `World`.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fer_pipeline.core.errors import ConfigError
 
@@ -35,11 +36,33 @@ class DatasetSettings(Settings):
     options: dict[str, Any] = {}  # the adapter's own
 
 
+def _known_device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("use auto, cpu, cuda or cuda:<number>")
+    return name
+
+
+class RaySettings(Settings):
+    """A Ray cluster; `RAY_ADDRESS` in the environment counts where `address` is null, else a local one is started."""
+
+    address: str | None = None
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
+    gpus_per_worker: Annotated[float | None, Field(gt=0)] = None  # null: one where the device is a GPU
+    wait_seconds: Annotated[float, Field(gt=0)] = 900  # for the first worker: a cluster that grows takes minutes
+
+
 class Resources(Settings):
     """Where the work runs. No stage's result depends on it beyond float noise, so it is no dependency of any stage."""
 
-    device: str = "auto"
-    workers: Annotated[int, Field(ge=1)] = 2
+    device: Annotated[str, AfterValidator(_known_device)] = "auto"
+    workers: Annotated[int, Field(ge=1)] = 2  # processes, each with one CPU thread
+    backend: Literal["local", "ray"] = "local"  # where shards are made
+    gpus: Annotated[int | None, Field(ge=1)] = None  # GPUs that local workers spread over; null: all there are
+    retries: Annotated[int, Field(ge=0)] = 2  # of a shard whose worker was lost
+    ray: RaySettings = RaySettings()
+    memory_gb: Annotated[float | None, Field(ge=0)] = None  # for images of trainings; null: half of what is free
+    gpu_memory_share: Annotated[float, Field(ge=0, le=0.9)] = 0.4  # of a GPU's free memory, for the same
+    parallel: Literal["seeds", "data"] | None = None  # what a training divides; null: seeds, where it has one, its data
 
 
 class RecipeSettings(Settings):

@@ -66,13 +66,14 @@ def run(
         "model_sha256": file_sha256(model / "weights.safetensors"),
     }
     key = fingerprint("distill", about, list(classes), classifier.card)
-    shelf = Store(store)
+    shelf = Store(store, owner=f"distill@{out.name}")
     reused = shelf.make_folder(
         key, lambda folder: _make(folder, config, images, classifier, seed, shelf.state("distill", key), about)
     )
     fresh_folder(out)
     shelf.link(key, out)
     shelf.drop_state("distill", key)
+    shelf.used([key])
     return _summary(images, config, out, reused=reused)
 
 

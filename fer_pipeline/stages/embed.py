@@ -6,21 +6,28 @@ is killed and however many shards join the pool. The device is no part of that k
 about what half precision cuts off.
 """
 
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
 from pydantic import Field
 
-from fer_pipeline.artifacts.faces import open_shard, read_classes, shard_paths
+from fer_pipeline.artifacts.contents import Contents
+from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Resources, Settings
 from fer_pipeline.core.summaries import Summary
-from fer_pipeline.mining.embedding import Job, embed_shards
-from fer_pipeline.mining.features import VERSION
+from fer_pipeline.engine.jobs import Job, Work
+from fer_pipeline.engine.run import make_shards
+from fer_pipeline.mining.embedding import Plan, begin
+from fer_pipeline.mining.faces import look_at
+from fer_pipeline.mining.features import VERSION, Precision
 from fer_pipeline.networks.cards import CARD, read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
 
@@ -30,60 +37,91 @@ class Config(Settings):
 
     sets: tuple[PlainName, ...] = ()
     batch_size: Annotated[int, Field(ge=1)] = 256
-    fuse: bool = True  # fold batch norms into convolutions on a CPU
+    fuse: bool = True  # fold batch norms into convolutions
+    precision: Precision = "float16"  # of a GPU's forward pass; bfloat16 where float16 overflows. A CPU takes float32
+    compile: bool = False  # let torch write kernels for the network: a minute for each worker; needs a C++ compiler
     allowed_failures: Annotated[int, Field(ge=0)] = 0  # shards that may fail before the stage does
 
 
 def run(
-    config: Config, *, name: str, faces: Path, model: Path, out: Path, store: Path, resources: Resources
+    config: Config,
+    *,
+    name: str,
+    faces: Path,
+    model: Path,
+    out: Path,
+    store: Path,
+    resources: Resources,
+    verify: bool = False,
 ) -> Summary:
-    """Embeds one set. Shards that fail are reported after the others are finished."""
-    shards = shard_paths(faces)
+    """Embeds one set. Shards that fail are reported after the others are finished; `verify` reads files again whose
+    hashes are remembered by size, time and inode."""
+    planned = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
+    made = make_shards(
+        "embed",
+        name,
+        planned.jobs,
+        planned.begin,
+        store=store,
+        resources=resources,
+        unit=planned.unit,
+        total=planned.total,
+        allowed_failures=config.allowed_failures,
+        preload=__name__,
+        verify=verify,
+    )
+    kept, finished = Store(store), {job.key for job in made.finished}
+    with replacing_folder(out) as folder:
+        for number, job in enumerate(made.jobs):
+            if job.key in finished:
+                kept.link(job.key, folder / f"part-{number:05d}.arrow")
+    counts: dict[str, int | float] = {"faces": sum(job.items for job in made.finished)}
+    line = f"{name}: {counts['faces']:,} faces in {len(made.jobs)} shards, {made.reused} reused"
+    return Summary("embed", line, counts | made.counts, made.warnings)
+
+
+def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, verify: bool = False) -> Work:
+    """The shards of one set, as jobs: one for each shard of its faces."""
+    shards = [look_at(path) for path in shard_paths(faces)]
     card = read_card(model)
-    if read_classes(faces) != card.classes:
+    first = next((shard for shard in shards if shard.classes), shards[0])
+    if first.classes and not any(shard.classes == card.classes for shard in shards):
         raise DataError(
-            f"{faces} holds the classes {', '.join(read_classes(faces))}, but {model} was trained with "
+            f"{faces} holds the classes {', '.join(first.classes)}, but {model} was trained with "
             f"{', '.join(card.classes)}; rerun align or train_primitive"
         )
-    weights = file_sha256(model / WEIGHTS)
-    cache = Store(store)
-    keys = [shard_key(config, path, weights=weights, card=(model / CARD).read_bytes()) for path in shards]
-    jobs = [
-        Job(key=key, faces=path, name=str(path)) for key, path in zip(keys, shards, strict=True) if not cache.has(key)
-    ]
-    with progress(f"embed {name}", sum(open_shard(job.faces).metadata.num_rows for job in jobs), "faces") as advance:
-        failures = embed_shards(
-            jobs,
-            model=model,
-            weights=weights,
-            store=store,
-            batch_size=config.batch_size,
-            fuse=config.fuse,
-            resources=resources,
-            advance=advance,
-        )
-    if len(failures) > config.allowed_failures:
-        more = f" (and {len(failures) - 1} more of {len(shards)} shards)" if len(failures) > 1 else ""
-        raise DataError(f"embed {failures[0]}{more}; finished shards are kept, rerun embed after mending")
-    failed = [key for key in keys if not cache.has(key)]
-    if len(failed) == len(keys):
-        raise DataError(f"embed {failures[0]}; no shard of {name} could be embedded")
-    with replacing_folder(out) as folder:
-        for number, key in enumerate(keys):
-            if key not in failed:
-                cache.link(key, folder / f"part-{number:05d}.arrow")
-    rows = sum(open_shard(path).metadata.num_rows for key, path in zip(keys, shards, strict=True) if key not in failed)
-    counts: dict[str, int | float] = {
-        "faces": rows,
-        "shards": len(shards),
-        "reused": len(shards) - len(jobs),
-        "failed": len(failed),
-    }
-    line = f"{name}: {rows:,} faces in {len(shards)} shards, {counts['reused']} reused"
-    return Summary("embed", line, counts, tuple(failures))
+    crop = Counter(shard.crop for shard in shards if shard.crop is not None).most_common(1)
+    weights, about = file_sha256(model / WEIGHTS), (model / CARD).read_bytes()
+    contents = Contents(Store(store).memory(f"embed-{name}.json"), verify=verify)
+
+    def jobs() -> Iterator[Job[Path]]:
+        with contents:
+            for shard in shards:
+                key = shard_key(config, contents.of_file(shard.path), weights=weights, card=about)
+                yield Job(key, str(shard.path), shard.rows, shard.path)
+
+    shared = Plan(
+        model,
+        weights,
+        config.batch_size,
+        config.fuse,
+        config.precision,
+        config.compile,
+        classes=card.classes,
+        crop=crop[0][0] if crop else None,
+    )
+    return Work(jobs(), partial(begin, shared), part_of, unit="faces", total=sum(shard.rows for shard in shards))
 
 
-def shard_key(config: Config, faces: Path, *, weights: str, card: bytes) -> str:
-    """The fingerprint of all that a shard's bytes depend on. Neither its place nor its name is part of it."""
-    settings = {"fuse": config.fuse, "batch_size": config.batch_size}
-    return fingerprint("embed", VERSION, file_sha256(faces), weights, card, settings)
+def part_of(job: Job[Path], items: int, folder: Path) -> Job[Path]:
+    """A job of the first faces of another, to see how long they take; they are written into `folder`."""
+    first = next(open_shard(job.payload).iter_batches(items))
+    faces = folder / f"{job.key}-{items}.parquet"
+    write_parquet(faces, pa.Table.from_batches([first]))
+    return Job(f"{job.key}-{items}", job.name, first.num_rows, faces)
+
+
+def shard_key(config: Config, faces: str, *, weights: str, card: bytes) -> str:
+    """The fingerprint of all that a shard's bytes depend on; `faces` is the hash of its faces, wherever they lie."""
+    settings = config.model_dump(include={"batch_size", "fuse", "precision", "compile"})
+    return fingerprint("embed", VERSION, faces, weights, card, settings)

@@ -4,16 +4,14 @@ In: `data/embeddings` of both and the primitive learner's split. Out: `data/scor
 centroids are those of the anchor's fit part; held-out anchor faces are scored like the pool, in `heldout.arrow`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 
-from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings, model_of
-from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_batch, score_schema, write_centroids, write_scores
+from fer_pipeline.artifacts.embeddings import Block, embedding_paths, model_of
+from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, write_centroids
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
@@ -21,12 +19,10 @@ from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.core.summaries import Summary
 from fer_pipeline.mining.anchor import FIT, HELD_OUT, VALIDATION, check_complete, labelled, read_split
 from fer_pipeline.mining.centroids import class_centroids
-from fer_pipeline.mining.cosine import rank_classes, without_direction
-from fer_pipeline.mining.engines import Engine, EngineName, make_engine
+from fer_pipeline.mining.engines import EngineName, make_engine
+from fer_pipeline.mining.scoring import Tally, score_shards, write_scored
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
-
-ROWS = 65536  # in memory at a time
 
 
 class Config(Settings):
@@ -56,38 +52,42 @@ def run(
     parts = (FIT, VALIDATION) if config.centroids == "fit+validation" else (FIT,)
     members = ((batch.vector, labels) for batch, labels in labelled(anchor, split, parts))
     vectors, counts = class_centroids(members, classes=classes)
-    name, engine = make_engine(config.engine, vectors, device=resources.device)
+    engine = make_engine(config.engine, vectors, device=resources.device)
 
-    tally = {"faces": 0, "no_direction": 0, "heldout": 0, "heldout_no_direction": 0, "anchor_unlisted": unlisted}
     with replacing_folder(out) as folder, progress(f"score {pool}", None, "faces") as advance:
         write_centroids(folder, Centroids(vectors, counts, tuple(classes)))
-        heldout = ((batch, labels) for batch, labels in labelled(anchor, split, (HELD_OUT,)))
+        heldout = (
+            (Block(pa.chunked_array([batch.face_id]), (batch.vector,)), labels)
+            for batch, labels in labelled(anchor, split, (HELD_OUT,))
+        )
         schema = score_schema(classes, labelled=True)
-        rows = scored(heldout, engine, schema, partial(count, tally, "heldout", "heldout_no_direction"))
-        write_scores(folder / HELDOUT, schema, rows)
-        schema = score_schema(classes)
-        for path in shards:
-            batches = ((batch, None) for batch in iter_embeddings(path, batch_size=ROWS))
-            rows = scored(batches, engine, schema, partial(count, tally, "faces", "no_direction"))
-            advance(write_scores(folder / path.name, schema, rows))
+        held = write_scored(folder / HELDOUT, schema, heldout, engine=engine, source=anchor_embeddings)
+        found = Tally()
+        for tally in score_shards(
+            shards,
+            out=folder,
+            schema=score_schema(classes),
+            engine=engine,
+            dimensions=vectors.shape[1],
+            workers=resources.workers,
+        ):
+            found += tally
+            advance(tally.faces)
         by_class = {label: int(number) for label, number in zip(classes, counts, strict=True)}
-        write_json(folder / "summary.json", {"engine": name, "centroids": by_class, **tally})
-    return Summary("score", headline(pool, name, tally), dict(tally), tuple(warnings_of(pool, tally)))
+        tallies = counts_of(found, held, unlisted=unlisted)
+        write_json(folder / "summary.json", {"engine": engine.name, "centroids": by_class, **tallies})
+    return Summary("score", headline(pool, engine.name, tallies), dict(tallies), tuple(warnings_of(pool, tallies)))
 
 
-def scored(batches: Iterable, engine: Engine, schema: pa.Schema, tell) -> Iterator[pa.RecordBatch]:
-    """Record batches of scores for batches of embeddings and their labels, if any."""
-    for batch, labels in batches:
-        cosine = engine(batch.vector)
-        nearest, margin = rank_classes(cosine)
-        tell(cosine)
-        yield score_batch(schema, face_id=batch.face_id, cosine=cosine, nearest=nearest, margin=margin, label=labels)
-
-
-def count(tally: dict[str, int], faces: str, undirected: str, cosine: np.ndarray) -> None:
-    """Adds a batch to the tally."""
-    tally[faces] += len(cosine)
-    tally[undirected] += int(without_direction(cosine).sum())
+def counts_of(pool: Tally, heldout: Tally, *, unlisted: int) -> dict[str, int]:
+    """The counts of the summary."""
+    return {
+        "faces": pool.faces,
+        "no_direction": pool.no_direction,
+        "heldout": heldout.faces,
+        "heldout_no_direction": heldout.no_direction,
+        "anchor_unlisted": unlisted,
+    }
 
 
 def check_classes(model: Path, classes: Sequence[str]) -> None:

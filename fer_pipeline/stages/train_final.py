@@ -9,8 +9,9 @@ labelled set. What is used beside it:
 - `distilled`: synthetic images in the network's input space (the DAS);
 - `random_real`: `real_per_class` random mined faces of every class in the place of the distilled images.
 
-Seeds are independent. On a CPU they may train in several processes, each with the same number of threads, so that the
-bytes are those of one after the other.
+Seeds are independent: they train in several processes, each on a GPU of its own or on a CPU with the same number of
+threads, so that the bytes are those of one after the other. With `parallel: data` all GPUs train one seed after the
+other together; sums then depend on their number, and bytes are not promised across it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.faces import read_about, read_table
@@ -31,16 +33,20 @@ from fer_pipeline.core.plugins import load
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import RecipeSettings, Resources, Settings, validate
 from fer_pipeline.core.summaries import Summary
+from fer_pipeline.engine.devices import worker_devices
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
-from fer_pipeline.training.extras import class_counts, extra_sha256, read_extra
+from fer_pipeline.training.extras import Extra, class_counts, extra_sha256, read_extra
+from fer_pipeline.training.fabric import Place, make_place
 from fer_pipeline.training.fit import length
 from fer_pipeline.training.job import Start, Trained, train
 from fer_pipeline.training.partition import FIT, partition
 from fer_pipeline.training.processes import Advance, spread
+from fer_pipeline.training.ranks import launch, together
 from fer_pipeline.training.records import read_history
+from fer_pipeline.training.room import room_of
 from fer_pipeline.training.sets import folder_sha256, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 
@@ -80,7 +86,9 @@ class Task:
     classes: tuple[str, ...]
     data: dict[str, str]
     store: Path
-    device: str
+    resources: Resources
+    processes: int  # that work at a time
+    owner: str  # of what it keeps in the store
 
 
 def run(
@@ -109,21 +117,34 @@ def run(
     weights = file_sha256(own.weights.path) if own.weights and own.weights.path.is_file() else None
     parts = (STAGE, VERSION, own, options, settings.strategy, settings.use, list(classes), data, weights)
     keys = {seed: fingerprint(*parts, seed) for seed in seeds}
-    shelf = Store(store)
-    task = Task(own, settings, options, labelled, extra, classes, data, store, resources.device)
+    owner = f"{STAGE}@{recipe}"
+    shelf = Store(store, owner=owner)
     missing = [(seed, key) for seed, key in keys.items() if not shelf.has(key)]
     if missing:
         labels = read_table(labelled, ["label"]).column("label")
         estimate = round((len(labels) - labels.null_count) * (1 - own.validation))
         total = len(missing) * length(own.training, max(estimate, 1))[0]
-        on_cpu = resolve_device(resources.device).type == "cpu"
+        devices = together(resources, usual="seeds")
+        alone = worker_devices(resources)[: len(missing)]
+        processes = len(devices or alone)
+        task = Task(own, settings, options, labelled, extra, classes, data, store, resources, processes, owner)
         with progress(f"train_final {recipe}", total, "steps") as advance:
-            spread(partial(train_seeds, task), missing, workers=resources.workers if on_cpu else 1, advance=advance)
+            if devices:
+                for seed, key in missing:
+                    work = partial(train_together, task, seed, key)
+                    launch(work, devices, precision=own.training.precision, advance=advance)
+            else:
+                items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
+                spread(partial(train_seeds, task), items, workers=len(alone), advance=advance)
     fresh_folder(out)
     for seed, key in keys.items():
         shelf.link(key, out / str(seed))
         shelf.drop_state(STAGE, key)
-    write_json(timings, _timings(shelf, recipe, keys))
+    times = _timings(shelf, recipe, keys)
+    write_json(timings, times)
+    shelf.used([*keys.values(), *map(_timing_key, keys.values())])
+    fresh = [times["seeds"].get(str(seed), {}) for seed, _ in missing]
+    warnings += sorted({line for timing in fresh for line in timing.get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
 
 
@@ -171,68 +192,108 @@ def _check_empty(counts: np.ndarray, classes: tuple[str, ...], extra: Path, rule
     return []
 
 
-def train_seeds(task: Task, missing: Sequence[tuple[int, str]], advance: Advance) -> None:
-    """Trains some seeds one after the other; the labelled images are read once."""
-    shelf = Store(task.store)
-    labelled = read_images(task.labelled, classes=task.classes)
-    refuse_empty_classes(labelled.counts(len(task.classes)), classes=task.classes, where=task.labelled)
-    made = read_about(task.labelled)
+def train_seeds(task: Task, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
+    """Trains some seeds (with their keys, all on one device) one after the other; the images are read once."""
+    shelf = Store(task.store, owner=task.owner)
+    device = missing[0][2]
+    sources = Sources(task, resolve_device(device))
+    for seed, key, _ in missing:
+        place = make_place(device, task.config.training.precision)
+        shelf.make_folder(
+            key, lambda folder, seed=seed, key=key, place=place: _train(sources, seed, key, folder, place, advance)
+        )
+
+
+def train_together(task: Task, seed: int, key: str, place: Place, advance: Advance) -> None:
+    """Trains one seed as one of several processes; the first of them writes."""
+    sources = Sources(task, place.device)
+    if place.leads:
+        Store(task.store, owner=task.owner).make_folder(
+            key, lambda folder: _train(sources, seed, key, folder, place, advance)
+        )
+    else:
+        _train(sources, seed, key, Path(), place, advance)
+
+
+class Sources:
+    """The labelled set and what the recipe uses beside it, read when first wanted and kept for all seeds."""
+
+    def __init__(self, task: Task, device: torch.device) -> None:
+        self.task = task
+        self._room = room_of(task.resources, device, processes=task.processes)
+        self.labelled = read_images(task.labelled, classes=task.classes, room=self._room)
+        refuse_empty_classes(self.labelled.counts(len(task.classes)), classes=task.classes, where=task.labelled)
+        self._extra: Extra | None = None
+
+    def extra(self, seed: int) -> Extra:
+        """What one seed uses; only `random_real` is drawn anew."""
+        task = self.task
+        if self._extra is None or task.settings.use == "random_real":
+            self._extra = read_extra(
+                task.settings.use,
+                task.extra,
+                classes=task.classes,
+                real_per_class=task.config.real_per_class,
+                seed=seed,
+                room=self._room,
+            )
+        return self._extra
+
+
+def _train(sources: Sources, seed: int, key: str, folder: Path, place: Place, advance: Advance) -> None:
+    task, labelled, extra = sources.task, sources.labelled, sources.extra(seed)
+    config, shelf = task.config, Store(task.store, owner=task.owner)
+    parts = partition(
+        labelled.labels.numpy(),
+        labelled.subjects if config.by_subject else np.full(len(labelled), "", dtype=object),
+        shares={VALIDATION: config.validation},
+        seed=seed,
+        num_classes=len(task.classes),
+    )
+    chosen = np.flatnonzero(parts == VALIDATION)
     strategy = load("fer_pipeline.strategies", task.settings.strategy)
-    config = task.config
-
-    def make(folder: Path, seed: int, key: str) -> None:
-        parts = partition(
-            labelled.labels.numpy(),
-            labelled.subjects if config.by_subject else np.full(len(labelled), "", dtype=object),
-            shares={VALIDATION: config.validation},
-            seed=seed,
-            num_classes=len(task.classes),
-        )
-        chosen = np.flatnonzero(parts == VALIDATION)
-        extra = read_extra(
-            task.settings.use, task.extra, classes=task.classes, real_per_class=config.real_per_class, seed=seed
-        )
-        trained = train(
-            Start(config.network.sized(int(made["crop"])), config.weights, task.classes, seed),
-            lambda ingredients: strategy.build(task.options, ingredients),
-            {"labelled": labelled.take(np.flatnonzero(parts == FIT)), **extra.sets},
-            labelled.take(chosen) if len(chosen) else None,
-            settings=config.training,
-            device=task.device,
-            state=shelf.state(STAGE, key),
-            folder=folder,
-            about={
-                "stage": STAGE,
-                "strategy": task.settings.strategy,
-                "use": task.settings.use,
-                "options": task.options.model_dump(mode="json"),
-                "faces": made,
-            },
-            data=task.data,
-            advance=advance,
-            prepare=lambda sets, preprocessing: {**sets, **extra.fitted(preprocessing)},
-        )
-        timing = _timing(trained, task.device)
-        shelf.make(_timing_key(key), lambda path: write_json(path, timing))
-
-    for seed, key in missing:
-        shelf.make_folder(key, lambda folder, seed=seed, key=key: make(folder, seed, key))
+    made = read_about(task.labelled)
+    trained = train(
+        Start(config.network.sized(int(made["crop"])), config.weights, task.classes, seed),
+        lambda ingredients: strategy.build(task.options, ingredients),
+        {"labelled": labelled.take(np.flatnonzero(parts == FIT)), **extra.sets},
+        labelled.take(chosen) if len(chosen) else None,
+        settings=config.training,
+        device=place,
+        state=shelf.state(STAGE, key),
+        folder=folder,
+        about={
+            "stage": STAGE,
+            "strategy": task.settings.strategy,
+            "use": task.settings.use,
+            "options": task.options.model_dump(mode="json"),
+            "faces": made,
+        },
+        data=task.data,
+        advance=advance,
+        prepare=lambda sets, preprocessing: {**sets, **extra.fitted(preprocessing)},
+    )
+    if place.leads:
+        shelf.make(_timing_key(key), lambda path: write_json(path, _timing(trained, place)))
 
 
 def _timing_key(key: str) -> str:
     return fingerprint("timing", key)
 
 
-def _timing(trained: Trained, device: str) -> dict[str, Any]:
+def _timing(trained: Trained, place: Place) -> dict[str, Any]:
     per_step = trained.fitted.seconds / trained.fitted.steps
     return {
-        "device": resolve_device(device).type,
+        "device": place.device.type,
+        "processes": place.part[1],
         "steps": trained.fitted.steps,
         "seconds": trained.fitted.seconds,
+        "seconds_waited_for_images": trained.fitted.waited,
         "seconds_per_step": per_step,
         "steps_per_epoch": trained.steps_per_own_epoch,
         "seconds_per_epoch": per_step * trained.steps_per_own_epoch,
         "images": trained.images,
+        "advice": list(trained.speed.advice),
     }
 
 

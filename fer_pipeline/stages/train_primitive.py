@@ -5,7 +5,8 @@ time. `validation` chooses the epoch; `heldout` is neither trained on nor in the
 mining can be estimated on it. Which face is in which part stands in `split.parquet` beside the checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +26,14 @@ from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.strategies import supervised
+from fer_pipeline.training.advice import Speed
+from fer_pipeline.training.fabric import Place, make_place
 from fer_pipeline.training.fit import length
 from fer_pipeline.training.job import Start, train
 from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.ranks import launch, together
 from fer_pipeline.training.records import read_history
+from fer_pipeline.training.room import room_of
 from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 
@@ -81,17 +86,19 @@ def run(
     weights_sha256 = file_sha256(config.weights.path) if config.weights and config.weights.path.is_file() else None
     data = {"faces": folder_sha256(faces)}
     key = fingerprint("train_primitive", VERSION, config, list(classes), seed, data, weights_sha256)
-    shelf = Store(store)
+    shelf = Store(store, owner="train_primitive")
+    speed: list[Speed] = []
     reused = shelf.make_folder(
         key,
-        lambda folder: _make(
-            config, faces, tuple(classes), seed, data, folder, shelf.state("train_primitive", key), resources.device
+        lambda folder: speed.append(
+            _make(config, faces, tuple(classes), seed, data, folder, shelf.state("train_primitive", key), resources)
         ),
     )
     fresh_folder(out)
     shelf.link(key, out)
     shelf.drop_state("train_primitive", key)
-    return _summary(config, faces, tuple(classes), out, reused=reused)
+    shelf.used([key])
+    return _summary(config, faces, tuple(classes), out, speed[0] if not reused else None)
 
 
 def _make(
@@ -102,36 +109,61 @@ def _make(
     data: dict[str, str],
     folder: Path,
     state: Path,
-    device: str,
-) -> None:
-    images = read_images(faces, classes=classes)
+    resources: Resources,
+) -> Speed:
+    images = read_images(faces, classes=classes, room=None)
     refuse_empty_classes(images.counts(len(classes)), classes=classes, where=faces)
     parts = divide(images, config.split, seed=seed, num_classes=len(classes))
     write_split(folder / SPLIT, images, parts)
     fit_images = images.take(np.flatnonzero(parts == FIT))
     refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
-    chosen = np.flatnonzero(parts == VALIDATION)
     total, _ = length(config.training, len(fit_images))
-    made = read_about(faces)
+    devices = together(resources, usual="data")
+    work = partial(_train, config, faces, classes, seed, data, folder, state, resources, max(len(devices), 1), parts)
+    precision = config.training.precision
     with progress("train_primitive", total, "steps") as advance:
-        train(
-            Start(config.network.sized(int(made["crop"])), config.weights, classes, seed),
-            lambda ingredients: supervised.build(config.options, ingredients),
-            {"labelled": fit_images},
-            images.take(chosen) if len(chosen) else None,
-            settings=config.training,
-            device=device,
-            state=state,
-            folder=folder,
-            about={
-                "stage": "train_primitive",
-                "strategy": "supervised",
-                "options": config.options.model_dump(),
-                "faces": made,
-            },
-            data=data,
-            advance=advance,
-        )
+        if devices:
+            return launch(work, devices, precision=precision, advance=advance)
+        return work(make_place(resources.device, precision), advance)
+
+
+def _train(
+    config: Config,
+    faces: Path,
+    classes: tuple[str, ...],
+    seed: int,
+    data: dict[str, str],
+    folder: Path,
+    state: Path,
+    resources: Resources,
+    processes: int,
+    parts: np.ndarray,
+    place: Place,
+    advance: Callable[[int], None],
+) -> Speed:
+    room = room_of(resources, place.device, processes=processes)
+    images = read_images(faces, classes=classes, room=room)
+    chosen = np.flatnonzero(parts == VALIDATION)
+    made = read_about(faces)
+    trained = train(
+        Start(config.network.sized(int(made["crop"])), config.weights, classes, seed),
+        lambda ingredients: supervised.build(config.options, ingredients),
+        {"labelled": images.take(np.flatnonzero(parts == FIT))},
+        images.take(chosen) if len(chosen) else None,
+        settings=config.training,
+        device=place,
+        state=state,
+        folder=folder,
+        about={
+            "stage": "train_primitive",
+            "strategy": "supervised",
+            "options": config.options.model_dump(),
+            "faces": made,
+        },
+        data=data,
+        advance=advance,
+    )
+    return trained.speed
 
 
 def divide(images: ImageSet, split: SplitSettings, *, seed: int, num_classes: int) -> np.ndarray:
@@ -157,7 +189,7 @@ def write_split(path: Path, images: ImageSet, parts: np.ndarray) -> None:
     write_parquet(path, table)
 
 
-def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, *, reused: bool) -> Summary:
+def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, speed: Speed | None) -> Summary:
     split = pq.read_table(out / SPLIT)
     parts, labels = np.array(split.column("part").to_pylist()), split.column("label").to_numpy()
     unlabelled = read_table(faces, ["label"]).column("label").null_count
@@ -181,4 +213,5 @@ def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, *
     if "validation_mean_class_accuracy" in counts:
         line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
-    return Summary("train_primitive", line + (" (from the store)" if reused else ""), counts, tuple(warnings))
+    line += f"; {speed.words}" if speed else " (from the store)"
+    return Summary("train_primitive", line, counts, (*warnings, *(speed.advice if speed else ())))

@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings, model_of, write_embeddings
+from fer_pipeline.artifacts.embeddings import (
+    embedding_paths,
+    iter_embeddings,
+    model_of,
+    walk_embeddings,
+    write_embeddings,
+)
 from fer_pipeline.core.errors import DataError
 
 
@@ -86,3 +92,70 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         write(tmp_path / name / "part-00000.arrow", batch(0, 50))
     first, second = (tmp_path / name / "part-00000.arrow" for name in ("a", "b"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_walk_gives_all_rows_in_blocks_of_views(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    parts = [batch(0, 5), batch(5, 0), batch(5, 3), batch(8, 4)]
+    write(path, *parts)
+    expected = np.concatenate([vectors for _, vectors in parts]).astype(np.float16)
+    for rows in (1, 3, 5, 12, 100):
+        blocks = list(walk_embeddings(path, rows=rows))
+        assert [len(block) for block in blocks] == [rows] * (12 // rows) + [12 % rows] * bool(12 % rows)
+        views = [view for block in blocks for view in block.parts]
+        np.testing.assert_array_equal(np.concatenate(views), expected)
+        assert not any(view.flags.owndata or view.flags.writeable for view in views)
+        names = [name for block in blocks for name in block.face_id.to_pylist()]
+        assert names == [f"set/{i}" for i in range(12)]
+
+
+def test_an_empty_shard_has_no_block(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    write(path)
+    assert list(walk_embeddings(path, rows=4)) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what is mapped")
+def test_a_walk_holds_no_more_of_the_file_in_memory_than_a_block(tmp_path: Path) -> None:
+    """Mapped pages count as memory of the process: a file of 32 MB must not add up."""
+    path = tmp_path / "part-00000.arrow"
+    write(path, *[(pa.array([str(i) for i in range(1024)]), np.ones((1024, 2048), np.float32))] * 8, width=2048)
+    most = 0
+    for block in walk_embeddings(path, rows=512):
+        assert all((part == 1).all() for part in block.parts)  # every page is read
+        lines = Path("/proc/self/smaps").read_text().split(str(path))[1].splitlines()
+        most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("Rss:")))
+    assert 1024 <= most <= 8 * 1024  # kB: a block has 2 MB
+
+
+def test_files_that_embed_did_not_write_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    for column, told in (
+        (pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), "expected lists of half-precision numbers"),
+        (pa.array([1]), "has int64"),
+    ):
+        with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, pa.schema({"vector": column.type})) as file:
+            file.write_batch(pa.RecordBatch.from_arrays([column], names=["vector"]))
+        with pytest.raises(DataError, match=rf"was not written by embed .*{told}.*rerun embed") as raised:
+            embedding_paths(tmp_path)
+        assert "\n" not in str(raised.value)
+
+
+def test_damage_in_a_walk_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    for data in (b"", b"ARROW1\0\0 and no more of it"):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=r"part-00000.arrow is no readable Arrow file") as raised:
+            list(walk_embeddings(path, rows=4))
+        assert "\n" not in str(raised.value)
+
+
+def test_a_face_without_a_vector_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.arrow"
+    write(path, batch(0, 2))
+    schema = pa.ipc.open_file(path).schema
+    column = pa.array([[1.0] * 8, None], pa.list_(pa.float16(), 8))
+    with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as file:
+        file.write_batch(pa.RecordBatch.from_arrays([pa.array(["a", "b"]), column], schema=schema))
+    with pytest.raises(DataError, match="1 faces without a vector"):
+        list(walk_embeddings(path, rows=4))

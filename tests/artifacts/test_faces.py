@@ -100,3 +100,47 @@ def test_crops_of_two_sizes_are_refused(tmp_path: Path) -> None:
     faces.write_shard(tmp_path / "part-00000.parquet", pa.concat_tables([rows(range(2)), rows(range(2, 4), size=20)]))
     with pytest.raises(DataError, match="different sizes"):
         faces.read_faces(tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64, 100, 256])
+def test_encoded_batches_are_full_whatever_the_row_groups(folder: Path, batch_size: int) -> None:
+    path = folder / "part-00001.parquet"
+    batches = list(faces.iter_encoded(path, batch_size))
+    assert [len(images) for _, images in batches] == [min(batch_size, 247 - n) for n in range(0, 247, batch_size)]
+    assert all(len(face_id) == len(images) for face_id, images in batches)
+    assert [name for face_id, _ in batches for name in face_id.to_pylist()] == [f"set/{n}" for n in range(3, 250)]
+    truth = pq.read_table(path).column("image").to_pylist()
+    assert [bytes(image) for _, images in batches for image in images] == [row["bytes"] for row in truth]
+
+
+def test_reading_holds_a_batch_and_a_row_group_of_pictures(tmp_path: Path) -> None:
+    """However many faces a shard has: counted by Arrow's own pool, whose memory the views look into."""
+    size, count, batch_size = 5000, 3000, 64
+    bytes_ = np.random.default_rng(0).bytes(size * 10)
+    table = rows(range(count), 4)
+    images = [{"bytes": bytes_[n % 9 * size : (n % 9 + 1) * size], "path": None} for n in range(count)]
+    column = pa.array(images, table.schema.field("image").type)
+    faces.write_shard(tmp_path / "part-00000.parquet", table.set_column(1, table.schema.field("image"), column))
+    del table, images, column
+    before, most, read = pa.total_allocated_bytes(), 0, 0
+    for _, encoded in faces.iter_encoded(tmp_path / "part-00000.parquet", batch_size):
+        most, read = max(most, pa.total_allocated_bytes() - before), read + sum(map(len, encoded))
+    assert read == size * count
+    assert most < 4 * size * (batch_size + faces.ROWS_PER_GROUP)
+
+
+def test_a_shard_of_something_else_is_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"face_id": ["a"], "label": [1]}), tmp_path / "part-00000.parquet")
+    with pytest.raises(DataError, match=r"part-00000\.parquet has no column image; it is no shard of faces"):
+        list(faces.iter_encoded(tmp_path / "part-00000.parquet", 4))
+
+
+def test_a_shard_damaged_inside_is_one_line(folder: Path) -> None:
+    path = folder / "part-00001.parquet"
+    data = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(1).column(1).data_page_offset
+    data[start : start + 64] = bytes(64)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"part-00001\.parquet is no readable Parquet shard") as raised:
+        list(faces.iter_encoded(path, 64))
+    assert "\n" not in str(raised.value)

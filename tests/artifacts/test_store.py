@@ -15,11 +15,20 @@ def test_a_shard_is_made_once_and_linked(tmp_path: Path) -> None:
         made.append(path)
         path.write_bytes(b"shard")
 
-    assert store.fetch_or_make("k1", "a.bin", tmp_path / "out", make) is False
-    assert store.fetch_or_make("k1", "b.bin", tmp_path / "out2", make) is True
+    assert store.make("k1", make) is False
+    assert Store(tmp_path / "store").make("k1", make) is True
     assert len(made) == 1
-    assert (tmp_path / "out2" / "b.bin").read_bytes() == b"shard"
+    store.link("k1", tmp_path / "out" / "a.bin")
+    assert (tmp_path / "out" / "a.bin").read_bytes() == b"shard"
     assert os.stat(tmp_path / "out" / "a.bin").st_ino == os.stat(store.shard("k1")).st_ino
+
+
+def test_what_stands_at_the_place_of_a_link_is_replaced(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.make("k", lambda path: path.write_bytes(b"new"))
+    (tmp_path / "out").write_bytes(b"old")
+    store.link("k", tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"new"
 
 
 def test_a_failed_shard_leaves_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fer_pipeline.alignment import planning
 from fer_pipeline.alignment.warp import template
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -21,7 +22,7 @@ from fer_pipeline.core.summaries import Summary
 from fer_pipeline.stages import align
 
 CLASSES = ("anger", "happiness", "neutral")
-PREALIGNED = {"crop": 32, "prealigned": True, "shard_rows": 4, "format": "png"}
+PREALIGNED = {"crop": 32, "prealigned": True, "shard_rows": 4, "cut": "count", "format": "png"}
 
 
 def draw(root: Path, *, count: int = 18, labels: tuple[str, ...] = ("angry", "happy", "neutral")) -> Path:
@@ -191,10 +192,11 @@ CRASH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+from fer_pipeline.alignment import planning
 from fer_pipeline.stages import align
 import {module} as tests
 
-whole = align.make_shard
+whole = planning.make_shard
 made = []
 
 def crash(folder, job, **rest):
@@ -203,7 +205,7 @@ def crash(folder, job, **rest):
         os.kill(os.getpid(), signal.SIGKILL)
     made.append(job)
 
-align.make_shard = crash
+planning.make_shard = crash
 tests.run(Path({raw!r}), Path({place!r}))
 """
 
@@ -235,6 +237,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
         "faces": 22,
         "rejected": 2,
         "shards": 6,
+        "made": 2,
         "reused": 4,
         "failed": 0,
     }
@@ -248,23 +251,33 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
 
 def test_a_failed_shard_is_told_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = draw(tmp_path / "raw")
-    whole = align.make_shard
+    whole = planning.make_shard
 
     def failing(folder: Path, job: Any, **rest: Any) -> None:
         if (job.split, job.number) == ("test", 1):
             raise ValueError("broken\nshard")
         whole(folder, job, **rest)
 
-    monkeypatch.setattr(align, "make_shard", failing)
-    with pytest.raises(DataError, match=r"align set/test/part-00001\.parquet: ValueError: broken shard; finished"):
+    monkeypatch.setattr(planning, "make_shard", failing)
+    with pytest.raises(
+        DataError, match=r"align set/test/part-00001\.parquet: ValueError: broken shard; 4 shards made, 0 reused"
+    ):
         run(root, tmp_path)
     assert not (tmp_path / "out").exists()
     summary = run(root, tmp_path, config={"allowed_failures": 1})
-    assert summary.counts == {"samples": 18, "faces": 14, "rejected": 4, "shards": 5, "reused": 4, "failed": 1}
+    assert summary.counts == {
+        "samples": 18,
+        "faces": 14,
+        "rejected": 4,
+        "shards": 5,
+        "made": 0,
+        "reused": 4,
+        "failed": 1,
+    }
     assert summary.warnings == ("set/test/part-00001.parquet: ValueError: broken shard",)
     reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
     assert sorted(reasons) == ["empty", "empty", "shard_failed", "shard_failed"]
-    monkeypatch.setattr(align, "make_shard", whole)
+    monkeypatch.setattr(planning, "make_shard", whole)
     assert run(root, tmp_path).counts["reused"] == 4
     run(root, tmp_path / "fresh")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh" / "out")
@@ -302,3 +315,26 @@ def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> N
         assert np.linalg.norm(np.reshape(row["landmarks"], (5, 2)) - template(64), axis=1).max() < 5
         assert row["score"] > 0.9
     assert "set/naïve Ünïcode 名前 (1).jpg" in {row["face_id"] for row in rows}
+
+
+def test_a_set_that_changes_anywhere_makes_only_the_shards_around_again(tmp_path: Path) -> None:
+    """Cut by ids: what is lost, gained or changed moves the shards next to it and no others."""
+    root = draw(tmp_path / "raw", count=240)
+    by_ids = {"cut": "ids", "shard_rows": 8}
+    shards = run(root, tmp_path, config=by_ids).counts["shards"]
+    assert shards > 20
+    lines = (root / "labels.csv").read_text(encoding="utf-8").splitlines()
+    for number, change in enumerate(("lost", "gained", "changed")):
+        place = 1 + 3 * number  # near the front, where a cut by count would move everything
+        if change == "lost":
+            del lines[place]
+        elif change == "gained":
+            Image.fromarray(pixels(1000)).save(root / "images" / "new.png")
+            lines.insert(place, "new.png,happy,someone,train")
+        else:
+            Image.fromarray(pixels(1001)).save(root / "images" / lines[place].partition(",")[0])
+        (root / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        made = run(root, tmp_path, config=by_ids).counts["made"]
+        assert 1 <= made <= 6, change
+    run(root, tmp_path / "fresh", config=by_ids)
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh" / "out")

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings
-from fer_pipeline.artifacts.faces import read_faces, write_shard
+from fer_pipeline.artifacts.faces import open_shard, read_faces, write_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.settings import Resources
@@ -40,7 +40,7 @@ def test_features_equal_the_plain_network(tmp_path: Path, small_faces, small_pri
         assert found.dtype == np.float16
         scale = np.linalg.norm(expected, axis=1)
         assert (np.linalg.norm(found - expected, axis=1) / scale).max() < 1e-3
-    assert fused.counts == {"faces": 50, "shards": 2, "reused": 0, "failed": 0}
+    assert fused.counts == {"faces": 50, "shards": 2, "made": 2, "reused": 0, "failed": 0}
 
 
 def test_bytes_do_not_depend_on_workers(tmp_path: Path, small_faces, small_primitive) -> None:
@@ -68,11 +68,11 @@ def test_stopped_and_grown_pools_embed_only_what_is_new(
     embed.run(embed.Config(), out=tmp_path / "whole", store=tmp_path / "other", **options)
     real, made = embedding.write_shard, []
 
-    def stopping(job, *rest) -> None:
+    def stopping(job, *rest, **options) -> None:
         if made:
             raise KeyboardInterrupt
         made.append(job.key)
-        real(job, *rest)
+        real(job, *rest, **options)
 
     monkeypatch.setattr(embedding, "write_shard", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -84,7 +84,7 @@ def test_stopped_and_grown_pools_embed_only_what_is_new(
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
     small_faces("street", [20, 20, 5])
     grown = embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
-    assert grown.counts == {"faces": 45, "shards": 3, "reused": 2, "failed": 0}
+    assert grown.counts == {"faces": 45, "shards": 3, "made": 1, "reused": 2, "failed": 0}
 
 
 def test_other_weights_and_settings_are_other_shards(tmp_path: Path, small_faces, small_primitive) -> None:
@@ -102,16 +102,18 @@ def test_other_weights_and_settings_are_other_shards(tmp_path: Path, small_faces
 def test_a_damaged_shard_is_reported_after_the_others(tmp_path: Path, small_faces, small_primitive) -> None:
     faces, model = small_faces("street", [12, 12, 12]), small_primitive()
     damaged = faces / "part-00001.parquet"
-    table = embedding.open_shard(damaged).read()
+    table = open_shard(damaged).read()
     pictures = pa.array([{"bytes": b"\xff\xd8no picture", "path": None}] * 12, table.schema.field(1).type)
     write_shard(damaged, table.set_column(1, table.schema.field(1), pictures))
     options = {"name": "street", "faces": faces, "model": model, "out": tmp_path / "out", "resources": ONE}
-    with pytest.raises(DataError, match=r"part-00001\.parquet.*finished shards are kept") as raised:
+    with pytest.raises(
+        DataError, match=r"part-00001\.parquet.*; 2 shards made, 0 reused, 1 failed; finished"
+    ) as raised:
         embed.run(embed.Config(), store=tmp_path / "store", **options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
     allowed = embed.run(embed.Config(allowed_failures=1), store=tmp_path / "store", **options)
-    assert allowed.counts == {"faces": 24, "shards": 3, "reused": 2, "failed": 1}
+    assert allowed.counts == {"faces": 24, "shards": 3, "made": 0, "reused": 2, "failed": 1}
     assert "part-00001.parquet" in allowed.warnings[0]
     assert [path.name for path in embedding_paths(tmp_path / "out")] == ["part-00000.arrow", "part-00002.arrow"]
 

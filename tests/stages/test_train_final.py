@@ -21,6 +21,7 @@ from fer_pipeline.stages.train_final import Config
 from fer_pipeline.training import job
 from fer_pipeline.training.extras import class_counts, read_extra
 from fer_pipeline.training.records import read_history
+from fer_pipeline.training.room import GIB, Room
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
@@ -28,6 +29,7 @@ FAST = {
     "network": {"width": 4},
     "training": {"epochs": 2, "batch": 16, "optimizer": {"learning_rate": 0.02}},
 }
+ROOM = Room(torch.device("cpu"), GIB)
 USES = ("labelled", "mined", "random", "distilled", "random_real")
 
 
@@ -59,7 +61,7 @@ def data(tmp_path: Path, band_faces) -> dict[str, Path]:
 def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
     def call(
         use: Any = "labelled", *, name: str = "", seeds=(10,), store: str = "store", workers: int = 1, overrides=None,
-        extra: Path | None = None, **settings,
+        extra: Path | None = None, resources: dict[str, Any] | None = None, **settings,
     ) -> tuple[Summary, Path]:  # fmt: skip
         out = tmp_path / "final" / (name or use)
         summary = train_final.run(
@@ -73,7 +75,7 @@ def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
             out=out,
             timings=tmp_path / "timings" / f"{name or use}.json",
             store=tmp_path / store,
-            resources=Resources(device="cpu", workers=workers),
+            resources=Resources(device="cpu", workers=workers, **(resources or {})),
         )
         return summary, out
 
@@ -128,6 +130,30 @@ def test_seeds_in_two_processes_give_the_bytes_of_one_after_the_other(run) -> No
     assert {Path(name).parts[0] for name in found} == {"10", "11", "12"}
     assert contents(together) == found
     assert found["10/weights.safetensors"] != found["11/weights.safetensors"]
+
+
+@pytest.mark.parametrize("use", ["mined", "random_real"])
+def test_no_byte_depends_on_where_the_images_lie(run, use: str) -> None:
+    seeds = (10, 11)
+    _, held = run(use, name="held", seeds=seeds, store="one")
+    summary, streamed = run(use, name="streamed", seeds=seeds, store="two", resources={"memory_gb": 0})
+    assert contents(streamed) == contents(held)
+    assert any("images of labelled do not fit into memory" in line for line in summary.warnings)
+    assert not any("do not fit" in line for line in run(use, name="streamed", seeds=seeds, store="two")[0].warnings)
+
+
+def test_two_processes_train_one_seed_as_one_does(run) -> None:
+    plain = {
+        "network": {"width": 4, "norm": "group"},
+        "training": {**FAST["training"], "augment": {"flip": 0, "translate": 0}},
+    }
+    _, alone = run("mined", name="alone", store="one", **plain)
+    summary, both = run("mined", name="both", store="two", workers=2, resources={"parallel": "data"}, **plain)
+    assert summary.counts["trained"] == 1
+    assert contents(both).keys() == contents(alone).keys()
+    weights = [load_checkpoint(out / "10").model.state_dict() for out in (alone, both)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
 
 
 def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
@@ -207,7 +233,9 @@ def test_a_class_that_was_not_mined_is_a_warning_or_an_error(run, tmp_path: Path
 
 def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
     def drawn(seed: int, per_class: int = 2) -> list[str]:
-        extra = read_extra("random_real", data["mined"], classes=CLASSES, real_per_class=per_class, seed=seed)
+        extra = read_extra(
+            "random_real", data["mined"], classes=CLASSES, real_per_class=per_class, seed=seed, room=ROOM
+        )
         images = extra.sets["distilled"]
         assert images.counts(3).tolist() == [per_class] * 3
         return images.face_id.tolist()
@@ -219,7 +247,7 @@ def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
 
 def test_counts_are_those_of_the_decoded_sets(data) -> None:
     for use in ("mined", "random", "distilled"):
-        extra = read_extra(use, data[use], classes=CLASSES, real_per_class=1, seed=0)
+        extra = read_extra(use, data[use], classes=CLASSES, real_per_class=1, seed=0, room=ROOM)
         (images,) = extra.sets.values()
         assert class_counts(use, data[use], classes=CLASSES).tolist() == images.counts(3).tolist()
     assert class_counts("labelled", data["labelled"], classes=CLASSES) is None
@@ -229,13 +257,13 @@ def test_distilled_images_of_another_preprocessing_are_converted(tmp_path: Path)
     theirs = Preprocessing(size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     ours = Preprocessing(size=SIZE)
     folder = write_das(tmp_path / "das", preprocessing=theirs)
-    extra = read_extra("distilled", folder, classes=CLASSES, real_per_class=1, seed=0)
-    before, after = extra.sets["distilled"].images, extra.fitted(ours)["distilled"].images
+    extra = read_extra("distilled", folder, classes=CLASSES, real_per_class=1, seed=0, room=ROOM)
+    before, after = extra.sets["distilled"].all_pixels(), extra.fitted(ours)["distilled"].all_pixels()
     by_hand = (
         (before * torch.tensor(theirs.std).view(1, 3, 1, 1) + torch.tensor(theirs.mean).view(1, 3, 1, 1)) - 0.5
     ) / 0.5
     torch.testing.assert_close(after, by_hand, atol=1e-5, rtol=1e-5)
-    assert torch.equal(extra.fitted(theirs)["distilled"].images, before)
+    assert torch.equal(extra.fitted(theirs)["distilled"].all_pixels(), before)
 
 
 def test_what_a_version_stands_for(run) -> None:

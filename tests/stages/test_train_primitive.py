@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Resources, validate
@@ -18,6 +19,7 @@ from fer_pipeline.training.records import read_history
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
+ALONE = Resources(device="cpu", workers=1)
 FAST = {
     "network": {"width": 4},
     "training": {"epochs": 3, "batch": 16, "optimizer": {"learning_rate": 0.02}, "augment": {"translate": 0.04}},
@@ -32,8 +34,9 @@ def faces(tmp_path: Path, band_faces) -> Path:
 @pytest.fixture
 def run(tmp_path: Path, faces: Path) -> Callable[..., tuple]:
     def call(
-        name: str = "primitive", *, store: str = "store", seed: int = 10, classes=CLASSES, source=faces, **settings
-    ):
+        name: str = "primitive", *, store: str = "store", seed: int = 10, classes=CLASSES, source=faces,
+        resources: Resources = ALONE, **settings
+    ):  # fmt: skip
         config = validate(Config, {**FAST, **settings}, where="train_primitive")
         summary = train_primitive.run(
             config,
@@ -42,7 +45,7 @@ def run(tmp_path: Path, faces: Path) -> Callable[..., tuple]:
             seed=seed,
             out=tmp_path / name,
             store=tmp_path / store,
-            resources=Resources(device="cpu", workers=1),
+            resources=resources,
         )
         return summary, tmp_path / name
 
@@ -146,6 +149,47 @@ def test_another_class_order_an_empty_class_and_a_test_split_are_one_line(run, t
         run(source=band_faces(tmp_path / "test", split="test"))
     with pytest.raises(DataError, match="no shards in"):
         run(source=tmp_path / "absent")
+
+
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+@pytest.mark.parametrize("order", ["rows", "blocks"])
+def test_no_byte_depends_on_where_the_images_lie(run, tmp_path: Path, band_faces, order: str, balance: str) -> None:
+    source = band_faces(tmp_path / "many", count=330, unlabelled=10)
+    training = {**FAST["training"], "order": order, "buffer_rows": 100, "balance": balance}
+    held, out = run("held", store="one", source=source, training=training)
+    nowhere = Resources(device="cpu", workers=3, memory_gb=0)
+    streamed, again = run("streamed", store="two", source=source, training=training, resources=nowhere)
+    assert contents(again) == contents(out)
+    assert not held.warnings[1:]  # but that of faces without labels
+    advised = [line for line in streamed.warnings if "do not fit into memory" in line]
+    assert [("set training.order: blocks" in line) for line in advised] == [True] * (order == "rows")
+    assert "waited for images" in streamed.line
+
+
+def test_two_processes_train_together_and_say_how_fast(run, capfd) -> None:
+    plain = {
+        "network": {"width": 4, "norm": "group"},
+        "training": {**FAST["training"], "augment": {"flip": 0, "translate": 0}},
+    }
+    _, alone = run("alone", store="one", **plain)
+    capfd.readouterr()
+    together = Resources(device="cpu", workers=2, parallel="data")
+    summary, both = run("both", store="two", resources=together, **plain)
+    assert "waited for images" in summary.line
+    assert "distributed" not in "".join(capfd.readouterr())
+    weights = [load_checkpoint(out).model.state_dict() for out in (alone, both)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
+    assert contents(both)["split.parquet"] == contents(alone)["split.parquet"]
+
+
+def test_orders_differ_and_the_plain_one_leaves_no_trace(run) -> None:
+    plain, blocks = (run(order, training={**FAST["training"], "order": order})[1] for order in ("rows", "blocks"))
+    assert contents(plain)["weights.safetensors"] != contents(blocks)["weights.safetensors"]
+    assert contents(run("default", store="three")[1]) == contents(plain)
+    settings = [read_card(out).training["settings"] for out in (plain, blocks)]
+    assert "order" not in settings[0]
+    assert settings[1]["order"] == "blocks"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def tiny(params: Settings) -> Settings:
                 "film": {"splits": {"test": 12}, "subjects": 6, "styles": {"film": 1}, **drawn},
             },
         },
-        "align": {"crop": 32, "shard_rows": 20},
+        "align": {"crop": 32, "shard_rows": 20, "cut": "count"},
         "train_primitive": {
             "network": network,
             "training": training,

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment import contents
-from fer_pipeline.alignment.contents import Contents
+from fer_pipeline.artifacts import contents
+from fer_pipeline.artifacts.contents import Contents
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 
 
@@ -56,3 +57,27 @@ def test_a_damaged_memory_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "memory").write_text("[half", encoding="utf-8")
     (tmp_path / "a").write_bytes(b"x")
     assert Contents(tmp_path / "memory").of([sample(tmp_path / "a")])
+
+
+def test_a_whole_file_is_its_sha256_and_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"0123456789")
+    with Contents(tmp_path / "memory") as first:
+        assert first.of_file(tmp_path / "a") == "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
+        with pytest.raises(DataError, match="cannot be read"):
+            first.of_file(tmp_path / "absent")
+    monkeypatch.setattr(contents, "_blocks", lambda part: pytest.fail("read"))
+    assert Contents(tmp_path / "memory").of_file(tmp_path / "a").startswith("84d89877")
+
+
+def test_a_pass_that_fails_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that stops after its first shard must not cost the next run the reading of all others."""
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode())
+    with Contents(tmp_path / "memory") as whole:
+        both = [whole.of_file(tmp_path / name) for name in "ab"]
+    stopped = Contents(tmp_path / "memory")
+    stopped.of_file(tmp_path / "a")
+    stopped.__exit__(KeyboardInterrupt)
+    monkeypatch.setattr(contents, "_blocks", lambda part: pytest.fail("read"))
+    again = Contents(tmp_path / "memory")
+    assert [again.of_file(tmp_path / name) for name in "ab"] == both

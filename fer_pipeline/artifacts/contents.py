@@ -1,20 +1,23 @@
-"""Samples in, one hash of the bytes that their pictures depend on out; remembered by size, time, inode and range.
+"""Files, or ranges of them, in, a hash of their bytes out; remembered by size, time, inode and range.
 
-What is remembered is one line for each shard of samples, so that a pool of millions of records stays cheap. A file that
+What is remembered is one line for each shard of input, so that a pool of millions of records stays cheap. A file that
 cannot be read is part of the hash as such and is not remembered.
 """
 
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 
 CHUNK = 1 << 20
+SECONDS_BETWEEN_SAVES = 30.0
 
 Range = tuple[Path, int, int]
 
@@ -27,6 +30,7 @@ class Contents:
         self._known = {} if verify else _load(memory)
         self._used: dict[str, str] = {}
         self._whole: dict[Range, str] = {}
+        self._saved = time.monotonic()
 
     def of(self, samples: Sequence[Sample]) -> str:
         """The hash of what these samples' pictures depend on, in order."""
@@ -39,12 +43,45 @@ class Contents:
             found = fingerprint(*hashes)
             if "" in hashes:
                 return found
+            self._remember(key, found)
+        self._used[key] = found
+        return found
+
+    def of_file(self, path: Path) -> str:
+        """The SHA-256 of one whole file; DataError where it cannot be read."""
+        key = fingerprint(str(path), *_state(path))
+        found = self._known.get(key)
+        if found is None:
+            found = self._hash((path, 0, -1))
+            if not found:
+                raise DataError(f"{path} cannot be read; look at the file, or rerun the stage that writes it")
+            self._remember(key, found)
         self._used[key] = found
         return found
 
     def save(self) -> None:
         """Writes what was used this time; the rest is forgotten."""
-        write_text(self._path, json.dumps(self._used, sort_keys=True))
+        self._write(self._used)
+
+    def __enter__(self) -> "Contents":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Saves; after a fault nothing is forgotten, since not all was asked for."""
+        if kind is None:
+            self.save()
+        else:
+            self._write({**self._known, **self._used})
+
+    def _remember(self, key: str, found: str) -> None:
+        self._known[key] = found
+        # To read a pool again after every crash would cost hours.
+        if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
+            self._write(self._known)
+
+    def _write(self, hashes: dict[str, str]) -> None:
+        write_text(self._path, json.dumps(hashes, sort_keys=True))
+        self._saved = time.monotonic()
 
     def _hash(self, part: Range) -> str:
         # Many samples of one shard, and many shards, may depend on one whole file.
