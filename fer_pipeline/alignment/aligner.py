@@ -15,6 +15,7 @@ from jaxtyping import Float32, UInt8
 from pydantic import Field
 
 from fer_pipeline.alignment.cascade import DetectionSettings, Detector, FoundFace
+from fer_pipeline.alignment.engines import Engine, resolved
 from fer_pipeline.alignment.networks import weights_hashes
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
 from fer_pipeline.alignment.selection import NoFace, SeveralFaces, choose
@@ -38,6 +39,7 @@ class AlignmentSettings(Settings):
     several_faces: SeveralFaces = "largest"
     pictures: PictureSettings = PictureSettings()
     detection: DetectionSettings = DetectionSettings()
+    engine: Engine = "auto"  # of the detection, on a CPU; auto is torch, which is also what a GPU takes
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def alignment_fingerprint(settings: AlignmentSettings) -> str:
     """What the crop of a picture depends on beside its bytes."""
     if settings.prealigned:
         return fingerprint(VERSION, "prealigned", settings.crop, settings.grey, settings.pictures)
-    return fingerprint(VERSION, settings, weights_hashes())
+    return fingerprint(VERSION, settings.model_copy(update={"engine": resolved(settings.engine)}), weights_hashes())
 
 
 class Aligner:
@@ -61,7 +63,9 @@ class Aligner:
 
     def __init__(self, settings: AlignmentSettings, *, device: str | torch.device = "cpu") -> None:
         self.settings = settings
-        self.detector = None if settings.prealigned else Detector(settings.detection, device=device)
+        self.detector = (
+            None if settings.prealigned else Detector(settings.detection, device=device, engine=settings.engine)
+        )
 
     def align(self, pictures: Iterable[bytes | Rejection]) -> Iterator[Crop | Rejection]:
         """One crop or rejection for each picture, in order; a rejection that comes in goes out."""

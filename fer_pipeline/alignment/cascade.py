@@ -6,7 +6,7 @@ Pictures whose longer side exceeds `max_side` are searched in a shrunken copy.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -18,7 +18,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.alignment.boxes import cells, regressed, squared, suppressed, suppressed_by_smaller, windows
-from fer_pipeline.alignment.networks import OutputNet, ProposalNet, RefinementNet, load_weights
+from fer_pipeline.alignment.engines import Engine, load_networks, resolved
+from fer_pipeline.alignment.networks import ProposalNet
 from fer_pipeline.alignment.pyramid import CELL, LARGEST_SIDE, Pictures, pyramid_scales
 from fer_pipeline.core.settings import Settings
 
@@ -68,12 +69,18 @@ class _Candidates(NamedTuple):
 
 
 class Detector:
-    """The cascade with its weights on a device."""
+    """The cascade with its weights on a device; an engine other than torch takes the CPU whatever the device."""
 
-    def __init__(self, settings: DetectionSettings | None = None, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        settings: DetectionSettings | None = None,
+        *,
+        device: str | torch.device = "cpu",
+        engine: Engine = "auto",
+    ) -> None:
         self.settings = settings or DetectionSettings()
-        self.device = torch.device(device)
-        self.networks = load_weights(device=self.device)
+        self.device = torch.device(device if resolved(engine) == "torch" else "cpu")
+        self.networks = load_networks(engine, device=self.device)
 
     @torch.inference_mode()
     def find(self, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[list[FoundFace]]:
@@ -106,12 +113,14 @@ class Detector:
         rows, scale_numbers = [_none()], [torch.zeros(0, dtype=torch.int64)]
         for (height, width), members in by_shape.items():
             scales = pyramid_scales(height, width, min_face=self.settings.min_face, factor=self.settings.factor)
-            for number, scale in enumerate(scales):
-                size = {"height": int(height * scale + 1), "width": int(width * scale + 1)}
-                per_call = max(1, PIXELS_PER_CALL // (size["height"] * size["width"]))
+            if not scales:
+                continue
+            levels = pictures.pyramids(members, [(int(height * scale + 1), int(width * scale + 1)) for scale in scales])
+            for number, (scale, level) in enumerate(zip(scales, levels, strict=True)):
+                per_call = max(1, PIXELS_PER_CALL // (level.shape[2] * level.shape[3]))
                 for first in range(0, len(members), per_call):
-                    row = self._propose_at(pictures, members[first : first + per_call], scale=scale, **size)
-                    rows.append(row)
+                    row = self._propose_at(level[first : first + per_call], scale=scale)
+                    rows.append(row._replace(image=torch.tensor(members)[first + row.image]))
                     scale_numbers.append(torch.full_like(row.image, number))
         found = _Candidates(*map(torch.cat, zip(*rows, strict=True)))
         within = found.image * 1000 + torch.cat(scale_numbers)
@@ -119,19 +128,18 @@ class Detector:
         found = found.take(suppressed(found.boxes, found.scores, found.image, threshold=self.settings.nms[1]))
         return found._replace(boxes=squared(regressed(found.boxes, found.offsets, inclusive=False)))
 
-    def _propose_at(
-        self, pictures: Pictures, members: Sequence[int], *, scale: float, height: int, width: int
-    ) -> _Candidates:
-        """The cells of one scale whose face probability passes."""
-        faces, offsets = self.networks.pnet(pictures.shrunk(members, height=height, width=width))
-        index, y, x = (faces > self.settings.thresholds[0]).nonzero(as_tuple=True)
-        boxes = cells(x.cpu(), y.cpu(), scale=scale, stride=ProposalNet.STRIDE, cell=CELL)
-        image = torch.tensor(members)[index.cpu()]
-        return _Candidates(image, boxes, faces[index, y, x].cpu(), offsets[index, y, x].cpu())
+    def _propose_at(self, level: Float[Tensor, "n 3 h w"], *, scale: float) -> _Candidates:
+        """The cells of one scale whose face probability passes; `image` is the row in the level."""
+        level = level.contiguous(memory_format=torch.channels_last)
+        outputs = self.networks.propose(level, threshold=self.settings.thresholds[0])
+        places, scores, offsets = (output.cpu() for output in outputs)
+        boxes = cells(places[:, 2], places[:, 1], scale=scale, stride=ProposalNet.STRIDE, cell=CELL)
+        found = _Candidates(places[:, 0], boxes, scores, offsets)
+        return found.take(scores > self.settings.thresholds[0])
 
     def _refine(self, pictures: Pictures, found: _Candidates) -> _Candidates:
         """R-Net on every proposal."""
-        found, (scores, offsets) = self._on_crops(self.networks.rnet, pictures, found, size=24)
+        found, (scores, offsets) = self._on_crops(self.networks.refine, pictures, found, size=24)
         passed = scores > self.settings.thresholds[1]
         found = _Candidates(found.image, found.boxes, scores, offsets).take(passed)
         found = found.take(suppressed(found.boxes, found.scores, found.image, threshold=self.settings.nms[2]))
@@ -139,7 +147,7 @@ class Detector:
 
     def _output(self, pictures: Pictures, found: _Candidates) -> tuple[_Candidates, Float[Tensor, "n 5 2"]]:
         """O-Net on what is left: the faces and their landmarks, which are fractions of the unregressed box."""
-        found, (scores, offsets, points) = self._on_crops(self.networks.onet, pictures, found, size=48)
+        found, (scores, offsets, points) = self._on_crops(self.networks.output, pictures, found, size=48)
         corner, side = found.boxes[:, None, :2], (found.boxes[:, 2:] - found.boxes[:, :2] + 1)[:, None]
         landmarks = corner - 1 + points.view(-1, 2, 5).transpose(1, 2) * side
         passed = scores > self.settings.thresholds[2]
@@ -149,7 +157,7 @@ class Detector:
         return found.take(kept), landmarks[kept]
 
     def _on_crops(
-        self, network: RefinementNet | OutputNet, pictures: Pictures, found: _Candidates, *, size: int
+        self, network: Callable[[Tensor], tuple[Tensor, ...]], pictures: Pictures, found: _Candidates, *, size: int
     ) -> tuple[_Candidates, list[Tensor]]:
         """A network's outputs on the crops of all pictures, and the candidates that lie in the frame at all.
 

@@ -4,19 +4,23 @@ Source: Zhang et al., arXiv:1604.02878, figure 2, in the layout of the `mtcnn` 1
 convolutions without padding, pools whose last window may be partial. Input is RGB, `(x - 127.5) / 128`. The parameters
 are declared in the order of the weight files. Difference: the face probability is the logistic function of the
 difference of the two logits, which is the soft-max of two classes. P-Net takes most of the time on a CPU, and torch is
-slow on its ten channels: its first PReLU and pool and its heads are written so that vectors are long (same numbers).
+slow on its ten channels: its first PReLU and pool are written so that vectors are long, and `proposals` runs the heads
+where they matter.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fer_pipeline.alignment.weights import SHA256, Network, read_weights
+
+ROUNDING = 1e-3  # far more than the logits of two ways to sum them differ
 
 
 def _trunk(*stages: tuple[int, int, int, int]) -> nn.Sequential:
@@ -33,6 +37,12 @@ def _flattened(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
     return x.permute(0, 3, 2, 1).flatten(1)  # the dense weights were trained on (width, height, channel)
 
 
+def face_direction(head: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one product whose logistic function is the face probability: [1 ...] and [1]."""
+    assert head.bias is not None
+    return head.weight.diff(dim=0), head.bias.diff()
+
+
 def _probability(logits: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
     return torch.sigmoid(logits[:, 1] - logits[:, 0])
 
@@ -46,7 +56,7 @@ class _RowPReLU(nn.PReLU):
         return rows.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
-class _PairPool(nn.Module):
+class PairPool(nn.Module):
     """A 2 x 2 max-pool with partial last windows, as maxima of slices: 3 times as fast with few channels."""
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c y x"]:
@@ -73,13 +83,31 @@ class ProposalNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first = (nn.Conv2d(3, 10, 3), _RowPReLU(10), _PairPool())
+        first = (nn.Conv2d(3, 10, 3), _RowPReLU(10), PairPool())
         self.trunk = nn.Sequential(*first, *_trunk((10, 16, 3, 0), (16, 32, 3, 0)))
         self.box = nn.Conv2d(32, 4, 1)
         self.face = nn.Conv2d(32, 2, 1)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n y x"], Float[Tensor, "n y x 4"]]:
+        return self._heads(self.trunk(x).permute(0, 2, 3, 1))
+
+    def proposals(
+        self, x: Float[Tensor, "n 3 h w"], *, threshold: float
+    ) -> tuple[Int64[Tensor, "k 3"], Float[Tensor, " k"], Float[Tensor, "k 4"]]:
+        """The cells (picture, y, x) that pass the threshold, or are a rounding error below it, as `forward` sees them.
+
+        One product judges a cell; the two heads, whose few columns make them slow, run on what is left.
+        """
         x = self.trunk(x).permute(0, 2, 3, 1)
+        weight, bias = face_direction(self.face)
+        found = (x.matmul(weight.flatten()) + bias > math.log(threshold / (1 - threshold)) - ROUNDING).nonzero()
+        rows = x[tuple(found.T)]
+        if len(rows) == 1:  # one row alone would be summed in another order
+            rows = rows.repeat(2, 1)
+        faces, offsets = self._heads(rows)
+        return found, faces[: len(found)], offsets[: len(found)]
+
+    def _heads(self, x: Float[Tensor, "*n 32"]) -> tuple[Float[Tensor, "*n"], Float[Tensor, "*n 4"]]:
         logits = F.linear(x, self.face.weight.flatten(1), self.face.bias)
         return torch.sigmoid(logits[..., 1] - logits[..., 0]), F.linear(x, self.box.weight.flatten(1), self.box.bias)
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from fer_pipeline.alignment.boxsums import BITS, BoxSums
+
 CELL = 12  # side in pixels of the smallest face that P-Net sees
-LARGEST_SIDE = 2800  # the sums of a square picture of this side fit 32 bits
+LARGEST_SIDE = 2800  # the sums of a square picture of this side are whole numbers in 32-bit floats
 
 
 def pyramid_scales(height: int, width: int, *, min_face: int, factor: float) -> list[float]:
@@ -28,9 +30,12 @@ def pyramid_scales(height: int, width: int, *, min_face: int, factor: float) -> 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures as summed-area tables, one behind the other; table t has a row and a column of zeros in front."""
+    """Pictures as summed-area tables, one behind the other; table t has a row and a column of zeros in front.
 
-    tables: Int[Tensor, "p 3"]
+    The sums of the three colours of a pixel stand in one integer, so that one look-up reads them all; see `BoxSums`.
+    """
+
+    tables: Int64[Tensor, " p"]
     starts: Int64[Tensor, " t"]
     heights: Int64[Tensor, " t"]
     widths: Int64[Tensor, " t"]
@@ -40,54 +45,64 @@ class Pictures:
         """The tables of a list of pictures of any sizes."""
         shapes = torch.tensor([image.shape[:2] for image in images])
         sizes = (shapes + 1).prod(dim=1)
-        tables = torch.zeros((int(sizes.sum()), 3), dtype=torch.int32, device=images[0].device)
-        for image, table in zip(images, tables.split(sizes.tolist()), strict=True):
-            inner = table.view(image.shape[0] + 1, image.shape[1] + 1, 3)[1:, 1:]
-            inner.copy_(image).cumsum_(0).cumsum_(1)
+        tables = torch.zeros(int(sizes.sum()), dtype=torch.int64, device=images[0].device)
+        for image, flat in zip(images, tables.split(sizes.tolist()), strict=True):
+            table = flat.view(image.shape[0] + 1, image.shape[1] + 1)
+            red, green, blue = image.unbind(dim=2)
+            packed = blue.long().bitwise_left_shift_(BITS).add_(green)
+            table[1:, 1:] = packed.bitwise_left_shift_(BITS).add_(red)
+            table.cumsum_(1).cumsum_(0)
         return cls(tables, sizes.cumsum(0) - sizes, shapes[:, 0], shapes[:, 1])
 
-    def shrunk(self, members: Sequence[int], *, height: int, width: int) -> Float[Tensor, "n 3 {height} {width}"]:
-        """Pictures of one shape, resized to another; channels last in memory."""
+    def pyramids(self, members: Sequence[int], sizes: Sequence[tuple[int, int]]) -> list[Float[Tensor, "n 3 _ _"]]:
+        """Pictures of one shape, resized to each of the sizes (height, width); each pixel's colours are neighbours.
+
+        A picture is shrunk to all sizes at once, while its table is in the cache.
+        """
+        device = self.tables.device
         h, w = int(self.heights[members[0]]), int(self.widths[members[0]])
-        top, bottom = (edge.to(self.tables.device) for edge in _bins(h, height))
-        left, right = (edge.to(self.tables.device) for edge in _bins(w, width))
-        area = (bottom - top)[:, None, None] * (right - left)[:, None]
-        out = torch.empty((len(members), height, width, 3), device=self.tables.device)
+        grids = [(_bins(h, height), _bins(w, width)) for height, width in sizes]
+        boxes = BoxSums.joined([BoxSums.between(*grid, pitch=w + 1, device=device) for grid in grids])
+        areas = torch.cat([_areas(*grid).flatten() for grid in grids]).to(device)
+        out = torch.empty((len(members), len(areas), 3), device=device)
         for row, member in enumerate(members):
-            start = int(self.starts[member])
-            table = self.tables[start : start + (h + 1) * (w + 1)].view(h + 1, w + 1, 3)
-            bands = table.index_select(0, bottom) - table.index_select(0, top)
-            torch.div(bands.index_select(1, right) - bands.index_select(1, left), area, out=out[row])
-        return out.sub_(127.5).mul_(1 / 128).permute(0, 3, 1, 2)
+            table = self.tables.narrow(0, int(self.starts[member]), (h + 1) * (w + 1))
+            for channel, sums in enumerate(boxes.colours(table)):
+                out[row, :, channel] = sums.div_(areas).sub_(127.5).mul_(1 / 128)
+        levels = out.split([height * width for height, width in sizes], dim=1)
+        return [level.unflatten(1, size).permute(0, 3, 1, 2) for level, size in zip(levels, sizes, strict=True)]
 
     def crops(
         self, image: Int64[Tensor, " n"], windows: Int64[Tensor, "n 4"], *, size: int
     ) -> Float[Tensor, "n 3 {size} {size}"]:
         """Windows (x1, y1, x2, y2) of whole pixels of picture `image`, resized; mid-grey outside the frame."""
+        device = self.tables.device
         steps = torch.arange(size)
         corner, spans = windows[:, :2, None], (windows[:, 2:] - windows[:, :2])[..., None]
         near, far = corner + steps * spans // size, corner - (-(steps + 1) * spans // size)
-        area = _products(far - near)
+        area = 128 * _areas((near[:, 1], far[:, 1]), (near[:, 0], far[:, 0]))
         frame = torch.stack([self.widths[image], self.heights[image]], dim=1)[..., None]
         near, far = near.clamp_min(0).minimum(frame), far.clamp_min(0).minimum(frame)
-        inside = _products(far - near)
-        start, pitch = self.starts[image, None], self.widths[image, None] + 1
-        above, below = start + near[:, 1] * pitch, start + far[:, 1] * pitch
-        sums = self._at(below, far[:, 0]) - self._at(below, near[:, 0])
-        sums -= self._at(above, far[:, 0]) - self._at(above, near[:, 0])
-        area, inside = area.to(sums.device), inside.to(sums.device)
-        return ((sums - 127.5 * inside) / (128 * area)).permute(0, 3, 1, 2)
-
-    def _at(self, rows: Int64[Tensor, "n y"], columns: Int64[Tensor, "n x"]) -> Int[Tensor, "n y x 3"]:
-        index = rows[:, :, None] + columns[:, None, :]
-        return self.tables.index_select(0, index.flatten().to(self.tables.device)).view(*index.shape, 3)
+        rows, columns = (near[:, 1], far[:, 1]), (near[:, 0], far[:, 0])
+        grey = 127.5 * _areas(rows, columns)
+        pitch, start = self.widths[image, None] + 1, self.starts[image, None]
+        boxes = BoxSums.between(rows, columns, pitch=pitch, start=start, device=device)
+        grey, area = grey.to(device), area.to(device)
+        out = torch.empty((len(image), size, size, 3), device=device)
+        for channel, sums in enumerate(boxes.colours(self.tables)):
+            out[..., channel] = sums.view(area.shape).sub_(grey).div_(area)
+        return out.permute(0, 3, 1, 2)
 
 
 def _bins(inner: int, outer: int) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"]]:
+    """Where each of `outer` bins over `inner` pixels begins and ends."""
     steps = torch.arange(outer)
     return steps * inner // outer, -(-(steps + 1) * inner // outer)
 
 
-def _products(spans: Int64[Tensor, "n 2 s"]) -> Float[Tensor, "n s s 1"]:
-    """Areas from widths (x) and heights (y)."""
-    return (spans[:, 1, :, None] * spans[:, 0, None, :]).float()[..., None]
+def _areas(
+    rows: tuple[Int64[Tensor, "*n y"], Int64[Tensor, "*n y"]],
+    columns: tuple[Int64[Tensor, "*n x"], Int64[Tensor, "*n x"]],
+) -> Float[Tensor, "*n y x"]:
+    heights, widths = (ends - begins for begins, ends in (rows, columns))
+    return (heights[..., :, None] * widths[..., None, :]).float()

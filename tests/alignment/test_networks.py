@@ -105,3 +105,20 @@ def test_outputs_equal_stored_numbers(network: str, size: int) -> None:
     batch = torch.from_numpy(pattern(size)).float().permute(2, 0, 1)[None]
     found = np.concatenate([output.numpy().reshape(-1) for output in getattr(load_weights(), network)(batch)])
     np.testing.assert_allclose(found, STORED[network], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threshold", [0.0005, 0.002, 0.2])
+def test_proposals_are_the_cells_that_pass(threshold: float) -> None:
+    """Down to a single cell, which a product of matrices sums in another order than many."""
+    net = load_weights().pnet
+    pictures = torch.from_numpy(RANDOM.uniform(-1, 1, (3, 40, 52, 3))).float().permute(0, 3, 1, 2)
+    faces, offsets = net(pictures)
+    single = float(faces.flatten().sort().values[-2:].mean())
+    for limit, least in ((threshold, 0), (single, 1), (0.9999, 0)):
+        places, scores, boxes = net.proposals(pictures, threshold=limit)
+        passed = scores > limit
+        assert places[passed].tolist() == (faces > limit).nonzero().tolist()
+        assert int(passed.sum()) >= least
+        index = tuple(places.T)
+        np.testing.assert_allclose(scores, faces[index], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(boxes, offsets[index], rtol=0, atol=1e-6)

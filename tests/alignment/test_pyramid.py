@@ -1,7 +1,6 @@
 """Area resizes from summed tables against torch's own area interpolation and against means by hand."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -20,12 +19,19 @@ def area(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return (resized - 127.5) / 128
 
 
-@pytest.mark.parametrize("size", [(30, 40), (7, 5), (61, 83), (90, 100)])
-def test_shrunk_equals_area_interpolation(size: tuple[int, int]) -> None:
+def test_pyramids_equal_area_interpolation() -> None:
+    sizes = [(30, 40), (7, 5), (61, 83), (90, 100)]
     images = [picture(61, 83) for _ in range(3)]
-    found = Pictures.of([picture(20, 9), *images]).shrunk([1, 3], height=size[0], width=size[1])
-    for row, image in zip(found, (images[0], images[2]), strict=True):
-        np.testing.assert_allclose(row, area(image, *size), atol=2e-6)
+    levels = Pictures.of([picture(20, 9), *images]).pyramids([1, 3], sizes)
+    for level, size in zip(levels, sizes, strict=True):
+        for row, image in zip(level, (images[0], images[2]), strict=True):
+            np.testing.assert_allclose(row, area(image, *size), atol=2e-6)
+
+
+def test_a_large_picture_shrinks_to_one_cell() -> None:
+    image = picture(1400, 1150)
+    for level in Pictures.of([image]).pyramids([0], [(12, 12), (50, 40), (1, 1)]):
+        np.testing.assert_allclose(level[0], area(image, level.shape[2], level.shape[3]), atol=2e-6)
 
 
 def test_crops_of_pictures_of_many_sizes_equal_area_interpolation() -> None:
