@@ -96,7 +96,7 @@ def unrolled_gradients(
     def descend(parameters: Parameters, step: int) -> Parameters:
         return _descend(inner, parameters, images, labels, step_sizes, step)
 
-    loss, last, adjoint = torch.zeros(()), start, ()
+    loss, last, adjoint = torch.zeros(()), start, []
     image_gradient, size_gradient = torch.zeros_like(images), torch.zeros_like(step_sizes)
     for step, parameters in recalled(descend, start, total, kept=weights_kept):
         if step == total - 1:
@@ -125,33 +125,42 @@ def _descend(
     }
 
 
-def _pull_back_outer(outer: OuterLoss, parameters: Parameters) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _pull_back_outer(outer: OuterLoss, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
     leaves = _leaves(parameters)
     loss = outer(leaves)
-    return loss.detach(), torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
+    return loss.detach(), list(torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True))
 
 
 def _pull_back_step(
     inner: InnerLoss,
     parameters: Parameters,
-    adjoint: tuple[Tensor, ...],
+    adjoint: list[Tensor],
     images: Tensor,
     labels: Tensor,
     size: Tensor,
     *,
     is_first: bool,
-) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """The adjoint before one step, and the step's share of the gradients by its images and its size."""
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """The adjoint before one step, and the step's share of the gradients by its images and its size.
+
+    It empties `adjoint`: with a large network every copy of the weights counts.
+    """
     leaves = _leaves(parameters)
     images = images.detach().requires_grad_()
     loss = inner(leaves, images, labels)
     gradients = torch.autograd.grad(loss, tuple(leaves.values()), create_graph=True, materialize_grads=True)
-    along = torch.stack([(gradient * a).sum() for gradient, a in zip(gradients, adjoint, strict=True)]).sum()
+    along = torch.stack([(gradient.detach() * a).sum() for gradient, a in zip(gradients, adjoint, strict=True)]).sum()
+    moved = [(gradient, a) for gradient, a in zip(gradients, adjoint, strict=True) if gradient.requires_grad]
     # nothing lies before the first step, so its product with the Hessian by the weights is never asked for
     wanted = (images,) if is_first else (images, *leaves.values())
-    by_images, *by_weights = torch.autograd.grad(along, wanted, materialize_grads=True)
-    before = () if is_first else tuple(a - size * h for a, h in zip(adjoint, by_weights, strict=True))
-    return before, -size * by_images, -along.detach()
+    by_images, *by_weights = torch.autograd.grad(
+        [gradient for gradient, _ in moved], wanted, [a for _, a in moved], materialize_grads=True
+    )
+    del loss, gradients, moved
+    before = []
+    while by_weights:
+        before.append(adjoint.pop(0) - size * by_weights.pop(0))
+    return before, -size * by_images, -along
 
 
 def _leaves(parameters: Parameters) -> Parameters:

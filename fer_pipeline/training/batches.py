@@ -1,51 +1,23 @@
 """Streams of batches: a set of images and a seed in, the batch of any step out, without a state.
 
-The order is endless: one permutation of the set after the other, each from its own child seed, so that step t of a
-resumed training gets the very rows that it would have got, and an epoch's border may fall inside a batch. Balanced
-order goes in rounds of all classes, each class in its own endless order.
+Several processes may train together on one stream: each takes its part of the batch that one alone would take.
 """
 
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from fer_pipeline.artifacts.faces import ROWS_PER_GROUP
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.training.fabric import Place
+from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
 from fer_pipeline.training.sets import ImageSet
-
-
-@lru_cache(maxsize=64)
-def _permutation(seed: int, count: int, turn: int) -> Int64[np.ndarray, " n"]:
-    return np.random.default_rng(derive(seed, turn)).permutation(count)
-
-
-def endless_rows(seed: int, count: int, *, start: int, number: int) -> Int64[np.ndarray, " k"]:
-    """Positions `start` to `start + number` of the endless sequence of permutations of `count` rows."""
-    positions = np.arange(start, start + number)
-    turns = positions // count
-    rows = np.empty(number, np.int64)
-    for turn in np.unique(turns):
-        here = turns == turn
-        rows[here] = _permutation(seed, count, int(turn))[positions[here] % count]
-    return rows
-
-
-def balanced_rows(seed: int, members: tuple[np.ndarray, ...], *, start: int, number: int) -> Int64[np.ndarray, " k"]:
-    """The same with every class equally often: rounds of all classes, in which class k gives its next member."""
-    present = [index for index, rows in enumerate(members) if len(rows)]
-    order = endless_rows(derive(seed, "classes"), len(present), start=start, number=number)
-    rounds = np.arange(start, start + number) // len(present)
-    rows = np.empty(number, np.int64)
-    for position, index in enumerate(present):
-        here = order == position
-        if here.any():
-            first, last = int(rounds[here][0]), int(rounds[here][-1])
-            own = endless_rows(derive(seed, "class", index), len(members[index]), start=first, number=last - first + 1)
-            rows[here] = members[index][own[rounds[here] - first]]
-    return rows
+from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.streamed import Streamed
 
 
 @dataclass(frozen=True)
@@ -60,6 +32,12 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device, without waiting for it."""
+        return replace(
+            self, images=self.images.to(device, non_blocking=True), labels=self.labels.to(device, non_blocking=True)
+        )
+
 
 @dataclass
 class Stream:
@@ -70,28 +48,70 @@ class Stream:
     seed: int
     balanced: bool = False
     num_classes: int = 0
-    _members: tuple[np.ndarray, ...] = field(init=False, repr=False, default=())
+    order: str = "rows"
+    buffer_rows: int = 16_384  # of the order by blocks
+    part: tuple[int, int] = (0, 1)  # the number of this process among all that train together
+    _order: Order = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.set), "a stream needs at least one image"
         if self.balanced:
             labels = self.set.labels.numpy()
-            self._members = tuple(np.flatnonzero(labels == index) for index in range(self.num_classes))
+            found = [(index, np.flatnonzero(labels == index)) for index in range(self.num_classes)]
+            present = [(index, rows) for index, rows in found if len(rows)]
+            own = [self._among(rows, derive(self.seed, "class", index), len(present)) for index, rows in present]
+            self._order = Balanced(self.seed, [rows for _, rows in present], own)
+        else:
+            self._order = self._among(np.arange(len(self.set)), self.seed, 1)
+
+    def _among(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
+        if self.order == "rows":
+            return Permuted(seed, len(rows))
+        # Classes share the buffer: it is its row groups that are held in memory.
+        together = max(1, self.buffer_rows // ROWS_PER_GROUP // classes)
+        if isinstance(self.set.images, Streamed):
+            self.set.images.keep_at_least(2 * max(self.buffer_rows, classes * ROWS_PER_GROUP))
+        return Blocked(seed, self.set.blocks[rows], together=together)
+
+    @property
+    def reads_at_random(self) -> bool:
+        """Whether every batch reads row groups from all over the shards, again and again."""
+        images = self.set.images
+        return self.order == "rows" and isinstance(images, Streamed) and not images.keeps_all
+
+    def at(self, place: Place) -> "Stream":
+        """This process's part of the stream; a set that is taken whole in every step goes to its device at once."""
+        if self.size == 0:
+            return replace(self, set=self.set.holding(self.set.all_pixels().to(place.device)))
+        if self.size < place.part[1]:
+            raise ConfigError(
+                f"{self.size} images of a step cannot be divided among {place.part[1]} processes; "
+                "set a larger training.batch or a smaller resources.gpus"
+            )
+        return replace(self, part=place.part)
 
     def rows(self, step: int) -> Int64[np.ndarray, " k"]:
-        """The rows of a step."""
-        if self.size == 0:
-            return np.arange(len(self.set))
-        if self.balanced:
-            return balanced_rows(self.seed, self._members, start=step * self.size, number=self.size)
-        return endless_rows(self.seed, len(self.set), start=step * self.size, number=self.size)
+        """The rows of a step, over all processes."""
+        return self._order.rows(step * self.size, self.size) if self.size else np.arange(len(self.set))
 
-    def batch(self, step: int, device: torch.device) -> Batch:
-        """The batch of a step."""
-        rows = torch.from_numpy(self.rows(step))
-        return Batch(
-            images=self.set.images.index_select(0, rows).to(device, non_blocking=True),
-            labels=self.set.labels.index_select(0, rows).to(device, non_blocking=True),
-            rows=rows,
-            prepared=self.set.prepared,
-        )
+    def batch(self, step: int, *, pinned: bool = False) -> Batch:
+        """This process's part of the batch of a step (a set taken whole has no parts), where the images lie."""
+        rows = self.rows(step)
+        if self.size:
+            rows = np.array_split(rows, self.part[1])[self.part[0]]
+        index = torch.from_numpy(rows)
+        images = self.set.pixels(rows, pinned=pinned)
+        return Batch(images, self.set.labels.index_select(0, index), index, self.set.prepared)
+
+
+def stream_of(images: ImageSet, size: int, *, seed: int, settings: TrainingSettings, classes: int | None) -> Stream:
+    """A stream in the order of the settings; `classes` where the settings' balance is about it."""
+    return Stream(
+        images,
+        size,
+        seed=seed,
+        balanced=settings.balance == "sampling" and classes is not None,
+        num_classes=classes or 0,
+        order=settings.order,
+        buffer_rows=settings.buffer_rows,
+    )

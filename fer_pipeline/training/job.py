@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings, preprocessing_of
 from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
+from fer_pipeline.training.advice import Speed, speed_of
 from fer_pipeline.training.augmentation import Augmentation
-from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.batches import stream_of
+from fer_pipeline.training.fabric import Place
 from fer_pipeline.training.fit import Fitted, fit, length
 from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.sets import ImageSet
@@ -51,7 +53,8 @@ class Trained:
     fitted: Fitted
     weights: LoadReport | None
     steps_per_own_epoch: int  # to see as many images as its own training set has
-    images: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int]
+    speed: Speed
 
 
 def train(
@@ -61,7 +64,7 @@ def train(
     validation: ImageSet | None,
     *,
     settings: TrainingSettings,
-    device: str,
+    device: str | Place,
     state: Path,
     folder: Path,
     about: Mapping[str, Any],
@@ -83,12 +86,12 @@ def train(
     learner = strategy(ingredients)
     sizes = learner.batch_sizes(settings.batch, {name: len(images) for name, images in sets.items()})
     streams = {
-        name: Stream(
+        name: stream_of(
             images,
             sizes[name],
             seed=derive(start.seed, "stream", name),
-            balanced=settings.balance == "sampling" and name in BALANCED,
-            num_classes=num_classes,
+            settings=settings,
+            classes=num_classes if name in BALANCED else None,
         )
         for name, images in sets.items()
     }
@@ -129,8 +132,10 @@ def train(
         training=training,
         data=dict(data),
     )
-    save_checkpoint(folder, fitted.model, card)
-    return Trained(fitted, report, own, images)
+    if not isinstance(device, Place) or device.leads:
+        save_checkpoint(folder, fitted.model, card)
+    speed = speed_of(streams, waited=fitted.waited, seconds=fitted.seconds)
+    return Trained(fitted, report, own, images, speed)
 
 
 def _class_weights(

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional
 
 
@@ -23,8 +23,17 @@ def smoothed_cross_entropy(
 
 
 def weighted_mean(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-    """The mean, with weights where they are given."""
-    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    """The mean, with weights where they are given.
+
+    Where processes train together it is such that its mean over them is the mean over the images of all, and so with
+    its gradient, however the images and weights are divided.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    weights = torch.ones_like(values) if weights is None else weights
+    total = weights.detach().sum()
+    distributed.all_reduce(total)
+    return (values * weights).sum() * distributed.get_world_size() / total
 
 
 def balancing_weights(counts: Int[np.ndarray, " c"]) -> Float[Tensor, " c"]:

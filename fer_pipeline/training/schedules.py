@@ -10,7 +10,7 @@ from fer_pipeline.training.settings import Constant, Cosine, Sgd, Step, Training
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser of the settings. Every weight decays alike, as in the papers."""
+    """The optimiser of the settings, all tensors in one go. Every weight decays alike, as in the papers."""
     chosen = settings.optimizer
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if isinstance(chosen, Sgd):
@@ -20,9 +20,10 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettin
             momentum=chosen.momentum,
             nesterov=chosen.nesterov,
             weight_decay=chosen.weight_decay,
+            foreach=True,
         )
     kind = torch.optim.Adam if chosen.name == "adam" else torch.optim.AdamW
-    return kind(trained, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay)
+    return kind(trained, lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay, foreach=True)
 
 
 def rate_factor(schedule: Cosine | Step | Constant, step: int, *, total_steps: int, steps_per_epoch: int) -> float:

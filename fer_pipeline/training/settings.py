@@ -1,11 +1,14 @@
 """How a network is trained: the settings that every strategy shares, refused where they contradict each other."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_serializer, model_validator
 
 from fer_pipeline.core.settings import Settings
 
+# with their defaults, which are what was done before they came
+LATER: dict[str, Any] = {"order": "rows", "buffer_rows": 16_384}
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -97,6 +100,10 @@ class TrainingSettings(Settings):
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Cosine()
     augment: AugmentSettings = AugmentSettings()
+    # rows: all images in random order, which wants them in memory; blocks: row groups of the shards in random order,
+    # `buffer_rows` images at a time shuffled together, which reads shards in turn
+    order: Literal["rows", "blocks"] = "rows"
+    buffer_rows: Annotated[int, Field(ge=100)] = 16_384
     balance: Literal["none", "weights", "sampling"] = "none"  # against unequal classes: in the loss or in the batches
     clip: Positive | None = None  # largest gradient norm
     average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, used in its place
@@ -110,3 +117,9 @@ class TrainingSettings(Settings):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """Settings that came later are written only where they differ, so that earlier results keep key and card."""
+        values = plain(self)
+        return {name: value for name, value in values.items() if LATER.get(name, ...) != value}

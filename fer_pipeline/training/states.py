@@ -27,6 +27,7 @@ class Progress:
 
     epoch: int = 0  # finished ones
     seconds: float = 0.0  # of training steps
+    waited: float = 0.0  # of these, for images
     rows: list[Row] = field(default_factory=list)
     best: dict[str, float] | None = None
     best_epoch: int = 0

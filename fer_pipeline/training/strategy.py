@@ -9,6 +9,9 @@ The loop hands `step` one batch of every stream (`labelled`, `auxiliary`, `unlab
 network inputs) and a `Learner`. The strategy makes its own views of the crops, computes its losses and calls
 `learner.update(loss, network)` as often and in the order that its method wants, so that two networks may take turns
 and a second step may look at what the first one changed. What must survive a pause lies in its state_dict.
+
+Several processes may train together, each on its part of every batch. Gradients are averaged over them in `update`; a
+mean over the batch must be `losses.weighted_mean`, which takes it over all parts. Random draws differ among them.
 """
 
 from collections.abc import Callable, Mapping
@@ -93,11 +96,18 @@ class StepLearner:
         steps_per_epoch: int,
         apply: Callable[[Tensor, str], None],
         rates: Callable[[str], float],
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.seed, self.total_steps, self.steps_per_epoch = seed, total_steps, steps_per_epoch
+        self.part = part
         self.step = 0
         self.update = lambda loss, network="main": apply(loss, network)
         self.rate = lambda network="": rates(network)
 
+    def child_seed(self, *names: str | int) -> int:
+        """A seed for this step and purpose; processes that train together draw apart."""
+        own = ("part", self.part[0]) if self.part[1] > 1 else ()
+        return derive(self.seed, "step", self.step, *names, *own)
+
     def generator(self, *names: str | int) -> torch.Generator:
-        return torch.Generator().manual_seed(derive(self.seed, "step", self.step, *names))
+        return torch.Generator().manual_seed(self.child_seed(*names))

@@ -8,6 +8,8 @@ import torch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.training.images import in_turn
+from fer_pipeline.training.loader import ahead
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
 
@@ -27,10 +29,10 @@ def validate(
     training = model.training
     model.eval()
     losses, predicted = [], []
-    for start in range(0, len(images), BATCH):
-        batch = images.images[start : start + BATCH].to(device)
-        labels = images.labels[start : start + BATCH].to(device)
-        logits = model(preprocessing.apply(batch)).float()
+    turns = in_turn(len(images), BATCH)
+    for rows, batch in zip(turns, ahead(images.pixels, turns, threads=images.images.threads(device)), strict=True):
+        labels = images.labels[torch.from_numpy(rows)].to(device)
+        logits = model(preprocessing.apply(batch.to(device))).float()
         losses.append(smoothed_cross_entropy(logits, labels).double().sum())
         predicted.append(logits.argmax(1).cpu())
     model.train(training)

@@ -17,7 +17,7 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.job import Start, train
 from fer_pipeline.training.records import read_history
-from fer_pipeline.training.sets import ImageSet
+from fer_pipeline.training.sets import ImageSet, held_set
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.strategy import Strategy
 
@@ -37,13 +37,13 @@ def bands(count: int, seed: int) -> ImageSet:
     for image, label in zip(images, labels, strict=True):
         image[label * 8 : label * 8 + 8] += 60
     names = np.array([f"toy/{seed}-{index}" for index in range(count)], dtype=object)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), names, np.full(count, "", dtype=object))
+    return held_set(torch.from_numpy(images), torch.from_numpy(labels), names, np.full(count, "", dtype=object))
 
 
 def distilled() -> ImageSet:
     """One network input a class."""
     inputs = torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
-    return ImageSet(inputs, torch.arange(3), np.array(["a", "b", "c"], dtype=object), np.full(3, "", dtype=object))
+    return held_set(inputs, torch.arange(3), np.array(["a", "b", "c"], dtype=object), np.full(3, "", dtype=object))
 
 
 WORLDS: dict[str, Mapping[str, ImageSet]] = {

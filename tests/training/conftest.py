@@ -1,6 +1,7 @@
 """A toy world in memory: three classes told by a bright band at the top, in the middle or at the bottom."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training.job import Start, Trained, train
-from fer_pipeline.training.sets import ImageSet
+from fer_pipeline.training.sets import ImageSet, held_set
 from fer_pipeline.training.settings import TrainingSettings
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -27,7 +28,8 @@ def bands(count: int, seed: int) -> ImageSet:
         image[label * 8 : label * 8 + 8] += 60
     names = np.array([f"toy/{seed}-{index}" for index in range(count)], dtype=object)
     subjects = np.array([f"s{index % 9}" for index in range(count)], dtype=object)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), names, subjects)
+    images = held_set(torch.from_numpy(images), torch.from_numpy(labels), names, subjects)
+    return replace(images, blocks=np.arange(count) // 10)
 
 
 @pytest.fixture
@@ -36,7 +38,16 @@ def toy() -> Callable[[int, int], ImageSet]:
 
 
 def train_in(
-    root: Path, name: str, *, seed: int = 3, options=None, network=None, sets=None, advance=None, **settings
+    root: Path,
+    name: str,
+    *,
+    seed: int = 3,
+    options=None,
+    network=None,
+    sets=None,
+    advance=None,
+    device="cpu",
+    **settings,
 ) -> tuple[Trained, Path]:
     """Trains a tiny network on the toy world in `root / name`; gives the result and its folder."""
     folder, state = root / name, root / f"{name}-state"
@@ -49,7 +60,7 @@ def train_in(
         sets or {"labelled": bands(60, 0)},
         bands(30, 1),
         settings=TrainingSettings.model_validate({**plain, **settings}),
-        device="cpu",
+        device=device,
         state=state,
         folder=folder,
         about={"stage": "toy"},

@@ -1,60 +1,52 @@
-"""Streams of rows against a plain walk through permutations."""
-
-from collections import Counter
+"""Streams: batches are functions of their step, and processes that train together divide them."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fer_pipeline.core.seeds import derive
-from fer_pipeline.training.batches import Stream, balanced_rows, endless_rows
-
-
-def walk(seed: int, count: int, number: int) -> list[int]:
-    rows: list[int] = []
-    turn = 0
-    while len(rows) < number:
-        rows += np.random.default_rng(derive(seed, turn)).permutation(count).tolist()
-        turn += 1
-    return rows[:number]
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.fabric import Place, make_place
 
 
-@given(st.integers(0, 99), st.integers(1, 30), st.integers(0, 200), st.integers(1, 50))
-def test_any_window_is_a_window_of_the_walk(seed: int, count: int, start: int, number: int) -> None:
-    found = endless_rows(seed, count, start=start, number=number).tolist()
-    assert found == walk(seed, count, start + number)[start:]
+class Two:
+    """Fabric's view of the second of two processes."""
 
-
-def test_every_turn_holds_every_row_once() -> None:
-    rows = endless_rows(0, 7, start=0, number=70).reshape(10, 7)
-    assert (np.sort(rows, 1) == np.arange(7)).all()
-    assert len({tuple(row) for row in rows}) > 1
-
-
-def test_balanced_rows_give_every_class_alike_and_every_member_in_turn() -> None:
-    members = (np.array([0]), np.array([], dtype=np.int64), np.array([5, 6, 7]))
-    rows = balanced_rows(3, members, start=0, number=60)
-    counts = Counter(rows.tolist())
-    assert counts == {0: 30, 5: 10, 6: 10, 7: 10}
-    parts = [balanced_rows(3, members, start=start, number=7) for start in range(0, 49, 7)]
-    assert np.concatenate(parts).tolist() == rows[:49].tolist()
+    device = torch.device("cpu")
+    global_rank, world_size = 1, 2
 
 
 @pytest.mark.parametrize("balanced", [False, True])
-def test_batches_are_functions_of_the_step(toy, balanced: bool) -> None:
+@pytest.mark.parametrize("order", ["rows", "blocks"])
+def test_batches_are_functions_of_the_step(toy, order: str, balanced: bool) -> None:
     images = toy(20, 0)
-    stream = Stream(images, 8, seed=1, balanced=balanced, num_classes=3)
-    later = stream.batch(9, torch.device("cpu"))
+    stream = Stream(images, 8, seed=1, balanced=balanced, num_classes=3, order=order, buffer_rows=100)
+    later = stream.batch(9)
     for step in range(9):
-        stream.batch(step, torch.device("cpu"))
-    again = stream.batch(9, torch.device("cpu"))
+        stream.batch(step)
+    again = stream.batch(9)
     assert torch.equal(later.rows, again.rows)
-    assert torch.equal(later.images, images.images[later.rows])
+    assert torch.equal(later.images, images.all_pixels()[later.rows])
     assert torch.equal(later.labels, images.labels[later.rows])
 
 
 def test_size_zero_is_the_whole_set_every_time(toy) -> None:
-    stream = Stream(toy(5, 0), 0, seed=1)
-    assert [stream.rows(step).tolist() for step in (0, 7)] == [[0, 1, 2, 3, 4]] * 2
+    stream = Stream(toy(5, 0), 0, seed=1).at(make_place("cpu", "auto"))
+    assert [stream.batch(step).rows.tolist() for step in (0, 7)] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_a_view_is_its_rows(toy) -> None:
+    images = toy(30, 0)
+    view = images.take(np.array([3, 4, 17])).take(np.array([0, 2]))
+    assert view.face_id.tolist() == ["toy/0-3", "toy/0-17"]
+    assert view.blocks.tolist() == [0, 1]
+    assert torch.equal(view.all_pixels(), images.all_pixels()[[3, 17]])
+    assert torch.equal(view.labels, images.labels[[3, 17]])
+
+
+def test_two_processes_divide_the_batch_of_one_but_not_what_is_taken_whole(toy) -> None:
+    whole, second = Stream(toy(20, 0), 7, seed=1), Stream(toy(20, 0), 7, seed=1).at(Place(Two()))
+    assert second.batch(5).rows.tolist() == whole.batch(5).rows.tolist()[4:]
+    assert len(Stream(toy(5, 0), 0, seed=1).at(Place(Two())).batch(0)) == 5
+    with pytest.raises(ConfigError, match="1 images of a step cannot be divided among 2 processes; set a larger"):
+        Stream(toy(20, 0), 1, seed=1).at(Place(Two()))

@@ -142,6 +142,8 @@ CHANGES = [
     {"augment": {"grey": 0.7}},
     {"augment": {"erase": 0.7}},
     {"augment": {"erase": 0.7, "erase_area": [0.3, 0.4]}},
+    {"order": "blocks"},
+    {"order": "blocks", "buffer_rows": 200},
     {"balance": "weights"},
     {"balance": "sampling"},
     {"clip": 0.1},

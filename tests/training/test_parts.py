@@ -13,7 +13,7 @@ from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.averaging import Average
-from fer_pipeline.training.fabric import choose_precision, make_fabric, reproducible
+from fer_pipeline.training.fabric import choose_precision, make_place, reproducible
 from fer_pipeline.training.losses import balancing_weights, smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.schedules import build_optimizer, rate_factor
 from fer_pipeline.training.settings import Constant, Cosine, Step, TrainingSettings
@@ -96,7 +96,7 @@ def test_validation_is_the_plain_computation(toy) -> None:
     found = validate(model, images, preprocessing=preprocessing, classes=("a", "b", "c"), device=torch.device("cpu"))
     assert model.training
     with torch.no_grad():
-        logits = model.eval()(preprocessing.apply(images.images))
+        logits = model.eval()(preprocessing.apply(images.all_pixels()))
     right = logits.argmax(1) == images.labels
     recalls = [right[images.labels == index].float().mean().item() for index in range(3)]
     assert found["loss"] == pytest.approx(functional.cross_entropy(logits, images.labels).item(), rel=1e-5)
@@ -126,8 +126,8 @@ def test_precision_falls_back_and_says_so() -> None:
 
 
 def test_fabric_is_quiet(capfd, recwarn) -> None:
-    fabric, note = make_fabric("cpu", "auto")
-    assert (fabric.device.type, note) == ("cpu", None)
+    place = make_place("cpu", "auto")
+    assert (place.device.type, place.note, place.part) == ("cpu", None, (0, 1))
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
     assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]

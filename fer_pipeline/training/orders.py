@@ -1,0 +1,122 @@
+"""Endless orders of rows: a seed in, the rows at any positions of the sequence out, without a state.
+
+Step t of a resumed training thus gets the very rows that it would have got, and an epoch's border may fall inside a
+batch. Every turn holds each row once:
+
+- `Permuted`: one permutation of all rows after the other;
+- `Blocked`: blocks (row groups of the shards) in random order, so many of them at a time shuffled together. What is
+  read from disk is read in turn, and the order is a function of seed and blocks, never of where the images lie;
+- `Balanced`: rounds of all classes, in which each class gives the next row of an order of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+from typing import Generic, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+
+from fer_pipeline.core.seeds import derive
+
+Value = TypeVar("Value")
+
+
+@runtime_checkable
+class Order(Protocol):
+    """An endless sequence of rows."""
+
+    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+        """Positions `start` to `start + number` of the sequence."""
+        ...
+
+
+class _Recent(Generic[Value]):
+    """The last few values of a costly function of a number; several threads may ask."""
+
+    def __init__(self, make: Callable[[int], Value], *, kept: int) -> None:
+        self._make, self._kept = make, kept
+        self._values: dict[int, Value] = {}
+        self._lock = Lock()
+
+    def __call__(self, number: int) -> Value:
+        with self._lock:
+            if number not in self._values:
+                self._values[number] = self._make(number)
+                for old in list(self._values)[: -self._kept]:
+                    del self._values[old]
+            return self._values[number]
+
+
+class Permuted:
+    """Permutations of `count` rows, each from its own child seed."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.count = count
+        self._turn = _Recent(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count), kept=2)
+
+    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+        """See `Order`."""
+        positions = np.arange(start, start + number)
+        turns = positions // self.count
+        rows = np.empty(number, np.int64)
+        for turn in np.unique(turns).tolist():
+            here = turns == turn
+            rows[here] = self._turn(turn)[positions[here] % self.count]
+        return rows
+
+
+class Blocked:
+    """Rows by blocks: `blocks` names the block of every row, `together` blocks at a time are shuffled row by row."""
+
+    def __init__(self, seed: int, blocks: Int64[np.ndarray, " n"], *, together: int) -> None:
+        self.count, self.together = len(blocks), together
+        self._rows = np.argsort(blocks, kind="stable")
+        firsts = np.unique(blocks[self._rows], return_index=True)[1]
+        self._first, self._size = firsts, np.diff([*firsts.tolist(), self.count])
+        self._parts = -(-len(firsts) // together)  # of one turn
+        self._seed = seed
+        self._turn, self._part = _Recent(self._make_turn, kept=2), _Recent(self._make_part, kept=3)
+
+    def _make_turn(self, turn: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " p"]]:
+        """The order of the blocks, and where each part begins and the last one ends."""
+        order = np.random.default_rng(derive(self._seed, turn)).permutation(len(self._first))
+        ends = np.cumsum(self._size[order])
+        return order, np.array([0, *ends[self.together - 1 :: self.together], self.count])[: self._parts + 1]
+
+    def _make_part(self, number: int) -> Int64[np.ndarray, " k"]:
+        turn, part = divmod(number, self._parts)
+        chosen = self._turn(turn)[0][part * self.together : (part + 1) * self.together]
+        rows = np.concatenate([self._rows[self._first[b] : self._first[b] + self._size[b]] for b in chosen])
+        return np.random.default_rng(derive(self._seed, turn, "part", part)).permutation(rows)
+
+    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+        """See `Order`."""
+        found: list[np.ndarray] = [np.zeros(0, np.int64)]
+        while number > 0:
+            turn, within = divmod(start, self.count)
+            begins = self._turn(turn)[1]
+            part = int(np.searchsorted(begins, within, side="right")) - 1
+            rows = self._part(turn * self._parts + part)[within - begins[part] :][:number]
+            found.append(rows)
+            start, number = start + len(rows), number - len(rows)
+        return np.concatenate(found)
+
+
+class Balanced:
+    """Every class equally often: `members` are the rows of each class, `own` the order among them."""
+
+    def __init__(self, seed: int, members: Sequence[np.ndarray], own: Sequence[Order]) -> None:
+        self._classes = Permuted(derive(seed, "classes"), len(members))
+        self._members, self._own = members, own
+
+    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+        """See `Order`."""
+        order = self._classes.rows(start, number)
+        rounds = np.arange(start, start + number) // len(self._members)
+        rows = np.empty(number, np.int64)
+        for index, (members, own) in enumerate(zip(self._members, self._own, strict=True)):
+            here = order == index
+            if here.any():
+                first, last = int(rounds[here][0]), int(rounds[here][-1])
+                rows[here] = members[own.rows(first, last - first + 1)[rounds[here] - first]]
+        return rows

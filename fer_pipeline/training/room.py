@@ -1,0 +1,68 @@
+"""Memory for training images: what the resources allow and the machine has free in, what still fits out.
+
+Images that fit are decoded once, onto the GPU of the training or into memory; the rest stays in its shards. Nothing of
+this changes a result.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fer_pipeline.core.settings import Resources
+
+GIB = 1 << 30
+CGROUP = Path("/sys/fs/cgroup")
+Place = Literal["device", "memory", "shards"]
+
+
+@dataclass
+class Room:
+    """What one process may still take for images, in bytes, and the threads that may decode them."""
+
+    device: torch.device
+    memory: int
+    on_device: int = 0
+    threads: int = 1
+
+    def take(self, needed: int) -> Place:
+        """Where `needed` bytes of decoded images fit; they are taken at once."""
+        if needed <= self.on_device:
+            self.on_device -= needed
+            return "device"
+        if needed <= self.memory:
+            self.memory -= needed
+            return "memory"
+        return "shards"
+
+    def take_some(self, wanted: int) -> int:
+        """At most `wanted` bytes of memory."""
+        taken = min(wanted, self.memory)
+        self.memory -= taken
+        return taken
+
+
+def room_of(resources: Resources, device: torch.device, *, processes: int = 1) -> Room:
+    """The share of one of `processes` trainings at a time on this machine, each with a GPU of its own if with any."""
+    memory = resources.memory_gb * GIB if resources.memory_gb is not None else free_memory() / 2
+    on_device = torch.cuda.mem_get_info(device)[0] * resources.gpu_memory_share if device.type == "cuda" else 0
+    threads = max(1, resources.workers // processes)
+    return Room(device, int(memory / processes), int(on_device), threads)
+
+
+def free_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP) -> int:
+    """Bytes to be had without pushing others out, of the machine and of the container where this is one."""
+    try:
+        fields = dict(line.split(":") for line in proc.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
+        used = int((cgroup / "memory.current").read_text())
+        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(statistics["inactive_file"]))
+    except (OSError, KeyError, ValueError):
+        return free

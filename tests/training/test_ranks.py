@@ -1,0 +1,121 @@
+"""Two processes that train together against one alone: equal up to rounding, and one line for what breaks."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fer_pipeline.core.errors import PipelineError
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.training import losses, ranks
+from fer_pipeline.training.fabric import make_place
+from fer_pipeline.training.ranks import LOST, launch, together
+from fer_pipeline.training.records import read_history
+
+WORKS = """
+import os, runpy, signal
+import numpy as np
+
+def work(conftest, root, name, norm, place, advance):
+    world = runpy.run_path(conftest)
+    done = 0
+
+    def watched(steps):
+        nonlocal done
+        done += steps
+        advance(steps)
+        if done >= 7 and not place.leads and (root / "kill").exists():
+            (root / "kill").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sets = {"labelled": world["bands"](61, 0), "auxiliary": world["bands"](90, 2)}
+    trained, folder = world["train_in"](
+        root, name, sets=sets, network={"norm": norm}, device=place, advance=watched,
+        augment={"flip": 0, "translate": 0}, balance="weights", batch=17, average=0.9, clip=1.0,
+    )
+    return trained.fitted.steps, place.part
+"""
+CPUS = ("cpu", "cpu")
+CONFTEST = str(Path(__file__).with_name("conftest.py"))
+
+
+@pytest.fixture
+def works(tmp_path: Path, monkeypatch) -> ModuleType:
+    (tmp_path / "works_of_ranks.py").write_text(WORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return importlib.import_module("works_of_ranks")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_path: Path) -> None:
+    work = partial(works.work, CONFTEST, tmp_path)
+    told: list[int] = []
+    run = partial(launch, devices=CPUS, precision="auto", advance=told.append)
+    assert run(partial(work, "two", "group")) == (12, (0, 2))
+    assert sum(told) == 12
+    assert work("one", "group", make_place("cpu", "auto"), lambda steps: None) == (12, (0, 1))
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
+    rows = [read_history(tmp_path / name) for name in ("one", "two")]
+    assert len(rows[0]) == 3
+    for alone, both in zip(*rows, strict=True):
+        assert both == pytest.approx(alone, rel=1e-4)
+
+    (tmp_path / "kill").touch()
+    with pytest.raises(PipelineError) as caught:
+        run(partial(work, "killed", "group"))
+    assert str(caught.value) == LOST
+    told.clear()
+    run(partial(work, "killed", "group"))
+    assert told[0] > 1, "nothing was taken up"
+    assert contents(tmp_path / "killed") == contents(tmp_path / "two")
+
+
+def test_what_one_refuses_is_the_line_of_all(works, tmp_path: Path) -> None:
+    work = partial(works.work, CONFTEST, tmp_path, "refused", "batch")
+    with pytest.raises(PipelineError, match=r"^batch norms share their statistics on GPUs only; set network.norm"):
+        launch(work, CPUS, precision="auto", advance=lambda steps: None)
+
+
+@pytest.mark.parametrize(
+    ("devices", "parallel", "usual", "expected"),
+    [
+        (("cuda:0", "cuda:1"), None, "data", ("cuda:0", "cuda:1")),
+        (("cuda:0", "cuda:1"), None, "seeds", ()),
+        (("cuda:0", "cuda:1"), "data", "seeds", ("cuda:0", "cuda:1")),
+        (("cuda:0", "cuda:1"), "seeds", "data", ()),
+        (("cuda:0",), "data", "data", ()),
+        (("cpu", "cpu"), None, "data", ()),
+        (("cpu", "cpu"), "data", "data", ("cpu", "cpu")),
+    ],
+)
+def test_what_several_devices_do(monkeypatch, devices, parallel, usual, expected) -> None:
+    monkeypatch.setattr(ranks, "worker_devices", lambda resources: devices)
+    assert together(Resources(parallel=parallel), usual=usual) == expected
+
+
+def test_a_mean_over_parts_is_the_mean_of_the_whole_and_so_is_its_gradient(monkeypatch) -> None:
+    """The group is played by hand: what all processes would sum is given to each."""
+    values = torch.tensor([1.0, 4.0, 2.0, 8.0, 3.0], dtype=torch.float64)
+    weights = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.5], dtype=torch.float64)
+    whole = values.clone().requires_grad_()
+    losses.weighted_mean(whole.float(), weights.float()).backward()
+    monkeypatch.setattr(losses.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(losses.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(losses.distributed, "all_reduce", lambda total: total.fill_(float(weights.sum())))
+    parts = [values[:2].clone().requires_grad_(), values[2:].clone().requires_grad_()]
+    found = [losses.weighted_mean(parts[0].float(), weights[:2].float())]
+    found.append(losses.weighted_mean(parts[1].float(), weights[2:].float()))
+    mean = (found[0] + found[1]) / 2
+    assert float(mean.detach()) == pytest.approx(float((values * weights).sum() / weights.sum()))
+    mean.backward()
+    torch.testing.assert_close(torch.cat([part.grad for part in parts]), whole.grad)

@@ -1,0 +1,42 @@
+"""Memory for images: what is free by hand-written files, and what fits where."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.training.room import GIB, Room, free_memory, room_of
+
+CPU = torch.device("cpu")
+
+
+def test_what_fits_is_taken_from_the_nearest_first() -> None:
+    room = Room(CPU, memory=100, on_device=50)
+    assert [room.take(needed) for needed in (40, 40, 10, 70, 60)] == ["device", "memory", "device", "shards", "memory"]
+    assert (room.take_some(7), room.memory) == (0, 0)
+    assert (Room(CPU, memory=5).take_some(7), Room(CPU, memory=9).take_some(7)) == (5, 7)
+
+
+def test_free_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:  900 kB\nMemFree:  100 kB\nMemAvailable:  500 kB\nHugePages_Total:   0\n")
+    assert free_memory(meminfo, tmp_path) == 500 * 1024
+    (tmp_path / "memory.max").write_text("400000\n")
+    (tmp_path / "memory.current").write_text("300000\n")
+    (tmp_path / "memory.stat").write_text("anon 200000\ninactive_file 60000\n")
+    assert free_memory(meminfo, tmp_path) == 400_000 - 300_000 + 60_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(meminfo, tmp_path) == 500 * 1024
+    assert free_memory(tmp_path / "absent", tmp_path) > 0
+
+
+@pytest.mark.parametrize(("processes", "memory", "threads"), [(1, 3 * GIB, 4), (2, 1.5 * GIB, 2), (9, GIB / 3, 1)])
+def test_processes_share_what_is_allowed(processes: int, memory: float, threads: int) -> None:
+    room = room_of(Resources(device="cpu", workers=4, memory_gb=3), CPU, processes=processes)
+    assert (room.memory, room.on_device, room.threads) == (int(memory), 0, threads)
+
+
+def test_without_a_number_it_is_half_of_what_is_free() -> None:
+    room = room_of(Resources(device="cpu"), CPU)
+    assert 0 < room.memory <= 0.75 * free_memory()
