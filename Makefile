@@ -2,13 +2,14 @@
 # make test   the tests, from nothing
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format
+.PHONY: help install demo test check format bench bench-peers
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -35,6 +36,20 @@ check: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+
+# make bench  ours beside the peers in one run: a table of ratios and a dated result (WORKS="mtcnn scoring" to choose, QUICK=1)
+bench: $(PEERS)/.installed
+	python -m benchmarks.run $(if $(QUICK),--quick) $(WORKS)
+
+bench-peers: $(PEERS)/.installed
+
+# The peers see the project's packages behind their own, so that both sides run on one torch and one numpy.
+$(PEERS)/.installed: benchmarks/peers.txt $(VENV)/.installed
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(BIN)/python -c "import sysconfig as s; print('import site; site.addsitedir(%r)' % s.get_path('purelib'))" \
+		> "$$($(PEERS)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/project.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/peers.txt
+	touch $@
 
 # make format rewrite the code in the house's format
 format: $(VENV)/.installed

@@ -24,7 +24,7 @@ try:
     main()
 except SystemExit:
     pass
-heavy = sorted({{"torch", "prefect", "dvc", "faiss", "pandas"}} & set(sys.modules))
+heavy = sorted({{"torch", "prefect", "dvc", "faiss", "pandas", "llvmlite"}} & set(sys.modules))
 assert not heavy, heavy
 """
 

@@ -1,0 +1,1 @@
+"""One work a file; `measure(bench)` yields its rows."""
