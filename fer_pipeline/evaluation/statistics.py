@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
+from scipy.special import stdtrit
 
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.evaluation.metrics import all_metrics, row_shares
@@ -57,7 +57,7 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     mean = float(array.mean())
     if len(array) < 2:
         return Interval(mean, None, None, len(array))
-    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, (1 + level) / 2) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half, len(array))
 
 
@@ -134,5 +134,7 @@ def share_interval(hits: int, count: int, *, level: float = LEVEL) -> Interval:
     """A share of independent trials with Wilson's score interval (Wilson, 1927); no interval for no trial."""
     if count == 0:
         return Interval(float("nan"), None, None, 0)
+    from scipy import stats  # takes a second to import, and evaluate has no need of it
+
     found = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
     return Interval(hits / count, float(found.low), float(found.high), count)

@@ -13,6 +13,7 @@ from fer_pipeline.training.processes import spread
 
 WORKS = """
 import os
+import time
 from fer_pipeline.core.errors import DataError
 
 def write(folder, items, advance):
@@ -26,7 +27,19 @@ def fail(folder, items, advance):
         raise DataError("b is bad; mend it")
 
 def die(folder, items, advance):
-    os.kill(os.getpid(), 9)
+    write(folder, [item for item in items if item != "b"], advance)
+    if "b" in items:
+        os.kill(os.getpid(), 9)
+
+def fail_first(folder, items, advance):
+    if "a" in items:
+        while not (folder / "b").exists():
+            time.sleep(0.01)
+        raise DataError("a is bad; mend it")
+    write(folder, items, advance)
+    while True:
+        time.sleep(0.01)
+        advance(1)
 """
 
 
@@ -45,9 +58,8 @@ def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     by = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(by) == {"a", "b", "c"}
     assert sum(seen) == 6
-    assert by["a"] == by["c"]
-    assert (by["a"] == str(os.getpid())) == (workers == 1)
-    assert (by["b"] == str(os.getpid())) == (workers == 1)  # a late process may leave its share to the first
+    assert by["a"] == by["c"] == str(os.getpid()), "the first share is done here"
+    assert (by["b"] == str(os.getpid())) == (workers == 1)
 
 
 def test_a_fault_in_one_process_is_told_after_the_others_are_done(tmp_path: Path, works) -> None:
@@ -59,3 +71,10 @@ def test_a_fault_in_one_process_is_told_after_the_others_are_done(tmp_path: Path
 def test_a_killed_process_is_one_line(tmp_path: Path, works) -> None:
     with pytest.raises(PipelineError, match="a training process was killed"):
         spread(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
+    assert (tmp_path / "a").exists()
+
+
+def test_a_fault_here_ends_the_others(tmp_path: Path, works) -> None:
+    """The other process would go on for ever."""
+    with pytest.raises(DataError, match="a is bad; mend it"):
+        spread(partial(works.fail_first, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
