@@ -35,7 +35,7 @@ class Planned:
         about = {"stage": self.stage, "name": self.name}
         if isinstance(self.found, str):
             return {**about, "fault": self.found}
-        low, likely, high = (round(seconds / 3600, 4) for seconds in self.found.seconds)
+        low, likely, high = (round(seconds / 3600, 6) for seconds in self.found.seconds)
         return {
             **about,
             "shards": {"all": self.found.shards, "missing": self.found.missing},
