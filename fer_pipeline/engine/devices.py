@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Resources
@@ -47,10 +47,10 @@ def one_thread(device: str) -> Iterator[None]:
 
 
 @contextmanager
-def one_thread_for_children() -> Iterator[None]:
-    """Processes that are started meanwhile load their libraries with one thread."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables of the environment, for what is started meanwhile; as before when it ends."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
@@ -59,3 +59,8 @@ def one_thread_for_children() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def one_thread_for_children() -> AbstractContextManager[None]:
+    """Processes that are started meanwhile load their libraries with one thread."""
+    return environment(dict.fromkeys(THREADS, "1"))

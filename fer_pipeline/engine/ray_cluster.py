@@ -23,6 +23,7 @@ from typing import Any
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.engine import ray_leftovers
+from fer_pipeline.engine.devices import environment
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
@@ -41,7 +42,7 @@ def joined(resources: Resources) -> Iterator[Any]:
         os.environ.setdefault(name, value)
     address = resources.ray.address or os.environ.get(ADDRESS)
     try:
-        with _environment({} if address else LOOPBACK):
+        with environment({} if address else LOOPBACK):
             import ray
     except ImportError:
         raise ConfigError(
@@ -105,7 +106,7 @@ def _started(ray: Any, resources: Resources) -> Iterator[None]:
         script, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd="/"
     ):
         ours = LOOPBACK | {"RAY_AUTH_TOKEN": _token()}
-        with _environment(ours):
+        with environment(ours):
             try:
                 _start(ray, resources, folder)
                 yield
@@ -131,20 +132,6 @@ def _start(ray: Any, resources: Resources, folder: Path) -> None:
 @functools.cache
 def _token() -> str:
     return secrets.token_hex(32)  # one for the life of this process, since Ray reads it once
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
