@@ -1,0 +1,85 @@
+"""`python -m pipelines reproduce|refresh|sweep|serve`: the flows by hand, on a running server or one of their own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="pipelines",
+    help="Prefect flows that run the DVC graph: independent stages at the same time, restartable, scheduled.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+SURROUNDINGS = {
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
+}
+Targets = Annotated[list[str] | None, typer.Argument(help="Stages, groups of stages or outputs; none: all.")]
+Workspace = Annotated[str | None, typer.Option(help="The folder of dvc.yaml; else the working directory.")]
+Cores = Annotated[int | None, typer.Option(help="Cores that all running stages share; else all there are.")]
+Gpu = Annotated[list[str] | None, typer.Option(help="A GPU for stages that use one; several. Else all there are.")]
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """Turns a fault that a person can mend into its line and exit code 1."""
+    from pipelines.errors import FlowError
+
+    try:
+        yield
+    except FlowError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.callback()
+def _commands() -> None:
+    pass
+
+
+@app.command()
+def reproduce(
+    targets: Targets = None,
+    force: Annotated[bool, typer.Option(help="Run stages that are up to date, too.")] = False,
+    rev: Annotated[str | None, typer.Option(help="A git revision, in a work tree of its own.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Save what came out as a DVC experiment.")] = None,
+    workspace: Workspace = None,
+    cores: Cores = None,
+    gpu: Gpu = None,
+    timeout_hours: Annotated[float | None, typer.Option(help="After this long a stage is ended.")] = None,
+) -> None:
+    """Bring the stages of a workspace up to date."""
+    with faults():
+        from pipelines.reproduce import reproduce as flow
+        from pipelines.workspace import find_workspace
+
+        state = flow(
+            targets=targets,
+            force=force,
+            rev=rev,
+            experiment=experiment,
+            workspace=str(find_workspace(workspace)),
+            cores=cores,
+            gpus=gpu,
+            timeout_hours=timeout_hours,
+            return_state=True,
+        )
+        typer.echo(state.message)
+        raise typer.Exit(0 if state.is_completed() else 1)
+
+
+def main() -> None:
+    """Runs the command line; telemetry is off unless the user turned it on."""
+    for name, value in SURROUNDINGS.items():
+        os.environ.setdefault(name, value)
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Watches what a run stands on: the worker that started it, and whether someone cancelled it.
+
+A worker that is killed leaves its flows running with nobody to cancel them: such a flow ends itself. A flow that was
+started by hand has no worker that would hear of a cancellation: it asks the server now and then.
+"""
+
+import contextvars
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import psutil
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+
+SECONDS_BETWEEN_LOOKS = 1.0
+LOOKS_BETWEEN_QUESTIONS = 5
+SECONDS_TO_END = 8.0
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def runners() -> list[psutil.Process]:
+    """The processes of Prefect's that stand above this one: runner and worker; none for a flow started by hand."""
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return []
+    found: list[psutil.Process] = []
+    for parent in psutil.Process().parents():
+        try:
+            if not any("prefect" in word for word in parent.cmdline()):
+                break
+        except psutil.Error:
+            break
+        found.append(parent)
+    return found
+
+
+@contextmanager
+def watching(run: UUID, stop: threading.Event, log: Logger) -> Iterator[None]:
+    """Sets `stop` when the run is cancelled from outside, ends the process when its worker is gone."""
+    over = threading.Event()
+    above = runners()
+    call = contextvars.copy_context().run
+    thread = threading.Thread(target=call, args=(_watch, run, above, stop, over, log), name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _watch(run: UUID, above: list[psutil.Process], stop: threading.Event, over: threading.Event, log: Logger) -> None:
+    looks = 0
+    while not over.wait(SECONDS_BETWEEN_LOOKS):
+        looks += 1
+        if any(not _lives(process) for process in above):
+            log.error("the worker of this run is gone: the run ends, what was finished is kept")
+            stop.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            if not over.wait(SECONDS_TO_END):
+                os._exit(128 + signal.SIGTERM)
+            return
+        if not above and looks % LOOKS_BETWEEN_QUESTIONS == 0 and _is_cancelled(run):
+            log.warning("cancelled: the stages at work are ended, what was finished is kept")
+            stop.set()
+            return
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _is_cancelled(run: UUID) -> bool:
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+    except Exception:  # a server that does not answer cancels nothing
+        return False
+    return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
