@@ -1,6 +1,8 @@
 """The stages as commands: paths and names in, a stage's `run` called with its checked settings."""
 
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -14,6 +16,7 @@ from fer_pipeline.terminal import faults, say
 
 PARAMS = Path("params.yaml")
 STORE = Path(".store")
+SHARDWISE = ("align", "embed")  # they tell of their progress with counts of shards
 ParamsOption = Annotated[Path, typer.Option(help="The file of settings.")]
 StoreOption = Annotated[Path, typer.Option(help="Where finished shards and mid-run states are kept.")]
 OutOption = Annotated[Path, typer.Option(help="What is written.")]
@@ -33,13 +36,27 @@ def run_stage(
     """
     with faults():
         from fer_pipeline.commands import check, provenance
+        from fer_pipeline.engine.bulletin import Bulletin
         from fer_pipeline.engine.locks import at_work
 
         owner = f"{stage}@{name}" if name else stage
         ready = check.check_for(stage, params, remembered=store / "memory" / "checked")
         with at_work(store, owner), provenance.noted(store / "provenance" / f"{owner}.json", stage=stage):
-            summary = act(ready.module, ready.config, ready.world)
+            with nullcontext() if stage in SHARDWISE else Bulletin(store, stage, name).overhearing():
+                summary = act(ready.module, ready.config, _within_cores(ready.world))
     say(summary)
+
+
+def _within_cores(world: World) -> World:
+    """No more workers than cores that this process may use: whoever runs several stages gives each its share.
+
+    Where ranks divide the data of a training, their number is part of the result, and stays.
+    """
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    resources = world.resources
+    if resources.parallel == "data" or resources.workers <= there:
+        return world
+    return world.model_copy(update={"resources": resources.model_copy(update={"workers": there})})
 
 
 def synthesize(

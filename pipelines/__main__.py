@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ Targets = Annotated[list[str] | None, typer.Argument(help="Stages, groups of sta
 Workspace = Annotated[str | None, typer.Option(help="The folder of dvc.yaml; else the working directory.")]
 Cores = Annotated[int | None, typer.Option(help="Cores that all running stages share; else all there are.")]
 Gpu = Annotated[list[str] | None, typer.Option(help="A GPU for stages that use one; several. Else all there are.")]
+Timeout = Annotated[float | None, typer.Option(help="After this long a stage is ended.")]
 
 
 @contextmanager
@@ -52,26 +53,112 @@ def reproduce(
     workspace: Workspace = None,
     cores: Cores = None,
     gpu: Gpu = None,
-    timeout_hours: Annotated[float | None, typer.Option(help="After this long a stage is ended.")] = None,
+    timeout_hours: Timeout = None,
 ) -> None:
     """Bring the stages of a workspace up to date."""
     with faults():
         from pipelines.reproduce import reproduce as flow
         from pipelines.workspace import find_workspace
 
-        state = flow(
-            targets=targets,
-            force=force,
-            rev=rev,
-            experiment=experiment,
-            workspace=str(find_workspace(workspace)),
-            cores=cores,
-            gpus=gpu,
-            timeout_hours=timeout_hours,
-            return_state=True,
+        _end(
+            flow(
+                targets=targets,
+                force=force,
+                rev=rev,
+                experiment=experiment,
+                workspace=str(find_workspace(workspace)),
+                cores=cores,
+                gpus=gpu,
+                timeout_hours=timeout_hours,
+                return_state=True,
+            )
         )
-        typer.echo(state.message)
-        raise typer.Exit(0 if state.is_completed() else 1)
+
+
+@app.command()
+def refresh(
+    targets: Targets = None,
+    branch: Annotated[str, typer.Option(help="The git branch that takes the new dvc.lock.")] = "refresh",
+    push: Annotated[bool, typer.Option(help="Push the artefacts to the DVC remote.")] = False,
+    remote: Annotated[str | None, typer.Option(help="The DVC remote; else the default one.")] = None,
+    git_remote: Annotated[str | None, typer.Option(help="Push the branch there, after the artefacts.")] = None,
+    allow_dirty: Annotated[bool, typer.Option(help="Go on with uncommitted changes.")] = False,
+    workspace: Workspace = None,
+    cores: Cores = None,
+    gpu: Gpu = None,
+    timeout_hours: Timeout = None,
+) -> None:
+    """Make and commit a new version where data or settings changed."""
+    with faults():
+        from pipelines.refresh import refresh as flow
+        from pipelines.workspace import find_workspace
+
+        _end(
+            flow(
+                targets=targets,
+                branch=branch,
+                push=push,
+                remote=remote,
+                git_remote=git_remote,
+                allow_dirty=allow_dirty,
+                workspace=str(find_workspace(workspace)),
+                cores=cores,
+                gpus=gpu,
+                timeout_hours=timeout_hours,
+                return_state=True,
+            )
+        )
+
+
+@app.command()
+def sweep(
+    setting: Annotated[list[str], typer.Argument(help="PATH=VALUE,VALUE of params.yaml; values are YAML.")],
+    target: Annotated[list[str] | None, typer.Option(help="A stage, group or output; several. None: all.")] = None,
+    jobs: Annotated[int, typer.Option(help="How many combinations at the same time.", min=1)] = 1,
+    prefix: Annotated[str, typer.Option(help="What the names of the experiments begin with.")] = "",
+    rev: Annotated[str, typer.Option(help="The git revision that the settings vary.")] = "HEAD",
+    workspace: Workspace = None,
+    cores: Cores = None,
+    gpu: Gpu = None,
+    timeout_hours: Timeout = None,
+) -> None:
+    """Reproduce every combination of some settings as a DVC experiment."""
+    with faults():
+        from pipelines.settings import read_grid
+        from pipelines.sweep import sweep as flow
+        from pipelines.workspace import find_workspace
+
+        _end(
+            flow(
+                grid=read_grid(setting),
+                targets=target,
+                jobs=jobs,
+                prefix=prefix,
+                rev=rev,
+                workspace=str(find_workspace(workspace)),
+                cores=cores,
+                gpus=gpu,
+                timeout_hours=timeout_hours,
+                return_state=True,
+            )
+        )
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="The server's; the reports are on the next one.", min=1, max=65534)] = 4200,
+    workspace: Workspace = None,
+) -> None:
+    """Start a server, the pool, the deployments and a worker on this machine, until Ctrl-C."""
+    with faults():
+        from pipelines.serve import serve as run_all
+
+        run_all(port, workspace)
+
+
+def _end(state: Any) -> None:
+    typer.echo(state.message)
+    raise typer.Exit(0 if state.is_completed() else 1)
 
 
 def main() -> None:

@@ -37,7 +37,13 @@ def tidy_up(workspace: Path, this_run: UUID, log: Logger) -> None:
         for dead in _under_way(client, tag, this_run):
             log.warning("the run %r died without a word: it is marked as crashed", dead.name)
             _bury(client, dead.id)
-        client.update_flow_run(this_run, tags=sorted({*client.read_flow_run(this_run).tags, tag}))
+
+
+def sign(workspace: Path, this_run: UUID) -> None:
+    """Tags a run with its workspace, so that a later run there can tell that it died."""
+    with get_client(sync_client=True) as client:
+        tags = {*client.read_flow_run(this_run).tags, workspace_tag(workspace)}
+        client.update_flow_run(this_run, tags=sorted(tags))
 
 
 def _under_way(client: SyncPrefectClient, tag: str, this_run: UUID) -> list[Any]:

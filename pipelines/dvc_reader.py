@@ -1,7 +1,8 @@
-"""Run in a DVC workspace: prints its graph and what is stale as one line of JSON. The only file here that imports DVC.
+"""Run in a DVC workspace: prints its graph, what is stale and what raw data is read, as one line of JSON.
 
-It is a process of its own, so that a flow, whose threads live long, shares no DVC state, and since DVC names stages as
-seen from the working directory. Reads `{"targets": […] or null, "force": bool}` on the standard input.
+The only file here that imports DVC. It is a process of its own, so that a flow, whose threads live long, shares no DVC
+state, and since DVC names stages as seen from the working directory. Reads `{"targets": […] or null, "force": bool}` on
+the standard input.
 """
 
 import difflib
@@ -12,35 +13,41 @@ from typing import Any
 
 
 def read(targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
-    """`{"stages": […]}` in walking order, upstream before downstream, or `{"error": one line}`."""
+    """`{"stages": […], "raw": […]}`, stages in the order of `dvc repro`, or `{"error": one line}`.
+
+    `raw`: the paths below the workspace that stages read and no stage makes, of all stages.
+    """
     import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
+    from dvc.repo.reproduce import get_active_graph, plan_repro
 
     try:
         with Repo(_wait_for_lock=True) as repo:
             stages = {stage.addressing: stage for stage in repo.index.stages}
-            graph = networkx.relabel_nodes(repo.index.graph, {stage: stage.addressing for stage in stages.values()})
+            active = get_active_graph(repo.index.graph)  # a frozen stage waits for nothing
+            graph = networkx.relabel_nodes(active, {stage: stage.addressing for stage in stages.values()})
+            raw = _raw_inputs(repo)
             wanted = _wanted(repo, targets, stages)
             if wanted is not None:
                 graph = graph.subgraph(wanted.union(*(networkx.descendants(graph, address) for address in wanted)))
+            walk = plan_repro(active, wanted and [stages[address] for address in stages if address in wanted])
             with repo.lock:
-                stale = {address for address in graph if force or stages[address].status(check_updates=True)}
+                stale = {address for address in graph if force or stages[address].status()}
     except DvcException as error:
         return {"error": _first_line(error)}
-    places = {address: number for number, address in enumerate(stages)}
-    order = list(networkx.lexicographical_topological_sort(graph, key=lambda address: -places[address]))
     return {
         "stages": [
             {
                 "address": address,
                 "description": stages[address].desc or "",
-                "upstream": [] if stages[address].frozen else sorted(graph.successors(address)),
+                "upstream": sorted(graph.successors(address)),
                 "meta": stages[address].meta or {},
                 "stale": address in stale,
             }
-            for address in reversed(order)
-        ]
+            for address in (stage.addressing for stage in walk)
+        ],
+        "raw": raw,
     }
 
 
@@ -71,10 +78,23 @@ def _named(repo: Any, target: str) -> set[str]:
         return {stage.addressing for stage in repo.stage.collect(target)}
 
 
+def _raw_inputs(repo: Any) -> list[str]:
+    from dvc.dependency.param import ParamsDependency
+
+    outs, found = repo.index.outs_trie, set()
+    for dep in (dep for stage in repo.index.stages for dep in stage.deps):
+        if dep.protocol != "local" or isinstance(dep, ParamsDependency) or not dep.is_in_repo:
+            continue
+        key = dep.fs.parts(dep.fs_path)
+        if not (outs.shortest_prefix(key) or outs.has_subtrie(key)):
+            found.add(dep.fs.relpath(dep.fs_path, repo.root_dir))
+    return sorted(found)
+
+
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 if __name__ == "__main__":
     wish = json.load(sys.stdin)
-    sys.stdout.write(json.dumps(read(wish["targets"], force=wish["force"])) + "\n")
+    sys.stdout.write(json.dumps(read(wish["targets"], force=wish["force"]), default=str) + "\n")

@@ -48,21 +48,7 @@ def read_graph(workspace: Path, targets: Sequence[str] | None = None, *, force: 
     With `targets` (addresses, names of groups, outputs), only those and what they need. `force` takes all for stale.
     Raises FlowError for a folder without DVC, an unknown target or a dvc.yaml that DVC refuses.
     """
-    if not workspace.is_dir():
-        raise FlowError(f"{workspace} is no folder; name the workspace that holds dvc.yaml")
-    wish = json.dumps({"targets": list(targets) if targets else None, "force": force})
-    # -I keeps a file of the workspace that is named like a module from being imported.
-    command = [sys.executable, "-I", str(READER)]
-    done = subprocess.run(
-        command, cwd=workspace, env=stage_environment(), input=wish, capture_output=True, text=True, check=False
-    )
-    try:
-        told = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
-    if "error" in told:
-        raise FlowError(f"{told['error']} (workspace {workspace})")
+    told = _ask(workspace, targets, force=force)
     return {
         stage["address"]: Stage(
             stage["address"],
@@ -75,8 +61,15 @@ def read_graph(workspace: Path, targets: Sequence[str] | None = None, *, force: 
     }
 
 
-def read_needs(address: str, meta: Mapping[str, Any]) -> Needs:
-    """The needs in a stage's `meta`; other keys are the user's own. FlowError for a value that means nothing."""
+def raw_inputs(workspace: Path) -> list[str]:
+    """The paths below a workspace that its stages read and that no stage or .dvc file of it makes."""
+    return _ask(workspace, None, force=True)["raw"]  # forced: then nothing is hashed
+
+
+def read_needs(address: str, meta: Any) -> Needs:
+    """The needs in a stage's `meta`; the rest of it is the user's own. FlowError for a value that means nothing."""
+    if not isinstance(meta, Mapping):
+        return Needs()
     gpu, cores, timeout = meta.get("gpu", False), meta.get("cores"), meta.get("timeout")
     if not isinstance(gpu, bool):
         raise FlowError(f"{address}: meta.gpu is {gpu!r}; it is true or false")
@@ -95,3 +88,23 @@ def downstream_of(stages: Mapping[str, Stage], addresses: Iterable[str]) -> set[
         if not found.isdisjoint(stage.upstream):
             found.add(address)
     return found - first
+
+
+def _ask(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
+    """What the reader tells of a workspace."""
+    if not workspace.is_dir():
+        raise FlowError(f"{workspace} is no folder; name the workspace that holds dvc.yaml")
+    wish = json.dumps({"targets": list(targets) if targets else None, "force": force})
+    # -I keeps a file of the workspace that is named like a module from being imported.
+    command = [sys.executable, "-I", str(READER)]
+    done = subprocess.run(
+        command, cwd=workspace, env=stage_environment(), input=wish, capture_output=True, text=True, check=False
+    )
+    try:
+        told = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
+    if "error" in told:
+        raise FlowError(f"{told['error']} (workspace {workspace})")
+    return told

@@ -7,6 +7,7 @@ A stage writes `.store/progress/<stage>@<set>.json` with `done`, `total`, `unit`
 import contextvars
 import json
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 SECONDS_BETWEEN_LOOKS = 3.0
 SECONDS_BETWEEN_LINES = 60.0
+AMOUNTS = ("total", "rate", "seconds_left")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -43,9 +45,12 @@ def read_progress(path: Path, since: float) -> dict[str, Any] | None:
         if path.stat().st_mtime < since:
             return None
         content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) and isinstance(content.get("done"), int) else None
     except (OSError, ValueError):
         return None
+    if not isinstance(content, dict) or not _is_amount(content.get("done")):
+        return None
+    # What is no amount where one belongs is left out.
+    return {name: one for name, one in content.items() if name not in AMOUNTS or _is_amount(one)}
 
 
 def percent(now: dict[str, Any]) -> float:
@@ -67,6 +72,11 @@ def told(stage: str, now: dict[str, Any]) -> str:
     left = now.get("seconds_left")
     ending = "" if left is None or now.get("state") != "running" else f", {_span(left)} left"
     return f"{stage}: {now['done']:,}{of} {now.get('unit', 'items')}{rate}{ending}"
+
+
+def artifact_key(stage: str) -> str:
+    """The key of a stage's bar; Prefect takes small letters, digits and dashes."""
+    return "progress-" + "".join(one if one.isascii() and one.isalnum() else "-" for one in stage.lower())
 
 
 class _Follower:
@@ -97,13 +107,17 @@ class _Follower:
     def _show(self, now: dict[str, Any], text: str) -> None:
         try:
             if self._artifact is None:
-                key = "progress-" + "".join(letter if letter.isalnum() else "-" for letter in self._stage.lower())
+                key = artifact_key(self._stage)
                 made = create_progress_artifact(percent(now), key=key, description=text)
                 self._artifact = made if isinstance(made, UUID) else None
             else:
                 update_progress_artifact(self._artifact, percent(now), description=text)
         except Exception as error:
             self._log.debug("the progress of %s could not be shown: %s", self._stage, error)
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _place(workspace: Path, stage: str) -> Path:

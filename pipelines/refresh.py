@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from pipelines import showing
-from pipelines.aftermath import tidy_up
+from pipelines.aftermath import sign, tidy_up
 from pipelines.errors import FlowError, told_in_one_line
 from pipelines.graph import read_graph
 from pipelines.reproduce import reproduce, run_id
@@ -72,6 +72,7 @@ def refresh(
     with alone(place, str(flow_run.name)) as fresh:
         if fresh:
             tidy_up(place, run_id(), log)
+        sign(place, run_id())
         if not allow_dirty and (changed := dirty(place)):
             shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise FlowError(f"uncommitted changes in {place}: {shown}; commit or stash them, or set allow_dirty")

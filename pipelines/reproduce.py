@@ -5,7 +5,6 @@ are the same bytes.
 """
 
 import os
-import threading
 from collections.abc import Mapping
 from queue import SimpleQueue
 from typing import Any
@@ -20,16 +19,19 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import showing
-from pipelines.aftermath import tidy_up
+from pipelines.aftermath import sign, tidy_up
 from pipelines.errors import FlowError, told_in_one_line
 from pipelines.gpus import visible_gpus
 from pipelines.graph import Stage, read_graph
+from pipelines.lockfile import locked_stages, order_new_stages
 from pipelines.settings import about
 from pipelines.stage_task import Surroundings, run_stage
 from pipelines.walk import BROKEN, Outcome, Walk
-from pipelines.watch import watching
+from pipelines.watch import stoppable, watching
 from pipelines.workspace import alone, find_workspace
 from pipelines.worktree import revision, save_experiment
+
+LOCK = "dvc.lock"
 
 
 def _run_name() -> str:
@@ -73,16 +75,16 @@ def reproduce(
     with revision(home, rev) as place, alone(place, str(flow_run.name)) as fresh:
         if fresh:
             tidy_up(place, run_id(), log)
+        sign(place, run_id())
         stages = read_graph(place, targets, force=force)
         stale = sum(stage.stale for stage in stages.values())
         log.info("%d stages, %d of them stale, in %s", len(stages), stale, place)
-        stop = threading.Event()
         walk = Walk(stages, cores=_core_numbers(cores), gpus=visible_gpus() if gpus is None else gpus)
-        with watching(run_id(), stop, log):
-            try:
-                states = _walk(walk, Surroundings(place, force, gpu_limit, timeout_hours, stop))
-            finally:
-                stop.set()  # whatever still runs when this flow ends early is ended with it
+        locked = locked_stages(place / LOCK)
+        # Whatever still runs when this flow ends early is ended with it.
+        with stoppable() as stop, watching(run_id(), stop, log):
+            states = _walk(walk, Surroundings(place, force, gpu_limit, timeout_hours, stop))
+        order_new_stages(place / LOCK, locked, list(stages))
         showing.show(place, stages, states)
         if experiment and not _broken(walk.outcomes):
             save_experiment(place, experiment)

@@ -1,12 +1,12 @@
 """What a workspace holds of results: the figures of `evaluate` and the account of `mine`, now and at a git revision."""
 
 import json
-import math
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipelines.errors import FlowError
 from pipelines.worktree import dvc
@@ -73,11 +73,12 @@ def changes(before: Results, after: Results) -> list[Change]:
 def _flat(results: Results) -> dict[str, float]:
     flat = {f"{recipe} on {target}: {name}": value for (recipe, target, name), value in results.metrics.items()}
     mined = results.mined
-    flat |= {f"mined: {name}": float(mined[name]) for name in ("kept", "passed") if _is_number(mined.get(name))}
-    for label, counts in _mapping(mined.get("by_class")).items():
-        flat |= {f"mined {label}: {name}": float(counts[name]) for name in ("kept",) if _is_number(counts.get(name))}
-    margins = _mapping(mined.get("margins"))
-    return flat | {f"margin of {label}": float(value) for label, value in margins.items() if _is_number(value)}
+    flat |= {f"mined: {name}": float(mined[name]) for name in ("kept", "passed") if is_number(mined.get(name))}
+    for label, counts in mapping(mined.get("by_class")).items():
+        kept = mapping(counts).get("kept")
+        flat |= {f"mined {label}: kept": float(kept)} if is_number(kept) else {}
+    margins = mapping(mined.get("margins"))
+    return flat | {f"margin of {label}": float(value) for label, value in margins.items() if is_number(value)}
 
 
 def _mined_at(workspace: Path, rev: str) -> dict[str, Any]:
@@ -99,12 +100,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _figures(content: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in content.items() if _is_number(value)}
+    """Numbers by name, inner ones as `by_class.joy`, as DVC names them."""
+    figures = {name: float(value) for name, value in content.items() if is_number(value)}
+    inner = {name: _figures(value) for name, value in content.items() if isinstance(value, Mapping)}
+    return figures | {f"{name}.{one}": value for name, found in inner.items() for one, value in found.items()}
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping from a file; an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value from a file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

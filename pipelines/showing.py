@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,31 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from pipelines.graph import Stage
-from pipelines.results import Change, Results, changes, results_at, results_now
+from pipelines.results import Change, Results, changes, is_number, mapping, results_at, results_now
 
 REPORT = Path("reports/index.html")
 MAIN_FIGURES = ("mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd")
 UP_TO_DATE = "Cached"
+SMALL = 0.00005  # what four decimals would show as nothing
 
 
 def show(workspace: Path, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
     """Publishes what there is; a server that does not take it fails no run."""
-    try:
-        _stages(stages, states)
-        now = results_now(workspace)
-        publish_results(now)
+
+    def results() -> None:
+        publish_results(results_now(workspace))
+
+    def difference() -> None:
         if any(state.name != UP_TO_DATE for state in states.values()):
             before = results_at(workspace, "HEAD")
             if before is not None:
-                publish_difference(changes(before, now), "the last commit")
-        _report(workspace)
-    except Exception as error:
-        get_run_logger().warning("not everything could be shown: %s", error)
+                publish_difference(changes(before, results_now(workspace)), "the last commit")
+
+    for part in (partial(_stages, stages, states), results, difference, partial(_report, workspace)):
+        try:
+            part()
+        except Exception as error:
+            get_run_logger().warning("not everything could be shown: %s", error)
 
 
 def publish_results(now: Results) -> None:
@@ -49,7 +55,7 @@ def publish_results(now: Results) -> None:
         rows = list(_mined_rows(now.mined))
         kept = now.mined.get("kept")
         create_table_artifact(
-            key="mined", table=rows, description=f"Mined faces: {kept:,} kept" if kept else "Mined faces"
+            key="mined", table=rows, description="Mined faces" if kept is None else f"Mined faces: {_number(kept)} kept"
         )
 
 
@@ -62,9 +68,11 @@ def publish_difference(found: Sequence[Change], against: str) -> None:
 
 def difference_table(found: Sequence[Change], against: str) -> str:
     """A Markdown table of changes; names from files are kept from meaning anything in it."""
+    against = _safe(against)
     if not found:
         return f"No figure differs from {against}."
-    lines = [f"{len(found)} figures differ from {against}.", "", "| | before | now | change |", "|---|---:|---:|---:|"]
+    told = "1 figure differs" if len(found) == 1 else f"{len(found)} figures differ"
+    lines = [f"{told} from {against}.", "", "| | before | now | change |", "|---|---:|---:|---:|"]
     for one in found:
         cells = (_safe(one.what), _number(one.before), _number(one.after), _number(one.difference, sign=True))
         lines.append("| " + " | ".join(cells) + " |")
@@ -81,12 +89,14 @@ def _stages(stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> No
 
 
 def _mined_rows(mined: Mapping[str, Any]) -> Sequence[dict[str, str]]:
-    margins = mined.get("margins", {})
+    margins, by_class = (mapping(mined.get(name)) for name in ("margins", "by_class"))
     rows = []
-    for label, counts in mined.get("by_class", {}).items():
-        row = {"class": str(label), "kept": f"{counts.get('kept', 0):,}", "margin": _number(margins.get(label))}
-        if counts.get("precision") is not None:
-            row["estimated precision"] = f"{counts['precision']:.3f} [{counts['low']:.3f}, {counts['high']:.3f}]"
+    for label, told in by_class.items():
+        counts = mapping(told)
+        row = {"class": str(label), "kept": _number(counts.get("kept")), "margin": _number(margins.get(label))}
+        figures = [counts.get(name) for name in ("precision", "low", "high")]
+        if all(is_number(one) for one in figures):
+            row["estimated precision"] = "{:.3f} [{:.3f}, {:.3f}]".format(*figures)
         rows.append(row)
     return rows
 
@@ -99,12 +109,13 @@ def _report(workspace: Path) -> None:
     create_link_artifact(link=link, link_text="The report", key="report", description=f"{workspace / REPORT}")
 
 
-def _number(value: float | None, *, sign: bool = False) -> str:
-    if value is None:
+def _number(value: Any, *, sign: bool = False) -> str:
+    if not is_number(value):
         return "-"
-    text = f"{value:,.0f}" if value == int(value) and abs(value) >= 1 else f"{value:.4f}"
+    whole, small = value == int(value), 0 < abs(value) < SMALL
+    text = f"{value:,.0f}" if whole else f"{value:.1e}" if small else f"{value:.4f}"
     return f"+{text}" if sign and value > 0 else text
 
 
 def _safe(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "|\\`*_[]<>" else letter for letter in text.replace("\n", " "))
+    return "".join(f"\\{letter}" if letter in "|\\`*_[]<>&~$" else letter for letter in " ".join(text.split()))

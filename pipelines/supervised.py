@@ -65,7 +65,7 @@ def mark(workspace: Path) -> str:
 def new_cookie(workspace: Path) -> str:
     """A cookie for one tree of this process: workspace, number and start of the flow's process, a number of its own."""
     own = supervisor.look_up(os.getpid())
-    return f"{mark(workspace)}:{os.getpid()}:{own[0].started if own else 0}:{uuid.uuid4().hex}"
+    return f"{mark(workspace)}:{os.getpid()}:{own[0][1] if own else 0}:{uuid.uuid4().hex}"
 
 
 def run(
@@ -217,6 +217,6 @@ def end_leftovers(workspace: Path, grace: float = 5.0) -> int:
         if whose != beginning or not number.isdecimal():
             return False
         flow = supervisor.look_up(int(number))
-        return flow is None or str(flow[0].started) != rest.partition(":")[0]
+        return flow is None or str(flow[0][1]) != rest.partition(":")[0]
 
     return sum(supervisor.end(lambda: supervisor.carriers(is_left), grace))

@@ -18,20 +18,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 COOKIE = "PIPELINES_TREE"
 LINUX = sys.platform == "linux"
 PR_SET_CHILD_SUBREAPER = 36
 SECONDS_TO_DIE = 60.0  # after SIGKILL: a process that waits for a broken disk or driver does not die
+MOST_SECONDS = 1e6  # what poll() takes at most, about
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-class Process(NamedTuple):
-    """A process that cannot be taken for a later one with its number; a negative number is a process group."""
-
-    number: int
-    started: int  # in ticks since the machine's start
+Process = tuple[int, int]  # number and start in ticks, as numbers are used again; a negative number is a process group
 
 
 def look_up(number: int) -> tuple[Process, int] | None:
@@ -43,7 +37,7 @@ def look_up(number: int) -> tuple[Process, int] | None:
         return None
     if fields[0] in b"ZX" and int(fields[17]) <= 1:  # a dead first thread may have left others
         return None
-    return Process(number, int(fields[19])), int(fields[1])
+    return (number, int(fields[19])), int(fields[1])
 
 
 def all_processes() -> dict[int, tuple[Process, int]]:
@@ -78,22 +72,29 @@ def carriers(wanted: Callable[[str], bool]) -> set[Process]:
     return {table[number][0] for number in (found | below(found, table)) - {os.getpid()}}
 
 
+def handle_of(number: int) -> int:
+    """A descriptor that stays with a process and is readable when that has ended; -1 before Linux 5.3."""
+    try:
+        return os.pidfd_open(number)
+    except (AttributeError, OSError):
+        return -1
+
+
 def send(process: Process, what: int) -> None:
     """Signals a process, unless it has ended or may not be signalled."""
+    number = process[0]
+    handle = handle_of(number) if number > 0 else -1
     try:
-        if process.number < 0:
-            os.kill(process.number, what)
-            return
-        handle = os.pidfd_open(process.number) if hasattr(os, "pidfd_open") else -1
-        try:
-            found = look_up(process.number)  # after the handle was opened: from here on the number cannot change hands
-            if found and found[0] == process:
-                signal.pidfd_send_signal(handle, what) if handle >= 0 else os.kill(process.number, what)
-        finally:
-            if handle >= 0:
-                os.close(handle)
+        found = look_up(number)  # after the handle was opened: from here on the number cannot change hands
+        if handle >= 0 and found and found[0] == process:
+            signal.pidfd_send_signal(handle, what)
+        elif handle < 0 and (number < 0 or (found and found[0] == process)):
+            os.kill(number, what)
     except OSError:
         pass
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def end(living: Callable[[], set[Process]], grace: float) -> tuple[int, int]:
@@ -153,7 +154,7 @@ class Tree:
         codes, any_left = reap()
         self.codes |= codes
         if not LINUX:
-            return {Process(-self.group, 0)} if group_lives(self.group) else set()
+            return {(-self.group, 0)} if group_lives(self.group) else set()
         if not any_left:
             return set()
         table = all_processes()
@@ -168,17 +169,19 @@ def start(command: list[str], cores: str) -> int:
     for name in (*ENDING, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(name, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
-    code = 126
+    wanted = f"{command[0]} cannot be started"
     try:
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if cores != "-" and LINUX:
+            wanted = f"the cores {cores} cannot be used"
             os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+            wanted = f"{command[0]} cannot be started"
         os.execvp(command[0], command)
     except OSError as error:
-        code = 127 if isinstance(error, FileNotFoundError) else 126
-        os.write(2, f"{command[0]} cannot be started on cores {cores}: {error.strerror}\n".encode())
-    raise SystemExit(code)
+        os.write(2, f"{wanted}: {error.strerror}\n".encode())
+        raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None
+    raise AssertionError  # exec does not return
 
 
 def become_subreaper() -> None:
@@ -247,10 +250,8 @@ def supervise(
     for descriptor in {0, flow, guarded, wakes} - {-1}:
         watch.register(descriptor, select.POLLIN)
     while True:
-        left = max(deadline - time.monotonic(), 0)
-        ready = {
-            descriptor for descriptor, _ in watch.poll(None if left == float("inf") else int(min(left, 1e6) * 1e3))
-        }
+        left = min(max(deadline - time.monotonic(), 0), MOST_SECONDS)
+        ready = {descriptor for descriptor, _ in watch.poll(int(left * 1000) + 1)}
         signals = set(os.read(wakes, 4096)) if wakes in ready else set()
         tree.codes |= reap()[0]
         if guarded in ready or tree.spared in tree.codes:
@@ -279,7 +280,7 @@ def main(grace: str, timeout: str, cores: str, flow: str, report: str, *command:
     told = int(report)
     os.set_inheritable(told, False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a thread of the flow may have blocked some
-    flow_handle = os.pidfd_open(int(flow)) if LINUX and hasattr(os, "pidfd_open") else -1
+    flow_handle = handle_of(int(flow))
     if os.getppid() != int(flow):
         return
     guarded = -1

@@ -45,6 +45,8 @@ class Walk:
     """
 
     def __init__(self, stages: Mapping[str, Stage], *, cores: Sequence[int], gpus: Sequence[str] = ()) -> None:
+        if not cores:
+            raise ValueError("a walk needs a core")
         self.outcomes: dict[str, Outcome] = {}
         self._stages = dict(stages)
         self._waiting = list(stages)

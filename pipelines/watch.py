@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import StateType
 SECONDS_BETWEEN_LOOKS = 1.0
 LOOKS_BETWEEN_QUESTIONS = 5
 SECONDS_TO_END = 8.0
+_STOPS: set[threading.Event] = set()
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -37,6 +38,24 @@ def runners() -> list[psutil.Process]:
             break
         found.append(parent)
     return found
+
+
+@contextmanager
+def stoppable() -> Iterator[threading.Event]:
+    """An event that ends the stages of one walk; set at the end of the block, and by `stop_all`."""
+    stop = threading.Event()
+    _STOPS.add(stop)
+    try:
+        yield stop
+    finally:
+        stop.set()
+        _STOPS.discard(stop)
+
+
+def stop_all() -> None:
+    """Ends the stages of every walk of this process."""
+    for stop in tuple(_STOPS):
+        stop.set()
 
 
 @contextmanager
@@ -58,11 +77,12 @@ def _watch(run: UUID, above: list[psutil.Process], stop: threading.Event, over: 
     while not over.wait(SECONDS_BETWEEN_LOOKS):
         looks += 1
         if any(not _lives(process) for process in above):
-            log.error("the worker of this run is gone: the run ends, what was finished is kept")
             stop.set()
+            with suppress(SystemExit, OSError):  # the console of a flow ends with its worker, and would take this along
+                log.error("the worker of this run is gone: the run ends, what was finished is kept")
             os.kill(os.getpid(), signal.SIGTERM)
             if not over.wait(SECONDS_TO_END):
-                os._exit(128 + signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGKILL)
             return
         if not above and looks % LOOKS_BETWEEN_QUESTIONS == 0 and _is_cancelled(run):
             log.warning("cancelled: the stages at work are ended, what was finished is kept")

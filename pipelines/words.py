@@ -1,37 +1,44 @@
 """What DVC says of a stage in, how the stage ended out."""
 
+import re
+
 from pipelines.walk import Outcome
 
-UNCHANGED = "didn't change, skipping"
-RESTORED = "is cached - skipping run"
-BUSY = ("Unable to acquire lock", "is busy, it is being blocked by", "RWLock-file")
+# DVC's own lines only: a stage may print anything, and one that runs DVC itself prints the same words.
+STARTED = re.compile(r"Running stage '.+':$")
+UNCHANGED = re.compile(r"(Stage )?'.+' didn't change, skipping$")
+RESTORED = re.compile(r"Stage '.+' is cached - skipping run")
+BUSY = re.compile(r"(\x1b\[\d+m)?ERROR.*(Unable to acquire lock|is busy, it is being blocked by|RWLock-file)")
 
 # What DVC advises a person at a terminal to do next; in a run's log it would stand under every stage.
 HINTS = (
     "To track the changes with git, run:",
-    "git add ",
+    "\tgit add ",
     "To enable auto staging, run:",
-    "dvc config core.autostage true",
+    "\tdvc config core.autostage true",
     "Use `dvc push` to send your updates to remote storage.",
 )
 
 
 def is_hint(line: str) -> bool:
     """Whether a line is only DVC's advice on what to type next."""
-    return line.strip().startswith(HINTS)
+    return line.startswith(HINTS)
 
 
 class Words:
     """Hears the lines of one `dvc repro -s` and tells what they mean."""
 
     def __init__(self) -> None:
-        self._unchanged = self._restored = self.busy = False
+        self._started = self._unchanged = self._restored = self.busy = False
 
     def hear(self, line: str) -> None:
         """One line of DVC's, or of the stage's own."""
-        self._unchanged |= UNCHANGED in line
-        self._restored |= RESTORED in line
-        self.busy |= any(word in line for word in BUSY)
+        self.busy |= BUSY.match(line) is not None
+        if self._started:  # from here on the stage has the word
+            return
+        self._started = STARTED.match(line) is not None
+        self._unchanged |= UNCHANGED.match(line) is not None
+        self._restored |= RESTORED.match(line) is not None
 
     @property
     def outcome(self) -> Outcome:

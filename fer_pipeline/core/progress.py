@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LINE_EVERY_SECONDS = 30.0
+Watcher = Callable[["Progress", int], None]
+_LISTENERS: list[Watcher] = []
 
 
 class Progress:
@@ -17,7 +19,7 @@ class Progress:
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
         self.done = 0
-        self.watchers: list[Callable[[Progress, int], None]] = []
+        self.watchers: list[Watcher] = []
         self._skipped = 0
         self._started = time.monotonic()
 
@@ -47,12 +49,23 @@ class Progress:
 def progress(description: str, total: int | None, unit: str = "items") -> Iterator[Progress]:
     """Yields the progress of some work, shown until the block ends."""
     advance = Progress(description, total, unit)
+    advance.watchers.extend(_LISTENERS)
     if sys.stderr.isatty():
         with _bar(advance):
             yield advance
     else:
         advance.watchers.append(_Lines())
         yield advance
+
+
+@contextmanager
+def overheard(listener: Watcher) -> Iterator[None]:
+    """Every progress that begins in the block is heard by the listener, too."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
 
 
 @contextmanager

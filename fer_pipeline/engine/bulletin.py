@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fer_pipeline.core.progress import Progress
+from fer_pipeline.core.progress import Progress, overheard
 
 SECONDS_BETWEEN_WRITINGS = 2.0
 
@@ -38,6 +38,25 @@ class Bulletin:
             self._write(now, "failed")
             raise
         self._write(now, "finished")
+
+    @contextmanager
+    def overhearing(self) -> Iterator[None]:
+        """The same of whatever progress begins in the block, for a stage that makes no shards."""
+        heard: list[Progress] = []
+
+        def hear(now: Progress, items: int) -> None:
+            heard[:] = [now]
+            self._hear(now, items)
+
+        try:
+            with overheard(hear):
+                yield
+        except BaseException:
+            if heard:
+                self._write(heard[0], "failed")
+            raise
+        if heard:
+            self._write(heard[0], "finished")
 
     def _hear(self, now: Progress, items: int) -> None:
         if time.monotonic() - self._last >= SECONDS_BETWEEN_WRITINGS:

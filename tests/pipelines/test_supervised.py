@@ -47,12 +47,15 @@ here = Path(sys.argv[1])
 cookie = new_cookie(here)
 print(cookie, flush=True)
 command = [sys.executable, "-c", sys.argv[2], cookie, "bare"]
-work = lambda: run(command, cwd=here, on_line=lambda line: print(line, flush=True), grace=0.3, cookie=cookie)
-threading.Thread(target=work).start()
-if "forks" in sys.argv:
-    time.sleep(0.3)
-    if os.fork() == 0:
-        time.sleep(600)  # with a copy of every pipe's end
+begun = threading.Event()
+def tell(line):
+    os.write(1, (line + "\\n").encode())
+    begun.set()
+threading.Thread(target=lambda: run(command, cwd=here, on_line=tell, grace=0.3, cookie=cookie)).start()
+begun.wait()
+if "forks" in sys.argv and os.fork() == 0:
+    os.write(1, b"forked\\n")
+    time.sleep(600)  # with a copy of every pipe's end
 """
 READY = 3  # lines that a tree writes once it stands
 
@@ -113,12 +116,26 @@ class Running:
         return self.result[0]
 
 
+def programs(cookie: str) -> list[psutil.Process]:
+    """The guards and supervisors of a tree that live."""
+    found = []
+    for process in living(cookie):
+        try:
+            found += [process] if supervisor.__file__ in process.cmdline() else []
+        except psutil.Error:  # ended meanwhile
+            continue
+    return found
+
+
 def program(cookie: str) -> tuple[psutil.Process, psutil.Process]:
-    """The guard and the supervisor of a tree, where both live."""
-    both = [process for process in living(cookie) if supervisor.__file__ in process.cmdline()]
-    (child,) = [process for process in both if process.ppid() in {other.pid for other in both}]
-    (guard,) = [process for process in both if process.pid != child.pid]
-    return guard, child
+    """The guard and the supervisor of a tree, where both live and none was killed."""
+    first, second = programs(cookie)
+    return (first, second) if second.ppid() == first.pid else (second, first)
+
+
+def second_guards(cookie: str, child: psutil.Process) -> list[psutil.Process]:
+    """The guards that a supervisor has started itself."""
+    return [process for process in programs(cookie) if process.pid != child.pid and process.ppid() == child.pid]
 
 
 def command_of(cookie: str) -> psutil.Process:
@@ -162,6 +179,8 @@ def test_exit_code_and_words(tmp_path: Path) -> None:
     assert words.startswith("timed out after 0.")
     assert told("no such program")[0] == 127
     assert told(str(tmp_path))[0] == 126
+    ended = run(["true"], cwd=tmp_path, on_line=lambda _: None, cores=[1000])
+    assert (ended.code, ended.tail) == (126, ["the cores 1000 cannot be used: Invalid argument"])
     with pytest.raises(FileNotFoundError):
         run(["true"], cwd=tmp_path / "none", on_line=lambda _: None)
 
@@ -243,27 +262,18 @@ def test_guards_are_killed_again_and_again(tmp_path: Path, cookie: str) -> None:
     guard, child = program(cookie)
     for _ in range(3):
         guard.kill()
-        assert until(lambda dead=guard.pid: any(dead != one.pid for one in guards(child)))
-        (guard,) = guards(child)
+        assert until(lambda dead=guard.pid: [one for one in second_guards(cookie, child) if one.pid != dead])
+        (guard,) = second_guards(cookie, child)
     assert running.thread.is_alive()
     running.stop.set()
     assert running.ended().reason == "stopped"
-
-
-def guards(child: psutil.Process) -> list[psutil.Process]:
-    """The guards that a supervisor has started itself."""
-    return [
-        process
-        for process in child.children()
-        if process.status() != psutil.STATUS_ZOMBIE and supervisor.__file__ in process.cmdline()
-    ]
 
 
 def test_the_guard_is_killed_and_then_the_supervisor(tmp_path: Path, cookie: str) -> None:
     running = Running(cookie).start(here=tmp_path).stands()
     guard, child = program(cookie)
     guard.kill()
-    assert until(lambda: guards(child))
+    assert until(lambda: second_guards(cookie, child))
     child.kill()
     ended = running.ended()
     assert (ended.code, ended.reason) == (137, "exit")
@@ -291,13 +301,15 @@ def test_the_program_is_asked_to_end(tmp_path: Path, cookie: str, which: int, nu
 @pytest.fixture
 def flow(tmp_path: Path, root: Path, request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that runs a tree in a thread; it and the tree's cookie."""
-    command = [sys.executable, "-c", FLOW, str(tmp_path), TREE, *getattr(request, "param", [])]
+    words = getattr(request, "param", [])
+    command = [sys.executable, "-c", FLOW, str(tmp_path), TREE, *words]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     with subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         cookie = process.stdout.readline().strip()
         try:
-            assert [process.stdout.readline() for _ in range(READY)] == ["ready\n"] * READY
+            truth = ["forked\n"] * len(words) + ["ready\n"] * READY
+            assert sorted(process.stdout.readline() for _ in truth) == truth
             yield process, cookie
         finally:
             process.kill()
@@ -305,11 +317,14 @@ def flow(tmp_path: Path, root: Path, request: pytest.FixtureRequest) -> Iterator
                 one.kill()
 
 
-@pytest.mark.parametrize("flow", [["plain"], ["forks"]], indirect=True)
-def test_the_flow_is_killed(flow: tuple[subprocess.Popen[str], str], cookie: str) -> None:
+@pytest.mark.parametrize("flow", [[], ["forks"]], ids=["plain", "forks"], indirect=True)
+def test_the_flow_is_killed(
+    flow: tuple[subprocess.Popen[str], str], cookie: str, request: pytest.FixtureRequest
+) -> None:
     process, of_flow = flow
     children = psutil.Process(process.pid).children()
     forked = [child for child in children if supervisor.__file__ not in child.cmdline()]
+    assert len(forked) == (request.node.callspec.id == "forks")
     process.kill()  # and not waited for: a dead process that nobody has buried yet
     try:
         assert until(lambda: not living(of_flow))
@@ -339,18 +354,21 @@ def test_all_three_are_killed_and_the_next_start_ends_what_is_left(
 
 
 def test_a_number_that_changed_hands_is_left_alone(tmp_path: Path, cookie: str) -> None:
-    with subprocess.Popen(["sleep", "600"]) as process:
-        now = supervisor.look_up(process.pid)
-        assert now is not None
-        supervisor.send(supervisor.Process(process.pid, now[0].started - 1), signal.SIGKILL)
-        assert process.poll() is None
-        supervisor.send(now[0], signal.SIGKILL)
-        assert process.wait(SECONDS) == -signal.SIGKILL
     workspace, number, started, name = cookie.split(":")
     earlier = {supervisor.COOKIE: ":".join([workspace, number, str(int(started) - 1), name])}
-    with subprocess.Popen(["sleep", "600"], env={**os.environ, **earlier}) as process:
+    one = subprocess.Popen(["sleep", "600"])
+    two = subprocess.Popen(["sleep", "600"], env={**os.environ, **earlier})
+    try:
+        now = supervisor.look_up(one.pid)
+        assert now is not None
+        supervisor.send((one.pid, now[0][1] - 1), signal.SIGKILL)
+        supervisor.send(now[0], signal.SIGTERM)
+        assert one.wait(SECONDS) == -signal.SIGTERM
         assert end_leftovers(tmp_path) == 1  # this process has the number of the flow, yet is another
-        assert process.wait(SECONDS) == -signal.SIGTERM
+        assert two.wait(SECONDS) == -signal.SIGTERM
+    finally:
+        one.kill()
+        two.kill()
 
 
 def test_runs_at_the_same_time_leave_each_other_alone(tmp_path: Path, cookie: str) -> None:
@@ -368,16 +386,35 @@ def test_runs_at_the_same_time_leave_each_other_alone(tmp_path: Path, cookie: st
     assert runs[2].ended().reason == "stopped"
 
 
+@pytest.fixture
+def alter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Has the runs of a test use a program beside the command that differs in one place."""
+
+    def change(old: str, new: str) -> None:
+        text = Path(supervisor.__file__).read_text(encoding="utf-8")
+        assert text.count(old) == 1
+        elsewhere = tmp_path / "supervisor.py"
+        elsewhere.write_text(text.replace(old, new), encoding="utf-8")
+        monkeypatch.setattr(supervisor, "__file__", str(elsewhere))
+
+    return change
+
+
 def test_without_proc_the_group_of_the_command_ends(
-    tmp_path: Path, cookie: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cookie: str, alter: Callable[[str, str], None]
 ) -> None:
     """The way of other systems, played on Linux."""
-    text = Path(supervisor.__file__).read_text(encoding="utf-8")
-    elsewhere = tmp_path / "supervisor.py"
-    elsewhere.write_text(text.replace('LINUX = sys.platform == "linux"', "LINUX = False"), encoding="utf-8")
-    monkeypatch.setattr(supervisor, "__file__", str(elsewhere))
+    alter('LINUX = sys.platform == "linux"', "LINUX = False")
     group = ["sh", "-c", f": {cookie}; (trap '' TERM; sleep 600) & sleep 600 & echo begun; exit 4"]
     ended = run(group, cwd=tmp_path, on_line=lambda _: None, grace=0.3, cookie=cookie)
     assert (ended.code, ended.reason, living(cookie)) == (4, "exit", [])
     ended = run(["sleep", "600"], cwd=tmp_path, on_line=lambda _: None, timeout=0.3, cookie=cookie)
     assert (ended.code, ended.reason, living(cookie)) == (143, "timeout", [])
+
+
+def test_an_old_kernel_without_handles_of_processes(
+    tmp_path: Path, cookie: str, alter: Callable[[str, str], None]
+) -> None:
+    alter("return os.pidfd_open(number)", "raise OSError(38, 'Function not implemented')")
+    ended = Running(cookie).start("ends", "bare", here=tmp_path).ended()
+    assert (ended.code, ended.reason) == (5, "exit")

@@ -1,0 +1,40 @@
+"""The order of dvc.lock after stages that ran side by side."""
+
+from pathlib import Path
+
+from pipelines.lockfile import locked_stages, order_new_stages
+
+HEAD = "schema: '2.0'\nstages:\n"
+BLOCKS = {
+    name: f"  {name}:\n    cmd: echo {name}\n    outs:\n    - path: {name}.txt\n      md5: 0\n"
+    for name in ("a", "b@x", "c", "d")
+}
+
+
+def lock(*names: str) -> str:
+    return HEAD + "".join(BLOCKS[name] for name in names)
+
+
+def test_new_stages_stand_behind_the_old_in_the_order_of_the_walk(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.lock"
+    path.write_text(lock("d", "c", "b@x", "a"))
+    assert locked_stages(path) == ["d", "c", "b@x", "a"]
+    assert order_new_stages(path, ["d"], ["a", "b@x", "c", "d"])
+    assert path.read_text() == lock("d", "a", "b@x", "c")
+    assert not order_new_stages(path, ["d"], ["a", "b@x", "c", "d"]), "nothing is left to be done"
+
+
+def test_what_is_not_laid_out_as_dvc_writes_it_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.lock"
+    text = "stages: {b: {cmd: x}, a: {cmd: y}}\n"
+    path.write_text(text)
+    assert not order_new_stages(path, [], ["a", "b"])
+    assert path.read_text() == text
+    assert not order_new_stages(tmp_path / "none", [], ["a"])
+
+
+def test_stages_outside_of_the_walk_stay_last(tmp_path: Path) -> None:
+    path = tmp_path / "dvc.lock"
+    path.write_text(lock("c", "b@x", "a"))
+    assert order_new_stages(path, [], ["a", "b@x"])
+    assert path.read_text() == lock("a", "b@x", "c")

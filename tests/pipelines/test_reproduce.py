@@ -1,0 +1,270 @@
+"""The flow beside DVC itself: states, order, failures, targets, and the same `dvc.lock` as `dvc repro`."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GRAPH = """
+stages:
+  split:
+    desc: numbers by their last digit
+    cmd: python split.py
+    deps: [raw, split.py]
+    outs: [data/even, data/odd]
+  count:
+    foreach: [even, odd]
+    do:
+      desc: how many ${item} numbers
+      cmd: python -c "import sys; sys.stdout.write(str(len(open('data/${item}').read().split())))" > data/count-${item}
+      deps: ["data/${item}"]
+      outs: ["data/count-${item}"]
+      meta: {gpu: true}
+  gate:
+    cmd: test -e open && echo through > data/gate
+    deps: [data/count-odd]
+    outs: [data/gate]
+  sum:
+    cmd: cat data/count-even data/gate > data/sum
+    deps: [data/count-even, data/gate]
+    outs: [data/sum]
+"""
+SPLIT = """
+from pathlib import Path
+numbers = [int(word) for path in sorted(Path("raw").iterdir()) for word in path.read_text().split()]
+Path("data").mkdir(exist_ok=True)
+Path("data/even").write_text("\\n".join(str(n) for n in numbers if n % 2 == 0))
+Path("data/odd").write_text("\\n".join(str(n) for n in numbers if n % 2))
+"""
+
+
+def make_world(folder: Path) -> Path:
+    """A repository in which five stages stand on each other; `gate` fails until there is a file `open`."""
+    (folder / "raw").mkdir(parents=True)
+    (folder / "raw" / "a.txt").write_text("1 2 3 4 5")
+    (folder / "dvc.yaml").write_text(GRAPH)
+    (folder / "split.py").write_text(SPLIT)
+    (folder / ".gitignore").write_text("/raw\n/data\n/open\n")
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"], ["git", "add", "-A"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    author = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run(["git", *author, "commit", "-qm", "one"], cwd=folder, check=True)
+    return folder
+
+
+class Runs:
+    """Starts flows as a person would, on the tests' server, and asks the server what it knows of them."""
+
+    def __init__(self, url: str, environment: dict[str, str], root: Path) -> None:
+        self.url, self.environment = url, {**environment, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+    def command(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pipelines", *words]
+        return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True)
+
+    def post(self, path: str, **body: Any) -> Any:
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), method="POST")
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.loads(answer.read() or "null")
+
+    def last_run(self, workspace: Path) -> dict[str, Any]:
+        runs = self.post("/flow_runs/filter", sort="START_TIME_DESC", limit=50)
+        return next(run for run in runs if any(tag.endswith(f":{workspace}") for tag in run["tags"]))
+
+    def states(self, run: dict[str, Any]) -> dict[str, str]:
+        tasks = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
+        return {task["name"]: task["state"]["name"] for task in tasks}
+
+    def message(self, run: dict[str, Any], stage: str) -> str:
+        tasks = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
+        return next(task["state"]["message"] for task in tasks if task["name"] == stage)
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        return {one["key"]: one for one in found}
+
+
+@pytest.fixture(scope="module")
+def runs(server: str, server_environment: dict[str, str], root: Path) -> Runs:
+    return Runs(server, server_environment, root)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("flow") / "world")
+
+
+def started(log: Path) -> int:
+    return log.read_text().count("\n") if log.exists() else 0
+
+
+def test_a_failure_a_restart_and_the_rest_in_one_story(
+    runs: Runs, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A stage fails: what does not stand on it is finished, what does is skipped, and the message says why.
+    told = runs.command("reproduce", folder=world)
+    assert told.returncode == 1
+    assert "gate failed; 5 stages: 3 Completed, 1 Failed, 1 Skipped" in told.stdout
+    assert "Traceback" not in told.stdout + told.stderr
+    run = runs.last_run(world)
+    assert run["state_type"] == "FAILED"
+    assert runs.states(run) == {
+        "split": "Completed",
+        "count@even": "Completed",
+        "count@odd": "Completed",
+        "gate": "Failed",
+        "sum": "Skipped",
+    }
+    assert "exit code" in runs.message(run, "gate")
+    assert "Running stage 'gate'" in runs.message(run, "gate"), "the last lines belong to the message"
+    assert runs.message(run, "sum") == "sum: not run: gate failed"
+
+    # Mended, it goes on from the failed stage; what was finished is shown as it is.
+    (world / "open").touch()
+    told = runs.command("reproduce", folder=world)
+    assert told.returncode == 0, told.stdout + told.stderr
+    run = runs.last_run(world)
+    assert runs.states(run) == {
+        "split": "Cached",
+        "count@even": "Cached",
+        "count@odd": "Cached",
+        "gate": "Completed",
+        "sum": "Completed",
+    }
+    table = json.loads(runs.artifacts(run)["stages"]["data"])
+    assert [row["stage"] for row in table] == ["split", "count@even", "count@odd", "gate", "sum"]
+    assert {row["stage"]: row["state"] for row in table} == runs.states(run)
+
+    # DVC alone makes the same bytes of everything, the lock included.
+    plain = make_world(tmp_path / "plain")
+    (plain / "open").touch()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    dvc = [sys.executable, "-m", "dvc", "repro", "-q"]
+    subprocess.run(dvc, cwd=plain, env={**os.environ, "PATH": path}, check=True, capture_output=True)
+    assert (world / "dvc.lock").read_bytes() == (plain / "dvc.lock").read_bytes()
+    assert {p.name: p.read_bytes() for p in (world / "data").iterdir()} == {
+        p.name: p.read_bytes() for p in (plain / "data").iterdir()
+    }
+
+
+def test_nothing_to_do_starts_no_stage(runs: Runs, world: Path, tmp_path: Path) -> None:
+    told = runs.command("reproduce", "--gpu", "0", folder=world)
+    assert told.returncode == 0, told.stdout + told.stderr
+    run = runs.last_run(world)
+    assert set(runs.states(run).values()) == {"Cached"}, "no limit is needed, since no GPU is"
+    assert "Running stage" not in told.stdout
+
+
+def test_a_target_runs_alone_with_what_it_needs(runs: Runs, world: Path) -> None:
+    told = runs.command("reproduce", "data/count-even", folder=world)
+    assert told.returncode == 0, told.stdout
+    assert runs.states(runs.last_run(world)) == {"split": "Cached", "count@even": "Cached"}
+    assert runs.last_run(world)["name"] == "reproduce · data/count-even"
+
+
+def test_the_same_inputs_again_come_from_the_run_cache(runs: Runs, world: Path) -> None:
+    (world / "raw" / "b.txt").write_text("6 7 8")
+    assert runs.command("reproduce", folder=world).returncode == 0
+    assert (world / "data" / "count-even").read_text() == "4"
+    (world / "raw" / "b.txt").unlink()
+    assert runs.command("reproduce", folder=world).returncode == 0
+    states = runs.states(runs.last_run(world))
+    assert set(states.values()) == {"RunCache"}
+    assert (world / "data" / "count-even").read_text() == "2"
+
+
+def test_a_gpu_without_its_limit_is_a_line_with_the_cure(runs: Runs, world: Path) -> None:
+    told = runs.command("reproduce", "count", "--force", "--gpu", "0", folder=world)
+    assert told.returncode == 1
+    message = runs.message(runs.last_run(world), "count@even")
+    assert "prefect global-concurrency-limit create gpu" in message
+    assert "Traceback" not in message
+
+
+def test_stages_with_a_gpu_see_only_theirs_and_give_the_slot_back(runs: Runs, world: Path, tmp_path: Path) -> None:
+    runs.post("/v2/concurrency_limits/", name="gpu-of-this-test", limit=1, active=True)
+    script = "import os, sys; sys.stdout.write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    (world / "dvc.yaml").write_text(
+        GRAPH.replace("count:", "count:", 1)
+        + f"""
+  seen:
+    foreach: [a, b]
+    do:
+      cmd: python -c "{script}" > data/seen-${{item}}
+      outs: ["data/seen-${{item}}"]
+      meta: {{gpu: true}}
+"""
+    )
+    command = f"""
+from pipelines.reproduce import reproduce
+state = reproduce(targets=["seen"], gpus=["4", "7"], gpu_limit="gpu-of-this-test", return_state=True)
+print(state.message)
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", command], cwd=world, env=runs.environment, capture_output=True, text=True
+    )
+    assert "2 stages: 2 Completed" in told.stdout, told.stdout + told.stderr
+    assert {(world / "data" / f"seen-{name}").read_text() for name in "ab"} == {"4", "7"}
+    limit = runs.post("/v2/concurrency_limits/filter", limit=50)
+    assert {one["name"]: one["active_slots"] for one in limit}["gpu-of-this-test"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["cuont"], "no stage, group or output is named 'cuont'; did you mean count?"),
+        (["--rev", "nowhere"], "`git rev-parse --verify` failed"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(runs: Runs, world: Path, words: list[str], line: str) -> None:
+    told = runs.command("reproduce", *words, folder=world)
+    assert told.returncode == 1
+    assert line in told.stdout.splitlines()[-1]
+    assert "Traceback" not in told.stdout + told.stderr
+
+
+@pytest.fixture
+def sleeping(world: Path, runs: Runs) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts a flow whose stage sleeps until it is ended."""
+    (world / "dvc.yaml").write_text("stages:\n  sleep:\n    cmd: sleep 300\n")
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "pipelines", "reproduce"]
+        process = subprocess.Popen(
+            command, cwd=world, env=runs.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_two_flows_on_one_workspace_the_second_is_refused(
+    runs: Runs, world: Path, sleeping: Callable[[], subprocess.Popen[str]]
+) -> None:
+    first = sleeping()
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "sleep 300" in line:
+            break
+    told = runs.command("reproduce", folder=world)
+    assert told.returncode == 1
+    assert f"{world} is in use by 'reproduce" in told.stdout.splitlines()[-1]
+    assert f"(process {first.pid} on" in told.stdout
+    # Cancelled through the server, a flow that no worker watches ends itself, its stages with it.
+    run = next(run for run in runs.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}}))
+    runs.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    rest, _ = first.communicate(timeout=60)
+    assert "Cancelled" in rest.splitlines()[-2] + rest.splitlines()[-1]
+    assert runs.states(run) == {"sleep": "Cancelled"}

@@ -1,0 +1,108 @@
+"""Figures of a workspace and of a revision: real metrics in DVC's cache; differences by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dvc.repo import Repo
+
+from pipelines.results import Change, Results, changes, results_at, results_now
+from pipelines.worktree import git
+
+NewRepository = Callable[..., Path]
+GRAPH = """
+stages:
+  mine: {cmd: mkdir -p data/mined; cp mined.json data/mined/summary.json, deps: [mined.json], outs: [data/mined]}
+  evaluate:
+    cmd: mkdir -p reports/metrics/vas; cp figures.json reports/metrics/vas/street.json
+    deps: [figures.json]
+    metrics: [reports/metrics/vas/street.json]
+metrics: [other.json]
+"""
+FIGURES = {"accuracy": 0.12345678901234567, "n": 40, "none": None, "word": "x", "by_class": {"joy": 0.5}, "fine": True}
+MINED = {
+    "kept": 7,
+    "passed": 9,
+    "margins": {"joy": 0.25, "fear": None},
+    "by_class": {"joy": {"kept": 4, "precision": 0.5}, "fear": {"kept": 3}},
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, new_repository: NewRepository) -> Path:
+    """A committed version, and newer figures in the workspace."""
+    files = {
+        "dvc.yaml": GRAPH, ".gitignore": "/reports\n/data\n", "other.json": '{"a": 1}',
+        "figures.json": json.dumps(FIGURES), "mined.json": json.dumps(MINED),
+    }  # fmt: skip
+    folder = new_repository(tmp_path_factory.mktemp("results"), files)
+    newer = {
+        "figures.json": json.dumps(FIGURES | {"accuracy": 0.5, "by_class": {"joy": 0.75}}),
+        "mined.json": json.dumps(MINED | {"kept": 8, "by_class": {"joy": {"kept": 5}, "fear": {"kept": 3}}}),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with Repo() as repo:
+            repo.reproduce()
+        git(folder, "add", "--all")
+        git(folder, "commit", "--quiet", "-m", "version")
+        for path, text in newer.items():
+            (folder / path).write_text(text)
+        (folder / "other.json").write_text('{"a": 2}')
+        with Repo() as repo:
+            repo.reproduce()
+    return folder
+
+
+def test_the_figures_of_a_revision_beside_those_of_now(workspace: Path) -> None:
+    now, then = results_now(workspace), results_at(workspace, "HEAD")
+    street = ("vas", "street")
+    assert now.metrics == {(*street, "accuracy"): 0.5, (*street, "n"): 40.0, (*street, "by_class.joy"): 0.75}
+    assert then is not None
+    assert then.mined == MINED
+    assert then.metrics[*street, "accuracy"] == FIGURES["accuracy"]  # to the last digit
+    assert changes(then, now) == [
+        Change("mined joy: kept", 4.0, 5.0),
+        Change("mined: kept", 7.0, 8.0),
+        Change("vas on street: accuracy", 0.12345678901234567, 0.5),
+        Change("vas on street: by_class.joy", 0.5, 0.75),
+    ]
+
+
+def test_a_revision_without_results_has_none(tmp_path: Path, new_repository: NewRepository) -> None:
+    folder = new_repository(tmp_path, {"dvc.yaml": GRAPH, "figures.json": "{}", "mined.json": "{}"})
+    assert results_at(folder, "HEAD") is None
+    assert results_now(folder) == Results()
+
+
+def test_changes_are_those_that_are_there_by_hand() -> None:
+    before = Results({("a", "t", "acc"): 0.5, ("a", "t", "gone"): 1.0, ("a", "t", "same"): 2.0}, {"kept": 10})
+    after = Results({("a", "t", "acc"): 0.25, ("a", "t", "new"): 3.0, ("a", "t", "same"): 2.0}, {"kept": 10})
+    found = changes(before, after)
+    assert found == [
+        Change("a on t: acc", 0.5, 0.25),
+        Change("a on t: gone", 1.0, None),
+        Change("a on t: new", None, 3.0),
+    ]
+    assert [one.difference for one in found] == [-0.25, None, None]
+    assert changes(after, after) == []
+
+
+@pytest.mark.parametrize(
+    "mined",
+    [{}, {"kept": "many"}, {"kept": True}, {"by_class": [1]}, {"by_class": {"joy": 3}}, {"margins": 4},
+     {"kept": float("nan")}, {"kept": 10**400}, {"margins": {"joy": float("inf")}}],
+)  # fmt: skip
+def test_what_is_no_figure_is_no_change(mined: dict[str, Any]) -> None:
+    assert changes(Results(), Results({}, mined)) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"accuracy": ', b"\xff", b"7", b'{"accuracy": "x"}', b"NaN"])
+def test_half_a_file_of_figures_is_none(tmp_path: Path, content: bytes) -> None:
+    for path in ("reports/metrics/vas/street.json", "data/mined/summary.json"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(content)
+    assert results_now(tmp_path).metrics == {}
+    assert changes(Results(), results_now(tmp_path)) == []

@@ -1,0 +1,62 @@
+"""Names of runs from params.yaml, and grids from the command line, whatever a person wrote there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.errors import FlowError
+from pipelines.settings import about, read_grid, read_params
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ("{anchor: studio, pools: [street, pool], recipes: [vas, das]}", "studio + street, pool → vas, das"),
+        ("{anchor: studio, pools: {street: {a: 1}}, recipes: {vas: {}}}", "studio + street → vas"),
+        ("{pools: [a], recipes: []}", "a"),
+        ("{anchor: 7}", "7"),
+        ("{anchor: null}", "work"),
+        ("{recipes: [vas]}", "work"),
+        ("", "work"),
+        ("[1, 2]", "work"),
+        ("{anchor: [", "work"),
+        ("day: 2026-13-45", "work"),
+        ("anchor: \x00", "work"),
+        ("!!python/object/apply:os.getcwd []", "work"),
+    ],
+)
+def test_a_run_is_named_by_its_settings(tmp_path: Path, params: str, name: str) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "params.yaml").write_text(params)
+    assert about(tmp_path / "work") == name
+
+
+def test_no_settings_are_none(tmp_path: Path) -> None:
+    assert read_params(tmp_path) == {}
+    (tmp_path / "params.yaml").write_bytes(b"anchor: \xff\xfe")
+    assert read_params(tmp_path) == {}
+
+
+def test_the_projects_own_settings_have_a_name(root: Path) -> None:
+    params = read_params(root)
+    assert about(root).startswith(f"{params['anchor']} + {next(iter(params['pools']))}")
+
+
+@pytest.mark.parametrize(
+    ("words", "grid"),
+    [
+        (["mine.value=0.2,0.3"], {"mine.value": [0.2, 0.3]}),
+        (["seeds=[0],[1, 2]", "train.head=null,true,x y"], {"seeds": [[0], [1, 2]], "train.head": [None, True, "x y"]}),
+        ([" a = 1"], {"a": [1]}),
+        ([], {}),
+    ],
+)
+def test_a_grid_is_read_as_yaml(words: list[str], grid: dict[str, Any]) -> None:
+    assert read_grid(words) == grid
+
+
+@pytest.mark.parametrize("words", [["mine.value"], ["=1"], ["a="], ["a=1", "a=2"], ["a=[1"], ["a=1]"], ["a=2026-13-45"]])
+def test_what_is_no_setting_to_vary_is_told(words: list[str]) -> None:
+    with pytest.raises(FlowError, match="is no setting to vary; say PATH=VALUE,VALUE"):
+        read_grid(words)
