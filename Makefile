@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-peers
+.PHONY: help install demo test check format bench bench-peers serve
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -36,6 +36,10 @@ check: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+
+# make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
+serve: $(VENV)/.installed
+	@exec python -m pipelines serve --port $(or $(PORT),4200)
 
 # make bench  ours beside the peers in one run: a table of ratios and a dated result (WORKS="mtcnn scoring" to choose, QUICK=1)
 bench: $(PEERS)/.installed

@@ -165,3 +165,46 @@ def prune(
         from fer_pipeline.commands import prune as pruning
 
         typer.echo(pruning.run(store, dry_run=dry_run))
+
+
+@app.command(rich_help_panel=COMMANDS)
+def fsck(
+    remove: Annotated[bool, typer.Option(help="Take rotten bytes away, so that the printed command can heal.")] = False,
+    remote: Annotated[
+        str | None, typer.Option(help="Check this remote too; it must be a folder.", show_default=False)
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Files read at once.", min=1, show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Hash DVC's cache, the outputs and the finished shards again; say what is rotten and what heals it."""
+    with faults():
+        import json
+
+        from fer_pipeline.commands import fsck as checking
+
+        found = checking.run(store=store, remote=remote, remove=remove, jobs=jobs)
+        typer.echo(json.dumps(found.content, indent=1) if as_json else found.text)
+    if found.inspection.faults and not remove:  # what it prints goes on after a removal
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=COMMANDS)
+def doctor(
+    with_plan: Annotated[
+        bool, typer.Option("--plan/--no-plan", help="Time samples of missing shards: hours and disk of the run.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
+    params: ParamsOption = PARAMS,
+    store: StoreOption = STORE,
+) -> None:
+    """Look at this machine, its versions, GPUs, disks, limits, remote and Prefect server; say what to mend."""
+    with faults():
+        import json
+
+        from fer_pipeline.commands import doctor as checks
+
+        found = checks.run(params, store=store, with_plan=with_plan)
+        typer.echo(json.dumps(checks.content(found), indent=1) if as_json else checks.text(found))
+    if any(one.level == "problem" for one in found):
+        raise typer.Exit(1)
