@@ -10,12 +10,14 @@ UNCHANGED = re.compile(r"(Stage )?'.+' didn't change, skipping$")
 RESTORED = re.compile(r"Stage '.+' is cached - skipping run")
 BUSY = re.compile(r"(\x1b\[\d+m)?ERROR.*(Unable to acquire lock|is busy, it is being blocked by|RWLock-file)")
 
-# What DVC advises a person at a terminal to do next; in a run's log it would stand under every stage.
+# What DVC advises a person at a terminal to do next, and its lock file; a run's log would have it under every stage.
 HINTS = (
     "To track the changes with git, run:",
     "\tgit add ",
     "To enable auto staging, run:",
     "\tdvc config core.autostage true",
+    "Generating lock file 'dvc.lock'",
+    "Updating lock file 'dvc.lock'",
     "Use `dvc push` to send your updates to remote storage.",
 )
 

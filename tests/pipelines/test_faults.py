@@ -127,7 +127,14 @@ class Site:
         return self.ask(f"/flow_runs/{run}")["state"]["name"]
 
     def states(self, run: str) -> dict[str, str]:
-        tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+        """Once all have ended: the server hears of tasks a little later than of their run."""
+        deadline = time.monotonic() + 60
+        while True:
+            tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
+            ended = all(task["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for task in tasks)
+            if ended or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
         return {task["name"]: task["state"]["name"] for task in tasks}
 
     def slots(self) -> int:

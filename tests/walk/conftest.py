@@ -1,24 +1,39 @@
 """A copy of the project with a tiny world, in which the whole walk takes seconds."""
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-COPIED = ("fer_pipeline", "dvc.yaml", ".dvc/config", ".dvcignore", "data/truth/README.md", "data/distilled/README.md")
+COPIED = (
+    "fer_pipeline",
+    "pipelines",
+    "dvc.yaml",
+    "prefect.yaml",
+    ".dvc/config",
+    ".dvcignore",
+    "data/truth/README.md",
+    "data/distilled/README.md",
+)
+ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 Settings = dict[str, Any]
 
 
 def tiny(params: Settings) -> Settings:
-    """The demo's settings, shrunk: three classes, one pool, two targets, two seeds, a dozen steps."""
+    """The demo's settings, shrunk: three classes, one pool, one target, two seeds, a dozen steps."""
     classes = ["happiness", "neutral", "surprise"]
     drawn = {"acting": {"intensity": [0.8, 1.0]}, "classes": classes}
     training = {"epochs": None, "steps": 12, "batch": 16, "select": "last"}
@@ -30,7 +45,7 @@ def tiny(params: Settings) -> Settings:
         "seeds": [0, 1],
         "resources": {"device": "cpu", "workers": 1},
         "pools": ["street"],
-        "targets": ["studio", "film"],
+        "targets": ["film"],
         "datasets": {name: params["datasets"][name] for name in ("studio", "street", "film")},
         "recipes": {name: params["recipes"][name] for name in recipes},
         "synthesize": {
@@ -95,17 +110,21 @@ class Project:
             params[name] = {**params[name], **value} if isinstance(value, dict) else value
         self.write(params)
 
-    def dvc(self, *words: str, check: bool = True) -> str:
-        """What DVC says, run with this Python first in the path and a site cache of its own."""
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of whatever runs in the project: this Python first in the path, DVC's own memory beside the project."""
+        return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"),
             "OMP_NUM_THREADS": "1",
         }
+
+    def dvc(self, *words: str, check: bool = True) -> str:
+        """What DVC says."""
         command = [sys.executable, "-m", "dvc", *words]
-        told = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True)
+        told = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         text = told.stdout + told.stderr
         assert (told.returncode == 0) == check, text[-6000:]
         return text
@@ -127,6 +146,106 @@ class Project:
             for path in sorted((self / room).rglob("*"))
             if path.is_file() and path.name != ".gitignore"
         }
+
+    def locked(self) -> dict[str, Any]:
+        """What dvc.lock says of every stage's command, settings and outputs, less those that hold the clock's times.
+
+        DVC leaves a .gitignore beside what it makes, so that folders which are inputs differ by that.
+        """
+        stages = yaml.safe_load((self / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+        timed = ("reports/timings", "reports/index.html", "reports/tables", "reports/figures")
+        return {
+            name: {
+                "cmd": stage["cmd"],
+                "params": stage.get("params"),
+                "outs": [one for one in stage["outs"] if not one["path"].startswith(timed)],
+            }
+            for name, stage in stages.items()
+        }
+
+
+class Scheduled:
+    """A project's deployment on a real server, fired by its schedule, run by a real worker."""
+
+    def __init__(self, project: Project, url: str, environment: dict[str, str]) -> None:
+        self.url = url
+        mine = {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
+        self.environment = {**project.environment, **mine, "PYTHONPATH": "", "NO_COLOR": "1"}
+        for words in (
+            ("work-pool", "create", "local", "--type", "process"),
+            ("--no-prompt", "deploy", "--name", "reproduce/local"),
+        ):
+            command = [sys.executable, "-m", "prefect", *words]
+            told = subprocess.run(command, cwd=project.folder, env=self.environment, capture_output=True, text=True)
+            assert told.returncode == 0, told.stdout + told.stderr
+        worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--limit", "1"]
+        self._log = project.folder.parent / "worker.log"
+        with self._log.open("wb") as log:
+            self.worker = subprocess.Popen(
+                worker,
+                cwd=project.folder.parent,
+                env={**self.environment, "PIPELINES_WORKSPACE": str(project.folder)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """What the API answers."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:  # SQLite is locked now and then, and the server says so
+                if error.code != 503:
+                    raise
+                time.sleep(0.5)
+
+    def fire(self, times: int) -> list[dict[str, Any]]:
+        """The runs that a schedule of so many times started, when all have ended."""
+        deployment = self.ask("/deployments/name/reproduce/local")["id"]
+        begin = datetime.now(UTC) + timedelta(seconds=5)
+        rule = f"DTSTART:{begin:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT={times}"
+        self.ask(f"/deployments/{deployment}/schedules", [{"active": True, "schedule": {"rrule": rule}}])
+        wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        deadline = time.monotonic() + 900
+        while time.monotonic() < deadline:
+            runs = self.ask("/flow_runs/filter", wanted)
+            if len(runs) == times and all(run["state_type"] in ENDS for run in runs):
+                return runs
+            assert self.worker.poll() is None, self._log.read_text()[-4000:]
+            time.sleep(1)
+        raise AssertionError(self._log.read_text()[-4000:])
+
+    def states(self, run: dict[str, Any]) -> dict[str, str]:
+        """How each stage ended; the server hears of tasks a little later than of their run."""
+        deadline = time.monotonic() + 60
+        while True:
+            tasks = self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+            if all(task["state_type"] in ENDS for task in tasks) or time.monotonic() > deadline:
+                return {task["name"]: task["state"]["name"] for task in tasks}
+            time.sleep(0.2)
+
+    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
+        """What the run showed, by key."""
+        found = self.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
+        return {one["key"]: one for one in found}
+
+
+@pytest.fixture
+def scheduled(server: str, server_environment: dict[str, str]) -> Iterator[Callable[[Project], Scheduled]]:
+    """Deploys projects; their workers end with the test."""
+    made: list[Scheduled] = []
+
+    def deploy(project: Project) -> Scheduled:
+        made.append(Scheduled(project, server, server_environment))
+        return made[-1]
+
+    yield deploy
+    for one in made:
+        one.worker.kill()
+        one.worker.wait()
 
 
 @pytest.fixture
