@@ -5,6 +5,7 @@ Called by the next run, which holds the workspace: whatever else claims to run i
 
 import logging
 import platform
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +19,7 @@ from pipelines.supervised import end_leftovers
 from pipelines.workspace import mend_dvc_lock
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
+SECONDS_TO_SETTLE = 2.0
 UNDER_WAY = [StateType.RUNNING.value, StateType.CANCELLING.value]
 
 
@@ -34,6 +36,8 @@ def tidy_up(workspace: Path, this_run: UUID, log: Logger) -> None:
         log.warning("%s", mended)
     tag = workspace_tag(workspace)
     with get_client(sync_client=True) as client:
+        if _under_way(client, tag, this_run):
+            time.sleep(SECONDS_TO_SETTLE)  # one that has just let go of the workspace tells its end after that
         for dead in _under_way(client, tag, this_run):
             log.warning("the run %r died without a word: it is marked as crashed", dead.name)
             _bury(client, dead.id)

@@ -31,7 +31,8 @@ def read(targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
             wanted = _wanted(repo, targets, stages)
             if wanted is not None:
                 graph = graph.subgraph(wanted.union(*(networkx.descendants(graph, address) for address in wanted)))
-            walk = plan_repro(active, wanted and [stages[address] for address in stages if address in wanted])
+            steps = None if wanted is None else [stages[address] for address in stages if address in wanted]
+            walk = [] if steps == [] else plan_repro(active, steps)  # which takes none for all
             with repo.lock:
                 stale = {address for address in graph if force or stages[address].status()}
     except DvcException as error:

@@ -20,12 +20,12 @@ class Programs:
         self._folder, self._environment = folder, environment
         self._running: dict[str, tuple[threading.Thread, threading.Event]] = {}
 
-    def start(self, name: str, command: Sequence[str], on_line: Callable[[str], None]) -> None:
-        """Starts a program that is to run until the end; `on_line` gets its lines in a thread."""
+    def start(self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str) -> None:
+        """Starts a program that is to run until the end; `on_line` gets its lines, its environment has `more`."""
         stop = threading.Event()
 
         def follow() -> None:
-            ended = self._run(command, on_line, stop)
+            ended = self._run(command, on_line, stop, more)
             if not stop.is_set():
                 self.fallen = self.fallen or (name, ended)
                 self.over.set()
@@ -36,7 +36,7 @@ class Programs:
 
     def finish(self, command: Sequence[str]) -> Ended:
         """Runs a program to its end, or until all is over; its last lines are in what comes back."""
-        return self._run(command, lambda _: None, self.over)
+        return self._run(command, lambda _: None, self.over, {})
 
     def end_one(self, name: str) -> None:
         """Ends a program, and returns when no process of it is left."""
@@ -50,17 +50,22 @@ class Programs:
         for name in reversed(list(self._running)):
             self.end_one(name)
 
-    def _run(self, command: Sequence[str], on_line: Callable[[str], None], stop: threading.Event) -> Ended:
-        return run(command, cwd=self._folder, env=self._environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
+    def _run(
+        self, command: Sequence[str], on_line: Callable[[str], None], stop: threading.Event, more: Mapping[str, str]
+    ) -> Ended:
+        environment = {**self._environment, **more}
+        return run(command, cwd=self._folder, env=environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
 
 @contextmanager
 def signals_end(over: threading.Event) -> Iterator[None]:
-    """Within the block Ctrl-C, TERM and a closed terminal set `over`; what ignores a signal goes on ignoring it."""
-    former = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            former[number] = signal.signal(number, lambda *_: over.set())
+    """Within the block Ctrl-C, TERM and a closed terminal set `over`; what is ignored goes on being ignored.
+
+    It is caught all the same: a Prefect worker turns TERM into INT, and would not end had it inherited to ignore INT.
+    """
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in former.items():
+        signal.signal(number, (lambda *_: None) if handler is signal.SIG_IGN else (lambda *_: over.set()))
     try:
         yield
     finally:

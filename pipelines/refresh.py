@@ -98,7 +98,7 @@ def refresh(
         now = results_now(place)
         found = changes(before, now) if before else []
         against = f"{head.base()[:10]} ({branch})" if before else ""
-        told = f"{len(found)} figures changed" if before else "the first version"
+        told = _count(len(found)) if before else "the first version"
         if before:
             showing.publish_difference(found, against)
         _record(place, head, found)
@@ -113,7 +113,7 @@ def _deliver(head: Branch, push: bool, remote: str | None, git_remote: str | Non
     if push and not head.was_pushed(remote or "", git_remote or ""):
         try:
             dvc(place, "push", *(["--remote", remote] if remote else []))
-            if git_remote:
+            if git_remote and head.tip():
                 git(place, "push", git_remote, f"refs/heads/{head.name}:refs/heads/{head.name}")
         except FlowError as error:
             return Failed(
@@ -134,6 +134,10 @@ def _record(place: Path, head: Branch, found: Sequence[Change]) -> None:
     path = place / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _count(changed: int) -> str:
+    return f"{changed} figure{'' if changed == 1 else 's'} changed"
 
 
 def _line(change: Change) -> str:

@@ -5,7 +5,6 @@ PREFECT_API_DATABASE_CONNECTION_URL), and no process of it left when this one ha
 """
 
 import fcntl
-import json
 import os
 import platform
 import socket
@@ -21,7 +20,7 @@ import httpx
 import typer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, get_current_settings, temporary_settings
 
 from pipelines import server_setup
 from pipelines.errors import FlowError
@@ -34,9 +33,14 @@ from pipelines.workspace import find_workspace
 HOST = "127.0.0.1"
 PREFECT = (sys.executable, "-m", "prefect")
 START_SECONDS = 120.0
+WORKSPACE = "PIPELINES_WORKSPACE"
 QUIET = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+REQUEST_SECONDS = 120  # on SQLite a writer now and then waits for 60 s, and a request for it
 # Slots that are only remembered in the server's memory stay taken for ever when it ends before their holders.
-SLOTS = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+STEADY = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+}
 
 
 def serve(port: int = 4200, workspace: str | None = None, say: Callable[[str], None] = typer.echo) -> None:
@@ -59,12 +63,9 @@ def serve(port: int = 4200, workspace: str | None = None, say: Callable[[str], N
         stack.enter_context(_one_of_a_home(home, address))
         _refuse_taken_port(port, address)
         site = stack.enter_context(report_site(folder / "reports", port + 1))
-        surroundings = {
-            "PREFECT_API_URL": f"{address}/api",
-            "PIPELINES_WORKSPACE": str(folder),
-            "PIPELINES_REPORT_URL": site,
-        }
-        programs = Programs(folder, {**SLOTS, **os.environ, **QUIET, **surroundings})
+        # The worker alone knows the workspace: what is set while deploying is written into the deployments.
+        common = {name: value for name, value in os.environ.items() if name != WORKSPACE}
+        programs = Programs(folder, {**STEADY, **common, **QUIET, "PREFECT_API_URL": f"{address}/api"})
         log = stack.enter_context((home / "server.log").open("w", encoding="utf-8", buffering=1))
         stack.enter_context(signals_end(programs.over))
         stack.callback(programs.end)
@@ -78,10 +79,9 @@ def serve(port: int = 4200, workspace: str | None = None, say: Callable[[str], N
                 told = _set_up(client, programs, prefect_file)
                 if not programs.over.is_set():
                     say(_what_next(address, site, told))
-                    pool = ["--pool", server_setup.POOL, "--type", "process"]
-                    programs.start(
-                        "worker", [*PREFECT, "worker", "start", *pool, "--limit", "1", "--name", worker], say
-                    )
+                    words = ["worker", "start", "--pool", server_setup.POOL, "--type", "process", "--limit", "1"]
+                    places = {WORKSPACE: str(folder), "PIPELINES_REPORT_URL": site}
+                    programs.start("worker", [*PREFECT, *words, "--name", worker], say, **places)
                     programs.over.wait()
                     say("ending the worker and the server …")
                     programs.end_one("worker")
@@ -102,13 +102,13 @@ def _one_of_a_home(home: Path, address: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            there = json.loads(file.read() or "{}")
+            there, process, *_ = [*file.read().split(), "an address yet to be told", "?"]
             raise FlowError(
-                f"already serving at {there.get('address', address)} (process {there.get('process', 'unknown')}, home "
-                f"{home}); use it: export PREFECT_API_URL={there.get('address', address)}/api, or end it first"
+                f"already serving at {there} (process {process}, home {home}); "
+                f"use it: export PREFECT_API_URL={there}/api, or end it first"
             ) from None
         file.truncate(0)
-        json.dump({"address": address, "process": os.getpid()}, file)
+        file.write(f"{address} {os.getpid()}\n")
         file.flush()
         yield
 
@@ -133,7 +133,7 @@ def _refuse_taken_port(port: int, address: str) -> None:
 
 def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/api/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{address}/api/health", timeout=2) as answer:
             return answer.read().strip() == b"true"
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -152,7 +152,10 @@ def _healthy(address: str, programs: Programs) -> bool:
 
 @contextmanager
 def _client(address: str) -> Iterator[SyncPrefectClient]:
-    with temporary_settings({PREFECT_API_URL: f"{address}/api"}), get_client(sync_client=True) as client:
+    with (
+        temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}),
+        get_client(sync_client=True) as client,
+    ):
         yield client
 
 

@@ -39,7 +39,7 @@ def read_grid(settings: Sequence[str]) -> dict[str, list[Any]]:
         path, equals, values = setting.partition("=")
         try:
             read = yaml.safe_load(f"[{values}]")
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             read = None
         if not (path.strip() and equals and read) or path.strip() in grid:
             raise FlowError(f"{setting!r} is no setting to vary; say PATH=VALUE,VALUE once each, as mine.value=0.2,0.3")

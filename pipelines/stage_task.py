@@ -43,7 +43,7 @@ class Surroundings:
 
 
 def _was_busy(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    return isinstance(state.data, Busy) or "Busy" in (state.message or "")
+    return isinstance(state.data, Busy)
 
 
 @task(

@@ -51,7 +51,7 @@ class Trial:
         plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in words).strip("-.")
         if plain == words.replace("[", "").replace("]", "") and len(plain) <= 60:
             return plain
-        known = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
+        known = hashlib.sha256(json.dumps(self.settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
         return f"{plain[:50].rstrip('-.')}-{known}"
 
 
@@ -204,4 +204,4 @@ def _row(trial: Trial, name: str, told: str, found: Results | None) -> dict[str,
 
 
 def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

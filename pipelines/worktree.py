@@ -63,14 +63,13 @@ def furnish(workspace: Path, place: Path) -> Path:
 
 def remove(workspace: Path, place: Path) -> None:
     """Takes a work tree away; what is in DVC's cache and in git stays."""
-    git(workspace, "worktree", "remove", "--force", git(place, "rev-parse", "--show-toplevel"))
+    with _one_at_a_time(workspace):
+        git(workspace, "worktree", "remove", "--force", git(place, "rev-parse", "--show-toplevel"))
 
 
 def save_experiment(place: Path, name: str) -> None:
     """Saves what lies in a workspace as a DVC experiment of that name, in the place of one that had it."""
-    common = place / git(place, "rev-parse", "--git-common-dir")
-    with (common / "pipelines-experiments.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # while DVC saves one it has notes in git that all work trees share
+    with _one_at_a_time(place):  # while DVC saves one it has notes in git that all work trees share
         dvc(place, "exp", "save", "--force", "--name", name)
 
 
@@ -112,9 +111,19 @@ def _put(workspace: Path, tree: Path, commit: str) -> None:
         return
     if tree.exists() and not (tree / ".git").is_file():
         raise FlowError(f"{tree} is in the way: it is no work tree of {workspace}; move it away")
-    git(workspace, "worktree", "remove", "--force", "--force", str(tree), check=False)
-    git(workspace, "worktree", "prune")
-    git(workspace, "worktree", "add", "--detach", str(tree), commit)
+    with _one_at_a_time(workspace):  # git prunes what another git is just making
+        git(workspace, "worktree", "remove", "--force", "--force", str(tree), check=False)
+        git(workspace, "worktree", "prune")
+        git(workspace, "worktree", "add", "--detach", str(tree), commit)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other flow of this host does such a thing in the same repository."""
+    common = folder / git(folder, "rev-parse", "--git-common-dir")
+    with (common / "pipelines.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _loose(workspace: Path, raw: Sequence[str]) -> list[str]:

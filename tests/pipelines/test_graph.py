@@ -105,7 +105,7 @@ def run_order(walk: Walk) -> list[str]:
     """The order in which a walk runs its stages if all of them do something."""
     order = []
     while not walk.done:
-        for start in walk.starts():
+        for start in list(walk.starts()):
             order += [start.stage.address] if start.outcome is None else []
             walk.ended(start.stage.address, start.outcome or Outcome.COMPLETED)
     return order
@@ -133,18 +133,9 @@ def test_the_graph_is_dvcs(world: Path) -> None:
     assert downstream_of(stages, []) == set()
 
 
-def test_on_one_core_stages_run_in_an_order_of_dvcs(world: Path) -> None:
-    stages = {
-        address: stage
-        for address, stage in as_stages(read(world, force=True)).items()
-        if stage.address != "added.txt.dvc"
-    }
-    ours, theirs = run_order(Walk(stages, cores=[0])), (world / "first").read_text().split()
-    assert sorted(ours) == sorted(theirs)
-    for order in (ours, theirs):
-        assert all(
-            order.index(one) < order.index(name) for name in order for one in stages[name].upstream if one in order
-        )
+def test_on_one_core_stages_run_in_the_order_of_dvc(world: Path) -> None:
+    ours = run_order(Walk(as_stages(read(world, force=True)), cores=[0]))
+    assert [address for address in ours if address != "added.txt.dvc"] == (world / "first").read_text().split()
 
 
 def test_what_is_stale_is_what_dvc_runs(world: Path) -> None:
@@ -175,6 +166,9 @@ def test_targets_bring_what_they_need(world: Path) -> None:
     assert addresses(read(world, ["sub/dvc.yaml:x"]))[-1] == "sub/dvc.yaml:x"
     assert addresses(read(world, ["sub/x.txt"])) == addresses(read(world, ["sub/dvc.yaml"]))
     assert addresses(read(world, ["added.txt.dvc"])) == ["added.txt.dvc"]
+    (world / "sub" / "none").mkdir()
+    (world / "sub" / "none" / "dvc.yaml").touch()
+    assert addresses(read(world, ["sub/none/dvc.yaml"])) == []
 
 
 def test_a_frozen_stage_waits_for_nothing(world: Path) -> None:

@@ -5,7 +5,6 @@ import logging
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -98,4 +97,18 @@ def test_a_stage_is_followed_from_its_own_file_to_its_end(tmp_path: Path, monkey
     assert len(ids) == 1
     assert shown[0][0] < 99
     assert shown[-1] == (75.0, "align@studio: 3 of 4 items")  # read once more after the end
-    assert SimpleNamespace  # pyright: ignore[reportUnusedExpression]
+
+
+@pytest.mark.parametrize(("stage", "words"), [("align@studio", ("align", "studio")), ("mine", ("mine", ""))])
+def test_what_the_stages_write_is_found_and_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, words: tuple[str, str]
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(module, "create_progress_artifact", lambda value, key, description: shown.append(description))
+    bulletin = Bulletin(tmp_path / ".store", *words)
+    with reporting_progress(tmp_path, stage, logging.getLogger("test")), progress("faces", 4, "faces") as advance:
+        with bulletin.watching(advance):
+            advance(3)
+    assert len(shown) == 1
+    assert shown[0].startswith(f"{stage}: 3 of 4 faces, ")
+    assert "left" not in shown[0]  # it has ended

@@ -1,10 +1,12 @@
 """`serve` on a real port: what it sets up, that it refuses a second one, and that nothing of it is left."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-SECONDS = 120
+SECONDS = 150  # on SQLite a writer now and then waits for 60 s
 
 
 class Served:
@@ -48,8 +50,16 @@ class Served:
         data = None if body is None else json.dumps(body).encode()
         headers = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.address}/api/{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read() or b"null")
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                # Prefect's word for a locked SQLite; its own clients try again, too.
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise AssertionError(f"{path}: {error}: {error.read()[:500]!r}\n{self.text[-2000:]}") from error
+            time.sleep(1)
 
     def until(self, true: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + SECONDS
@@ -110,26 +120,98 @@ def serving(
     return start
 
 
-def test_serves_until_it_is_told_to_end_and_again_until_its_server_dies(
-    serving: Callable[[], Any], tmp_path: Path
-) -> None:
+def test_serves_until_it_is_told_to_end(serving: Callable[[], Any], root: Path, tmp_path: Path) -> None:
     with serving() as served:
         _is_set_up(served)
         _shows_reports(served)
         assert f"already serving at {served.address} (process {served.process.pid}" in served.refused(tmp_path)
         assert f"another Prefect server answers at {served.address}" in served.refused(tmp_path / "other")
-        assert not served.nightly()["active"]
-        schedule = f"deployments/{served.deployments()['refresh/local']['id']}/schedules/{served.nightly()['id']}"
-        served.ask(schedule, {"active": True}, "PATCH")
-        served.ask("v2/concurrency_limits/gpu", {"limit": 5}, "PATCH")
+        _is_set_up_again(served, root)
         _ends(served, lambda: served.process.send_signal(signal.SIGTERM), code=0)
-    with serving() as served:
-        assert served.nightly()["active"], "a schedule that was switched on was switched off"
-        assert served.ask("v2/concurrency_limits/gpu")["limit"] == 5
-        assert len(served.deployments()) == 3
-        server = next(one for one in served.children() if one.cmdline()[1:5] == ["-m", "prefect", "server", "start"])
-        _ends(served, server.kill, code=1)
-        assert "error: the server ended (killed by signal 9 (SIGKILL))" in served.text
+
+
+def _is_set_up_again(served: Served, root: Path) -> None:
+    """A second setting up changes nothing that a person has set."""
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from pipelines import server_setup
+    from pipelines.programs import Programs
+
+    schedule = f"deployments/{served.deployments()['refresh/local']['id']}/schedules/{served.nightly()['id']}"
+    assert not served.nightly()["active"]
+    served.ask(schedule, {"active": True}, "PATCH")
+    served.ask("v2/concurrency_limits/gpu", {"limit": 5}, "PATCH")
+    environment = {**served.environment, "PREFECT_API_URL": f"{served.address}/api"}
+    with SyncPrefectClient(f"{served.address}/api") as client:
+        server_setup.ensure_pool(client)
+        assert "prefect gcl update gpu --limit 2" in server_setup.ensure_gpu_limit(client, 2)
+        server_setup.ensure_dead_run_automation(client)
+        assert len(server_setup.deploy(client, Programs(root, environment), root / "prefect.yaml")) == 3
+    assert served.nightly()["active"], "a schedule that was switched on was switched off"
+    assert served.ask("v2/concurrency_limits/gpu")["limit"] == 5
+    assert len(served.ask("automations/filter", {})) == 1
+    assert len(served.deployments()) == 3
+
+
+def test_a_server_that_dies_ends_all_and_is_told(
+    root: Path, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_HOME, temporary_settings
+
+    from pipelines import serve
+    from pipelines.errors import FlowError
+
+    monkeypatch.setattr(serve, "PREFECT", ("sh", "-c", "echo no room on the disk; exit 3"))
+    said: list[str] = []
+    with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(FlowError) as told:
+        serve.serve(free_port, str(root), say=said.append)
+    assert str(told.value) == (
+        "the server ended (exit code 3), so everything was ended; its last line: no room on the disk"
+    )
+    assert (tmp_path / "server.log").read_text() == "no room on the disk\n"
+    assert len(said) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
+    """The worker has to reach the server while it is ended."""
+    from pipelines.programs import Programs
+
+    programs = Programs(tmp_path, {"PATH": os.environ["PATH"]})
+    said: list[str] = []
+    lasting = "trap 'echo {0} ends; exit' TERM; echo {0} is up; sleep 600 & while :; do wait; done"
+    for name in ("first", "second"):
+        programs.start(name, ["bash", "-c", lasting.format(name)], said.append)
+    deadline = time.monotonic() + SECONDS
+    while len(said) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    programs.start("third", ["sh", "-c", "exit 7"], said.append)
+    assert programs.over.wait(SECONDS)
+    children = psutil.Process().children(recursive=True)
+    programs.end()
+    assert said[2:] == ["second ends", "first ends"]
+    assert programs.fallen is not None
+    assert (programs.fallen[0], programs.fallen[1].code) == ("third", 7)
+    sleeping = [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert not [one for one in sleeping if one.cmdline()[:1] == ["sleep"]]
+
+
+def test_an_ignored_signal_stays_ignored_and_is_not_handed_down() -> None:
+    from pipelines.programs import signals_end
+
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        over = threading.Event()
+        with signals_end(over):
+            os.kill(os.getpid(), signal.SIGHUP)
+            ask = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
+            assert subprocess.check_output([sys.executable, "-c", ask], text=True) == "SIG_DFL\n"
+            assert not over.is_set()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert over.wait(10)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
 
 
 def _is_set_up(served: Served) -> None:
@@ -138,6 +220,11 @@ def _is_set_up(served: Served) -> None:
     found = served.deployments()
     assert set(found) == {"reproduce/local", "refresh/local", "sweep/local"}
     assert {one["work_pool_name"] for one in found.values()} == {"local"}
+    steps = [step for one in found.values() for step in one["pull_steps"]]
+    told = {
+        name: value for step in steps for name, value in step["prefect.deployments.steps.set_working_directory"].items()
+    }
+    assert told == {"directory": "{{ $PIPELINES_WORKSPACE }}"}, "each worker has a workspace of its own"
     assert served.ask("v2/concurrency_limits/gpu")["limit"] == 2
     assert [one["name"] for one in served.ask("automations/filter", {})] == ["dead run"]
     queues = {one["name"]: one["priority"] for one in served.ask("work_pools/local/queues/filter", {})}

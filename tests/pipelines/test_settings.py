@@ -56,7 +56,9 @@ def test_a_grid_is_read_as_yaml(words: list[str], grid: dict[str, Any]) -> None:
     assert read_grid(words) == grid
 
 
-@pytest.mark.parametrize("words", [["mine.value"], ["=1"], ["a="], ["a=1", "a=2"], ["a=[1"], ["a=1]"], ["a=2026-13-45"]])
+@pytest.mark.parametrize(
+    "words", [["mine.value"], ["=1"], ["a="], ["a=1", "a=2"], ["a=[1"], ["a=1]"], ["a=2026-13-45"]]
+)
 def test_what_is_no_setting_to_vary_is_told(words: list[str]) -> None:
     with pytest.raises(FlowError, match="is no setting to vary; say PATH=VALUE,VALUE"):
         read_grid(words)

@@ -32,7 +32,7 @@ def upstream_of(stages: dict[str, Stage], stage: Stage) -> set[str]:
     return direct.union(*(upstream_of(stages, stages[one]) for one in direct))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     stages=graphs(),
     ends=st.lists(st.sampled_from(ENDS), min_size=12, max_size=12),
@@ -78,7 +78,7 @@ def test_a_walk_keeps_its_rules(stages, ends, number_cores, gpus, choose) -> Non
     assert {name for name, outcome in walk.outcomes.items() if outcome is Outcome.SKIPPED} == behind
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(stages=graphs())
 def test_on_one_core_the_order_is_that_of_the_graph(stages: dict[str, Stage]) -> None:
     stages = {name: Stage(name, upstream=stage.upstream, needs=stage.needs) for name, stage in stages.items()}

@@ -38,9 +38,7 @@ def test_the_real_lines_of_dvc(tmp_path: Path, new_repository: Callable[..., Pat
     assert [line for line in shown if "git add" in line] == [f"> {LIAR}; cat in > out", "git add x"]
     assert not any(line.startswith("To ") for line in shown)
     assert heard(repro()).outcome is Outcome.CACHED
-    (folder / "in").write_text("2")
-    assert heard(repro()).outcome is Outcome.COMPLETED
-    (folder / "in").write_text("1")
+    (folder / "dvc.lock").unlink()
     assert heard(repro()).outcome is Outcome.RUN_CACHE
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dvc.repo import Repo
 
 from pipelines import worktree
 from pipelines.errors import FlowError
-from pipelines.worktree import dvc, git, remove, revision, save_experiment
+from pipelines.worktree import git, remove, revision, save_experiment
 
 NewRepository = Callable[..., Path]
 FILES = {
@@ -64,7 +65,7 @@ def test_a_revision_is_reproduced_beside_the_workspace(workspace: Path, monkeypa
     assert not (place / "added").is_symlink()
     assert (place / "added").read_text() == "added 1\n"
     assert (place / "out").read_text() == "raw\noutside\nphoto\nadded 1\ncode 1\n"  # from the shared cache
-    assert dvc(place, "remote", "list").split() == ["here", "/srv/remote"]
+    assert "url = /srv/remote" in (place / ".dvc" / "config.local").read_text()
     assert git(place, "status", "--porcelain") == ""
 
     # A run in it is killed: the next one goes on from what is there, without another look at it.
@@ -162,6 +163,19 @@ def test_a_workspace_below_the_top_of_its_repository(tmp_path: Path, new_reposit
         assert (place / "dvc.yaml").exists()
     remove(top / "deep" / "er", place)
     assert not (tmp_path / "top@x").exists()
+
+
+@pytest.mark.usefixtures("bare")
+def test_many_trees_are_made_at_the_same_time(workspace: Path) -> None:
+    def make(number: int) -> Path:
+        with revision(workspace, "v1", f"trial {number}") as place:
+            return place
+
+    with ThreadPoolExecutor(4) as pool:
+        places = list(pool.map(make, range(8)))
+        assert [(place / "code").read_text() for place in places] == ["code 1\n"] * 8
+        list(pool.map(lambda place: remove(workspace, place), places))
+    assert not any(place.exists() for place in places)
 
 
 def test_a_command_that_fails_is_told_by_its_last_line(tmp_path: Path) -> None:

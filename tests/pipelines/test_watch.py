@@ -1,0 +1,114 @@
+"""Runs whose worker was killed, and runs that someone cancelled: real processes, a real server."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling, Running
+
+from pipelines import watch
+from pipelines.watch import runners, stop_all, stoppable, watching
+
+WORKER = """
+import os, subprocess, sys
+os.environ["PREFECT__FLOW_RUN_ID"] = "x"
+subprocess.run([sys.executable, "-c", *sys.argv[1:]])
+"""
+FLOW = """
+import logging, os, signal, sys, threading, time, uuid
+from pathlib import Path
+from pipelines import watch
+watch.SECONDS_BETWEEN_LOOKS, watch.SECONDS_TO_END = 0.05, 0.5
+here, stop = Path(sys.argv[1]), threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: (here / "told").write_text(str(stop.is_set())))  # and goes on
+(here / "runners").write_text(str([one.pid for one in watch.runners()]))
+with watch.watching(uuid.uuid4(), stop, logging.getLogger("test")):
+    (here / "pid.new").write_text(str(os.getpid()))
+    (here / "pid.new").rename(here / "pid")
+    while True:
+        time.sleep(1)
+"""
+
+
+def until(true: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return bool(true())
+
+
+def test_a_flow_whose_worker_is_killed_ends_even_if_it_does_not_listen(tmp_path: Path, root: Path) -> None:
+    command = [sys.executable, "-c", WORKER, FLOW, str(tmp_path), "prefect"]
+    worker = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(root)}, cwd=tmp_path)
+    try:
+        assert until((tmp_path / "pid").exists, 60)
+        process = psutil.Process(int((tmp_path / "pid").read_text()))
+        assert (tmp_path / "runners").read_text() == str([worker.pid])
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        try:
+            assert until(lambda: not process.is_running(), 10)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert (tmp_path / "told").read_text() == "True"  # its stages were told to end before it was
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_a_flow_that_was_started_by_hand_hears_of_its_cancellation(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @flow
+    def work() -> None:
+        """Stands for any flow."""
+
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
+    assert runners() == []
+    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
+        run, stop = client.create_flow_run(work, state=Running()).id, threading.Event()
+        with watching(run, stop, logging.getLogger("test")):
+            assert not stop.wait(0.5)
+            client.set_flow_run_state(run, Cancelling(), force=True)
+            assert stop.wait(10)
+
+
+def test_a_server_that_is_away_cancels_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(**_: object) -> None:
+        raise ConnectionError("the server is away")
+
+    asked = threading.Semaphore(0)
+    monkeypatch.setattr(watch, "get_client", lambda **_: (asked.release(), away()))
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
+    stop = threading.Event()
+    with watching(watch.UUID(int=1), stop, logging.getLogger("test")):
+        assert asked.acquire(timeout=10)
+        assert asked.acquire(timeout=10)  # it asks again
+        assert not stop.is_set()
+
+
+def test_all_walks_of_a_process_can_be_stopped_and_ended_ones_are_forgotten() -> None:
+    with stoppable() as first, stoppable() as second:
+        assert not first.is_set()
+        stop_all()
+        assert first.is_set()
+        assert second.is_set()
+        with stoppable() as third:
+            assert not third.is_set()
+        assert third.is_set()
+    assert watch._STOPS == set()
