@@ -18,6 +18,8 @@ SURROUNDINGS = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # In memory, as by default, a server that is started again would never free the slots of a dead run.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
 }
 Targets = Annotated[list[str] | None, typer.Argument(help="Stages, groups of stages or outputs; none: all.")]

@@ -1,4 +1,4 @@
-"""`dvc.lock` in, the same with its new stages in the order of `dvc repro` out: the bytes that DVC alone would have left.
+"""`dvc.lock` in, the same with its new stages in the order of `dvc repro` out: the bytes that DVC alone would leave.
 
 DVC appends a stage to its lock file when the stage is done; where stages run side by side that order is chance's.
 """
@@ -18,7 +18,7 @@ def locked_stages(path: Path) -> list[str]:
 
 
 def order_new_stages(path: Path, before: Sequence[str], walk: Sequence[str]) -> bool:
-    """Orders the stages that were not in the lock `before` as in `walk`, behind those that were; whether that changed it.
+    """Puts the stages that were not in the lock `before` behind those that were, as in `walk`; whether that changed it.
 
     A file that is not laid out as DVC writes it is left as it is.
     """

@@ -11,11 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from prefect import allow_failure, flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import showing
@@ -79,7 +81,10 @@ def reproduce(
         stages = read_graph(place, targets, force=force)
         stale = sum(stage.stale for stage in stages.values())
         log.info("%d stages, %d of them stale, in %s", len(stages), stale, place)
-        walk = Walk(stages, cores=_core_numbers(cores), gpus=visible_gpus() if gpus is None else gpus)
+        there = visible_gpus() if gpus is None else gpus
+        if there and get_current_settings().api.url is None:
+            _limit_of_own_server(gpu_limit, len(there))
+        walk = Walk(stages, cores=_core_numbers(cores), gpus=there)
         locked = locked_stages(place / LOCK)
         # Whatever still runs when this flow ends early is ended with it.
         with stoppable() as stop, watching(run_id(), stop, log):
@@ -89,6 +94,12 @@ def reproduce(
         if experiment and not _broken(walk.outcomes):
             save_experiment(place, experiment)
     return _state(walk.outcomes, stages)
+
+
+def _limit_of_own_server(name: str, gpus: int) -> None:
+    """A server that starts and ends with the flow has no limits but those that the flow makes."""
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, gpus)
 
 
 def _walk(walk: Walk, around: Surroundings) -> dict[str, State[Any]]:
