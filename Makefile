@@ -35,7 +35,7 @@ check: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q tests/house
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed

@@ -36,6 +36,17 @@ STEADY = {
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Files that take minutes begin first, so that both processes end at about the same time.
+LONGEST = ("walk/test_graph.py", "pipelines/test_faults.py", "pipelines/test_refresh.py", "pipelines/test_reproduce.py")
+LONGEST += ("pipelines/test_serve.py", "stages/test_resume.py", "health/test_heal.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longest files first; the rest in their order."""
+    places = {str(ROOT / "tests" / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder."""

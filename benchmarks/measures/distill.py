@@ -36,7 +36,7 @@ def measure(bench: Bench) -> Iterator[Row]:
     more_mb, weights_mb = all_steps - stored - one, ours[1].facts[0]["weights_mb"]
     yield bounded(
         WORK, f"MB, ({steps} steps - stored weights) / 1 step", (all_steps - stored) / one, at_most=1.3,
-        note=f"the stricter reading; what is over it is {more_mb / weights_mb:.1f} times the weights, {weights_mb:,.0f} MB each",
+        note=f"the stricter reading; what is more than one step's is {more_mb / weights_mb:.1f} times the weights",
     )  # fmt: skip
     a_step = (max(graph[more].anon_mb) - max(graph[few].anon_mb)) / (more - few)
     wanted = max(graph[few].anon_mb) + (steps - few) * a_step

@@ -245,6 +245,15 @@ def sleeping(world: Path, runs: Runs) -> Iterator[Callable[[], subprocess.Popen[
         process.wait()
 
 
+@pytest.mark.usefixtures("sleeping")
+def test_a_stage_that_hangs_is_ended_at_its_limit(runs: Runs, world: Path) -> None:
+    state = runs.reproduce(world, timeout_hours=0.0005)
+    assert state.message == "sleep failed; 1 stages: 1 Failed. Run again to go on from there."
+    assert "ended after 0.0005 h, its limit (meta.timeout or timeout_hours)" in runs.message(
+        runs.last_run(world), "sleep"
+    )
+
+
 def test_two_flows_on_one_workspace_the_second_is_refused(
     runs: Runs, world: Path, sleeping: Callable[[], subprocess.Popen[str]]
 ) -> None:

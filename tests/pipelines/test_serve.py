@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -196,22 +195,32 @@ def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
     assert not [one for one in sleeping if one.cmdline()[:1] == ["sleep"]]
 
 
-def test_an_ignored_signal_stays_ignored_and_is_not_handed_down() -> None:
-    from pipelines.programs import signals_end
+SIGNALS = """
+import os, signal, subprocess, sys, threading
+from pipelines.programs import signals_end
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+over = threading.Event()
+with signals_end(over):
+    os.kill(os.getpid(), signal.SIGHUP)
+    ask = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
+    print("handed down:", subprocess.check_output([sys.executable, "-c", ask], text=True).strip())
+    print("over after HUP:", over.is_set())
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("over after TERM:", over.wait(10))
+print("afterwards:", signal.getsignal(signal.SIGHUP).name)
+"""
 
-    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        over = threading.Event()
-        with signals_end(over):
-            os.kill(os.getpid(), signal.SIGHUP)
-            ask = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
-            assert subprocess.check_output([sys.executable, "-c", ask], text=True) == "SIG_DFL\n"
-            assert not over.is_set()
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert over.wait(10)
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, former)
+
+def test_an_ignored_signal_stays_ignored_and_is_not_handed_down(root: Path) -> None:
+    """In a process of its own: libraries of other tests have handlers of theirs in this one."""
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    told = subprocess.run([sys.executable, "-c", SIGNALS], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == [
+        "handed down: SIG_DFL",
+        "over after HUP: False",
+        "over after TERM: True",
+        "afterwards: SIG_IGN",
+    ]
 
 
 def _is_set_up(served: Served) -> None:
