@@ -206,7 +206,7 @@ def test_an_import_is_not_stale_for_news_at_its_source(tmp_path: Path, new_repos
     assert stale(read(here)) == set()
 
 
-@pytest.mark.parametrize("target", ["aling", "align@nowhere", "nothing.txt", "../elsewhere", "-x"])
+@pytest.mark.parametrize("target", ["aligm", "align@nowhere", "nothing.txt", "../elsewhere", "-x"])
 def test_an_unknown_target_is_told_by_name(world: Path, target: str) -> None:
     error = read(world, ["join", target])["error"]
     assert repr(target) in error
