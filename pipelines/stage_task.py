@@ -154,7 +154,3 @@ def _slot(limit: str) -> Iterator[None]:
 def _means(start: Start) -> str:
     cores = f"{len(start.cores)} core{'s' if len(start.cores) != 1 else ''}"
     return cores if start.gpu is None else f"{cores} and GPU {start.gpu}"
-
-
-def _ending(code: int) -> str:
-    return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"

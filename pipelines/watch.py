@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import StateType
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LOOKS_BETWEEN_QUESTIONS = 5
-SECONDS_TO_END = 8.0
+SECONDS_TO_END = 6.0
 _STOPS: set[threading.Event] = set()
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 

@@ -149,7 +149,7 @@ class Site:
     def begun(self, run: str) -> psutil.Process:
         """The stage `long`, once its grandchildren are there."""
         mark = self.folder / "begun"
-        number = wait_for(lambda: mark.exists() and mark.read_text(), 60, f"stage begun; the run is {self.state(run)}")
+        number = wait_for(lambda: mark.exists() and mark.read_text(), 180, f"stage begun; the run is {self.state(run)}")
         mark.unlink()
         return psutil.Process(int(number))
 
@@ -187,14 +187,14 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(site: Site,
     # The stage itself: the run fails, with the signal in its words.
     run = site.start()
     site.begun(run).kill()
-    wait_for(lambda: site.state(run) == "Failed", 30, "failure")
+    wait_for(lambda: site.state(run) == "Failed", 120, "failure")
     site.gone(run)
     assert site.states(run) == {"first": "Completed", "long": "Failed", "last": "Skipped"}
 
     # Its supervisor: the guard beside it ends the tree.
     run = site.start()
     supervisor_of(site.begun(run)).kill()
-    wait_for(lambda: site.state(run) == "Failed", 30, "failure")
+    wait_for(lambda: site.state(run) == "Failed", 120, "failure")
     site.gone(run)
     assert site.states(run) == {"first": "Cached", "long": "Failed", "last": "Skipped"}
 
@@ -202,14 +202,14 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(site: Site,
     run = site.start()
     site.begun(run)
     site.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    wait_for(lambda: site.state(run) == "Cancelled", 30, f"cancelled, not {site.state(run)}")
+    wait_for(lambda: site.state(run) == "Cancelled", 120, f"cancelled, not {site.state(run)}")
     site.gone(run)
 
     # The flow: nobody is left to say so but the worker.
     run = site.start()
     flow_of(site.begun(run)).kill()
     site.gone(run)
-    wait_for(lambda: site.state(run) == "Crashed", 30, "crash told by the worker")
+    wait_for(lambda: site.state(run) == "Crashed", 120, "crash told by the worker")
 
     # The worker: its flow ends itself.
     run = site.start()
@@ -223,7 +223,7 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(site: Site,
     (site.folder / "open").touch()
     site.worker()
     run = site.start()
-    wait_for(lambda: site.state(run) == "Completed", 60, f"completion, not {site.state(run)}")
+    wait_for(lambda: site.state(run) == "Completed", 240, f"completion, not {site.state(run)}")
     assert site.states(run) == {"first": "Cached", "long": "Completed", "last": "Completed"}
     assert (site.folder / "count").read_text() == "run\n", "what was finished was never done again"
     plain = tmp_path / "plain"

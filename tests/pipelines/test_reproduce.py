@@ -269,6 +269,6 @@ def test_two_flows_on_one_workspace_the_second_is_refused(
     # Cancelled through the server, a flow that no worker watches ends itself, its stages with it.
     run = next(run for run in runs.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}}))
     runs.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    rest, _ = first.communicate(timeout=60)
+    rest, _ = first.communicate(timeout=180)
     assert "Cancelled" in rest.splitlines()[-2] + rest.splitlines()[-1]
     assert runs.states(run) == {"sleep": "Cancelled"}
