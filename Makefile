@@ -1,5 +1,5 @@
 # make demo   the whole walk on the built-in demo world, from nothing: environment, dvc repro, results
-# make test   the tests, from nothing
+# make test   the tests, from nothing; the rules of the house are tests of `make check`
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
@@ -35,7 +35,7 @@ check: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q tests/house
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house
 
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed

@@ -160,6 +160,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
     from pipelines import serve
     from pipelines.errors import FlowError
 
+    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(serve, "PREFECT", ("sh", "-c", "echo no room on the disk; exit 3"))
     said: list[str] = []
     with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(FlowError) as told:
@@ -169,7 +170,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
     )
     assert (tmp_path / "server.log").read_text() == "no room on the disk\n"
     assert len(said) == 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
