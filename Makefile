@@ -1,5 +1,5 @@
 # make demo   the whole walk on the built-in demo world, from nothing: environment, dvc repro, results
-# make test   the tests, from nothing; the rules of the house are tests of `make check`
+# make test   the tests, from nothing; the rules of the house are tests of `make check`, the kills of `make faults`
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-peers serve
+.PHONY: help install demo test faults check format bench bench-peers serve
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -35,7 +35,12 @@ check: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q tests/house
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/house
+	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+		--ignore tests/house --ignore tests/pipelines/test_faults.py
+
+# make faults  kills a deployed run in every place, on a real server and worker; two minutes, half of them a lease's
+faults: $(VENV)/.installed
+	OMP_NUM_THREADS=1 python -m pytest -q tests/pipelines/test_faults.py
 
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed
