@@ -6,7 +6,7 @@ The graph is read once and DVC is asked once what is stale, since each `dvc` pro
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -78,16 +78,6 @@ def read_needs(address: str, meta: Any) -> Needs:
     if not (timeout is None or (type(timeout) in (int, float) and timeout > 0)):
         raise FlowError(f"{address}: meta.timeout is {timeout!r}; it is a number of hours above 0")
     return Needs(gpu, cores, timeout)
-
-
-def downstream_of(stages: Mapping[str, Stage], addresses: Iterable[str]) -> set[str]:
-    """All stages that stand on one of these, directly or not, without these."""
-    first = frozenset(addresses)
-    found = set(first)
-    for address, stage in stages.items():  # upstream comes first
-        if not found.isdisjoint(stage.upstream):
-            found.add(address)
-    return found - first
 
 
 def _ask(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
