@@ -1,50 +1,39 @@
-"""Shared ground of the tests: one thread, no network, the sample faces where they are present, a Prefect server.
-
-The server is one a test process, in a home of its own, on a free port of the loopback.
-"""
+"""Shared ground of the tests: one thread, no network, the sample faces where they are present, a Prefect server."""
 
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.prefect_server import Api, Server, port_of_nobody, prefect_environment
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
     os.environ.setdefault(name, "1")
 
-START_SECONDS = 120
-# What waits a minute on a quiet server waits a second here: schedules, slots of dead holders, workers gone.
-BRISK = {
-    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "1",
-    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "1",
-    "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1",
-    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "1",
-    "PREFECT_WORKER_QUERY_SECONDS": "1",
-    "PREFECT_WORKER_HEARTBEAT_SECONDS": "1",
-}
-STEADY = {
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_API_REQUEST_TIMEOUT": "120",  # on SQLite a writer now and then waits for 60 s
-}
 ROOT = Path(__file__).resolve().parent.parent
 
-
 # Files that take minutes begin first, so that both processes end at about the same time.
-LONGEST = ("walk/test_graph.py", "pipelines/test_faults.py", "pipelines/test_refresh.py", "pipelines/test_reproduce.py")
-LONGEST += ("pipelines/test_serve.py", "stages/test_resume.py", "health/test_heal.py")
+LONGEST = ("walk/test_graph.py", "pipelines/test_refresh.py", "pipelines/test_reproduce.py")
+LONGEST += ("stages/test_resume.py", "engine/test_ray.py", "pipelines/test_serve.py", "health/test_heal.py")
+
+servers = pytest.StashKey[Server]()
+served = pytest.StashKey[set[Path]]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first; the rest in their order."""
-    places = {str(ROOT / "tests" / name): place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(str(item.path), len(places)))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with tests that need the server first, of these and of the rest the longest first."""
+    config.stash[served] = {item.path for item in items if "server" in getattr(item, "fixturenames", ())}
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path not in config.stash[served], places.get(item.path, len(places))))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ends the server when no test will need it any more: brisk as it is, it takes a tenth of a core."""
+    if item.path not in item.config.stash[served] and servers in item.config.stash:
+        item.config.stash[servers].end()
+        del item.config.stash[servers]
 
 
 @pytest.fixture(scope="session")
@@ -60,39 +49,6 @@ def sample_faces() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no sample faces in {folder}; set FER_SAMPLE_FACES")
     return folder
-
-
-def port_of_nobody() -> int:
-    """A port of the loopback that nobody holds now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def prefect_environment(home: Path) -> dict[str, str]:
-    """The environment without the user's Prefect settings; what is Prefect's own lies in `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    return {
-        **kept,
-        **BRISK,
-        **STEADY,
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "NO_COLOR": "1",
-    }
-
-
-def wait_for_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Waits until the API answers; an end of the process before that is an error with its last words."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert process.poll() is None, f"the server ended:\n{log.read_text()[-3000:]}"
-            time.sleep(0.1)
-    raise AssertionError(f"no server at {url} after {START_SECONDS} s:\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="session")
@@ -115,29 +71,17 @@ def server_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
 
 
 @pytest.fixture(scope="session")
-def server(server_environment: dict[str, str]) -> Iterator[str]:
-    """The URL of the API of a bare server: no pool, no limit, no deployment; ended when the tests are."""
-    url = server_environment["PREFECT_API_URL"]
-    port = url.removesuffix("/api").rpartition(":")[2]
-    log = Path(server_environment["PREFECT_HOME"]) / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command,
-            env=server_environment,
-            cwd=log.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def server(server_environment: dict[str, str], request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of the API of a bare server, which ends with the last file that needs it."""
+    started = request.config.stash[servers] = Server(server_environment)
     try:
-        wait_for_health(url, process, log)
-        yield url
+        started.wait()
+        yield started.url
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        started.end()
+
+
+@pytest.fixture
+def api(server: str) -> Api:
+    """What the server answers."""
+    return Api(server)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torchvision.ops import nms
+
+from fer_pipeline.alignment.suppression import nms
 
 
 def cells(

@@ -6,6 +6,7 @@ microseconds; only windows are ever touched.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float
@@ -85,26 +86,19 @@ class Canvas:
 
 def polygon(window: Window, points: Points, *, soft: float = 0.0) -> Mask:
     """Coverage of a polygon in a window; `soft` is a blur in pixels."""
-    return _drawn(window, soft, lambda draw, place: draw.polygon(place(points), fill=255))
+    return _drawn(window, soft, lambda draw: draw.polygon(_placed(points, window), fill=255))
 
 
 def stroke(window: Window, points: Points, thick: float, *, soft: float = 0.0) -> Mask:
     """Coverage of an open line in a window; lines thinner than the finest one become fainter instead."""
     fine = max(1, round(thick * _FINE))
-    mask = _drawn(window, soft, lambda draw, place: draw.line(place(points), fill=255, width=fine, joint="curve"))
+    mask = _drawn(window, soft, lambda draw: draw.line(_placed(points, window), fill=255, width=fine, joint="curve"))
     return mask * np.float32(min(1.0, thick * _FINE / fine))
 
 
 def strokes(window: Window, lines: Sequence[Line], *, soft: float = 0.0) -> Mask:
     """Coverage of many lines, later ones over earlier ones, in one pass."""
-
-    def paint(draw: ImageDraw.ImageDraw, place: Callable[[Points], list[tuple[float, float]]]) -> None:
-        for points, thick, strength in lines:
-            fine = max(1, round(thick * _FINE))
-            shade = round(255 * strength * min(1.0, thick * _FINE / fine))
-            draw.line(place(points), fill=shade, width=fine)
-
-    return _drawn(window, soft, paint)
+    return _drawn(window, soft, partial(_paint_strokes, lines=lines, window=window))
 
 
 def disc(
@@ -134,17 +128,24 @@ def _within(place: float, size: int) -> int:
     return int(min(max(place, 0), size))  # a twentieth of what numpy's clip costs for one number
 
 
-def _drawn(window: Window, soft: float, paint: Callable[..., None]) -> Mask:
+def _placed(points: Points, window: Window) -> list[tuple[float, float]]:
+    """Points on the finer grid of a window."""
+    return [tuple(point) for point in ((points - np.array([window.left, window.top])) * _FINE - 0.5).tolist()]
+
+
+def _paint_strokes(draw: ImageDraw.ImageDraw, *, lines: Sequence[Line], window: Window) -> None:
+    for points, thick, strength in lines:
+        fine = max(1, round(thick * _FINE))
+        shade = round(255 * strength * min(1.0, thick * _FINE / fine))
+        draw.line(_placed(points, window), fill=shade, width=fine)
+
+
+def _drawn(window: Window, soft: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Mask:
     width, height = window.right - window.left, window.bottom - window.top
     if window.empty:
         return np.zeros((max(height, 0), max(width, 0)), np.float32)
     image = Image.new("L", (width * _FINE, height * _FINE))
-    offset = np.array([window.left, window.top])
-
-    def place(points: Points) -> list[tuple[float, float]]:
-        return [tuple(point) for point in ((points - offset) * _FINE - 0.5).tolist()]
-
-    paint(ImageDraw.Draw(image), place)
+    paint(ImageDraw.Draw(image))
     image = image.reduce(_FINE)
     if soft > 0:
         image = image.filter(ImageFilter.GaussianBlur(soft))

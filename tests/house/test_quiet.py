@@ -43,3 +43,9 @@ def test_help_loads_nothing_heavy(root: Path) -> None:
         told = run(HELP.format(arguments=arguments), root)
         assert told.returncode == 0, told.stderr
         assert "Usage" in told.stdout + told.stderr
+
+
+def test_looking_for_faces_loads_neither_torchvision_nor_a_compiler(root: Path) -> None:
+    found = "sorted({'torchvision', 'torch._dynamo', 'sympy'} & set(sys.modules))"
+    told = run(f"import sys, fer_pipeline.stages.align; print({found})", root)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "[]\n", "")

@@ -5,21 +5,20 @@ is a file `open`; `first` counts how often it was run.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.prefect_server import Api
 
 GRAPH = """
 stages:
@@ -75,8 +74,8 @@ def environment_of(process: psutil.Process) -> dict[str, str]:
 class Site:
     """A workspace, its deployment, its worker."""
 
-    def __init__(self, root: Path, folder: Path, url: str, environment: dict[str, str]) -> None:
-        self.folder, self.url = folder, url
+    def __init__(self, root: Path, folder: Path, api: Api, environment: dict[str, str]) -> None:
+        self.folder, self.api = folder, api
         self.environment = {**environment, "PIPELINES_WORKSPACE": str(folder), "PYTHONPATH": str(root)}
         folder.mkdir(parents=True)
         (folder / "dvc.yaml").write_text(GRAPH)
@@ -102,43 +101,17 @@ class Site:
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
-    def ask(self, path: str, **body: Any) -> Any:
-        data = json.dumps(body).encode() if body else None
-        request = urllib.request.Request(f"{self.url}{path}", data, method="POST" if body else "GET")
-        request.add_header("Content-Type", "application/json")
-        for _ in range(20):
-            try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:  # SQLite is locked now and then, and the server says so
-                if error.code != 503:
-                    raise
-                time.sleep(0.5)
-        raise AssertionError(f"{path} is not served")
-
     def start(self) -> str:
-        deployment = self.ask("/deployments/name/reproduce/local")["id"]
+        deployment = self.api.ask("/deployments/name/reproduce/local")["id"]
         parameters = {"gpus": ["0"], "gpu_limit": "gpu"}
-        return self.ask(
-            f"/deployments/{deployment}/create_flow_run", parameters=parameters, state={"type": "SCHEDULED"}
-        )["id"]
+        wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return self.api.ask(f"/deployments/{deployment}/create_flow_run", wanted)["id"]
 
     def state(self, run: str) -> str:
-        return self.ask(f"/flow_runs/{run}")["state"]["name"]
-
-    def states(self, run: str) -> dict[str, str]:
-        """Once all have ended: the server hears of tasks a little later than of their run."""
-        deadline = time.monotonic() + 60
-        while True:
-            tasks = self.ask("/task_runs/filter", flow_runs={"id": {"any_": [run]}})
-            ended = all(task["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for task in tasks)
-            if ended or time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        return {task["name"]: task["state"]["name"] for task in tasks}
+        return self.api.run(run)["state"]["name"]
 
     def slots(self) -> int:
-        limits = self.ask("/v2/concurrency_limits/filter", limit=100)
+        limits = self.api.ask("/v2/concurrency_limits/filter", {"limit": 100})
         return next(limit["active_slots"] for limit in limits if limit["name"] == "gpu")
 
     def processes(self, run: str) -> list[psutil.Process]:
@@ -169,8 +142,8 @@ def flow_of(stage: psutil.Process) -> psutil.Process:
 
 
 @pytest.fixture
-def site(tmp_path: Path, root: Path, server: str, server_environment: dict[str, str]) -> Iterator[Site]:
-    made = Site(root, tmp_path / "site", server, server_environment)
+def site(tmp_path: Path, root: Path, api: Api, server_environment: dict[str, str]) -> Iterator[Site]:
+    made = Site(root, tmp_path / "site", api, server_environment)
     yield made
     for process in psutil.process_iter():
         if environment_of(process).get("PIPELINES_WORKSPACE") == str(made.folder):
@@ -189,19 +162,19 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(site: Site,
     site.begun(run).kill()
     wait_for(lambda: site.state(run) == "Failed", 120, "failure")
     site.gone(run)
-    assert site.states(run) == {"first": "Completed", "long": "Failed", "last": "Skipped"}
+    assert site.api.states(run) == {"first": "Completed", "long": "Failed", "last": "Skipped"}
 
     # Its supervisor: the guard beside it ends the tree.
     run = site.start()
     supervisor_of(site.begun(run)).kill()
     wait_for(lambda: site.state(run) == "Failed", 120, "failure")
     site.gone(run)
-    assert site.states(run) == {"first": "Cached", "long": "Failed", "last": "Skipped"}
+    assert site.api.states(run) == {"first": "Cached", "long": "Failed", "last": "Skipped"}
 
     # Cancelled through the API.
     run = site.start()
     site.begun(run)
-    site.ask(f"/flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    site.api.ask(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     wait_for(lambda: site.state(run) == "Cancelled", 120, f"cancelled, not {site.state(run)}")
     site.gone(run)
 
@@ -224,7 +197,7 @@ def test_whatever_is_killed_nothing_is_left_and_the_next_run_goes_on(site: Site,
     site.worker()
     run = site.start()
     wait_for(lambda: site.state(run) == "Completed", 240, f"completion, not {site.state(run)}")
-    assert site.states(run) == {"first": "Cached", "long": "Completed", "last": "Completed"}
+    assert site.api.states(run) == {"first": "Cached", "long": "Completed", "last": "Completed"}
     assert (site.folder / "count").read_text() == "run\n", "what was finished was never done again"
     plain = tmp_path / "plain"
     plain.mkdir()

@@ -144,7 +144,7 @@ def test_a_sweep_leaves_experiments_a_table_and_what_failed(world: Path) -> None
     listed = shell(world, sys.executable, "-m", "dvc", "exp", "list", "--name-only")
     assert listed.split() == ["mine.value-0.1"]
     assert {path.name for path in world.parent.glob("world@*")} == {"world@mine.value-0.9"}, "what failed can go on"
-    saved = shell(world, "git", "for-each-ref", "--format=%(objectname)", "refs/exps").split()[0]
+    saved = shell(world, "git", "for-each-ref", "--format=%(objectname)", "refs/exps/*/*/mine.value-0.1")
     shown = shell(world, "git", "show", f"{saved}:params.yaml")
     assert yaml.safe_load(shown) == {**yaml.safe_load(PARAMS), "mine": {"value": 0.1}}
     assert "# the margin" in shown

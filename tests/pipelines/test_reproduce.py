@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from pipelines import supervised
 from pipelines.reproduce import reproduce
+from tests.prefect_server import Api
 
-ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 GRAPH = """
 stages:
   split:
@@ -68,52 +66,33 @@ def make_world(folder: Path) -> Path:
 class Runs:
     """Starts flows as a person would, on the tests' server, and asks the server what it knows of them."""
 
-    def __init__(self, url: str, environment: dict[str, str], root: Path) -> None:
-        self.url, self.environment = url, {**environment, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    def __init__(self, api: Api, environment: dict[str, str], root: Path) -> None:
+        self.api, self.environment = api, {**environment, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
     def reproduce(self, folder: Path, **options: Any) -> State[Any]:
         """The flow in this process, which has paid for its imports."""
-        with temporary_settings({PREFECT_API_URL: self.url, PREFECT_HOME: self.environment["PREFECT_HOME"]}):
+        with temporary_settings({PREFECT_API_URL: self.api.url, PREFECT_HOME: self.environment["PREFECT_HOME"]}):
             return reproduce(workspace=str(folder), return_state=True, **options)
 
     def command(self, *words: str, folder: Path) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines", *words]
         return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True)
 
-    def post(self, path: str, **body: Any) -> Any:
-        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), method="POST")
-        request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or "null")
-
     def last_run(self, workspace: Path) -> dict[str, Any]:
-        runs = self.post("/flow_runs/filter", sort="START_TIME_DESC", limit=50)
+        runs = self.api.ask("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 50})
         return next(run for run in runs if any(tag.endswith(f":{workspace}") for tag in run["tags"]))
 
-    def tasks(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """The server hears of tasks a little later than of their run."""
-        deadline = time.monotonic() + 60
-        while True:
-            tasks = self.post("/task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}})
-            if all(task["state_type"] in ENDS for task in tasks) or time.monotonic() > deadline:
-                return tasks
-            time.sleep(0.2)
-
     def states(self, run: dict[str, Any]) -> dict[str, str]:
-        return {task["name"]: task["state"]["name"] for task in self.tasks(run)}
+        return self.api.states(run["id"])
 
     def message(self, run: dict[str, Any], stage: str) -> str:
-        tasks = self.tasks(run)
+        tasks = self.api.tasks(run["id"])
         return next(task["state"]["message"] for task in tasks if task["name"] == stage)
-
-    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
-        found = self.post("/artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
-        return {one["key"]: one for one in found}
 
 
 @pytest.fixture(scope="module")
 def runs(server: str, server_environment: dict[str, str], root: Path) -> Runs:
-    return Runs(server, server_environment, root)
+    return Runs(Api(server), server_environment, root)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +130,7 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
         "gate": "Completed",
         "sum": "Completed",
     }
-    table = json.loads(runs.artifacts(run)["stages"]["data"])
+    table = json.loads(runs.api.artifacts(run["id"])["stages"]["data"])
     assert [row["stage"] for row in table] == ["split", "count@even", "count@odd", "gate", "sum"]
     assert {row["stage"]: row["state"] for row in table} == runs.states(run)
 
@@ -195,7 +174,7 @@ def test_a_gpu_without_its_limit_is_a_line_with_the_cure(runs: Runs, world: Path
 
 
 def test_stages_with_a_gpu_see_only_theirs_and_give_the_slot_back(runs: Runs, world: Path) -> None:
-    runs.post("/v2/concurrency_limits/", name="gpu-of-this-test", limit=1, active=True)
+    runs.api.ask("/v2/concurrency_limits/", {"name": "gpu-of-this-test", "limit": 1, "active": True})
     script = "import os, sys; sys.stdout.write(os.environ['CUDA_VISIBLE_DEVICES'])"
     (world / "dvc.yaml").write_text(
         GRAPH
@@ -211,7 +190,7 @@ def test_stages_with_a_gpu_see_only_theirs_and_give_the_slot_back(runs: Runs, wo
     told = runs.reproduce(world, targets=["seen"], gpus=["4", "7"], gpu_limit="gpu-of-this-test")
     assert told.message == "2 stages: 2 Completed"
     assert {(world / "data" / f"seen-{name}").read_text() for name in "ab"} == {"4", "7"}
-    limits = runs.post("/v2/concurrency_limits/filter", limit=50)
+    limits = runs.api.ask("/v2/concurrency_limits/filter", {"limit": 50})
     assert {one["name"]: one["active_slots"] for one in limits}["gpu-of-this-test"] == 0
 
 
@@ -267,8 +246,8 @@ def test_two_flows_on_one_workspace_the_second_is_refused(
     assert f"{world} is in use by 'reproduce" in (told.message or "")
     assert f"(process {first.pid} on" in (told.message or "")
     # Cancelled through the server, a flow that no worker watches ends itself, its stages with it.
-    run = next(run for run in runs.post("/flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}}))
-    runs.post(f"/flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    run, *_ = runs.api.ask("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}})
+    runs.api.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     rest, _ = first.communicate(timeout=180)
     assert "Cancelled" in rest.splitlines()[-2] + rest.splitlines()[-1]
     assert runs.states(run) == {"sleep": "Cancelled"}

@@ -1,6 +1,5 @@
 """`serve` on a real port: what it sets up, that it refuses a second one, and that nothing of it is left."""
 
-import json
 import os
 import signal
 import socket
@@ -16,6 +15,8 @@ from typing import Any
 
 import psutil
 import pytest
+
+from tests.prefect_server import Api
 
 SECONDS = 150  # on SQLite a writer now and then waits for 60 s
 
@@ -46,19 +47,7 @@ class Served:
         return self.log.read_text(encoding="utf-8")
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/json"}
-        request = urllib.request.Request(f"{self.address}/api/{path}", data, headers, method=method)
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-                    return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                # Prefect's word for a locked SQLite; its own clients try again, too.
-                if error.code != 503 or time.monotonic() > deadline:
-                    raise AssertionError(f"{path}: {error}: {error.read()[:500]!r}\n{self.text[-2000:]}") from error
-            time.sleep(1)
+        return Api(f"{self.address}/api").ask(f"/{path}", body, method)
 
     def until(self, true: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + SECONDS

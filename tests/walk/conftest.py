@@ -1,15 +1,12 @@
 """A copy of the project with a tiny world, in which the whole walk takes seconds."""
 
 import hashlib
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.prefect_server import ENDS, Api
 
 COPIED = (
     "fer_pipeline",
@@ -28,7 +27,6 @@ COPIED = (
     "data/truth/README.md",
     "data/distilled/README.md",
 )
-ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 Settings = dict[str, Any]
 
 
@@ -167,8 +165,8 @@ class Project:
 class Scheduled:
     """A project's deployment on a real server, fired by its schedule, run by a real worker."""
 
-    def __init__(self, project: Project, url: str, environment: dict[str, str]) -> None:
-        self.url = url
+    def __init__(self, project: Project, api: Api, environment: dict[str, str]) -> None:
+        self._api = api
         mine = {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
         self.environment = {**project.environment, **mine, "PYTHONPATH": "", "NO_COLOR": "1"}
         for words in (
@@ -189,57 +187,30 @@ class Scheduled:
                 stderr=subprocess.STDOUT,
             )
 
-    def ask(self, path: str, body: Any = None) -> Any:
-        """What the API answers."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, {"Content-Type": "application/json"})
-        while True:
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:  # SQLite is locked now and then, and the server says so
-                if error.code != 503:
-                    raise
-                time.sleep(0.5)
-
     def fire(self, times: int) -> list[dict[str, Any]]:
         """The runs that a schedule of so many times started, when all have ended."""
-        deployment = self.ask("/deployments/name/reproduce/local")["id"]
+        deployment = self._api.ask("/deployments/name/reproduce/local")["id"]
         begin = datetime.now(UTC) + timedelta(seconds=5)
         rule = f"DTSTART:{begin:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT={times}"
-        self.ask(f"/deployments/{deployment}/schedules", [{"active": True, "schedule": {"rrule": rule}}])
+        self._api.ask(f"/deployments/{deployment}/schedules", [{"active": True, "schedule": {"rrule": rule}}])
         wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
         deadline = time.monotonic() + 900
         while time.monotonic() < deadline:
-            runs = self.ask("/flow_runs/filter", wanted)
+            runs = self._api.ask("/flow_runs/filter", wanted)
             if len(runs) == times and all(run["state_type"] in ENDS for run in runs):
                 return runs
             assert self.worker.poll() is None, self._log.read_text()[-4000:]
             time.sleep(1)
         raise AssertionError(self._log.read_text()[-4000:])
 
-    def states(self, run: dict[str, Any]) -> dict[str, str]:
-        """How each stage ended; the server hears of tasks a little later than of their run."""
-        deadline = time.monotonic() + 60
-        while True:
-            tasks = self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
-            if all(task["state_type"] in ENDS for task in tasks) or time.monotonic() > deadline:
-                return {task["name"]: task["state"]["name"] for task in tasks}
-            time.sleep(0.2)
-
-    def artifacts(self, run: dict[str, Any]) -> dict[str, Any]:
-        """What the run showed, by key."""
-        found = self.ask("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}})
-        return {one["key"]: one for one in found}
-
 
 @pytest.fixture
-def scheduled(server: str, server_environment: dict[str, str]) -> Iterator[Callable[[Project], Scheduled]]:
+def scheduled(api: Api, server_environment: dict[str, str]) -> Iterator[Callable[[Project], Scheduled]]:
     """Deploys projects; their workers end with the test."""
     made: list[Scheduled] = []
 
     def deploy(project: Project) -> Scheduled:
-        made.append(Scheduled(project, server, server_environment))
+        made.append(Scheduled(project, api, server_environment))
         return made[-1]
 
     yield deploy

@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
+from tests.prefect_server import Api
 
 runner = CliRunner()
 
@@ -36,20 +37,19 @@ def ran(told: str) -> set[str]:
 
 
 def test_the_walk(
-    project: Callable[[str], Any], scheduled: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    project: Callable[[str], Any], scheduled: Callable[[Any], Any], api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = project("first")
     stages = set(made.dvc("stage", "list", "--name-only").split())
 
     # A schedule fires twice: the first run makes everything, the second finds it so.
-    deployment = scheduled(made)
-    first, second = deployment.fire(times=2)
+    first, second = scheduled(made).fire(times=2)
     assert first["auto_scheduled"]
     assert second["auto_scheduled"]
-    assert deployment.states(first) == dict.fromkeys(stages, "Completed"), first["state"]["message"]
-    assert deployment.states(second) == dict.fromkeys(stages, "Cached"), second["state"]["message"]
+    assert api.states(first["id"]) == dict.fromkeys(stages, "Completed"), first["state"]["message"]
+    assert api.states(second["id"]) == dict.fromkeys(stages, "Cached"), second["state"]["message"]
     assert first["name"] == "reproduce · studio + street → baseline, vas, das"
-    shown = deployment.artifacts(first)
+    shown = api.artifacts(first["id"])
     assert {row["stage"] for row in json.loads(shown["stages"]["data"])} == stages
     assert {(row["recipe"], row["target"]) for row in json.loads(shown["metrics"]["data"])} == {
         (recipe, target) for recipe in ("baseline", "vas", "das") for target in ("film",)
