@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 START_SECONDS = 120
-BUSY_SECONDS = 120
+BUSY_SECONDS = 150
 LATE_SECONDS = 60
 # What waits a minute on a quiet server waits a second here: schedules, slots of dead holders, workers gone.
 BRISK = {
