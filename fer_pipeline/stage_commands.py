@@ -11,7 +11,7 @@ import typer
 
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import World
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.terminal import faults, say
 
 PARAMS = Path("params.yaml")
@@ -36,8 +36,8 @@ def run_stage(
     """
     with faults():
         from fer_pipeline.commands import check, provenance
-        from fer_pipeline.engine.bulletin import Bulletin
-        from fer_pipeline.engine.locks import at_work
+        from fer_pipeline.sharding.locks import at_work
+        from fer_pipeline.sharding.progress_file import Bulletin
 
         owner = f"{stage}@{name}" if name else stage
         ready = check.check_for(stage, params, remembered=store / "memory" / "checked")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import typer
 
 from fer_pipeline.core.errors import PipelineError
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 
 
 @contextmanager

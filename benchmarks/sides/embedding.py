@@ -20,8 +20,8 @@ def ours(faces: str, scratch: str, seed: int) -> Round:
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.embeddings import iter_embeddings
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.engine.jobs import Job
-    from fer_pipeline.mining.embedding import Plan, begin
+    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.sharding.jobs import Job
 
     plan = Plan(saved(Path(scratch), NETWORK, CROP, seed=seed), weights="generated", batch_size=BATCH, fuse=True)
     make, out = begin(plan, "cpu"), Path(scratch) / "embeddings.arrow"
@@ -43,8 +43,8 @@ def forward(faces: str, scratch: str, seed: int) -> Round:
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.faces import shard_paths
     from fer_pipeline.core.heap import keep_freed_memory
-    from fer_pipeline.mining.features import Extractor
-    from fer_pipeline.mining.prefetch import decoded_batches
+    from fer_pipeline.embedding.features import Extractor
+    from fer_pipeline.embedding.prefetch import decoded_batches
     from fer_pipeline.networks.checkpoints import load_checkpoint
 
     keep_freed_memory()

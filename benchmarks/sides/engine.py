@@ -19,8 +19,8 @@ def bare(faces: str, scratch: str, crop: int, seed: int) -> Round:
     """The loop that one would write: the network once, then shard after shard into a folder."""
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.engine.jobs import Job
-    from fer_pipeline.mining.embedding import Plan, begin
+    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.sharding.jobs import Job
 
     model = saved(Path(scratch), NETWORK, crop, seed=seed)
     plan = Plan(model, weights=_weights(model), batch_size=BATCH, fuse=True)

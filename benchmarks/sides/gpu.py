@@ -15,8 +15,8 @@ def embedding(faces: str, scratch: str, device: str, seed: int) -> Round:
     """Shards of faces to shards of embeddings, as a worker of `embed` makes them."""
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.engine.jobs import Job
-    from fer_pipeline.mining.embedding import Plan, begin
+    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.sharding.jobs import Job
 
     plan = Plan(saved(Path(scratch), NETWORK, CROP, seed=seed), weights="generated", batch_size=BATCH, fuse=True)
     shards, make = shard_paths(Path(faces) / "train"), begin(plan, device)
@@ -41,7 +41,7 @@ def forward(rows: int, scratch: str, device: str, seed: int) -> Round:
     import torch
 
     from benchmarks.sides.checkpoints import saved
-    from fer_pipeline.mining.features import Extractor
+    from fer_pipeline.embedding.features import Extractor
     from fer_pipeline.networks.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(saved(Path(scratch), NETWORK, CROP, seed=seed), device=device)
@@ -66,7 +66,7 @@ def scoring(folder: str, device: str, seed: int) -> Round:
 
     from benchmarks.sides.scoring import BLOCK_ROWS, centroids_and_paths
     from fer_pipeline.artifacts.embeddings import walk_embeddings
-    from fer_pipeline.mining.engines import make_engine
+    from fer_pipeline.scoring.engines import make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
     engine = make_engine("auto", centroids, device=device)

@@ -39,7 +39,7 @@ def reading(folder: str, seed: int) -> Round:
 def ours(folder: str, seed: int) -> Round:
     """Our engine over the same blocks as the stage, without writing."""
     from fer_pipeline.artifacts.embeddings import walk_embeddings
-    from fer_pipeline.mining.engines import make_engine
+    from fer_pipeline.scoring.engines import make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
     engine = make_engine("auto", centroids, device="cpu")
@@ -62,8 +62,8 @@ def ours_written(folder: str, out: str, seed: int) -> Round:
     import shutil
 
     from fer_pipeline.artifacts.scores import score_schema
-    from fer_pipeline.mining.engines import make_engine
-    from fer_pipeline.mining.scoring import score_shards
+    from fer_pipeline.scoring.engines import make_engine
+    from fer_pipeline.scoring.shards import score_shards
 
     centroids, paths = centroids_and_paths(folder, seed)
     engine = make_engine("auto", centroids, device="cpu")
@@ -159,8 +159,8 @@ def with_simsimd(folder: str, seed: int) -> Round:
 def checked(folder: str, seed: int) -> Round:
     """Ours beside float64, row by row."""
     from fer_pipeline.artifacts.embeddings import walk_embeddings
-    from fer_pipeline.mining.cosine import TOLERANCE, cosine_reference
-    from fer_pipeline.mining.engines import make_engine
+    from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
+    from fer_pipeline.scoring.engines import make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
     engine = make_engine("auto", centroids, device="cpu")
@@ -214,6 +214,6 @@ def centroids_and_paths(folder: str, seed: int) -> tuple[np.ndarray, list[Path]]
 
 def unit_centroids(folder: str, seed: int) -> np.ndarray:
     """The centres with length 1 in single precision."""
-    from fer_pipeline.mining.cosine import unit_rows
+    from fer_pipeline.scoring.cosine import unit_rows
 
     return unit_rows(centroids_and_paths(folder, seed)[0]).astype(np.float32)

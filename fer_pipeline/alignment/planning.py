@@ -16,13 +16,13 @@ from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment
 from fer_pipeline.alignment.cuts import Cut, ends_shard, id_hash
 from fer_pipeline.alignment.labels import OUTSIDE, Label, LabelMap
 from fer_pipeline.alignment.shards import VERSION, Entry, ShardJob, ShardSettings, make_shard, rejection
-from fer_pipeline.artifacts.contents import Contents
+from fer_pipeline.artifacts.input_hashes import Contents
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import DatasetSettings, validate
-from fer_pipeline.engine.jobs import Advance, Job, Maker
+from fer_pipeline.sharding.jobs import Advance, Job, Maker
 
 Rejected = dict[str, list[dict[str, str]]]
 

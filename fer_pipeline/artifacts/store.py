@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fer_pipeline.artifacts.seals import Origin, Seal, judged, read_seal, seal_of, write_seal
+from fer_pipeline.artifacts.checksums import Origin, Seal, judged, read_seal, seal_of, write_seal
 from fer_pipeline.core.files import fsync_path, read_json, replacing, replacing_folder, write_json
 
 

@@ -11,11 +11,11 @@ from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import span
 from fer_pipeline.core.settings import Resources, read_world
-from fer_pipeline.engine.estimates import Estimate
 from fer_pipeline.health import disks, gpus, machine, server, tracking, versions
 from fer_pipeline.health.disks import link_type
 from fer_pipeline.health.dvc_config import read_config
 from fer_pipeline.health.finding import Finding, Place
+from fer_pipeline.sharding.estimates import Estimate
 
 Check = Callable[[Place], Finding]
 

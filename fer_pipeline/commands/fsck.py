@@ -9,7 +9,6 @@ from typing import Any
 
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.progress import progress
-from fer_pipeline.engine.locks import alone
 from fer_pipeline.health import rot
 from fer_pipeline.health.cures import FSCK, Cure, line, removal
 from fer_pipeline.health.digests import Ledger
@@ -17,6 +16,7 @@ from fer_pipeline.health.dvc_config import DvcConfig, read_config
 from fer_pipeline.health.faults import Fault
 from fer_pipeline.health.inspection import Inspection, inspect
 from fer_pipeline.health.outputs import promised
+from fer_pipeline.sharding.locks import alone
 
 MEGABYTE = 1_000_000
 MOST_ROWS = 40

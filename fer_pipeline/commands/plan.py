@@ -9,9 +9,9 @@ from fer_pipeline.commands.check import Ready, check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.progress import span
-from fer_pipeline.engine.estimates import Estimate, estimate
-from fer_pipeline.engine.jobs import Work
-from fer_pipeline.engine.locks import at_work
+from fer_pipeline.sharding.estimates import Estimate, estimate
+from fer_pipeline.sharding.jobs import Work
+from fer_pipeline.sharding.locks import at_work
 
 STAGES = ("align", "embed")
 

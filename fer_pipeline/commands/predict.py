@@ -22,7 +22,7 @@ from fer_pipeline.commands.predict_rows import Row, check_extension, writing
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import validate
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 

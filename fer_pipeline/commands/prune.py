@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.engine.locks import alone
-from fer_pipeline.engine.pruning import Useless, remove, useless
+from fer_pipeline.sharding.locks import alone
+from fer_pipeline.sharding.pruning import Useless, remove, useless
 
 KINDS = {"shard": "shards of no last run", "state": "states of no use", "leftover": "leftovers of dead runs"}
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fer_pipeline.artifacts.seals import Seal, files_of
+from fer_pipeline.artifacts.checksums import Seal, files_of
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.health.cures import Cure
 from fer_pipeline.health.digests import Inode, Ledger

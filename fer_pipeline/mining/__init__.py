@@ -1,1 +1,1 @@
-"""Centroids, cosines, the margin rule and its calibration: who of the pool gets a pseudo-label."""
+"""Choose which pool faces get a pseudo-label: the margin rule, its calibration and its summary."""

@@ -22,14 +22,14 @@ from fer_pipeline.alignment.pictures import PictureSettings
 from fer_pipeline.alignment.planning import Cutting, SetPlan, begin, check, cut, part_of
 from fer_pipeline.alignment.selection import NoFace, SeveralFaces
 from fer_pipeline.alignment.shards import ShardJob, ShardSettings, rejection
-from fer_pipeline.artifacts.contents import Contents
+from fer_pipeline.artifacts.input_hashes import Contents
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
 from fer_pipeline.core.settings import DatasetSettings, PlainName, Resources, Settings
-from fer_pipeline.core.summaries import Summary
-from fer_pipeline.engine.jobs import Job, Work
-from fer_pipeline.engine.run import make_shards
+from fer_pipeline.core.summary import Summary
+from fer_pipeline.sharding.jobs import Job, Work
+from fer_pipeline.sharding.run import make_shards
 
 
 class SetChanges(Settings):

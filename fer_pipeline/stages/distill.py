@@ -18,7 +18,7 @@ from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Resources
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
 from fer_pipeline.distillation.probe import probe

@@ -15,21 +15,21 @@ from typing import Annotated
 import pyarrow as pa
 from pydantic import Field
 
-from fer_pipeline.artifacts.contents import Contents
 from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
+from fer_pipeline.artifacts.input_hashes import Contents
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import PlainName, Resources, Settings
-from fer_pipeline.core.summaries import Summary
-from fer_pipeline.engine.jobs import Job, Work
-from fer_pipeline.engine.run import make_shards
-from fer_pipeline.mining.embedding import Plan, begin
-from fer_pipeline.mining.faces import look_at
-from fer_pipeline.mining.features import VERSION, Precision
+from fer_pipeline.core.summary import Summary
+from fer_pipeline.embedding.faces import look_at
+from fer_pipeline.embedding.features import VERSION, Precision
+from fer_pipeline.embedding.shards import Plan, begin
 from fer_pipeline.networks.cards import CARD, read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.sharding.jobs import Job, Work
+from fer_pipeline.sharding.run import make_shards
 
 
 class Config(Settings):

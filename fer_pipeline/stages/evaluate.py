@@ -22,7 +22,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_json, write_text
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Resources, Settings
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.failures import Failure, worst_failures
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Predictions, write_predictions

@@ -15,7 +15,7 @@ from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_ta
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.mining.calibration import Calibration, Estimator, calibrate
 from fer_pipeline.mining.margin import find_thresholds, passes
 from fer_pipeline.mining.outcome import (

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_text
 from fer_pipeline.core.settings import Settings, World
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.reporting.contents import contents, figures_of
 from fer_pipeline.reporting.evidence import gather
 from fer_pipeline.reporting.exports import write_tables

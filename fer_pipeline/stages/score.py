@@ -16,13 +16,13 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
-from fer_pipeline.core.summaries import Summary
-from fer_pipeline.mining.anchor import FIT, HELD_OUT, VALIDATION, check_complete, labelled, read_split
-from fer_pipeline.mining.centroids import class_centroids
-from fer_pipeline.mining.engines import EngineName, make_engine
-from fer_pipeline.mining.scoring import Tally, score_shards, write_scored
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.scoring.anchor import FIT, HELD_OUT, VALIDATION, check_complete, labelled, read_split
+from fer_pipeline.scoring.centroids import class_centroids
+from fer_pipeline.scoring.engines import EngineName, make_engine
+from fer_pipeline.scoring.shards import Tally, score_shards, write_scored
 
 
 class Config(Settings):

@@ -20,7 +20,7 @@ from fer_pipeline.artifacts.mined import MINED, RANDOM, read_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 
 
 class Config(Settings):

@@ -18,7 +18,7 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import replacing_folder
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, Settings
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.synthesis.records import data_table, part_path, truth_table, write_table
 from fer_pipeline.synthesis.sets import Row, SetSettings, Studio, Turn, parts
 from fer_pipeline.synthesis.styles import find_style

@@ -32,12 +32,12 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import RecipeSettings, Resources, Settings, validate
-from fer_pipeline.core.summaries import Summary
-from fer_pipeline.engine.devices import worker_devices
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.extras import Extra, class_counts, extra_sha256, read_extra
 from fer_pipeline.training.fabric import Place, make_place
 from fer_pipeline.training.fit import length

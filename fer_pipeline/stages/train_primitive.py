@@ -21,7 +21,7 @@ from fer_pipeline.core.files import file_sha256, fresh_folder
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.engine.devices import worker_devices
+from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fabric import Place, make_place, quiet
 
 Result = TypeVar("Result")

@@ -15,8 +15,8 @@ from fer_pipeline.cli import app
 from fer_pipeline.commands import doctor
 from fer_pipeline.commands.plan import Planned
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.engine.estimates import Estimate
 from fer_pipeline.health.finding import Finding, Place
+from fer_pipeline.sharding.estimates import Estimate
 
 MB = 1_000_000
 

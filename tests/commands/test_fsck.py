@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.cli import app
-from fer_pipeline.engine.locks import at_work
 from fer_pipeline.health import digests
 from fer_pipeline.health.dvc_config import read_config
+from fer_pipeline.sharding.locks import at_work
 
 
 def md5(content: bytes) -> str:

@@ -101,7 +101,7 @@ def test_only_evaluate_depends_on_a_test_split(graph) -> None:
 
 
 def test_no_learning_code_names_the_test_split(root: Path) -> None:
-    rooms = ("training", "strategies", "mining", "distillation", "networks")
+    rooms = ("training", "strategies", "embedding", "scoring", "mining", "distillation", "networks")
     stages = [root / "fer_pipeline" / "stages" / f"{stage}.py" for stage in WALK[2:9]]
     for file in [*stages, *(file for room in rooms for file in (root / "fer_pipeline" / room).rglob("*.py"))]:
         if file.name == "probe.py":  # it tests on synthetic images that it saved itself

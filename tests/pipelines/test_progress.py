@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.actions import ArtifactCreate
 
 from fer_pipeline.core.progress import progress
-from fer_pipeline.engine.bulletin import Bulletin
+from fer_pipeline.sharding.progress_file import Bulletin
 from pipelines import progress as module
 from pipelines.progress import artifact_key, percent, read_progress, reporting_progress, told
 

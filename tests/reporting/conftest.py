@@ -19,7 +19,7 @@ from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, RecipeSettings, World
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.failures import worst_failures
 from fer_pipeline.evaluation.predictions import Predictions, write_predictions
 from fer_pipeline.reporting import charts

@@ -18,7 +18,7 @@ from fer_pipeline.alignment.warp import template
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings, Resources
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.stages import align
 
 CLASSES = ("anger", "happiness", "neutral")

@@ -11,7 +11,7 @@ from fer_pipeline.artifacts.faces import open_shard, read_faces, write_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.mining import embedding
+from fer_pipeline.embedding import shards as embedding
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import embed
 

@@ -12,7 +12,7 @@ import torch
 from fer_pipeline.artifacts.distilled import Distilled, write_distilled
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
-from fer_pipeline.core.summaries import Summary
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing

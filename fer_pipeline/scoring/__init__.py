@@ -1,0 +1,1 @@
+"""Compute class centroids and compare feature vectors with them by cosine."""

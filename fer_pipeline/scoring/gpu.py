@@ -1,0 +1,113 @@
+"""Batches of half-precision features in, their scores out, by FAISS on a GPU.
+
+Three things happen at the same time: a thread reads the next batch into page-locked memory and starts its copy to the
+GPU on a stream of its own, the GPU searches the batch before, and the processor ranks and writes the one before that.
+What crosses to the GPU is half precision; it is widened there.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int
+from torch import Tensor
+
+from fer_pipeline.scoring.cosine import unit_rows
+from fer_pipeline.scoring.engines import Engine, Parts, Scored, load_faiss, scored_of, sliced
+
+T = TypeVar("T")
+
+READ_AHEAD = 2  # batches: one is being copied, one is being searched
+ROWS = 65536
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Features on their way to the GPU, and the mark on the stream after which they are there; None: they are."""
+
+    features: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class Search:
+    """The unit centroids on one GPU, in an index of FAISS."""
+
+    def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device) -> None:
+        faiss = load_faiss()
+        import_module("faiss.contrib.torch_utils")  # FAISS then takes tensors where they are, on torch's stream
+
+        self.device, self.num_classes = device, len(units)
+        config = faiss.GpuIndexFlatConfig()
+        config.device = device.index
+        self.resources = faiss.StandardGpuResources()  # must outlive the index
+        self.index = faiss.GpuIndexFlatIP(self.resources, units.shape[1], config)
+        self.index.add(torch.from_numpy(units).to(device))
+        self.copies = torch.cuda.Stream(device)
+
+    def upload(self, parts: Parts) -> Upload:
+        """Starts the copy; the parts may be given back as soon as this returns."""
+        rows = sum(len(part) for part in parts)
+        locked = torch.empty((rows, parts[0].shape[1]), dtype=torch.float16, pin_memory=True)
+        np.concatenate(parts, out=locked.numpy())
+        with torch.cuda.stream(self.copies):
+            features = locked.to(self.device, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(self.copies)
+        return Upload(features, arrived)
+
+    def cosines(self, upload: Upload) -> Float32[np.ndarray, "n c"]:
+        """The cosines of what was uploaded; waits for them."""
+        with torch.cuda.device(self.device):
+            stream = torch.cuda.current_stream()
+            if upload.arrived is not None:
+                stream.wait_event(upload.arrived)
+            upload.features.record_stream(stream)
+            wide = upload.features.float()
+            found, order = self.index.search(wide, self.num_classes)
+            return over_lengths(in_order(found, order), wide).cpu().numpy()
+
+
+def in_order(found: Float[Tensor, "n c"], order: Int[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """What FAISS found, best first, put in the order of the classes; NaN where it found nothing and gave -1."""
+    return torch.full_like(found, torch.nan).scatter_(1, order.clamp(min=0), found)
+
+
+def over_lengths(products: Float[Tensor, "n c"], wide: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+    """Products with unit centroids over the lengths of the features: 0 for a zero feature, NaN for one not finite."""
+    lengths = wide.square().sum(dim=1, keepdim=True).sqrt()
+    return products / lengths.masked_fill(lengths == 0, 1.0).masked_fill(lengths.isinf(), torch.nan)
+
+
+@dataclass(frozen=True)
+class GpuEngine(Engine):
+    """FAISS on a GPU; its `stream` overlaps what a plain engine does in turn."""
+
+    search: Search | None = None
+
+    def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, Scored]]:
+        """The scores of batch after batch, read ahead by a thread."""
+        assert self.search is not None
+        waiting, search = iter(batches), self.search
+
+        def load() -> tuple[T, Upload] | None:
+            batch = next(waiting, None)
+            return None if batch is None else (batch[0], search.upload(batch[1]))
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = deque(reader.submit(load) for _ in range(READ_AHEAD))
+            while (loaded := ahead.popleft().result()) is not None:
+                ahead.append(reader.submit(load))
+                yield loaded[0], scored_of(search.cosines(loaded[1]))
+
+
+def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:
+    """The centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
+    chosen = torch.device("cuda", torch.device(device).index or 0) if device != "auto" else torch.device("cuda", 0)
+    search = Search(unit_rows(centroids).astype(np.float32), chosen)
+    fill = sliced(lambda rows: search.cosines(search.upload([rows])), rows=ROWS)
+    return GpuEngine("faiss", len(centroids), fill, search=search)

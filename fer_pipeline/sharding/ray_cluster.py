@@ -1,0 +1,171 @@
+"""Settings in, a Ray that this process has joined out: a running cluster by its address, or a local one of our own.
+
+A local Ray listens on the loopback alone, asks for a token, sends no usage statistics, keeps its files in a short-lived
+folder, and is gone when this process is, however that ends.
+"""
+
+import functools
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.sharding import ray_leftovers
+from fer_pipeline.sharding.devices import environment
+
+ADDRESS = "RAY_ADDRESS"
+SECONDS_TO_ANSWER = 10.0
+OBJECT_STORE_BYTES = 100 * 2**20  # jobs and outcomes are small; Ray would take a third of the memory
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's own way to have no node but this one; read when imported
+SETTINGS = b"\x04"  # the frame that opens an HTTP/2 connection on either side (RFC 9113, 3.4 and 6.5)
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0\0\0\0\0"
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_IGNORE_UNHANDLED_ERRORS": "1"}
+LOGS: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+
+
+@contextmanager
+def joined(resources: Resources) -> Iterator[Any]:
+    """Yields the module `ray`, joined; a Ray that this process has joined before is used and left as it is."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    address = resources.ray.address or os.environ.get(ADDRESS)
+    try:
+        with environment({} if address else LOOPBACK):
+            import ray
+    except ImportError:
+        raise ConfigError(
+            "the backend 'ray' needs Ray: pip install 'fer_pipeline[ray]', or say backend local"
+        ) from None
+    if ray.is_initialized():
+        yield ray
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it speaks before it reads what it is told below
+    with _termination_kept() as keep_termination, _silent(ray):
+        with _joined_by(ray, address) if address else _started(ray, resources):
+            keep_termination()
+            yield ray
+
+
+def answers(address: str) -> bool:
+    """Whether a server of the protocol that Ray speaks (gRPC, over HTTP/2) answers at "host:port".
+
+    Ray itself waits for minutes for one that does not. Where Ray speaks TLS, only whether something listens.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+                return True
+            connection.sendall(HELLO)
+            return connection.recv(9)[3:4] == SETTINGS  # 3 bytes of length, then the kind of the frame
+    except OSError:
+        return False
+
+
+@contextmanager
+def _joined_by(ray: Any, address: str) -> Iterator[None]:
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit() or "/" in address:
+            raise ConfigError(
+                f"the Ray address {address!r} is none; give host:port of the cluster's head (6379 as a rule) or auto"
+            )
+        if not answers(address):
+            raise ConfigError(
+                f"no Ray cluster answers at {address}; start it, mend resources.ray.address or {ADDRESS}, or say "
+                f"backend local"
+            )
+    try:
+        ray.init(address=address, **LOGS)
+    except Exception as error:  # Ray raises what it likes: versions that differ, a token that is missing, no node here
+        raise ConfigError(f"the Ray cluster at {address} cannot be joined: {' '.join(str(error).split())}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _started(ray: Any, resources: Resources) -> Iterator[None]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-")).resolve()
+    script = [sys.executable, "-I", "-S", str(Path(ray_leftovers.__file__).resolve()), str(folder), str(os.getpid())]
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(
+        script, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd="/"
+    ):
+        ours = LOOPBACK | {"RAY_AUTH_TOKEN": _token()}
+        with environment(ours):
+            try:
+                _start(ray, resources, folder)
+                yield
+            finally:
+                ray.shutdown()  # before what is left of it is removed
+
+
+def _start(ray: Any, resources: Resources, folder: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=math.ceil(resources.workers * resources.ray.cpus_per_worker),
+            num_gpus=0 if resources.device == "cpu" else None,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(folder),
+            **LOGS,
+        )
+    except Exception as error:
+        raise ConfigError(f"a local Ray cannot be started: {' '.join(str(error).split())}; say backend local") from None
+
+
+@functools.cache
+def _token() -> str:
+    return secrets.token_hex(32)  # one for the life of this process, since Ray reads it once
+
+
+@contextmanager
+def _termination_kept() -> Iterator[Callable[[], None]]:
+    """Yields what is to be called after Ray has taken SIGTERM for itself, to end this process by a crash."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    meanwhile = _leave if before == signal.SIG_DFL else before
+    try:
+        yield lambda: _handle_termination(meanwhile)
+    finally:
+        _handle_termination(before)
+
+
+def _handle_termination(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _leave(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)  # workers and files are tidied on the way
+
+
+@contextmanager
+def _silent(ray: Any) -> Iterator[None]:
+    """Ray prints pages on standard output for every worker that is lost, whatever it is told; the engine has a line."""
+    inner = ray._private.worker
+    before = getattr(inner, "print_to_stdstream", None)
+    if before is None:
+        yield
+        return
+    inner.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        inner.print_to_stdstream = before

@@ -1,0 +1,338 @@
+"""Jobs on a Ray cluster: the same bytes as here, whoever dies, and one line where no cluster can be had."""
+
+import hashlib
+import http.server
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
+from fer_pipeline.core.settings import DatasetSettings, RaySettings, Resources
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.cards import Card
+from fer_pipeline.networks.checkpoints import save_checkpoint
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.sharding import ray as backend
+from fer_pipeline.sharding import ray_cluster, ray_leftovers
+from fer_pipeline.sharding.jobs import DIED, Job
+from fer_pipeline.stages import align, embed
+
+# Read when Ray is imported: the cluster of these tests lives on the loopback, behind a token.
+os.environ |= ray_cluster.QUIET | ray_cluster.LOOPBACK
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+ray = pytest.importorskip("ray")
+
+SECONDS_TO_START = 120
+SECONDS_TO_END = 30
+CLASSES = ("anger", "fear", "neutral")
+
+MAKERS = """
+import os
+import signal
+import time
+from functools import partial
+
+from fer_pipeline.core.errors import DataError
+
+
+def begin(notes, device):
+    (notes / f"begun-{os.getpid()}").touch()
+    return partial(make, notes)
+
+
+def make(notes, job, path, advance):
+    if job.payload == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.payload == "kill once" and not (notes / "killed").exists():
+        advance(3)
+        (notes / "killed").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.payload == "fault":
+        advance(2)
+        path.write_text("half")
+        raise ValueError("of the\\ndata")
+    if job.payload == "endless":
+        path.write_text("half")
+        while True:
+            time.sleep(0.1)
+            advance(0)
+    path.write_text(f"{job.name}: {os.environ['OMP_NUM_THREADS']} thread in {os.getcwd()}")
+    advance(job.items)
+
+
+def refuse(device):
+    raise DataError("the model is damaged")
+
+
+def die(device):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of one node."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-")).resolve()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head"]
+    options = ["--node-ip-address=127.0.0.1", f"--port={address.rpartition(':')[2]}", "--num-cpus=2", "--num-gpus=0"]
+    more = ["--include-dashboard=false", "--object-store-memory=100000000", f"--temp-dir={folder}"]
+    log = folder / "start.log"
+    try:
+        with log.open("w") as stream:
+            subprocess.run([*command, *options, *more], stdout=stream, stderr=stream, check=True, cwd="/")
+        yield address
+    finally:
+        ray_leftovers.remove(folder, driver=os.getpid())
+
+
+@pytest.fixture
+def makers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    (tmp_path / "makers_of_a_test.py").write_text(MAKERS, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import makers_of_a_test  # pyright: ignore[reportMissingImports]
+
+    ray.cloudpickle.register_pickle_by_value(makers_of_a_test)  # the workers do not find it by its name
+    yield makers_of_a_test
+    ray.cloudpickle.unregister_pickle_by_value(makers_of_a_test)
+    sys.modules.pop("makers_of_a_test")
+
+
+def job(number: int, payload: str = "") -> Job[str]:
+    return Job(f"{number:032x}", f"part-{number:05d}", 7, payload)
+
+
+def resources(address: str | None, *, retries: int = 2, **more: Any) -> Resources:
+    asked = RaySettings(address=address, **more)
+    return Resources(device="cpu", workers=2, backend="ray", retries=retries, ray=asked)
+
+
+def spread(begin: Any, jobs: Any, store: Path, where: Resources, told: list[int]) -> Iterator[Any]:
+    return backend.spread(
+        jobs, begin, store=store, owner="stage@set", resources=where, preload="torch", advance=told.append
+    )
+
+
+def test_every_job_is_made_whoever_dies(tmp_path: Path, cluster: str, makers: ModuleType) -> None:
+    payloads = {2: "fault", 4: "kill once", 6: "kill", 9: "fault"}
+    jobs = [job(number, payloads.get(number, "")) for number in range(14)]
+    told: list[int] = []
+    begin = partial(makers.begin, tmp_path)
+    found = {o.job.name: o.fault for o in spread(begin, jobs, tmp_path / "store", resources(cluster), told)}
+    faults = {"fault": "ValueError: of the data", "kill": DIED}
+    assert found == {one.name: faults.get(one.payload) for one in jobs}
+    assert sum(told) == 7 * len(jobs)
+    store = Store(tmp_path / "store")
+    for one in jobs:
+        assert store.has(one.key) == (one.payload not in faults)
+        if one.payload not in faults:
+            assert store.shard(one.key).read_text() == f"{one.name}: 1 thread in {Path.cwd()}"
+    assert not list((tmp_path / "store").rglob("*.tmp"))
+    # Two workers, and one in the place of each that died: of the one job once, of the other three times. The last may
+    # come too late.
+    assert len(list(tmp_path.glob("begun-*"))) in (2 + 1 + 2, 2 + 1 + 3)
+
+
+def test_the_bytes_are_those_of_local_workers(tmp_path: Path, cluster: str) -> None:
+    """`align`, then `embed` of what it wrote, through the stages themselves."""
+    images = tmp_path / "raw"
+    images.mkdir()
+    for number in range(24):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(images / f"{number:02d}.png")
+    names = "\n".join(f"{number:02d}.png,{CLASSES[number % 3]}" for number in range(24))
+    (tmp_path / "labels.csv").write_text(f"image,emotion\n{names}\n", encoding="utf-8")
+    options = {"csv": "labels.csv", "images": "raw", "label": "emotion"}
+    dataset = DatasetSettings(adapter="csv", path=tmp_path, split="train", options=options)
+    network = NetworkSettings(name="small", width=4, size=32)
+    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=32))
+    save_checkpoint(tmp_path / "model", build(network, len(CLASSES), seed=0), card)
+    settings = {"crop": 32, "prealigned": True, "shard_rows": 6, "cut": "count"}
+    found = {}
+    for kind, where in {"local": Resources(device="cpu", workers=1), "ray": resources(cluster)}.items():
+        place, store = tmp_path / kind, tmp_path / f"store-{kind}"
+        common: dict[str, Any] = {"name": "set", "store": store, "resources": where}
+        align.run(
+            align.Config.model_validate(settings), dataset=dataset, classes=CLASSES, out=place / "faces", **common
+        )
+        made = embed.run(
+            embed.Config(),
+            faces=place / "faces" / "train",
+            model=tmp_path / "model",
+            out=place / "embeddings",
+            **common,
+        )
+        assert made.counts["shards"] == 4
+        found[kind] = hashes(place)
+    assert found["ray"] == found["local"]
+    assert sum(name.endswith((".parquet", ".arrow")) for name in found["ray"]) >= 8
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_run_that_is_left_stops_its_workers(tmp_path: Path, cluster: str, makers: ModuleType) -> None:
+    jobs = [job(0, "endless"), job(1), *(job(number, "endless") for number in range(2, 5))]
+    outcomes = spread(partial(makers.begin, tmp_path), jobs, tmp_path / "store", resources(cluster), [])
+    assert next(outcomes).job.name == "part-00001"
+    await_true(lambda: list((tmp_path / "store" / "shards").rglob("*.tmp")))
+    outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert not list((tmp_path / "store").rglob("*.tmp")), "a shard is left without a trace"
+    await_true(lambda: not any(is_running(int(p.name.removeprefix("begun-"))) for p in tmp_path.glob("begun-*")))
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run(tmp_path: Path, cluster: str, makers: ModuleType) -> None:
+    with pytest.raises(DataError, match="the model is damaged"):
+        list(spread(makers.refuse, [job(0), job(1)], tmp_path / "store", resources(cluster), []))
+    with pytest.raises(PipelineError, match="no worker can load what it needs"):
+        list(spread(makers.die, [job(0)], tmp_path / "store", resources(cluster, retries=0), []))
+
+
+def test_workers_that_never_come_are_not_waited_for(tmp_path: Path, cluster: str, makers: ModuleType) -> None:
+    where = resources(cluster, cpus_per_worker=64, wait_seconds=1)
+    with pytest.raises(ConfigError, match="one asks for 64 CPUs and 0 GPUs, the cluster has 2 and 0 in all"):
+        list(spread(partial(makers.begin, tmp_path), [job(0)], tmp_path / "store", where, []))
+
+
+def test_a_host_that_does_not_see_the_store_is_refused(tmp_path: Path) -> None:
+    begin = partial(pytest.fail, "begun")
+    options: dict[str, Any] = {"owner": "", "folder": tmp_path}
+    begun = backend.Actor(begin, "cpu", tmp_path / "store" / "token", **options).start()
+    assert isinstance(begun.fault, ConfigError)
+    assert f"does not see the store {tmp_path / 'store'}" in str(begun.fault)
+
+
+def test_a_cluster_that_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three calls without an answer; one that is answered between them begins the count anew."""
+    monkeypatch.setattr(backend, "SECONDS_BETWEEN_CALLS", 0)
+    replies = iter([False, False, True, False, False, False])
+    monkeypatch.setattr(backend, "answers", lambda address: next(replies))
+    head = backend._Head("head:6379")
+    for _ in range(5):
+        head.look()
+    with pytest.raises(PipelineError, match=r"head:6379 no longer answers; finished shards are kept"):
+        head.look()
+    assert head.lost
+
+
+@pytest.mark.parametrize("kind", ["nobody", "mute", "another service"])
+def test_an_address_that_does_not_answer_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(ray_cluster, "SECONDS_TO_ANSWER", 0.5)
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        address = f"127.0.0.1:{server.server_address[1]}"
+        if kind == "another service":
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        if kind == "nobody":
+            server.server_close()
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}; .*RAY_ADDRESS"):
+            next(spread(pytest.fail, [job(0)], tmp_path / "store", resources(None), []))
+        if kind == "another service":
+            server.shutdown()
+    assert not ray.is_initialized()
+
+
+def test_a_running_head_answers(cluster: str) -> None:
+    assert ray_cluster.answers(cluster)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:", ":6379"])
+def test_an_address_of_another_form_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ConfigError, match="give host:port"):
+        next(spread(pytest.fail, [job(0)], tmp_path, resources(address), []))
+
+
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="say device cuda instead of 'cuda:1'"):
+        next(spread(pytest.fail, [job(0)], tmp_path, Resources(device="cuda:1", backend="ray"), []))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'fer_pipeline\[ray\]'"):
+        next(spread(pytest.fail, [job(0)], tmp_path, resources("head:6379"), []))
+
+
+def test_nothing_to_make_asks_no_cluster(tmp_path: Path) -> None:
+    assert list(spread(pytest.fail, [], tmp_path, resources("nowhere:1"), [])) == []
+
+
+DRIVER = """
+import os
+import time
+from functools import partial
+from pathlib import Path
+
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.sharding.jobs import Job
+from fer_pipeline.sharding.ray import spread
+
+
+def begin(notes, device):
+    logs = Path(os.readlink("/proc/self/fd/1"))  # <folder of this Ray>/session_…/logs/worker-….out
+    Path(notes, f"worker-{os.getpid()}").write_text(str(logs.parents[2]))
+    return lambda job, path, advance: time.sleep(1000)
+
+
+if __name__ == "__main__":
+    jobs = [Job(f"{number:032x}", "j", 1, None) for number in range(4)]
+    list(spread(jobs, partial(begin, os.getcwd()), store=Path("store"), owner="", preload="torch", advance=print,
+                resources=Resources(device="cpu", workers=2, backend="ray")))
+"""
+
+
+def test_a_ray_of_our_own_ends_with_its_driver(tmp_path: Path) -> None:
+    """Killed without a word: of a dozen processes and their files nothing is left."""
+    (tmp_path / "driver.py").write_text(DRIVER, encoding="utf-8")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    home = tmp_path / "home"
+    home.mkdir()
+    driver = subprocess.Popen(
+        [sys.executable, "driver.py"], cwd=tmp_path, env=plain | {"PYTHONPATH": os.getcwd(), "HOME": str(home)}
+    )
+    await_true(lambda: driver.poll() is not None or len(list(tmp_path.glob("worker-*"))) == 2)
+    assert driver.poll() is None
+    folder = Path(next(tmp_path.glob("worker-*")).read_text())
+    processes = ray_leftovers.processes_of(folder) - {driver.pid}
+    workers = {int(path.name.removeprefix("worker-")) for path in tmp_path.glob("worker-*")}
+    assert processes >= workers
+    assert len(processes) > 4
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    await_true(lambda: not any(is_running(process) for process in processes))
+    await_true(lambda: not folder.exists())
+    assert not list(home.iterdir()), "no token is left in the home folder"
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def await_true(what: Any) -> None:
+    end = time.monotonic() + SECONDS_TO_START
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.1)
