@@ -15,7 +15,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 @pytest.mark.parametrize("file", FILES, ids=IDS)
 def test_a_module_has_one_duty(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 350, "over 350 lines: does it still have one duty?"
+    assert len(text.splitlines()) <= 400, "over 400 lines: does it still have one duty?"
     assert ast.get_docstring(ast.parse(text)) or file.name == "__main__.py", "no module docstring"
     assert file.stem not in FORBIDDEN_NAMES
 
