@@ -9,7 +9,7 @@ from benchmarks.pools import embeddings as of_embeddings
 from benchmarks.pools.folder import MARKER
 from benchmarks.pools.folder import remove as remove_pool
 from fer_pipeline.core.progress import progress
-from fer_pipeline.terminal import faults
+from fer_pipeline.terminal import report_errors
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Makes and removes pools of any size.")
 Rows = Annotated[int, typer.Option(min=1, help="How many faces.")]
@@ -20,7 +20,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same bytes.")]
 @app.command()
 def embeddings(rows: Rows, out: Out, dimensions: Annotated[int, typer.Option(min=1)] = 512, seed: Seed = 0) -> None:
     """Writes embeddings in half precision, in Arrow shards as `embed` writes them."""
-    with faults(), progress("embeddings", rows, "faces") as advance:
+    with report_errors(), progress("embeddings", rows, "faces") as advance:
         of_embeddings.write_pool(out, rows=rows, dimensions=dimensions, seed=seed, advance=advance)
     typer.echo(f"{rows:,} × {dimensions} in {out}; to remove it: python -m benchmarks.pool remove {out}")
 
@@ -39,7 +39,7 @@ def faces(
     """Writes aligned faces of 112 px: `train/part-*.parquet` as `align` writes them, `train.rec` and its `.idx`."""
     from benchmarks.pools.faces import Plan, write_faces
 
-    with faults(), progress("faces", rows, "faces") as advance:
+    with report_errors(), progress("faces", rows, "faces") as advance:
         plan = Plan(name, rows, min(drawn, rows), seed)
         write_faces(out, plan, workers=workers, advance=advance)
     typer.echo(f"{rows:,} faces in {out}; to remove them: python -m benchmarks.pool remove {out}")
@@ -48,7 +48,7 @@ def faces(
 @app.command()
 def remove(folder: Annotated[Path, typer.Argument(help=f"A folder that holds {MARKER}.")]) -> None:
     """Removes a generated pool and nothing else."""
-    with faults():
+    with report_errors():
         freed, left = remove_pool(folder)
     typer.echo(f"{freed / 1e9:.2f} GB removed" + (f"; {len(left)} other files stay in {folder}" if left else ""))
 

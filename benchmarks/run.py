@@ -20,7 +20,7 @@ from benchmarks.harness.records import keep
 from benchmarks.harness.report import COLUMNS, cells
 from benchmarks.harness.rows import Row
 from benchmarks.harness.works import ORDER, available, chosen, run
-from fer_pipeline.terminal import faults
+from fer_pipeline.terminal import report_errors
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Measures ours against the peers, in CPU seconds and in turn, and prints the ratios."""
     console = Console(width=None if sys.stdout.isatty() else 160)
-    with faults():
+    with report_errors():
         if show:
             console.print("\n".join(available()))
             return

@@ -1,14 +1,24 @@
-"""The command line: `--help` answers at once, since what is heavy (torch, DVC, the stages) is imported on use."""
+"""Build the command line from the signatures of the stages and print what they return.
 
+`--help` answers at once, since what is heavy (torch, the stages) is imported on use.
+"""
+
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from fer_pipeline import stage_commands
-from fer_pipeline.stage_commands import PARAMS, STORE, ModelOption, OutOption, ParamsOption, StoreOption
-from fer_pipeline.terminal import faults, say
+from fer_pipeline.commands.check import WALK
+from fer_pipeline.core.settings import PARAMS, STORE
+from fer_pipeline.options import read_command
+from fer_pipeline.terminal import print_summary, report_errors
+
+ParamsOption = Annotated[Path, typer.Option(help="The file of settings.")]
+StoreOption = Annotated[Path, typer.Option(help="Where finished shards and the states of unfinished work are kept.")]
+PARAMS_OPTION = inspect.Parameter("params", inspect.Parameter.KEYWORD_ONLY, default=PARAMS, annotation=ParamsOption)
 
 app = typer.Typer(
     name="fer_pipeline",
@@ -18,10 +28,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-STAGES = "Stages, in walking order"
 COMMANDS = "Commands"
-for _command in stage_commands.COMMANDS:
-    app.command(_command.__name__, rich_help_panel=STAGES)(_command)
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    """A command that runs a stage with the options of its `run`."""
+    command = read_command(Path(__file__).parent / "stages" / f"{stage}.py")
+
+    def run(*, params: Path, **options: Any) -> None:
+        with report_errors():
+            from fer_pipeline.stage_runner import run_stage
+
+            summary = run_stage(stage, options, params=params)
+        print_summary(summary)
+
+    run.__doc__ = command.help
+    run.__signature__ = inspect.Signature([*command.parameters, PARAMS_OPTION])  # pyright: ignore[reportFunctionMemberAccess]
+    return run
+
+
+for _stage in WALK:
+    app.command(_stage, rich_help_panel="Stages, in walking order")(_stage_command(_stage))
 
 
 def main() -> None:
@@ -54,7 +81,7 @@ def init_project(
     force: Annotated[bool, typer.Option(help="Replace the settings that stand there.")] = False,
 ) -> None:
     """Write a checked params.yaml for your own data."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import init
 
         told = init.run(
@@ -80,8 +107,8 @@ def init_project(
 @app.command(rich_help_panel=COMMANDS)
 def predict(
     folder: Annotated[Path, typer.Argument(help="A folder of pictures, or one picture.")],
-    model: ModelOption,
-    out: OutOption,
+    model: Annotated[Path, typer.Option(help="A trained model's folder.")],
+    out: Annotated[Path, typer.Option(help="What is written.")],
     faces: Annotated[
         Literal["all", "largest", "most_central", "highest_score", "reject"],
         typer.Option(help="Which faces of a picture with several."),
@@ -91,17 +118,17 @@ def predict(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
 ) -> None:
     """Find, align and classify every face of any pictures."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import predict as prediction
 
         summary = prediction.run(folder, model=model, out=out, faces=faces, crops=crops, batch=batch, device=device)
-    say(summary)
+    print_summary(summary)
 
 
 @app.command("check", rich_help_panel=COMMANDS)
 def check_settings(params: ParamsOption = PARAMS) -> None:
     """Check every section of the settings without running anything."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import check
 
         typer.echo(check.check(params).line)
@@ -114,7 +141,7 @@ def profile(
     force: Annotated[bool, typer.Option(help="Replace the settings that stand there.")] = False,
 ) -> None:
     """List the papers' settings, or put one of them in place of params.yaml."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import profile as profiles
 
         typer.echo(profiles.listing() if name is None else profiles.put(name, params, force=force))
@@ -123,7 +150,7 @@ def profile(
 @app.command(rich_help_panel=COMMANDS)
 def results(reports: Annotated[Path, typer.Option(help="What `report` wrote.")] = Path("reports")) -> None:
     """Print the results table and where the report lies."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import results as printed
 
         typer.echo(printed.table(reports))
@@ -143,7 +170,7 @@ def plan(
     store: StoreOption = STORE,
 ) -> None:
     """Say before a long run how many shards are missing, how many hours and how much disk they take."""
-    with faults():
+    with report_errors():
         import json
 
         from fer_pipeline.commands import plan as planning
@@ -161,7 +188,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option(help="Tell what would be removed, and remove nothing.")] = False,
 ) -> None:
     """Remove finished shards that no last run uses, and what dead runs left."""
-    with faults():
+    with report_errors():
         from fer_pipeline.commands import prune as pruning
 
         typer.echo(pruning.run(store, dry_run=dry_run))
@@ -178,7 +205,7 @@ def fsck(
     store: StoreOption = STORE,
 ) -> None:
     """Hash DVC's cache, the outputs and the finished shards again; say what is rotten and what heals it."""
-    with faults():
+    with report_errors():
         import json
 
         from fer_pipeline.commands import fsck as checking
@@ -199,7 +226,7 @@ def doctor(
     store: StoreOption = STORE,
 ) -> None:
     """Look at this machine, its versions, GPUs, disks, limits, remote and Prefect server; say what to mend."""
-    with faults():
+    with report_errors():
         import json
 
         from fer_pipeline.commands import doctor as checks

@@ -1,4 +1,4 @@
-"""The terminal: the only place that prints or exits. A fault that a user can mend is one line and exit code 1."""
+"""Print results and errors and exit; nothing else in the package does. An error that a user can correct is one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from fer_pipeline.core.summary import Summary
 
 
 @contextmanager
-def faults() -> Iterator[None]:
-    """Turns a fault into its line and its exit code."""
+def report_errors() -> Iterator[None]:
+    """Prints an error of the block as one line and exits with 1, or with 130 after Ctrl-C."""
     try:
         yield
     except PipelineError as error:
@@ -20,16 +20,16 @@ def faults() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {place}{error.strerror}; what was finished is kept, mend it and run again", err=True)
+        file = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {file}{error.strerror}; finished work is kept, correct this and run again", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; what was finished is kept, run again to go on", err=True)
+        typer.echo("stopped; finished work is kept, run again to continue", err=True)
         raise typer.Exit(130) from None
 
 
-def say(summary: Summary) -> None:
-    """Prints what a stage has to say; exit code 1 where it failed in part."""
+def print_summary(summary: Summary) -> None:
+    """Prints the warnings and the line of a stage; exits with 1 where it failed in part."""
     for warning in summary.warnings:
         typer.secho(f"warning: {warning}", err=True, fg="yellow")
     typer.echo(f"{summary.stage}: {summary.line}")

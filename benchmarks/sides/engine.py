@@ -70,12 +70,12 @@ def nothing_to_do(faces: str, scratch: str, crop: int, seed: int) -> Round:
 
 
 def _embed(faces: Path, model: Path, *, out: Path, store: Path) -> dict[str, int | float]:
-    from fer_pipeline.core.settings import Resources
+    from fer_pipeline.core.settings import ProjectSettings, Resources
     from fer_pipeline.stages import embed
 
-    resources = Resources(device="cpu", workers=1)
+    project = ProjectSettings.model_construct(resources=Resources(device="cpu", workers=1))  # all that embed reads
     options = {"name": "pool", "faces": faces, "model": model, "out": out, "store": store}
-    return embed.run(_config(), resources=resources, **options).counts
+    return embed.run(_config(), project, **options).counts
 
 
 def _config() -> Any:

@@ -110,16 +110,19 @@ def _pictures(folder: Path, *, shards: int, seed: int) -> None:
 
 
 def _run(stage: str, folder: Path) -> int:
-    from fer_pipeline.core.settings import DatasetSettings, Resources
+    from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Resources
     from fer_pipeline.stages import align, embed
 
-    places = {"out": folder / "out", "store": folder / "store", "resources": Resources(device="cpu", workers=WORKERS)}
+    dataset = DatasetSettings(adapter="image_folder", path=folder / "raw", split="train")
+    project = ProjectSettings.model_construct(  # all that the two stages read
+        classes=("anger", "fear"), datasets={"pool": dataset}, resources=Resources(device="cpu", workers=WORKERS)
+    )
+    options = {"name": "pool", "out": folder / "out", "store": folder / "store"}
     if stage == "embed":
-        summary = embed.run(embed.Config(), name="pool", faces=folder / "faces", model=folder / "model", **places)
+        summary = embed.run(embed.Config(), project, faces=folder / "faces", model=folder / "model", **options)
     else:
         config = align.Config(crop=CROP, shard_rows=FACES_A_SHARD["align"], cut="count")
-        dataset = DatasetSettings(adapter="image_folder", path=folder / "raw", split="train")
-        summary = align.run(config, name="pool", dataset=dataset, classes=("anger", "fear"), **places)
+        summary = align.run(config, project, **options)
     return int(summary.counts["made"])
 
 

@@ -15,7 +15,7 @@ import fer_pipeline
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import World, load_params, validate
+from fer_pipeline.core.settings import ProjectSettings, load_params, validate
 
 WALK = (
     "synthesize",
@@ -36,7 +36,7 @@ WALK = (
 class Checked:
     """What the settings say, checked: the shared part, and module and `Config` of every stage."""
 
-    world: World
+    project: ProjectSettings
     configs: dict[str, Any]
     modules: dict[str, ModuleType]
     line: str
@@ -48,7 +48,7 @@ class Ready:
 
     module: ModuleType
     config: Any
-    world: World
+    project: ProjectSettings
 
 
 def check_for(stage: str, params: Path, *, remembered: Path) -> Ready:
@@ -60,11 +60,11 @@ def check_for(stage: str, params: Path, *, remembered: Path) -> Ready:
     if not seal or not remembered.exists() or remembered.read_text(encoding="utf-8") != seal:
         checked = check(params)
         write_text(remembered, seal)
-        return Ready(checked.modules[stage], checked.configs[stage], checked.world)
+        return Ready(checked.modules[stage], checked.configs[stage], checked.project)
     values = load_params(params)
     module = load("fer_pipeline.stages", stage)
     config = validate(module.Config, values[stage], where=f"{params}, {stage}")
-    return Ready(module, config, validate(World, values, where=str(params)))
+    return Ready(module, config, validate(ProjectSettings, values, where=str(params)))
 
 
 def _seal(params: Path) -> str:
@@ -78,53 +78,53 @@ def check(params: Path) -> Checked:
     """Reads and checks the whole file of settings; ConfigError names the first fault."""
     values = load_params(params)
     assert set(available("fer_pipeline.stages")) == set(WALK), "a stage stands outside of the walk"
-    known = {*World.model_fields, *WALK}
+    known = {*ProjectSettings.model_fields, *WALK}
     if unknown := sorted(set(map(str, values)) - known):
         raise ConfigError(f"{params}: unknown section {unknown[0]!r}; known are {', '.join(sorted(known))}")
     if missing := [stage for stage in WALK if stage not in values]:
         raise ConfigError(f"{params}: the section {missing[0]!r} is missing; `{missing[0]}: {{}}` takes the defaults")
-    world = validate(World, values, where=str(params))
+    project = validate(ProjectSettings, values, where=str(params))
     modules = {stage: load("fer_pipeline.stages", stage) for stage in WALK}
     configs = {
         stage: validate(module.Config, values[stage], where=f"{params}, {stage}") for stage, module in modules.items()
     }
-    _sets_agree(params, world, configs)
-    _parts_exist(params, world)
-    _recipes_fit(params, world, modules["train_final"], configs["train_final"])
-    counts = f"{len(world.datasets)} data sets, {len(world.recipes)} recipes, {len(world.seeds)} seeds"
+    _sets_agree(params, project, configs)
+    _parts_exist(params, project)
+    _recipes_fit(params, project, modules["train_final"], configs["train_final"])
+    counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
     line = f"{params}: {counts}, all settings hold"
-    return Checked(world, configs, modules, line)
+    return Checked(project, configs, modules, line)
 
 
-def _sets_agree(params: Path, world: World, configs: dict[str, Any]) -> None:
-    wanted = {world.anchor, *world.pools}
+def _sets_agree(params: Path, project: ProjectSettings, configs: dict[str, Any]) -> None:
+    wanted = {project.anchor, *project.pools}
     if set(configs["embed"].sets) != wanted:
         raise ConfigError(
             f"{params}, embed.sets: found {sorted(configs['embed'].sets)}, "
             f"but the anchor and the pools are {sorted(wanted)}; list just these"
         )
-    if strangers := sorted(set(configs["evaluate"].recipes) - set(world.recipes)):
+    if strangers := sorted(set(configs["evaluate"].recipes) - set(project.recipes)):
         raise ConfigError(
-            f"{params}, evaluate.recipes: no recipe {strangers[0]!r}; choose from {sorted(world.recipes)}"
+            f"{params}, evaluate.recipes: no recipe {strangers[0]!r}; choose from {sorted(project.recipes)}"
         )
     drawn = configs["synthesize"].sets
-    for name, dataset in world.datasets.items():
+    for name, dataset in project.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:
             raise ConfigError(
                 f"{params}, datasets.{name}: no set of that name in synthesize.sets, which draws {sorted(drawn)}"
             )
 
 
-def _parts_exist(params: Path, world: World) -> None:
-    for name, dataset in world.datasets.items():
+def _parts_exist(params: Path, project: ProjectSettings) -> None:
+    for name, dataset in project.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
-        if strangers := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(world.classes)):
-            raise ConfigError(f"{params}, datasets.{name}.classes: {strangers[0]!r} is none of {list(world.classes)}")
+        if strangers := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
+            raise ConfigError(f"{params}, datasets.{name}.classes: {strangers[0]!r} is none of {list(project.classes)}")
 
 
-def _recipes_fit(params: Path, world: World, stage: ModuleType, config: Any) -> None:
-    for name, recipe in world.recipes.items():
+def _recipes_fit(params: Path, project: ProjectSettings, stage: ModuleType, config: Any) -> None:
+    for name, recipe in project.recipes.items():
         try:
             stage.settle(config, recipe, recipe=name)
         except ConfigError as error:

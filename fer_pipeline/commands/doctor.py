@@ -10,7 +10,7 @@ from fer_pipeline.commands.check import check
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import span
-from fer_pipeline.core.settings import Resources, read_world
+from fer_pipeline.core.settings import Resources, read_project
 from fer_pipeline.health import disks, gpus, machine, server, tracking, versions
 from fer_pipeline.health.disks import link_type
 from fer_pipeline.health.dvc_config import read_config
@@ -75,7 +75,7 @@ def settings(params: Path) -> tuple[Finding, Resources]:
     """Whether all settings hold, and the resources in them."""
     try:
         told = check(params).line
-        return Finding("settings", "ok", told), read_world(params).resources
+        return Finding("settings", "ok", told), read_project(params).resources
     except PipelineError as error:
         return Finding(
             "settings", "problem", str(error), f"python -m fer_pipeline check --params {params}"

@@ -65,14 +65,14 @@ def run(
         raise ConfigError(f"{strangers[0]!r} is not planned; choose from {', '.join(STAGES)}")
     for stage in stages or STAGES:
         ready = check_for(stage, params, remembered=store / "memory" / "checked")
-        sets = tuple(ready.world.datasets) if stage == "align" else ready.config.sets
+        sets = tuple(ready.project.datasets) if stage == "align" else ready.config.sets
         for name in names or sets:
             if name not in sets:
                 raise DataError(f"{params} has no set {name!r} for {stage}; it has {', '.join(sorted(sets))}")
             with at_work(store, f"{stage}@{name}"):
                 try:
                     work = _work(ready, stage, name, store=store, faces=faces, model=model)
-                    resources = ready.world.resources
+                    resources = ready.project.resources
                     found = estimate(stage, name, work, store=store, resources=resources, seconds=seconds)
                 except PipelineError as error:
                     found = str(error)
@@ -81,10 +81,8 @@ def run(
 
 
 def _work(ready: Ready, stage: str, name: str, *, store: Path, faces: Path | None, model: Path) -> Work:
-    world = ready.world
     if stage == "align":
-        dataset = world.datasets[name]
-        return ready.module.plan(ready.config, name=name, dataset=dataset, classes=world.classes, store=store)
+        return ready.module.plan(ready.config, ready.project, name=name, store=store)
     place = faces or Path("data/faces") / name / "train"
     return ready.module.plan(ready.config, name=name, faces=place, model=model, store=store)
 

@@ -1,7 +1,7 @@
 """Settings: `params.yaml` in, frozen and checked models out, or one line that says what to mend.
 
 Every stage owns the section of its own name as `class Config(Settings)`. What several stages share (classes, seeds,
-data sets, recipes) stands at the top level and is read as a `World`.
+data sets, recipes) stands at the top level and is read as a `ProjectSettings`.
 """
 
 import re
@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
+PARAMS, STORE = Path("params.yaml"), Path(".store")  # where they lie unless a person says otherwise
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -74,7 +75,7 @@ class RecipeSettings(Settings):
     overrides: dict[str, Any] = {}
 
 
-class World(BaseModel):
+class ProjectSettings(BaseModel):
     """What the stages share: the top level of `params.yaml` without the stages' own sections."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -90,7 +91,7 @@ class World(BaseModel):
     resources: Resources = Resources()
 
     @model_validator(mode="after")
-    def _names_agree(self) -> "World":
+    def _names_agree(self) -> "ProjectSettings":
         if len(self.classes) < 2:
             raise ValueError(f"classes must name at least two expressions, found {list(self.classes)}")
         for key in ("classes", "seeds", "pools", "targets"):
@@ -105,6 +106,18 @@ class World(BaseModel):
         if self.anchor in self.pools:
             raise ValueError(f"the anchor {self.anchor!r} cannot be its own pool; take it out of pools")
         return self
+
+    def dataset(self, name: str) -> DatasetSettings:
+        """The settings of a data set; ConfigError where there is none of that name."""
+        if name not in self.datasets:
+            raise ConfigError(f"no data set {name!r} in the settings; they have {', '.join(sorted(self.datasets))}")
+        return self.datasets[name]
+
+    def recipe(self, name: str) -> RecipeSettings:
+        """The settings of a recipe; ConfigError where there is none of that name."""
+        if name not in self.recipes:
+            raise ConfigError(f"no recipe {name!r} in the settings; they have {', '.join(sorted(self.recipes))}")
+        return self.recipes[name]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -164,6 +177,6 @@ def read_section(model: type[Model], section: str, params: Path) -> Model:
     return validate(model, values[section], where=f"{params}, {section}")
 
 
-def read_world(params: Path) -> World:
+def read_project(params: Path) -> ProjectSettings:
     """What the stages share."""
-    return validate(World, load_params(params), where=str(params))
+    return validate(ProjectSettings, load_params(params), where=str(params))

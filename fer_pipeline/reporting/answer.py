@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.statistics import Interval
 from fer_pipeline.reporting.numbers import listing, plural, points, span
 from fer_pipeline.reporting.results import ALL, CONTROL_OF, Difference
@@ -40,7 +40,7 @@ class Claim:
     control: str
 
 
-def claims(world: World, comparisons: Sequence[Difference], *, baseline: str) -> list[Claim]:
+def claims(world: ProjectSettings, comparisons: Sequence[Difference], *, baseline: str) -> list[Claim]:
     """One claim for every recipe with mined or distilled data, in the order of the settings."""
     found = []
     for recipe, settings in world.recipes.items():
@@ -70,7 +70,7 @@ def _named(claim: Claim, found: Sequence[Claim]) -> str:
     return claim.kind if alone else f"{claim.kind} ({claim.recipe})"
 
 
-def _claim(world: World, comparisons: Sequence[Difference], recipe: str, rows: list[Difference]) -> Claim:
+def _claim(world: ProjectSettings, comparisons: Sequence[Difference], recipe: str, rows: list[Difference]) -> Claim:
     overall = next((row for row in rows if row.target == ALL), rows[-1])
     single = [row for row in rows if row.target != ALL]
     interval = overall.over_seeds
@@ -93,7 +93,7 @@ def _claim(world: World, comparisons: Sequence[Difference], recipe: str, rows: l
     )
 
 
-def _control(world: World, comparisons: Sequence[Difference], recipe: str) -> str:
+def _control(world: ProjectSettings, comparisons: Sequence[Difference], recipe: str) -> str:
     wanted = CONTROL_OF[world.recipes[recipe].use]
     said = []
     for name, settings in world.recipes.items():

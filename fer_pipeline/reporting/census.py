@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,19 @@ class DataSet:
         return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def census(folder: Path, world: World) -> list[DataSet]:
+def census(folder: Path, world: ProjectSettings) -> list[DataSet]:
     """The data sets that were aligned, in the order of the settings."""
     paths = {name: folder / f"{name}.json" for name in world.datasets}
     return [DataSet(name, role(name, world), _splits(path, world)) for name, path in paths.items() if path.exists()]
 
 
-def role(name: str, world: World) -> str:
+def role(name: str, world: ProjectSettings) -> str:
     """What a data set is used for, in words."""
     uses = [("anchor", (world.anchor,)), ("training", (world.train,)), ("pool", world.pools), ("target", world.targets)]
     return ", ".join(word for word, names in uses if name in names) or "unused"
 
 
-def _splits(path: Path, world: World) -> tuple[Split, ...]:
+def _splits(path: Path, world: ProjectSettings) -> tuple[Split, ...]:
     content = read_json(path)
     try:
         return tuple(

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from fer_pipeline.artifacts.mined import ALL_CLASSES
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.reporting import histories, mined, precision, sweep, timings
 from fer_pipeline.reporting.answer import claims, headline
 from fer_pipeline.reporting.charts import Figure, figure
@@ -30,7 +30,9 @@ CONTENTS = (
 )
 
 
-def contents(evidence: Evidence, world: World, resampling: Resampling, *, title: str, baseline: str) -> dict[str, Any]:
+def contents(
+    evidence: Evidence, world: ProjectSettings, resampling: Resampling, *, title: str, baseline: str
+) -> dict[str, Any]:
     """Everything the template names."""
     appearance = looks(world)
     comparisons = evidence.of_metric(METRIC)
@@ -77,7 +79,7 @@ def figures_of(found: dict[str, Any]) -> list[Figure]:
     return [*found["mined_figures"], *distilled, *found["cost_figures"]]
 
 
-def _mining(evidence: Evidence, world: World) -> dict[str, Any]:
+def _mining(evidence: Evidence, world: ProjectSettings) -> dict[str, Any]:
     found = evidence.mined
     if found is None:
         return {"mined": None, "mined_figures": []}
@@ -138,7 +140,7 @@ def _distilled_figures(one: Any) -> list[Figure]:
     )
 
 
-def _cost(evidence: Evidence, world: World) -> dict[str, Any]:
+def _cost(evidence: Evidence, world: ProjectSettings) -> dict[str, Any]:
     appearance = looks(world)
     charts = []
     if evidence.timings:
@@ -212,7 +214,7 @@ def _resampled(targets: list[str], by_subject: list[bool]) -> str:
     return f"whole persons are drawn on {listing(persons)}, faces within each true class on {listing(faces)}"
 
 
-def _warnings(evidence: Evidence, world: World, baseline: str) -> list[str]:
+def _warnings(evidence: Evidence, world: ProjectSettings, baseline: str) -> list[str]:
     every = [(recipe, target) for recipe in world.recipes for target in world.targets]
     missing = [f"{recipe} on {target}" for recipe, target in every if (recipe, target) not in evidence.results]
     said = [f"Not evaluated, so not in here: {listing(missing)}."] if missing else []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fer_pipeline.artifacts.mined import ALL_CLASSES, RANDOM, read_rows
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.reporting.census import DataSet, census
 from fer_pipeline.reporting.distilled import DistilledSet, distilled_sets
 from fer_pipeline.reporting.failures import Gallery, galleries
@@ -65,7 +65,13 @@ class Evidence:
 
 
 def gather(
-    root: Path, world: World, resampling: Resampling, *, baseline: str, faces_per_class: int, failures_per_class: int
+    root: Path,
+    world: ProjectSettings,
+    resampling: Resampling,
+    *,
+    baseline: str,
+    faces_per_class: int,
+    failures_per_class: int,
 ) -> Evidence:
     """Reads everything under the project's folder."""
     data, metrics = root / "data", root / "reports" / "metrics"
@@ -99,7 +105,7 @@ def gather(
     )
 
 
-def _precisions(data: Path, world: World, mined: Mined, sweep: Sweep | None, truth: Truth) -> list[Precision]:
+def _precisions(data: Path, world: ProjectSettings, mined: Mined, sweep: Sweep | None, truth: Truth) -> list[Precision]:
     shared = {"pools": world.pools, "classes": world.classes, "truth": truth}
     found = precisions(mined.rows, kind="mined", by_class=mined.summary["by_class"], **shared)
     if sweep is not None and (data / "mined" / RANDOM).exists():

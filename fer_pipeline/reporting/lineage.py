@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 
 NO_GIT = "not a git checkout"
 
@@ -45,7 +45,7 @@ class Lineage:
     params: str
 
 
-def lineage(root: Path, world: World) -> Lineage:
+def lineage(root: Path, world: ProjectSettings) -> Lineage:
     """Reads what there is; a project without `dvc.lock` has no stages."""
     return Lineage(commit=commit(root), stages=stages(root / "dvc.lock"), params=_params(root / "params.yaml", world))
 
@@ -102,7 +102,7 @@ def _items(entries: list[dict[str, Any]]) -> tuple[Item, ...]:
     )
 
 
-def _params(path: Path, world: World) -> str:
+def _params(path: Path, world: ProjectSettings) -> str:
     if path.exists():
         return path.read_text(encoding="utf-8", errors="replace")
     return yaml.safe_dump(world.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -8,7 +8,7 @@ that no statement rests on colour alone.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 
 INK, MUTED, RULE = "#1d2733", "#5b6675", "#d5dae1"
 BLUE, SKY, VERMILION, ORANGE, GREEN, PURPLE, GREY = (
@@ -33,7 +33,7 @@ class Look:
     marker: str
 
 
-def looks(world: World) -> dict[str, Look]:
+def looks(world: ProjectSettings) -> dict[str, Look]:
     """A look for every recipe, in the order of the settings; the first of a kind takes the kind's colour."""
     found, spare, used = {}, list(SPARE), set()
     for index, (name, settings) in enumerate(world.recipes.items()):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.metrics import METRICS, Metrics, measure
 from fer_pipeline.evaluation.predictions import Predictions, read_predictions
 from fer_pipeline.evaluation.statistics import (
@@ -89,7 +89,7 @@ class Difference:
 Results = dict[tuple[str, str], Result]
 
 
-def load_results(metrics: Path, world: World, resampling: Resampling) -> Results:
+def load_results(metrics: Path, world: ProjectSettings, resampling: Resampling) -> Results:
     """Every result that was evaluated, in the order of the settings."""
     found = {}
     for recipe in world.recipes:
@@ -124,7 +124,7 @@ def result_of(recipe: str, target: str, predictions: Predictions, resampling: Re
     return Result(recipe, target, predictions, seeds, over_seeds, over_samples, replicates)
 
 
-def pairs(world: World, *, baseline: str) -> list[tuple[str, str]]:
+def pairs(world: ProjectSettings, *, baseline: str) -> list[tuple[str, str]]:
     """Which recipes are compared: each with the baseline, then mined and distilled ones with their controls."""
     recipes = world.recipes
     found = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []

@@ -6,7 +6,7 @@ kept in the store under its pictures' bytes, labels and settings: after a crash,
 anywhere, only the rest is made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,7 +26,7 @@ from fer_pipeline.artifacts.input_hashes import Contents
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
-from fer_pipeline.core.settings import DatasetSettings, PlainName, Resources, Settings
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.sharding.jobs import Job, Work
 from fer_pipeline.sharding.run import make_shards
@@ -61,27 +61,34 @@ class Config(AlignmentSettings):
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
     name: str,
-    dataset: DatasetSettings,
-    classes: Sequence[str],
     out: Path,
-    store: Path,
-    resources: Resources,
     census: Path | None = None,
     verify: bool = False,
+    store: Path = STORE,
 ) -> Summary:
-    """Aligns one set. `census` takes a copy of its account, so that a report need not depend on the faces themselves;
-    `verify` reads files again whose hashes are remembered by size, time and inode."""
+    """Find and align the faces of one data set.
+
+    Args:
+        config: The section `align`.
+        project: What all stages share.
+        name: The data set's name in the settings.
+        out: Where the splits of aligned faces are written.
+        census: Where a copy of the set's summary is written, so that a report need not depend on the faces.
+        verify: Hash pictures and finished shards again that look unchanged.
+        store: Where finished shards are kept.
+    """
     cutting = Cutting()
-    planned = plan(config, name=name, dataset=dataset, classes=classes, store=store, verify=verify, cutting=cutting)
+    planned = plan(config, project, name=name, store=store, verify=verify, cutting=cutting)
     made = make_shards(
         "align",
         name,
         planned.jobs,
         planned.begin,
         store=store,
-        resources=resources,
+        resources=project.resources,
         unit=planned.unit,
         total=planned.total,
         allowed_failures=config.allowed_failures,
@@ -106,7 +113,7 @@ def run(
             f"align {name}: no face is left of {planned.total:,} pictures, {told}; look at the data set's settings"
         )
     with replacing_folder(out) as folder:
-        write_set(folder, kept, done, splits, classes)
+        write_set(folder, kept, done, splits, project.classes)
     if census is not None:
         write_bytes(census, (out / "summary.json").read_bytes())
     counts: dict[str, int | float] = {"samples": planned.total, "faces": faces, "rejected": sum(reasons.values())}
@@ -118,16 +125,16 @@ def run(
 
 def plan(
     config: Config,
+    project: ProjectSettings,
     *,
     name: str,
-    dataset: DatasetSettings,
-    classes: Sequence[str],
     store: Path,
     verify: bool = False,
     cutting: Cutting | None = None,
 ) -> Work:
     """The shards of one set, as jobs; `cutting` keeps what is met while they are cut."""
-    shards = ShardSettings(name, tuple(classes), config.format, config.quality)
+    dataset, classes = project.dataset(name), project.classes
+    shards = ShardSettings(name, classes, config.format, config.quality)
     chosen = SetPlan(name, dataset, config.alignment(name), shards, config.shard_rows, config.cut)
     labels = LabelMap(dataset, classes, name=name)
     total = check(chosen, labels)

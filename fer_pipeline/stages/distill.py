@@ -17,7 +17,7 @@ from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json, write_text
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, Resources
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
@@ -42,16 +42,26 @@ class Config(DistillSettings):
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
+    name: str,
     source: Path,
     model: Path,
-    classes: Sequence[str],
-    seed: int,
     out: Path,
-    store: Path,
-    resources: Resources,
+    store: Path = STORE,
 ) -> Summary:
-    """Distils the images under `source`, a folder of auxiliary shards or a faces split, into `out`."""
+    """Distil a set of faces to a few synthetic ones.
+
+    Args:
+        config: The section `distill`.
+        project: What all stages share.
+        name: The distilled set's name in the settings.
+        source: The faces to distil: auxiliary shards or a split of aligned faces.
+        model: The folder of the primitive learner.
+        out: Where images, step sizes, previews and history are written.
+        store: Where finished work and the state of unfinished work are kept.
+    """
+    classes, seed, resources = project.classes, project.seeds[0], project.resources
     classifier = load_checkpoint(model, classes=classes, device=resources.device)
     images = read_source(
         source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out_faces(model)
@@ -66,7 +76,7 @@ def run(
         "model_sha256": file_sha256(model / "weights.safetensors"),
     }
     key = fingerprint("distill", about, list(classes), classifier.card)
-    shelf = Store(store, owner=f"distill@{out.name}")
+    shelf = Store(store, owner=f"distill@{name}")
     reused = shelf.make_folder(
         key, lambda folder: _make(folder, config, images, classifier, seed, shelf.state("distill", key), about)
     )

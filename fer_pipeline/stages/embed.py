@@ -21,7 +21,7 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.core.settings import PlainName, Resources, Settings
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.embedding.faces import look_at
 from fer_pipeline.embedding.features import VERSION, Precision
@@ -45,17 +45,27 @@ class Config(Settings):
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
     name: str,
     faces: Path,
     model: Path,
     out: Path,
-    store: Path,
-    resources: Resources,
     verify: bool = False,
+    store: Path = STORE,
 ) -> Summary:
-    """Embeds one set. Shards that fail are reported after the others are finished; `verify` reads files again whose
-    hashes are remembered by size, time and inode."""
+    """Write the primitive learner's features of one set.
+
+    Args:
+        config: The section `embed`.
+        project: What all stages share.
+        name: The data set's name in the settings.
+        faces: A split of aligned faces.
+        model: The folder of the primitive learner.
+        out: Where a shard of features is written for each shard of faces.
+        verify: Hash faces and finished shards again that look unchanged.
+        store: Where finished shards are kept.
+    """
     planned = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
     made = make_shards(
         "embed",
@@ -63,7 +73,7 @@ def run(
         planned.jobs,
         planned.begin,
         store=store,
-        resources=resources,
+        resources=project.resources,
         unit=planned.unit,
         total=planned.total,
         allowed_failures=config.allowed_failures,

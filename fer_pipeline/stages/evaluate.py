@@ -21,7 +21,7 @@ from fer_pipeline.artifacts.faces import encode, iter_faces, read_classes, read_
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_json, write_text
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, Resources, Settings
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.failures import Failure, worst_failures
 from fer_pipeline.evaluation.metrics import METRICS
@@ -43,33 +43,40 @@ class Config(Settings):
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
     recipe: str,
     target: str,
     models: Path,
     faces: Path,
-    classes: Sequence[str],
-    seeds: Sequence[int],
     out: Path,
-    resources: Resources,
     metrics: Path | None = None,
 ) -> Summary:
-    """Measures every seed of `models/<seed>` on the target's faces, the folder of a test split.
+    """Measure the models of one recipe on the test split of one target.
 
-    `metrics` takes the main figures alone, for `dvc metrics`.
+    Args:
+        config: The section `evaluate`.
+        project: What all stages share.
+        recipe: The recipe's name in the settings.
+        target: The target set's name in the settings.
+        models: The recipe's models, one folder a seed.
+        faces: The target's test split of aligned faces.
+        out: Where metrics, predictions and mistakes are written.
+        metrics: Where the main figures alone are written, for `dvc metrics`.
     """
+    classes, seeds = project.classes, project.seeds
     split = find_split(faces)
     face_id, labels, subjects, unlabelled = labelled_faces(split, classes=classes)
     rows = []
     with progress(f"evaluate {recipe} on {target}", len(seeds) * (len(labels) + unlabelled), "faces") as advance:
         for seed in seeds:
-            classifier = load_checkpoint(models / str(seed), classes=classes, device=resources.device)
+            classifier = load_checkpoint(models / str(seed), classes=classes, device=project.resources.device)
             parts = []
             for batch in iter_faces(split, config.batch_size):
                 parts.append(classifier.predict(batch.images)[batch.labels >= 0])
                 advance(len(batch))
             rows.append(checked(np.concatenate(parts), models / str(seed)))
-    predictions = Predictions(tuple(classes), tuple(seeds), face_id, labels, subjects, np.stack(rows))
+    predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows))
     found = summarise(predictions, draws=config.bootstrap, seed=config.bootstrap_seed, by_subject=config.by_subject)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:

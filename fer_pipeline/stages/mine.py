@@ -15,6 +15,7 @@ from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_ta
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.mining.calibration import Calibration, Estimator, calibrate
 from fer_pipeline.mining.margin import find_thresholds, passes
@@ -49,8 +50,16 @@ class Config(MarginRule):
     empty_class: Literal["warn", "error"] = "warn"
 
 
-def run(config: Config, *, scores: Path, pools: Sequence[str], classes: Sequence[str], seed: int, out: Path) -> Summary:
-    """Mines all pools together."""
+def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) -> Summary:
+    """Apply the margin rule to all pools together.
+
+    Args:
+        config: The section `mine`.
+        project: What all stages share.
+        scores: The folder with a folder of scores for each pool.
+        out: Where mined and random faces, the sweep and a summary are written.
+    """
+    classes, pools, seed = project.classes, project.pools, project.seeds[0]
     caps = config.caps(classes)
     listed = read_exclusions(config.exclude, sha256=config.exclude_sha256)
     by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}

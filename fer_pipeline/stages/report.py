@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_text
-from fer_pipeline.core.settings import Settings, World
+from fer_pipeline.core.settings import ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.reporting.contents import contents, figures_of
 from fer_pipeline.reporting.evidence import gather
@@ -33,18 +33,25 @@ class Config(Settings):
     by_subject: bool = True  # draw persons where they are known; else faces within each class
 
 
-def run(config: Config, *, root: Path, world: World, out: Path) -> Summary:
-    """Writes the report of the project in `root`."""
+def run(config: Config, project: ProjectSettings, *, out: Path, root: Path = Path(".")) -> Summary:
+    """Write the tables, the figures and the page.
+
+    Args:
+        config: The section `report`.
+        project: What all stages share.
+        out: Where `index.html`, `tables` and `figures` are written.
+        root: The folder of the project whose results are shown.
+    """
     resampling = Resampling(config.bootstrap, config.bootstrap_seed, config.by_subject)
     evidence = gather(
         root,
-        world,
+        project,
         resampling,
         baseline=config.baseline,
         faces_per_class=config.faces_per_class,
         failures_per_class=config.failures_per_class,
     )
-    found = contents(evidence, world, resampling, title=config.title, baseline=config.baseline)
+    found = contents(evidence, project, resampling, title=config.title, baseline=config.baseline)
     page = render(**found)
     with replacing_folder(out / "tables") as folder:
         write_tables(folder, evidence)

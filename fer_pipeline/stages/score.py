@@ -15,7 +15,7 @@ from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, writ
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.core.settings import ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
@@ -34,16 +34,26 @@ class Config(Settings):
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
     pool: str,
     anchor_embeddings: Path,
     pool_embeddings: Path,
     model: Path,
-    classes: Sequence[str],
     out: Path,
-    resources: Resources,
 ) -> Summary:
-    """Scores one pool and the held-out anchor faces."""
+    """Compare one pool and the held-out anchor faces with every class centroid.
+
+    Args:
+        config: The section `score`.
+        project: What all stages share.
+        pool: The pool's name in the settings.
+        anchor_embeddings: The anchor's features.
+        pool_embeddings: The pool's features.
+        model: The folder of the primitive learner.
+        out: Where centroids, cosines and a summary are written.
+    """
+    classes = project.classes
     check_classes(model, classes)
     anchor, shards = embedding_paths(anchor_embeddings), embedding_paths(pool_embeddings)
     check_models(model, {anchor_embeddings: anchor, pool_embeddings: shards})
@@ -52,10 +62,10 @@ def run(
     parts = (FIT, VALIDATION) if config.centroids == "fit+validation" else (FIT,)
     members = ((batch.vector, labels) for batch, labels in labelled(anchor, split, parts))
     vectors, counts = class_centroids(members, classes=classes)
-    engine = make_engine(config.engine, vectors, device=resources.device)
+    engine = make_engine(config.engine, vectors, device=project.resources.device)
 
     with replacing_folder(out) as folder, progress(f"score {pool}", None, "faces") as advance:
-        write_centroids(folder, Centroids(vectors, counts, tuple(classes)))
+        write_centroids(folder, Centroids(vectors, counts, classes))
         heldout = (
             (Block(pa.chunked_array([batch.face_id]), (batch.vector,)), labels)
             for batch, labels in labelled(anchor, split, (HELD_OUT,))
@@ -69,7 +79,7 @@ def run(
             schema=score_schema(classes),
             engine=engine,
             dimensions=vectors.shape[1],
-            workers=resources.workers,
+            workers=project.resources.workers,
         ):
             found += tally
             advance(tally.faces)

@@ -19,7 +19,7 @@ from fer_pipeline.artifacts.faces import read_classes
 from fer_pipeline.artifacts.mined import MINED, RANDOM, read_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
-from fer_pipeline.core.settings import Settings
+from fer_pipeline.core.settings import ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 
 
@@ -30,10 +30,21 @@ class Config(Settings):
 
 
 def run(
-    config: Config, *, pool: str, mined: Path, faces: Path, classes: Sequence[str], out: Path, control: Path
+    config: Config, project: ProjectSettings, *, pool: str, mined: Path, faces: Path, out: Path, control: Path
 ) -> Summary:
-    """Writes the mined and the random faces of one pool."""
-    if tuple(classes) != read_classes(faces):
+    """Write the mined and the random faces of one pool as image shards.
+
+    Args:
+        config: The section `shard`.
+        project: What all stages share.
+        pool: The pool's name in the settings.
+        mined: What `mine` wrote.
+        faces: The pool's split of aligned faces.
+        out: Where the mined faces are written.
+        control: Where the random faces are written.
+    """
+    classes = project.classes
+    if classes != read_classes(faces):
         raise DataError(
             f"{faces} holds the classes {', '.join(read_classes(faces))}, expected {', '.join(classes)}; rerun align"
         )

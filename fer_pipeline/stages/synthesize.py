@@ -17,7 +17,7 @@ from pydantic import Field
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import replacing_folder
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, Settings
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.synthesis.records import data_table, part_path, truth_table, write_table
 from fer_pipeline.synthesis.sets import Row, SetSettings, Studio, Turn, parts
@@ -38,14 +38,22 @@ TURNS_PER_CALL = 50  # so few that all workers end together, also in a set of on
 _studio: Studio | None = None  # in a worker
 
 
-def run(config: Config, *, name: str, seed: int, out: Path, truth: Path) -> Summary:
-    """Draws the set `name` into the folder `out` and its truth into the file `truth`."""
+def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth: Path) -> Summary:
+    """Draw one set of the demo world.
+
+    Args:
+        config: The section `synthesize`.
+        project: What all stages share.
+        name: The set's name in the settings.
+        out: The folder of pictures that is written.
+        truth: Where the truth about the portraits is written, apart from them.
+    """
     if name not in config.sets:
         raise ConfigError(f"synthesize: there is no set {name!r}; params has the sets {', '.join(sorted(config.sets))}")
     settings = config.sets[name]
     for style in settings.styles:
         find_style(style, config.styles)
-    studio = Studio(settings, seed=seed, name=name, size=config.size, styles=config.styles)
+    studio = Studio(settings, seed=project.seeds[0], name=name, size=config.size, styles=config.styles)
     turns = studio.turns()
     with replacing_folder(out) as folder:
         with progress(f"synthesize {name}", len(turns), "portraits") as advance:

@@ -31,7 +31,7 @@ from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import RecipeSettings, Resources, Settings, validate
+from fer_pipeline.core.settings import STORE, ProjectSettings, RecipeSettings, Resources, Settings, validate
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.devices import resolve_device
@@ -93,21 +93,29 @@ class Task:
 
 def run(
     config: Config,
+    project: ProjectSettings,
     *,
     recipe: str,
-    settings: RecipeSettings,
     labelled: Path,
     extra: Path,
-    classes: Sequence[str],
-    seeds: Sequence[int],
     out: Path,
     timings: Path,
-    store: Path,
-    resources: Resources,
+    store: Path = STORE,
 ) -> Summary:
-    """Trains one model a seed into `out/<seed>`; those that the store has are linked. Seconds go to `timings`."""
+    """Train the final models of one recipe, one for every seed.
+
+    Args:
+        config: The section `train_final`.
+        project: What all stages share.
+        recipe: The recipe's name in the settings.
+        labelled: The train split of the labelled set.
+        extra: The data that the recipe uses beside it.
+        out: Where a model is written for each seed; those that the store has are linked.
+        timings: Where the seconds per epoch are written.
+        store: Where finished models and the states of unfinished ones are kept.
+    """
+    settings, classes, seeds, resources = project.recipe(recipe), project.classes, project.seeds, project.resources
     own, options = settle(config, settings, recipe=recipe)
-    classes = tuple(classes)
     warnings = _unequal(config, own)
     if (counts := class_counts(settings.use, extra, classes=classes)) is not None:
         warnings += _check_empty(counts, classes, extra, own.empty_class)

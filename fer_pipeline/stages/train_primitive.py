@@ -5,7 +5,7 @@ time. `validation` chooses the epoch; `heldout` is neither trained on nor in the
 mining can be estimated on it. Which face is in which part stands in `split.parquet` beside the checkpoint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.files import file_sha256, fresh_folder
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.core.settings import STORE, ProjectSettings, Resources, Settings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.settings import NetworkSettings
@@ -72,17 +72,17 @@ class Config(Settings):
         return self
 
 
-def run(
-    config: Config,
-    *,
-    faces: Path,
-    classes: Sequence[str],
-    seed: int,
-    out: Path,
-    store: Path,
-    resources: Resources,
-) -> Summary:
-    """Trains on the split in `faces` and writes checkpoint, history and `split.parquet` into `out`."""
+def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, store: Path = STORE) -> Summary:
+    """Train the primitive learner on the anchor.
+
+    Args:
+        config: The section `train_primitive`.
+        project: What all stages share.
+        faces: The anchor's train split of aligned faces.
+        out: Where checkpoint, history and `split.parquet` are written.
+        store: Where finished trainings and the state of an unfinished one are kept.
+    """
+    classes, seed, resources = project.classes, project.seeds[0], project.resources
     weights_sha256 = file_sha256(config.weights.path) if config.weights and config.weights.path.is_file() else None
     data = {"faces": folder_sha256(faces)}
     key = fingerprint("train_primitive", VERSION, config, list(classes), seed, data, weights_sha256)

@@ -30,7 +30,7 @@ def test_a_stage_gets_its_own_settings(params: Path, tmp_path: Path) -> None:
     first = check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
     again = check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
     assert first.config.value == again.config.value == 0.31
-    assert first.world == again.world
+    assert first.project == again.project
 
 
 def test_a_fault_in_a_later_stage_is_told_by_an_earlier_one(params: Path, tmp_path: Path) -> None:

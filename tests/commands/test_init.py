@@ -18,7 +18,7 @@ from fer_pipeline.commands.guess import Wishes, guess_csv
 from fer_pipeline.commands.survey import Source, name_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.plugins import load
-from fer_pipeline.core.settings import read_world
+from fer_pipeline.core.settings import read_project
 
 CLASSES = "anger,happiness,sadness"
 LABELS = ("Angry", "happy", "SADNESS")
@@ -112,12 +112,12 @@ def test_the_sample_faces(sample_faces: Path, root: Path, tmp_path: Path, monkey
         drop_outside=True,
         params=params,
     )
-    world = read_world(params)
-    assert (world.anchor, world.train, world.pools, world.targets) == ("lfw", "lfw", ("pool",), ("lfw", "movies"))
-    assert world.datasets["lfw"].path == sample_faces / "lfw"
-    assert world.datasets["pool"].path == sample_faces / "pool" / "pool.rec"
+    read = read_project(params)
+    assert (read.anchor, read.train, read.pools, read.targets) == ("lfw", "lfw", ("pool",), ("lfw", "movies"))
+    assert read.datasets["lfw"].path == sample_faces / "lfw"
+    assert read.datasets["pool"].path == sample_faces / "pool" / "pool.rec"
     assert yaml.safe_load(params.read_text())["align"]["sets"] == {"pool": {"prealigned": True}}
-    assert world.datasets["movies"].classes == {"disgust": None, "fear": None}
+    assert read.datasets["movies"].classes == {"disgust": None, "fear": None}
     rows = [line.split() for line in told.splitlines()]
     assert ["lfw", "anchor+target", "train", "465", "55", "150", "24", "86", "150"] in rows
     assert ["lfw", "anchor+target", "test", "416", "21", "150", "28", "67", "150"] in rows
@@ -137,13 +137,13 @@ def test_what_is_written_is_what_the_stages_read(call: Init) -> None:
     assert settings["synthesize"]["sets"] == settings["align"]["sets"] == {}
     assert settings["recipes"]["baseline"]["data"] == "data/faces/anchor/train"
     assert "data/faces/anchor" not in json.dumps(settings["recipes"]["vas"])
-    for name, dataset in checked.world.datasets.items():
+    for name, dataset in checked.project.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         samples = list(adapter.samples(dataset.path, adapter.Options.model_validate(dataset.options)))
         splits = {sample.split or dataset.split for sample in samples}
         assert splits == {"anchor": {"train", "test"}, "wild": {"test"}, "pool": {"train"}}[name]
         mapped = {dataset.classes.get(s.label, s.label) for s in samples if s.label is not None}
-        assert mapped <= set(checked.world.classes)
+        assert mapped <= set(checked.project.classes)
 
 
 def test_labels_are_mapped_by_name(call: Init) -> None:

@@ -15,13 +15,14 @@ from fer_pipeline.alignment.warp import moved, similarity, template
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.commands import predict
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import DatasetSettings, Resources
+from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.stages import align
+from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIDE = 48
@@ -63,14 +64,13 @@ def photographs(sample_faces: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def aligned(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same portraits through the stage `align`, with a border that is not the default."""
     root = tmp_path_factory.mktemp("aligned")
+    photos = DatasetSettings(adapter="image_folder", path=photographs, split="test", options={"levels": []})
     align.run(
         align.Config(crop=SIDE, border="constant"),
+        project_settings(classes=CLASSES, datasets={"people": photos}),
         name="people",
-        dataset=DatasetSettings(adapter="image_folder", path=photographs, split="test", options={"levels": []}),
-        classes=CLASSES,
         out=root / "out",
         store=root / "store",
-        resources=Resources(device="cpu", workers=1),
     )
     return root / "out" / "test"
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import DatasetSettings, Settings, World, read_section, read_world
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Settings, read_project, read_section
 
 
 class Inner(Settings):
@@ -75,11 +75,11 @@ def test_settings_are_frozen() -> None:
 )
 def test_impossible_worlds_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        read_world(write(tmp_path, world(**changes)))
+        read_project(write(tmp_path, world(**changes)))
     assert "\n" not in str(caught.value)
 
 
 def test_world_reads_what_was_written(tmp_path: Path) -> None:
-    read = read_world(write(tmp_path, world()))
-    assert isinstance(read, World)
+    read = read_project(write(tmp_path, world()))
+    assert isinstance(read, ProjectSettings)
     assert read.datasets["p"] == DatasetSettings(adapter="csv", path=Path("y"))

@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.distilled import Distilled, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
-from fer_pipeline.core.settings import DatasetSettings, RecipeSettings, World
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, RecipeSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.failures import worst_failures
 from fer_pipeline.evaluation.predictions import Predictions, write_predictions
@@ -52,9 +52,9 @@ class Project:
     odd_name: str = ""
 
     @property
-    def world(self) -> World:
+    def world(self) -> ProjectSettings:
         names = dict.fromkeys(["studio", *self.pools, *self.targets])
-        return World(
+        return ProjectSettings(
             classes=self.classes,
             seeds=self.seeds,
             anchor="studio",
@@ -320,9 +320,7 @@ class Reported:
 def write_report(project: Project, **settings: Any) -> Reported:
     """Runs the stage."""
     out = project.root / "reports"
-    summary = report.run(
-        report.Config(**{"bootstrap": 200, **settings}), root=project.root, world=project.world, out=out
-    )
+    summary = report.run(report.Config(**{"bootstrap": 200, **settings}), project.world, out=out, root=project.root)
     return Reported(project, (out / "index.html").read_text(encoding="utf-8"), summary)
 
 

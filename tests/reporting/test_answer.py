@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.core.settings import DatasetSettings, RecipeSettings, World
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, RecipeSettings
 from fer_pipeline.evaluation.statistics import Interval
 from fer_pipeline.reporting.answer import claims, headline
 from fer_pipeline.reporting.forest import forest
@@ -14,10 +14,10 @@ from fer_pipeline.reporting.results import ALL, Difference
 NAMES = {"baseline": "labelled", "vas": "mined", "das": "distilled", "random_vas": "random"}
 
 
-def world(**recipes: str) -> World:
+def world(**recipes: str) -> ProjectSettings:
     sets = {name: DatasetSettings(adapter="csv", path=Path(name)) for name in ("a", "p", "t", "u")}
     made = {name: RecipeSettings(use=use, data=Path("d")) for name, use in (recipes or NAMES).items()}
-    return World(
+    return ProjectSettings(
         classes=("x", "y"),
         seeds=(1, 2),
         anchor="a",

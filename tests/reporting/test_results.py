@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import World
+from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.predictions import Predictions
 from fer_pipeline.reporting.results import Resampling, best_recipe, differences, pairs, result_of
 
@@ -118,7 +118,7 @@ def test_different_faces_cannot_be_compared(whole: Any) -> None:
 
 
 def test_pairs_are_baseline_then_controls(whole: Any) -> None:
-    world: World = whole.project.world
+    world: ProjectSettings = whole.project.world
     assert pairs(world, baseline="baseline") == [
         ("vas", "baseline"),
         ("das", "baseline"),

@@ -33,6 +33,7 @@ from fer_pipeline.sharding import ray as backend
 from fer_pipeline.sharding import ray_cluster, ray_leftovers
 from fer_pipeline.sharding.jobs import DIED, Job
 from fer_pipeline.stages import align, embed
+from tests.project import project_settings
 
 # Read when Ray is imported: the cluster of these tests lives on the loopback, behind a token.
 os.environ |= ray_cluster.QUIET | ray_cluster.LOOPBACK
@@ -170,16 +171,17 @@ def test_the_bytes_are_those_of_local_workers(tmp_path: Path, cluster: str) -> N
     found = {}
     for kind, where in {"local": Resources(device="cpu", workers=1), "ray": resources(cluster)}.items():
         place, store = tmp_path / kind, tmp_path / f"store-{kind}"
-        common: dict[str, Any] = {"name": "set", "store": store, "resources": where}
-        align.run(
-            align.Config.model_validate(settings), dataset=dataset, classes=CLASSES, out=place / "faces", **common
-        )
+        project = project_settings(classes=CLASSES, datasets={"set": dataset}, resources=where)
+        config = align.Config.model_validate(settings)
+        align.run(config, project, name="set", out=place / "faces", store=store)
         made = embed.run(
             embed.Config(),
+            project,
+            name="set",
             faces=place / "faces" / "train",
             model=tmp_path / "model",
             out=place / "embeddings",
-            **common,
+            store=store,
         )
         assert made.counts["shards"] == 4
         found[kind] = hashes(place)

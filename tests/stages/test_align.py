@@ -17,9 +17,10 @@ from fer_pipeline.alignment import planning
 from fer_pipeline.alignment.warp import template
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import DatasetSettings, Resources
+from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.stages import align
+from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 PREALIGNED = {"crop": 32, "prealigned": True, "shard_rows": 4, "cut": "count", "format": "png"}
@@ -54,12 +55,14 @@ def run(root: Path, place: Path, *, store: Path | None = None, workers: int = 1,
     settings = {**PREALIGNED, **changes.pop("config", {})}
     return align.run(
         align.Config.model_validate(settings),
+        project_settings(
+            workers=workers,
+            classes=changes.pop("classes", CLASSES),
+            datasets={"set": changes.pop("dataset", None) or dataset(root)},
+        ),
         name="set",
-        dataset=changes.pop("dataset", None) or dataset(root),
-        classes=changes.pop("classes", CLASSES),
         out=place / "out",
         store=store or place / "store",
-        resources=Resources(device="cpu", workers=workers),
         **changes,
     )
 

@@ -11,8 +11,8 @@ from fer_pipeline.artifacts.embeddings import embedding_paths
 from fer_pipeline.artifacts.faces import face_schema, open_shard, write_parquet
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.stages import embed
+from tests.project import project_settings
 
 SWAPPED = "part-00001.parquet"
 
@@ -60,18 +60,18 @@ def test_a_harmed_shard_is_told_and_the_others_are_made(
     tmp_path: Path, small_faces, small_primitive, harm, told
 ) -> None:
     faces, model = small_faces("street", [12, 12, 12]), small_primitive()
-    options = {"name": "street", "faces": faces, "model": model, "resources": Resources(device="cpu", workers=1)}
-    embed.run(embed.Config(), out=tmp_path / "whole", store=tmp_path / "elsewhere", **options)
+    options = {"name": "street", "faces": faces, "model": model}
+    embed.run(embed.Config(), project_settings(), out=tmp_path / "whole", store=tmp_path / "elsewhere", **options)
     sound = (faces / SWAPPED).read_bytes()
     harm(faces / SWAPPED)
     with pytest.raises(DataError, match=told) as raised:
-        embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
+        embed.run(embed.Config(), project_settings(), out=tmp_path / "out", store=tmp_path / "store", **options)
     assert SWAPPED in str(raised.value)
     assert "2 shards made, 0 reused, 1 failed" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
     (faces / SWAPPED).write_bytes(sound)
-    mended = embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
+    mended = embed.run(embed.Config(), project_settings(), out=tmp_path / "out", store=tmp_path / "store", **options)
     assert (mended.counts["made"], mended.counts["reused"]) == (1, 2)
     assert [file_sha256(path) for path in embedding_paths(tmp_path / "out")] == [
         file_sha256(path) for path in embedding_paths(tmp_path / "whole")

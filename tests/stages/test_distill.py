@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.distilled import read_distilled, read_saved
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import read_json
-from fer_pipeline.core.settings import Resources, validate
+from fer_pipeline.core.settings import validate
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.distillation.unrolled import cross_entropy_of, logits_of, train, trainable
 from fer_pipeline.networks.backbones import build
@@ -28,6 +28,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.stages import distill
 from fer_pipeline.stages.distill import Config
+from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIDE = 16
@@ -85,13 +86,12 @@ def _config(**changes: Any) -> Config:
 def _run(world: Path, root: Path, **changes: Any) -> Summary:
     return distill.run(
         _config(**changes),
+        project_settings(classes=CLASSES, seeds=(3,)),
+        name="out",
         source=world / "faces",
         model=world / "model",
-        classes=CLASSES,
-        seed=3,
         out=root / "out",
         store=root / "store",
-        resources=Resources(device="cpu"),
     )
 
 
@@ -302,13 +302,12 @@ def test_held_out_anchor_faces_are_left_out(world: Path, tmp_path: Path) -> None
     pq.write_table(pa.table(parts), model / "split.parquet")
     summary = distill.run(
         _config(outer_epochs=1),
+        project_settings(classes=CLASSES, seeds=(3,)),
+        name="out",
         source=world / "faces",
         model=model,
-        classes=CLASSES,
-        seed=3,
         out=tmp_path / "out",
         store=tmp_path / "store",
-        resources=Resources(device="cpu"),
     )
     assert summary.counts["source_images"] == 58
     assert summary.counts["left_out_held_out"] == 2

@@ -10,12 +10,12 @@ from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings
 from fer_pipeline.artifacts.faces import open_shard, read_faces, write_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.embedding import shards as embedding
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import embed
+from tests.project import project_settings
 
-ONE = Resources(device="cpu", workers=1)
+ONE = project_settings()
 
 
 def vectors(folder: Path) -> tuple[list[str], np.ndarray]:
@@ -29,9 +29,9 @@ def hashes(folder: Path) -> list[str]:
 
 def test_features_equal_the_plain_network(tmp_path: Path, small_faces, small_primitive) -> None:
     faces, model = small_faces("street", [30, 20]), small_primitive()
-    options = {"name": "street", "faces": faces, "model": model, "resources": ONE, "store": tmp_path / "store"}
-    fused = embed.run(embed.Config(batch_size=7), out=tmp_path / "fused", **options)
-    embed.run(embed.Config(batch_size=50, fuse=False), out=tmp_path / "plain", **options)
+    options = {"name": "street", "faces": faces, "model": model, "store": tmp_path / "store"}
+    fused = embed.run(embed.Config(batch_size=7), ONE, out=tmp_path / "fused", **options)
+    embed.run(embed.Config(batch_size=50, fuse=False), ONE, out=tmp_path / "plain", **options)
     decoded = read_faces(faces)
     expected = load_checkpoint(model).features(decoded.images)
     for out in ("fused", "plain"):
@@ -46,15 +46,14 @@ def test_features_equal_the_plain_network(tmp_path: Path, small_faces, small_pri
 def test_bytes_do_not_depend_on_workers(tmp_path: Path, small_faces, small_primitive) -> None:
     faces, model = small_faces("street", [20, 20, 10]), small_primitive()
     for workers in (1, 2):
-        resources = Resources(device="cpu", workers=workers)
         embed.run(
             embed.Config(),
+            project_settings(workers=workers),
             name="street",
             faces=faces,
             model=model,
             out=tmp_path / f"out-{workers}",
             store=tmp_path / f"store-{workers}",
-            resources=resources,
         )
     assert hashes(tmp_path / "out-1") == hashes(tmp_path / "out-2")
 
@@ -64,8 +63,8 @@ def test_stopped_and_grown_pools_embed_only_what_is_new(
 ) -> None:
     """A run that stops in its second shard leaves the first in the store; the next run makes the rest, bytes equal."""
     faces, model = small_faces("street", [20, 20]), small_primitive()
-    options = {"name": "street", "faces": faces, "model": model, "resources": ONE}
-    embed.run(embed.Config(), out=tmp_path / "whole", store=tmp_path / "other", **options)
+    options = {"name": "street", "faces": faces, "model": model}
+    embed.run(embed.Config(), ONE, out=tmp_path / "whole", store=tmp_path / "other", **options)
     real, made = embedding.write_shard, []
 
     def stopping(job, *rest, **options) -> None:
@@ -76,26 +75,26 @@ def test_stopped_and_grown_pools_embed_only_what_is_new(
 
     monkeypatch.setattr(embedding, "write_shard", stopping)
     with pytest.raises(KeyboardInterrupt):
-        embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
+        embed.run(embed.Config(), ONE, out=tmp_path / "out", store=tmp_path / "store", **options)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(embedding, "write_shard", real)
-    resumed = embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
+    resumed = embed.run(embed.Config(), ONE, out=tmp_path / "out", store=tmp_path / "store", **options)
     assert resumed.counts["reused"] == 1
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
     small_faces("street", [20, 20, 5])
-    grown = embed.run(embed.Config(), out=tmp_path / "out", store=tmp_path / "store", **options)
+    grown = embed.run(embed.Config(), ONE, out=tmp_path / "out", store=tmp_path / "store", **options)
     assert grown.counts == {"faces": 45, "shards": 3, "made": 1, "reused": 2, "failed": 0}
 
 
 def test_other_weights_and_settings_are_other_shards(tmp_path: Path, small_faces, small_primitive) -> None:
     faces = small_faces("street", [12])
-    options = {"name": "street", "faces": faces, "out": tmp_path / "out", "store": tmp_path / "store", "resources": ONE}
+    options = {"name": "street", "faces": faces, "out": tmp_path / "out", "store": tmp_path / "store"}
     first = small_primitive()
-    embed.run(embed.Config(), model=first, **options)
+    embed.run(embed.Config(), ONE, model=first, **options)
     before = hashes(tmp_path / "out")
-    assert embed.run(embed.Config(sets=("street",)), model=first, **options).counts["reused"] == 1
-    assert embed.run(embed.Config(fuse=False), model=first, **options).counts["reused"] == 0
-    assert embed.run(embed.Config(), model=small_primitive(seed=1), **options).counts["reused"] == 0
+    assert embed.run(embed.Config(sets=("street",)), ONE, model=first, **options).counts["reused"] == 1
+    assert embed.run(embed.Config(fuse=False), ONE, model=first, **options).counts["reused"] == 0
+    assert embed.run(embed.Config(), ONE, model=small_primitive(seed=1), **options).counts["reused"] == 0
     assert hashes(tmp_path / "out") != before
 
 
@@ -105,14 +104,14 @@ def test_a_damaged_shard_is_reported_after_the_others(tmp_path: Path, small_face
     table = open_shard(damaged).read()
     pictures = pa.array([{"bytes": b"\xff\xd8no picture", "path": None}] * 12, table.schema.field(1).type)
     write_shard(damaged, table.set_column(1, table.schema.field(1), pictures))
-    options = {"name": "street", "faces": faces, "model": model, "out": tmp_path / "out", "resources": ONE}
+    options = {"name": "street", "faces": faces, "model": model, "out": tmp_path / "out"}
     with pytest.raises(
         DataError, match=r"part-00001\.parquet.*; 2 shards made, 0 reused, 1 failed; finished"
     ) as raised:
-        embed.run(embed.Config(), store=tmp_path / "store", **options)
+        embed.run(embed.Config(), ONE, store=tmp_path / "store", **options)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
-    allowed = embed.run(embed.Config(allowed_failures=1), store=tmp_path / "store", **options)
+    allowed = embed.run(embed.Config(allowed_failures=1), ONE, store=tmp_path / "store", **options)
     assert allowed.counts == {"faces": 24, "shards": 3, "made": 0, "reused": 2, "failed": 1}
     assert "part-00001.parquet" in allowed.warnings[0]
     assert [path.name for path in embedding_paths(tmp_path / "out")] == ["part-00000.arrow", "part-00002.arrow"]
@@ -123,15 +122,15 @@ def test_nan_features_are_one_line_and_leave_the_output_alone(tmp_path: Path, sm
     from safetensors.torch import load_file, save_file
 
     faces, model = small_faces("street", [12]), small_primitive()
-    options = {"name": "street", "faces": faces, "model": model, "store": tmp_path / "store", "resources": ONE}
-    embed.run(embed.Config(), out=tmp_path / "out", **options)
+    options = {"name": "street", "faces": faces, "model": model, "store": tmp_path / "store"}
+    embed.run(embed.Config(), ONE, out=tmp_path / "out", **options)
     before = hashes(tmp_path / "out")
     weights = load_file(model / "weights.safetensors")
     name = next(key for key in weights if key.endswith("running_mean"))
     weights[name] = torch.full_like(weights[name], torch.nan)
     save_file(weights, model / "weights.safetensors")
     with pytest.raises(DataError, match=r"part-00000\.parquet: 12 of 12 faces have NaN or infinite features") as raised:
-        embed.run(embed.Config(), out=tmp_path / "out", **options)
+        embed.run(embed.Config(), ONE, out=tmp_path / "out", **options)
     assert "\n" not in str(raised.value)
     assert hashes(tmp_path / "out") == before
 
@@ -142,12 +141,12 @@ def test_another_class_order_is_refused(tmp_path: Path, small_faces, small_primi
     with pytest.raises(DataError, match="fear, anger, neutral"):
         embed.run(
             embed.Config(),
+            ONE,
             name="street",
             faces=faces,
             model=model,
             out=tmp_path / "out",
             store=tmp_path / "store",
-            resources=ONE,
         )
 
 
@@ -155,10 +154,10 @@ def test_no_faces_tells_what_to_run(tmp_path: Path, small_primitive) -> None:
     with pytest.raises(DataError, match="no shards in"):
         embed.run(
             embed.Config(),
+            ONE,
             name="street",
             faces=tmp_path / "nowhere",
             model=small_primitive(),
             out=tmp_path / "out",
             store=tmp_path / "store",
-            resources=ONE,
         )

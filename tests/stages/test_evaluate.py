@@ -12,7 +12,6 @@ import pytest
 
 from fer_pipeline.artifacts.faces import decode, encode, face_schema, read_faces, write_shard
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.evaluation.predictions import read_predictions
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
@@ -20,6 +19,7 @@ from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.stages import evaluate
+from tests.project import project_settings
 
 CLASSES = ("anger", "fear", "happiness")
 # (label or None, what seed 0 answers, what seed 1 answers, how sure)
@@ -78,14 +78,12 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def measure(tmp_path: Path, *, out: str = "out", **settings: int) -> evaluate.Summary:
     return evaluate.run(
         evaluate.Config(recipes=("vas",), **settings),
+        project_settings(classes=CLASSES, seeds=(0, 1)),
         recipe="vas",
         target="t",
         models=tmp_path / "models",
         faces=tmp_path / "faces" / "test",
-        classes=CLASSES,
-        seeds=(0, 1),
         out=tmp_path / out,
-        resources=Resources(device="cpu"),
     )
 
 

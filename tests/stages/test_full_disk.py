@@ -9,23 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.stages import embed
+from tests.project import project_settings
 
 RUN = """
 import json, os, resource, sys
 from pathlib import Path
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.stages import embed
+from tests.project import project_settings
 
 place, workers, ballast = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
 def run():
     return embed.run(
-        embed.Config(), name="street", faces=Path("faces/street"), model=Path("primitive-0"),
-        out=place / "out", store=place / "store", resources=Resources(device="cpu", workers=workers),
+        embed.Config(), project_settings(workers=workers), name="street", faces=Path("faces/street"),
+        model=Path("primitive-0"), out=place / "out", store=place / "store",
     ).counts["made"]
 
 
@@ -70,9 +70,8 @@ def start(world: Path, place: Path, *words: str, within: tuple[str, ...] = ()) -
 
 
 def check(found: dict, world: Path) -> None:
-    resources = Resources(device="cpu", workers=1)
     options = {"name": "street", "faces": world / "faces" / "street", "model": world / "primitive-0"}
-    embed.run(embed.Config(), out=world / "whole", store=world / "elsewhere", resources=resources, **options)
+    embed.run(embed.Config(), project_settings(), out=world / "whole", store=world / "elsewhere", **options)
     whole = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((world / "whole").iterdir())]
     assert "the store has no room for the shard; finished shards are kept, make room and run again" in found["told"]
     assert "\n" not in found["told"]

@@ -20,6 +20,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json
 from fer_pipeline.scoring.cosine import rank_classes
 from fer_pipeline.stages import mine
+from tests.project import project_settings
 
 CLASSES = ("anger", "fear", "neutral")
 
@@ -50,7 +51,8 @@ def write_pool(scores: Path, pool: str, shards: list[tuple[list[str], np.ndarray
 
 
 def run(config: mine.Config, tmp_path: Path, pools: tuple[str, ...] = ("street",), seed: int = 0, out: str = "mined"):
-    return mine.run(config, scores=tmp_path / "scores", pools=pools, classes=CLASSES, seed=seed, out=tmp_path / out)
+    project = project_settings(classes=CLASSES, pools=pools, seeds=(seed,))
+    return mine.run(config, project, scores=tmp_path / "scores", out=tmp_path / out)
 
 
 def rows(tmp_path: Path, name: str = "mined.parquet", out: str = "mined") -> list[dict]:

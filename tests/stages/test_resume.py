@@ -23,27 +23,27 @@ KILLS = 1  # `make bench` does it twenty times
 
 EMBED = """
 from pathlib import Path
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.stages import embed
+from tests.project import project_settings
 
 if __name__ == "__main__":
     summary = embed.run(
-        embed.Config(batch_size=1), name="street", faces=Path("faces/street"), model=Path("primitive-0"),
-        out=Path("out"), store=Path("store"), resources=Resources(device="cpu", workers={workers}),
+        embed.Config(batch_size=1), project_settings(workers={workers}), name="street", faces=Path("faces/street"),
+        model=Path("primitive-0"), out=Path("out"), store=Path("store"),
     )
     print(summary.counts["made"])
 """
 ALIGN = """
 from pathlib import Path
-from fer_pipeline.core.settings import DatasetSettings, Resources
+from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.stages import align
+from tests.project import project_settings
 
 if __name__ == "__main__":
-    summary = align.run(
-        align.Config(crop=32, prealigned=True, shard_rows=20, cut="count"), name="set",
-        dataset=DatasetSettings(adapter="image_folder", path=Path("raw"), split="train"), classes=("anger", "fear"),
-        out=Path("out"), store=Path("store"), resources=Resources(device="cpu", workers={workers}),
-    )
+    raw = DatasetSettings(adapter="image_folder", path=Path("raw"), split="train")
+    project = project_settings(workers={workers}, classes=("anger", "fear"), datasets=dict(set=raw))
+    config = align.Config(crop=32, prealigned=True, shard_rows=20, cut="count")
+    summary = align.run(config, project, name="set", out=Path("out"), store=Path("store"))
     print(summary.counts["made"])
 """
 

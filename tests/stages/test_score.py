@@ -11,11 +11,10 @@ from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings, 
 from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json
-from fer_pipeline.core.settings import Resources
 from fer_pipeline.stages import embed, score
+from tests.project import project_settings
 
 CLASSES = ("anger", "fear", "neutral")
-ONE = Resources(device="cpu", workers=1)
 
 
 @pytest.fixture
@@ -26,12 +25,12 @@ def world(tmp_path: Path, small_faces, small_primitive) -> dict:
     for name, faces in (("studio", anchor), ("street", pool)):
         embed.run(
             embed.Config(),
+            project_settings(),
             name=name,
             faces=faces,
             model=model,
             out=tmp_path / "embeddings" / name,
             store=tmp_path / "store",
-            resources=ONE,
         )
     return {
         "anchor_embeddings": tmp_path / "embeddings" / "studio",
@@ -41,7 +40,7 @@ def world(tmp_path: Path, small_faces, small_primitive) -> dict:
 
 
 def run(config: score.Config, world: dict, out: Path, classes: tuple[str, ...] = CLASSES):
-    return score.run(config, pool="street", classes=classes, out=out, resources=ONE, **world)
+    return score.run(config, project_settings(classes=classes), pool="street", out=out, **world)
 
 
 def vectors(folder: Path) -> tuple[list[str], np.ndarray]:

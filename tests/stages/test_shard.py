@@ -15,6 +15,7 @@ from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema, write_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.stages import shard
+from tests.project import project_settings
 
 CLASSES = ("anger", "fear", "neutral")
 
@@ -44,10 +45,10 @@ def world(tmp_path: Path, small_faces) -> dict:
 def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 16):
     return shard.run(
         shard.Config(rows_per_shard=per_shard),
+        project_settings(classes=CLASSES),
         pool=pool,
         mined=world["mined"],
         faces=world["faces"],
-        classes=CLASSES,
         out=tmp_path / "auxiliary" / pool,
         control=tmp_path / "control" / pool,
     )
@@ -134,10 +135,10 @@ def test_missing_faces_and_other_classes_leave_the_output_alone(tmp_path: Path, 
     with pytest.raises(DataError, match="1 mined faces are not in"):
         shard.run(
             shard.Config(),
+            project_settings(classes=CLASSES),
             pool="film",
             mined=world["mined"],
             faces=world["faces"],
-            classes=CLASSES,
             out=tmp_path / "auxiliary" / "street",
             control=tmp_path / "control" / "street",
         )

@@ -8,6 +8,7 @@ import pytest
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.datasets import synthetic
 from fer_pipeline.stages import synthesize
+from tests.project import project_settings
 
 SETS = {"street": {"splits": {"train": 9}, "styles": {"wild": 1.0}, "labelled": False, "acting": {"mixed": 0.5}}}
 CONFIG = synthesize.Config.model_validate({"sets": SETS, "size": 48, "rows_per_part": 4, "workers": 1})
@@ -15,7 +16,11 @@ CONFIG = synthesize.Config.model_validate({"sets": SETS, "size": 48, "rows_per_p
 
 def drawn(config: synthesize.Config, folder: Path, *, seed: int = 0) -> dict[str, bytes]:
     summary = synthesize.run(
-        config, name="street", seed=seed, out=folder / "raw", truth=folder / "truth" / "street.parquet"
+        config,
+        project_settings(seeds=(seed,)),
+        name="street",
+        out=folder / "raw",
+        truth=folder / "truth" / "street.parquet",
     )
     assert summary.counts["portraits"] == 9
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.parquet"))}
@@ -51,7 +56,13 @@ def test_data_hold_no_truth_and_truth_meets_the_data_by_face_id(tmp_path: Path) 
 def test_an_unknown_set_is_told_in_one_line_and_nothing_is_touched(tmp_path: Path) -> None:
     before = drawn(CONFIG, tmp_path)
     with pytest.raises(ConfigError, match=r"no set 'studio'; params has the sets street"):
-        synthesize.run(CONFIG, name="studio", seed=0, out=tmp_path / "raw", truth=tmp_path / "truth" / "street.parquet")
+        synthesize.run(
+            CONFIG,
+            project_settings(),
+            name="studio",
+            out=tmp_path / "raw",
+            truth=tmp_path / "truth" / "street.parquet",
+        )
     assert {str(f.relative_to(tmp_path)): f.read_bytes() for f in sorted(tmp_path.rglob("*.parquet"))} == before
 
 
@@ -59,5 +70,7 @@ def test_an_unknown_style_is_refused_before_any_work(tmp_path: Path) -> None:
     sets = {"street": {"splits": {"train": 2}, "styles": {"oil": 1.0}}}
     config = synthesize.Config.model_validate({"sets": sets})
     with pytest.raises(ConfigError, match="unknown style 'oil'"):
-        synthesize.run(config, name="street", seed=0, out=tmp_path / "raw", truth=tmp_path / "truth.parquet")
+        synthesize.run(
+            config, project_settings(), name="street", out=tmp_path / "raw", truth=tmp_path / "truth.parquet"
+        )
     assert not (tmp_path / "raw").exists()

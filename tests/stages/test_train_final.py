@@ -22,6 +22,7 @@ from fer_pipeline.training import job
 from fer_pipeline.training.extras import class_counts, read_extra
 from fer_pipeline.training.records import read_history
 from fer_pipeline.training.room import GIB, Room
+from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
@@ -66,16 +67,18 @@ def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
         out = tmp_path / "final" / (name or use)
         summary = train_final.run(
             validate(Config, {**FAST, **settings}, where="train_final"),
+            project_settings(
+                classes=CLASSES,
+                seeds=seeds,
+                recipes={name or use: RecipeSettings(use=use, data=data[use], overrides=overrides or {})},
+                resources=Resources(device="cpu", workers=workers, **(resources or {})),
+            ),
             recipe=name or use,
-            settings=RecipeSettings(use=use, data=data[use], overrides=overrides or {}),
             labelled=data["labelled"],
             extra=extra or data[use],
-            classes=CLASSES,
-            seeds=seeds,
             out=out,
             timings=tmp_path / "timings" / f"{name or use}.json",
             store=tmp_path / store,
-            resources=Resources(device="cpu", workers=workers, **(resources or {})),
         )
         return summary, out
 

@@ -16,6 +16,7 @@ from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.stages.train_primitive import Config
 from fer_pipeline.training.records import read_history
+from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
@@ -40,12 +41,10 @@ def run(tmp_path: Path, faces: Path) -> Callable[..., tuple]:
         config = validate(Config, {**FAST, **settings}, where="train_primitive")
         summary = train_primitive.run(
             config,
+            project_settings(classes=classes, seeds=(seed,), resources=resources),
             faces=source,
-            classes=classes,
-            seed=seed,
             out=tmp_path / name,
             store=tmp_path / store,
-            resources=resources,
         )
         return summary, tmp_path / name
 

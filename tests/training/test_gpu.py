@@ -14,6 +14,7 @@ from fer_pipeline.stages import train_primitive
 from fer_pipeline.training.batches import Stream
 from fer_pipeline.training.loader import Loader
 from fer_pipeline.training.room import room_of
+from tests.project import project_settings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,12 +49,12 @@ def faces_in(folder: Path, count: int = 330) -> Path:
 def train(root: Path, name: str, **resources) -> dict[str, torch.Tensor]:
     train_primitive.run(
         validate(train_primitive.Config, SETTINGS, where="test"),
+        project_settings(
+            classes=BANDS, seeds=(3,), resources=Resources(device=resources.pop("device", "cuda:0"), **resources)
+        ),
         faces=root / "faces",
-        classes=BANDS,
-        seed=3,
         out=root / name,
         store=root / f"{name}-store",
-        resources=Resources(device=resources.pop("device", "cuda:0"), **resources),
     )
     return load_checkpoint(root / name).model.state_dict()
 

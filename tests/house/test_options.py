@@ -1,0 +1,59 @@
+"""The command line offers what a stage's `run` takes, though it only parses the file."""
+
+import inspect
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from fer_pipeline.commands.check import WALK
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.plugins import load
+from fer_pipeline.options import read_command
+from tests.project import project_settings
+
+
+@pytest.mark.parametrize("stage", WALK)
+def test_options_are_the_parameters_of_run(root: Path, stage: str) -> None:
+    command = read_command(root / "fer_pipeline" / "stages" / f"{stage}.py")
+    run = inspect.signature(load("fer_pipeline.stages", stage).run)
+    config, project, *expected = run.parameters.values()
+    assert (config.name, project.name) == ("config", "project")
+    assert [(one.name, one.default) for one in command.parameters] == [(one.name, one.default) for one in expected]
+    for option, parameter in zip(command.parameters, expected, strict=True):
+        kind, about = get_args(option.annotation)
+        assert kind == parameter.annotation
+        assert about.help
+
+
+def test_every_command_of_the_graph_names_options_that_exist(root: Path, graph) -> None:
+    for node in graph:
+        command = read_command(root / "fer_pipeline" / "stages" / f"{node.stage}.py")
+        known = {"--" + option.name.replace("_", "-") for option in command.parameters}
+        assert {word for word in shlex.split(node.cmd) if word.startswith("--")} <= known
+
+
+def test_an_argument_and_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "look.py"
+    file.write_text(
+        'def run(folder: Path, number: int = 3, *, deep: bool = False) -> str:\n    """Look.\n\n    Args:\n'
+        "        folder: Where\n            it lies.\n        number: How many.\n        deep: All of it.\n"
+        '\n    Returns:\n        words: What it sees.\n    """\n'
+    )
+    command = read_command(file)
+    found = [(one.name, one.default, *get_args(one.annotation)) for one in command.parameters]
+    assert [(name, default, kind, about.help) for name, default, kind, about in found] == [
+        ("folder", inspect.Parameter.empty, Path, "Where it lies."),
+        ("number", 3, int, "How many."),
+        ("deep", False, bool, "All of it."),
+    ]
+    assert command.help == "Look."
+
+
+def test_unknown_names_are_one_line_with_the_known_ones() -> None:
+    project = project_settings()
+    with pytest.raises(ConfigError, match="no data set 'x' in the settings; they have street, studio"):
+        project.dataset("x")
+    with pytest.raises(ConfigError, match="no recipe 'x' in the settings; they have baseline"):
+        project.recipe("x")
