@@ -13,11 +13,12 @@ import typer
 
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.settings import PARAMS, STORE
-from fer_pipeline.options import read_command
+from fer_pipeline.options import read_command, read_other_options
 from fer_pipeline.terminal import print_summary, report_errors
 
 ParamsOption = Annotated[Path, typer.Option(help="The file of settings.")]
 StoreOption = Annotated[Path, typer.Option(help="Where finished shards and the states of unfinished work are kept.")]
+CONTEXT = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 PARAMS_OPTION = inspect.Parameter("params", inspect.Parameter.KEYWORD_ONLY, default=PARAMS, annotation=ParamsOption)
 
 app = typer.Typer(
@@ -31,24 +32,28 @@ app = typer.Typer(
 COMMANDS = "Commands"
 
 
-def _stage_command(stage: str) -> Callable[..., None]:
-    """A command that runs a stage with the options of its `run`."""
+def _stage_command(stage: str) -> tuple[Callable[..., None], bool]:
+    """A command that runs a stage with the options of its `run`, and whether it takes any others."""
     command = read_command(Path(__file__).parent / "stages" / f"{stage}.py")
 
-    def run(*, params: Path, **options: Any) -> None:
+    def run(context: typer.Context, *, params: Path, **options: Any) -> None:
         with report_errors():
             from fer_pipeline.stage_runner import run_stage
 
+            if command.other_options:
+                options[command.other_options] = read_other_options(context.args)
             summary = run_stage(stage, options, params=params)
         print_summary(summary)
 
     run.__doc__ = command.help
-    run.__signature__ = inspect.Signature([*command.parameters, PARAMS_OPTION])  # pyright: ignore[reportFunctionMemberAccess]
-    return run
+    run.__signature__ = inspect.Signature([CONTEXT, *command.parameters, PARAMS_OPTION])  # pyright: ignore[reportFunctionMemberAccess]
+    return run, command.other_options is not None
 
 
 for _stage in WALK:
-    app.command(_stage, rich_help_panel="Stages, in walking order")(_stage_command(_stage))
+    _run, _open = _stage_command(_stage)
+    _context = {"allow_extra_args": _open, "ignore_unknown_options": _open}
+    app.command(_stage, rich_help_panel="Stages, in walking order", context_settings=_context)(_run)
 
 
 def main() -> None:

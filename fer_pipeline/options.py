@@ -2,12 +2,14 @@
 
 Importing a stage brings torch along, which takes seconds; so the file is only parsed. Names, types and defaults are
 those of the signature, help texts those of the docstring's section `Args:` (Google style). Keyword-only parameters
-become options, the others arguments.
+become options, the others arguments. A parameter of the type `dict[str, Path]` takes all options that are no others:
+`--labelled PATH --mined PATH`.
 """
 
 import ast
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import PARAMS, STORE
 
 # What annotations and defaults of a `run` may name.
@@ -28,6 +31,7 @@ class Command:
 
     parameters: list[inspect.Parameter]
     help: str
+    other_options: str | None = None  # the parameter that takes all options that are no others
 
 
 def read_command(file: Path) -> Command:
@@ -37,6 +41,8 @@ def read_command(file: Path) -> Command:
     text, _, section = (ast.get_docstring(run) or "").partition("\n\nArgs:\n")
     helps = {name: " ".join(help.split()) for name, help in re.findall(r"^ +(\w+): (.+(?:\n {8}.+)*)", section, re.M)}
     arguments = run.args.args[::-1], run.args.defaults[::-1]  # defaults are those of the last ones
+    options = list(zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True))
+    others = [arg.arg for arg, _ in options if arg.annotation and ast.unparse(arg.annotation) == "dict[str, Path]"]
     return Command(
         [
             *(
@@ -46,11 +52,27 @@ def read_command(file: Path) -> Command:
             ),
             *(
                 _parameter(arg, default, typer.Option(help=helps[arg.arg]))
-                for arg, default in zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True)
+                for arg, default in options
+                if arg.arg not in others
             ),
         ],
-        text,
+        text + "".join(f"\n\nOther options, --NAME PATH: {helps[name]}" for name in others),
+        others[0] if others else None,
     )
+
+
+def read_other_options(words: Sequence[str]) -> dict[str, Path]:
+    """Options that no parameter names, `--labelled PATH --mined PATH`, by their names.
+
+    Raises:
+        ConfigError: A word is no option, or an option has no path or two.
+    """
+    paths: dict[str, Path] = {}
+    for name, path in zip_longest(words[::2], words[1::2]):
+        if not name.startswith("--") or path is None or path.startswith("--") or name[2:] in paths:
+            raise ConfigError(f"cannot read the options {' '.join(words)!r}; give each source once, as --NAME PATH")
+        paths[name[2:]] = Path(path)
+    return paths
 
 
 def _parameter(arg: ast.arg, default: ast.expr | None, about: Any) -> inspect.Parameter:

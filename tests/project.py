@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, RecipeSettings, Resources
+from fer_pipeline.core.settings import RECIPE_DEPS, DatasetSettings, ProjectSettings, RecipeSettings, Resources
+
+
+def recipe_settings(sources: dict[str, Path], *, strategy: str = "supervised", **rest: Any) -> RecipeSettings:
+    """A recipe that reads these sources, with `deps` as dvc.yaml wants them."""
+    paths = [*sources.values()]
+    deps = tuple((paths + paths[-1:] * RECIPE_DEPS)[:RECIPE_DEPS])
+    return RecipeSettings(strategy=strategy, sources=sources, deps=deps, **rest)
 
 
 def project_settings(*, device: str = "cpu", workers: int = 1, **changes: Any) -> ProjectSettings:
@@ -15,7 +22,7 @@ def project_settings(*, device: str = "cpu", workers: int = 1, **changes: Any) -
         "train": "studio",
         "pools": ("street",),
         "targets": ("studio",),
-        "recipes": {"baseline": RecipeSettings(data=Path("data"))},
+        "recipes": {"baseline": recipe_settings({"labelled": Path("faces")})},
         "resources": Resources(device=device, workers=workers),
         **changes,
     }

@@ -4,6 +4,7 @@ Facts hold the sum of all pixels (of a first pass, outside the rounds), so that 
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +60,28 @@ def training(shards: str, scratch: str, held: bool, threads: int, steps: int) ->
     from fer_pipeline.core.expressions import BASIC_7
     from fer_pipeline.networks.settings import NetworkSettings
     from fer_pipeline.strategies import supervised
-    from fer_pipeline.training.job import Start, train
+    from fer_pipeline.training.fit import Execution, TrainingJob
     from fer_pipeline.training.settings import TrainingSettings
+    from fer_pipeline.training.train import train
+    from fer_pipeline.training.worker import make_worker
 
     images = _images(shards, memory=1 << 40 if held else 0, threads=threads)
-    settings = TrainingSettings(epochs=None, steps=steps, batch=BATCH, order="blocks", select="last")
+    options = supervised.Options()
+    job = TrainingJob(
+        network=NetworkSettings(name="resnet18", size=112),
+        weights=None,
+        classes=BASIC_7,
+        seed=0,
+        settings=TrainingSettings(epochs=None, steps=steps, batch=BATCH, order="blocks", select="last"),
+        build=partial(supervised.build, options),
+        sources=supervised.sources(options),
+    )
 
     def once() -> dict[str, Any]:
         with TemporaryDirectory(dir=scratch) as folder:
             state, out = Path(folder) / "state", Path(folder) / "out"
             state.mkdir()
-            trained = train(
-                Start(NetworkSettings(name="resnet18", size=112), None, BASIC_7, 0),
-                lambda ingredients: supervised.build(supervised.Options(), ingredients),
-                {"labelled": images},
-                None,
-                settings=settings,
-                device="cpu",
-                state=state,
-                folder=out,
-                about={},
-                data={},
-            )
+            trained = train(job, {"labelled": images}, None, Execution(make_worker("cpu", "auto"), state, out))
         loss = trained.fitted.history[-1]["train_loss"]
         return {"seconds": trained.speed.seconds, "waited": trained.speed.waited, "loss": loss}
 
@@ -91,10 +92,10 @@ def _images(shards: str, *, memory: int, threads: int) -> Any:
     import torch
 
     from fer_pipeline.core.expressions import BASIC_7
-    from fer_pipeline.training.room import Room
+    from fer_pipeline.training.memory_budget import MemoryBudget
     from fer_pipeline.training.sets import read_images
 
-    return read_images(Path(shards), classes=BASIC_7, room=Room(torch.device("cpu"), memory, threads=threads))
+    return read_images(Path(shards), classes=BASIC_7, budget=MemoryBudget(torch.device("cpu"), memory, threads=threads))
 
 
 def _used(batches: Iterable[Any]) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""Fingerprints: any settings, hashes and names in, 32 hex digits out that change when one of them does."""
+"""Compute fingerprints: 32 hex digits that change with any of some settings, hashes, names or pieces of code."""
 
+import ast
 import hashlib
 import json
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +31,37 @@ def fingerprint(*parts: Any) -> str:
     text = json.dumps(_plain(parts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     # File names that are no UTF-8 are surrogates in Python.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def code_fingerprint(*paths: Path) -> str:
+    """The fingerprint of Python files, or of all those under folders, without comments, docstrings and formatting.
+
+    It is a part of the key of whatever is kept in the store and made by this code: an edited loss makes a model anew, a
+    reworded docstring does not. The names of files and folders count as seen from the package.
+    """
+    files = sorted({file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])})
+    return fingerprint([[_name(file), _normalised(file.read_bytes())] for file in files])
+
+
+def _name(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else file.name
+
+
+@cache
+def _normalised(source: bytes) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = list(_without_docstrings(node.body)) or [ast.Pass()]
+    return hashlib.sha256(ast.unparse(tree).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _without_docstrings(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
+    """A statement that is a plain string does nothing: a docstring, or a comment written as one."""
+    for node in body:
+        expression = node.value if isinstance(node, ast.Expr) else None
+        if not (isinstance(expression, ast.Constant) and isinstance(expression.value, str)):
+            yield node

@@ -1,7 +1,6 @@
-"""Parts found by file name: the folder is the registry. A package's name in, the names in it or one module out."""
+"""Find parts by their file's name: the folder is the registry."""
 
 import importlib
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -9,12 +8,20 @@ from fer_pipeline.core.errors import ConfigError
 
 
 def available(package: str) -> tuple[str, ...]:
-    """The names of a package's parts, sorted. Files that begin with an underscore are no parts."""
-    spec = importlib.util.find_spec(package)
-    assert spec is not None, f"{package} does not exist"
-    assert spec.submodule_search_locations, f"{package} is no package"
-    folders = [Path(folder) for folder in spec.submodule_search_locations]
-    return tuple(sorted(file.stem for folder in folders for file in folder.glob("*.py") if file.stem[0] != "_"))
+    """The names of a package's parts, sorted. Files that begin with an underscore are no parts.
+
+    Raises:
+        ConfigError: Two files have one name, so that only one of them could be found.
+    """
+    files: dict[str, Path] = {}
+    for folder in importlib.import_module(package).__path__:
+        for file in (*Path(folder).glob("*.py"), *(path.parent for path in Path(folder).glob("*/__init__.py"))):
+            if file.stem[0] == "_":
+                continue
+            if file.stem in files:
+                raise ConfigError(f"two files are called {file.name}: {files[file.stem]} and {file}; rename one")
+            files[file.stem] = file
+    return tuple(sorted(name for name, file in files.items() if file.suffix == ".py"))
 
 
 def load(package: str, name: str) -> ModuleType:

@@ -66,13 +66,40 @@ class Resources(Settings):
     parallel: Literal["seeds", "data"] | None = None  # what a training divides; null: seeds, where it has one, its data
 
 
-class RecipeSettings(Settings):
-    """How one final model is made: a strategy, its data beside the labelled set, and its overrides of `train_final`."""
+RECIPE_DEPS = 3  # dvc.yaml names so many dependencies of a recipe, one by one: its templates know no lists there
+NEW_RECIPE = (
+    "a recipe is written {strategy: supervised, sources: {labelled: data/faces/SET/train, mined: data/auxiliary}, "
+    "deps: [data/faces/SET/train, data/auxiliary, data/auxiliary]}"
+)
 
-    strategy: str = "supervised"
-    use: Literal["labelled", "mined", "random", "distilled", "random_real"] = "labelled"
-    data: Path
+
+class RecipeSettings(Settings):
+    """How one final model is made: a strategy, the source of each of its streams, and its overrides of `train_final`.
+
+    `deps` repeats the paths of the sources for DVC, filled up to three by repeating one of them.
+    """
+
+    strategy: str
+    sources: Annotated[dict[PlainName, Path], Field(min_length=1, max_length=RECIPE_DEPS)]
+    deps: tuple[Path, ...]
     overrides: dict[str, Any] = {}
+    title: str | None = None  # in the report; null: the recipe's name
+    control: PlainName | None = None  # the recipe that the report compares it with beside the baseline
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_old_form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (old := [key for key in ("use", "data") if key in values]):
+            raise ValueError(f"{old[0]!r} is of an old form; {NEW_RECIPE}")
+        return values
+
+    @model_validator(mode="after")
+    def _deps_are_the_sources(self) -> "RecipeSettings":
+        paths = [path.as_posix() for path in self.sources.values()]
+        if len(self.deps) != RECIPE_DEPS or {path.as_posix() for path in self.deps} != set(paths):
+            wanted = (paths + paths[-1:] * RECIPE_DEPS)[:RECIPE_DEPS]
+            raise ValueError(f"deps must repeat the paths of the sources: deps: [{', '.join(wanted)}]")
+        return self
 
 
 class ProjectSettings(BaseModel):

@@ -20,7 +20,7 @@ OLDEST_NOW = 1_760_000_000  # October 2025: no clock of today stands before it
 
 
 def _free_memory() -> int:
-    from fer_pipeline.training.room import free_memory  # brings torch
+    from fer_pipeline.training.memory_budget import free_memory  # brings torch
 
     return free_memory()
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json, write_text
-from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
@@ -30,7 +30,15 @@ from fer_pipeline.distillation.synthetic import start_synthetic
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
 
-VERSION = 1
+# What a distilled set's bytes depend on: changed code distils anew.
+CODE = (
+    "stages/distill.py",
+    "distillation",
+    "networks",
+    "core/seeds.py",
+    "artifacts/faces.py",
+    "artifacts/distilled.py",
+)
 
 
 class Config(DistillSettings):
@@ -67,7 +75,6 @@ def run(
         source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out_faces(model)
     )
     about = {
-        "version": VERSION,
         "settings": config.model_dump(mode="json", exclude={"sources"}),
         "seed": seed,
         "source": images.kind,
@@ -75,7 +82,8 @@ def run(
         "source_images": len(images.labels),
         "model_sha256": file_sha256(model / "weights.safetensors"),
     }
-    key = fingerprint("distill", about, list(classes), classifier.card)
+    code = code_fingerprint(*(PACKAGE / path for path in CODE))
+    key = fingerprint("distill", code, about, list(classes), classifier.card)
     shelf = Store(store, owner=f"distill@{name}")
     reused = shelf.make_folder(
         key, lambda folder: _make(folder, config, images, classifier, seed, shelf.state("distill", key), about)

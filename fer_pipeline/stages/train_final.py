@@ -1,23 +1,20 @@
-"""Train final: the labelled train split and what a recipe uses in; one final model for every seed out.
+"""Train the final models of one recipe, one for every seed.
 
 Source: OS-FER (arXiv:2005.08551), section 3.5, eq. 2. For a fair comparison all recipes of a seed start from the same
 initial weights, divide the labelled set alike and take the same number of steps, that of `training.epochs` over the
-labelled set. What is used beside it:
+labelled set. A recipe names its strategy and a folder for each source that the strategy reads.
 
-- `labelled`: nothing (the baseline);
-- `mined`, `random`: pseudo-labelled faces (the VAS, and as many that were not filtered by margin);
-- `distilled`: synthetic images in the network's input space (the DAS);
-- `random_real`: `real_per_class` random mined faces of every class in the place of the distilled images.
-
-Seeds are independent: they train in several processes, each on a GPU of its own or on a CPU with the same number of
-threads, so that the bytes are those of one after the other. With `parallel: data` all GPUs train one seed after the
-other together; sums then depend on their number, and bytes are not promised across it.
+A finished model is kept in the store under all that it depends on: settings, data, initial weights, and the code of its
+strategy and of the training. Seeds are independent: they train in several processes, each on a GPU of its own or on a
+CPU with the same number of threads, so that the bytes are those of one after the other. With `parallel: data` all GPUs
+train one seed after the other together; sums then depend on their number, and bytes are not promised across it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -26,33 +23,41 @@ from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.faces import read_about, read_table
 from fer_pipeline.artifacts.store import Store
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
-from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.core.plugins import load
+from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
+from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import STORE, ProjectSettings, RecipeSettings, Resources, Settings, validate
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Resources, Settings, validate
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
-from fer_pipeline.training.extras import Extra, class_counts, extra_sha256, read_extra
-from fer_pipeline.training.fabric import Place, make_place
-from fer_pipeline.training.fit import length
-from fer_pipeline.training.job import Start, Trained, train
+from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
+from fer_pipeline.training.memory_budget import memory_budget
 from fer_pipeline.training.partition import FIT, partition
-from fer_pipeline.training.processes import Advance, spread
-from fer_pipeline.training.ranks import launch, together
 from fer_pipeline.training.records import read_history
-from fer_pipeline.training.room import room_of
-from fer_pipeline.training.sets import folder_sha256, read_images, refuse_empty_classes
+from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.sources import Source, check_sources
+from fer_pipeline.training.train import TrainingResult, train
+from fer_pipeline.training.worker import Worker, make_worker
 
-VERSION = 1
 STAGE = "train_final"
 VALIDATION = "validation"
+# What a model's bytes depend on, beside its strategy: changed code trains anew.
+CODE = (
+    "stages/train_final.py",
+    "training",
+    "networks",
+    "core/seeds.py",
+    "artifacts/faces.py",
+    "artifacts/distilled.py",
+    "evaluation/metrics.py",
+)
 
 
 class Config(Settings):
@@ -63,9 +68,8 @@ class Config(Settings):
     training: TrainingSettings = TrainingSettings()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the labelled set that chooses the epoch
     by_subject: bool = True  # false: pictures of one person may be on both sides
-    options: dict[str, Any] = Field(default_factory=dict)  # of the strategy
-    real_per_class: Annotated[int, Field(ge=1)] = 1  # of random_real: as many as are distilled
-    empty_class: Literal["warn", "error"] = "warn"  # where a recipe uses no face of a class
+    options: dict[PlainName, dict[str, Any]] = Field(default_factory=dict)  # of each strategy, by its name
+    empty_class: Literal["warn", "error"] = "warn"  # where a source of a recipe has no face of a class
 
     @model_validator(mode="after")
     def _best_needs_validation(self) -> "Config":
@@ -75,20 +79,33 @@ class Config(Settings):
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a process needs to train some seeds of a recipe."""
+class Recipe:
+    """A recipe's settings, checked: its `Config` with its overrides and without options, and its strategy's parts."""
 
     config: Config
-    settings: RecipeSettings
+    module: ModuleType
     options: Settings
-    labelled: Path
-    extra: Path
+    sources: dict[str, Source]
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a process needs to train some seeds of a recipe; picklable."""
+
+    config: Config
+    recipe: str
+    strategy: str
+    options: Settings
+    folders: dict[str, Path]  # of the sources
     classes: tuple[str, ...]
-    data: dict[str, str]
+    data: dict[str, str]  # hashes of the sources
     store: Path
     resources: Resources
     processes: int  # that work at a time
-    owner: str  # of what it keeps in the store
+
+    def open_store(self) -> Store:
+        """The store, as the owner of this recipe's models."""
+        return Store(self.store, owner=f"{STAGE}@{self.recipe}")
 
 
 def run(
@@ -96,8 +113,7 @@ def run(
     project: ProjectSettings,
     *,
     recipe: str,
-    labelled: Path,
-    extra: Path,
+    sources: dict[str, Path],
     out: Path,
     timings: Path,
     store: Path = STORE,
@@ -108,60 +124,103 @@ def run(
         config: The section `train_final`.
         project: What all stages share.
         recipe: The recipe's name in the settings.
-        labelled: The train split of the labelled set.
-        extra: The data that the recipe uses beside it.
+        sources: The folder of each source that the recipe's strategy reads.
         out: Where a model is written for each seed; those that the store has are linked.
         timings: Where the seconds per epoch are written.
         store: Where finished models and the states of unfinished ones are kept.
     """
     settings, classes, seeds, resources = project.recipe(recipe), project.classes, project.seeds, project.resources
-    own, options = settle(config, settings, recipe=recipe)
+    settled = settle(config, settings, recipe=recipe)
+    check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
+    own = settled.config
     warnings = _unequal(config, own)
-    if (counts := class_counts(settings.use, extra, classes=classes)) is not None:
-        warnings += _check_empty(counts, classes, extra, own.empty_class)
-    data = {"labelled": folder_sha256(labelled)}
-    if settings.use != "labelled":
-        data[settings.use] = extra_sha256(settings.use, extra)
+    for name, folder in sources.items():
+        counts = settled.sources[name].class_counts(folder, classes)
+        if counts is not None and name != "labelled":
+            warnings += _check_empty(counts, classes, folder, own.empty_class)
+    data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
     weights = file_sha256(own.weights.path) if own.weights and own.weights.path.is_file() else None
-    parts = (STAGE, VERSION, own, options, settings.strategy, settings.use, list(classes), data, weights)
+    code = code_fingerprint(*(PACKAGE / path for path in CODE), _file(settled.module))
+    parts = (STAGE, code, own, settled.options, settings.strategy, list(classes), data, weights)
     keys = {seed: fingerprint(*parts, seed) for seed in seeds}
-    owner = f"{STAGE}@{recipe}"
-    shelf = Store(store, owner=owner)
-    missing = [(seed, key) for seed, key in keys.items() if not shelf.has(key)]
+    kept = Store(store, owner=f"{STAGE}@{recipe}")
+    missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
     if missing:
-        labels = read_table(labelled, ["label"]).column("label")
+        labels = read_table(sources["labelled"], ["label"]).column("label")
         estimate = round((len(labels) - labels.null_count) * (1 - own.validation))
         total = len(missing) * length(own.training, max(estimate, 1))[0]
-        devices = together(resources, usual="seeds")
+        group = group_devices(resources, usual="seeds")
         alone = worker_devices(resources)[: len(missing)]
-        processes = len(devices or alone)
-        task = Task(own, settings, options, labelled, extra, classes, data, store, resources, processes, owner)
+        processes = len(group or alone)
+        task = Task(
+            config=own,
+            recipe=recipe,
+            strategy=settings.strategy,
+            options=settled.options,
+            folders=dict(sources),
+            classes=classes,
+            data=data,
+            store=store,
+            resources=resources,
+            processes=processes,
+        )
         with progress(f"train_final {recipe}", total, "steps") as advance:
-            if devices:
+            if group:
                 for seed, key in missing:
-                    work = partial(train_together, task, seed, key)
-                    launch(work, devices, precision=own.training.precision, advance=advance)
+                    work = partial(train_in_group, task, seed, key)
+                    run_group(work, group, precision=own.training.precision, advance=advance)
             else:
                 items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
-                spread(partial(train_seeds, task), items, workers=len(alone), advance=advance)
+                run_shares(partial(train_seeds, task), items, workers=len(alone), advance=advance)
     fresh_folder(out)
     for seed, key in keys.items():
-        shelf.link(key, out / str(seed))
-        shelf.drop_state(STAGE, key)
-    times = _timings(shelf, recipe, keys)
+        kept.link(key, out / str(seed))
+        kept.drop_state(STAGE, key)
+    times = _timings(kept, recipe, keys)
     write_json(timings, times)
-    shelf.used([*keys.values(), *map(_timing_key, keys.values())])
+    kept.used([*keys.values(), *map(_timing_key, keys.values())])
     fresh = [times["seeds"].get(str(seed), {}) for seed, _ in missing]
     warnings += sorted({line for timing in fresh for line in timing.get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
 
 
-def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> tuple[Config, Settings]:
-    """A recipe's own `Config`, with its overrides, and its strategy's options; ConfigError where they do not fit."""
-    merged = _merge(config.model_dump(mode="json"), settings.overrides)
+def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
+    """A recipe's settings, checked; ConfigError where overrides, options or sources do not fit its strategy."""
+    if strangers := sorted(set(config.options) - set(available("fer_pipeline.strategies"))):
+        raise ConfigError(
+            f"train_final.options: no strategy {strangers[0]!r}; options stand under their strategy's name, "
+            f"{{{settings.strategy}: {{…}}}}, of {', '.join(available('fer_pipeline.strategies'))}"
+        )
+    common = {**config.model_dump(mode="json"), "options": config.options.get(settings.strategy, {})}
+    merged = _merge(common, settings.overrides)
+    chosen = merged.pop("options")
     own = validate(Config, merged, where=f"recipes.{recipe}.overrides")
-    strategy = load("fer_pipeline.strategies", settings.strategy)
-    return own, validate(strategy.Options, own.options, where=f"options of recipe {recipe} ({settings.strategy})")
+    module = load_strategy(settings.strategy)
+    options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
+    sources = module.sources(options)
+    check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
+    return Recipe(own, module, options, sources)
+
+
+def load_strategy(name: str) -> ModuleType:
+    """The module of a strategy; ConfigError where its file has a fault or lacks a part of the contract."""
+    try:
+        module = load("fer_pipeline.strategies", name)
+    except SyntaxError as error:
+        raise ConfigError(
+            f"strategies/{name}.py, line {error.lineno}: {error.msg}; correct the file or choose another strategy"
+        ) from None
+    if missing := [part for part in ("Options", "sources", "build") if not hasattr(module, part)]:
+        raise ConfigError(
+            f"strategies/{name}.py has no {missing[0]}; a strategy defines Options, sources(options) and "
+            "build(options, context)"
+        )
+    return module
+
+
+def _file(module: ModuleType) -> Path:
+    assert module.__file__, "a strategy is a file"
+    return Path(module.__file__)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,9 +250,9 @@ def _unequal(config: Config, own: Config) -> list[str]:
     return [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
 
 
-def _check_empty(counts: np.ndarray, classes: tuple[str, ...], extra: Path, rule: str) -> list[str]:
+def _check_empty(counts: np.ndarray, classes: Sequence[str], folder: Path, rule: str) -> list[str]:
     if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
-        line = f"{extra} has no image of the class {', '.join(empty)}; mine with a smaller margin or more pictures"
+        line = f"{folder} has no image of the class {', '.join(empty)}; mine with a smaller margin or more pictures"
         if rule == "error":
             raise DataError(f"{line}, or set train_final.empty_class: warn")
         return [line]
@@ -202,55 +261,49 @@ def _check_empty(counts: np.ndarray, classes: tuple[str, ...], extra: Path, rule
 
 def train_seeds(task: Task, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
     """Trains some seeds (with their keys, all on one device) one after the other; the images are read once."""
-    shelf = Store(task.store, owner=task.owner)
     device = missing[0][2]
-    sources = Sources(task, resolve_device(device))
+    sources = SourceReader(task, resolve_device(device))
     for seed, key, _ in missing:
-        place = make_place(device, task.config.training.precision)
-        shelf.make_folder(
-            key, lambda folder, seed=seed, key=key, place=place: _train(sources, seed, key, folder, place, advance)
+        worker = make_worker(device, task.config.training.precision)
+        task.open_store().make_folder(
+            key, lambda folder, seed=seed, key=key, worker=worker: _train(sources, seed, key, folder, worker, advance)
         )
 
 
-def train_together(task: Task, seed: int, key: str, place: Place, advance: Advance) -> None:
-    """Trains one seed as one of several processes; the first of them writes."""
-    sources = Sources(task, place.device)
-    if place.leads:
-        Store(task.store, owner=task.owner).make_folder(
-            key, lambda folder: _train(sources, seed, key, folder, place, advance)
-        )
+def train_in_group(task: Task, seed: int, key: str, worker: Worker, advance: Advance) -> None:
+    """Trains one seed as one of several processes; the leader writes."""
+    sources = SourceReader(task, worker.device)
+    if worker.is_leader:
+        task.open_store().make_folder(key, lambda folder: _train(sources, seed, key, folder, worker, advance))
     else:
-        _train(sources, seed, key, Path(), place, advance)
+        _train(sources, seed, key, Path(), worker, advance)
 
 
-class Sources:
-    """The labelled set and what the recipe uses beside it, read when first wanted and kept for all seeds."""
+class SourceReader:
+    """The sources of a recipe, read when first wanted and kept for all seeds that read the same."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self.task = task
-        self._room = room_of(task.resources, device, processes=task.processes)
-        self.labelled = read_images(task.labelled, classes=task.classes, room=self._room)
-        refuse_empty_classes(self.labelled.counts(len(task.classes)), classes=task.classes, where=task.labelled)
-        self._extra: Extra | None = None
+        self.strategy = load_strategy(task.strategy)
+        self.declared: dict[str, Source] = self.strategy.sources(task.options)
+        self._budget = memory_budget(task.resources, device, processes=task.processes)
+        self._sets: dict[str, ImageSet] = {}
 
-    def extra(self, seed: int) -> Extra:
-        """What one seed uses; only `random_real` is drawn anew."""
-        task = self.task
-        if self._extra is None or task.settings.use == "random_real":
-            self._extra = read_extra(
-                task.settings.use,
-                task.extra,
-                classes=task.classes,
-                real_per_class=task.config.real_per_class,
-                seed=seed,
-                room=self._room,
-            )
-        return self._extra
+    def read(self, seed: int) -> dict[str, ImageSet]:
+        """The image set of every source, the labelled first."""
+        classes = self.task.classes
+        for name, folder in sorted(self.task.folders.items(), key=lambda item: item[0] != "labelled"):
+            source = self.declared[name]
+            if name not in self._sets or source.per_seed:
+                self._sets[name] = source.read(folder, classes, budget=self._budget, seed=seed)
+            if name == "labelled":
+                refuse_empty_classes(self._sets[name].counts(len(classes)), classes=classes, where=folder)
+        return self._sets
 
 
-def _train(sources: Sources, seed: int, key: str, folder: Path, place: Place, advance: Advance) -> None:
-    task, labelled, extra = sources.task, sources.labelled, sources.extra(seed)
-    config, shelf = task.config, Store(task.store, owner=task.owner)
+def _train(sources: SourceReader, seed: int, key: str, folder: Path, worker: Worker, advance: Advance) -> None:
+    task, sets = sources.task, sources.read(seed)
+    config, labelled, kept = task.config, sets["labelled"], task.open_store()
     parts = partition(
         labelled.labels.numpy(),
         labelled.subjects if config.by_subject else np.full(len(labelled), "", dtype=object),
@@ -259,55 +312,56 @@ def _train(sources: Sources, seed: int, key: str, folder: Path, place: Place, ad
         num_classes=len(task.classes),
     )
     chosen = np.flatnonzero(parts == VALIDATION)
-    strategy = load("fer_pipeline.strategies", task.settings.strategy)
-    made = read_about(task.labelled)
-    trained = train(
-        Start(config.network.sized(int(made["crop"])), config.weights, task.classes, seed),
-        lambda ingredients: strategy.build(task.options, ingredients),
-        {"labelled": labelled.take(np.flatnonzero(parts == FIT)), **extra.sets},
-        labelled.take(chosen) if len(chosen) else None,
+    faces = read_about(task.folders["labelled"])
+    job = TrainingJob(
+        network=config.network.sized(int(faces["crop"])),
+        weights=config.weights,
+        classes=task.classes,
+        seed=seed,
         settings=config.training,
-        device=place,
-        state=shelf.state(STAGE, key),
-        folder=folder,
+        build=partial(sources.strategy.build, task.options),
+        sources=sources.declared,
         about={
             "stage": STAGE,
-            "strategy": task.settings.strategy,
-            "use": task.settings.use,
+            "strategy": task.strategy,
             "options": task.options.model_dump(mode="json"),
-            "faces": made,
+            "faces": faces,
         },
         data=task.data,
-        advance=advance,
-        prepare=lambda sets, preprocessing: {**sets, **extra.fitted(preprocessing)},
     )
-    if place.leads:
-        shelf.make(_timing_key(key), lambda path: write_json(path, _timing(trained, place)))
+    result = train(
+        job,
+        {**sets, "labelled": labelled.take(np.flatnonzero(parts == FIT))},
+        labelled.take(chosen) if len(chosen) else None,
+        Execution(worker, kept.state(STAGE, key), folder, advance),
+    )
+    if worker.is_leader:
+        kept.make(_timing_key(key), lambda path: write_json(path, _timing(result, worker)))
 
 
 def _timing_key(key: str) -> str:
     return fingerprint("timing", key)
 
 
-def _timing(trained: Trained, place: Place) -> dict[str, Any]:
-    per_step = trained.fitted.seconds / trained.fitted.steps
+def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
+    per_step = result.fitted.seconds / result.fitted.steps
     return {
-        "device": place.device.type,
-        "processes": place.part[1],
-        "steps": trained.fitted.steps,
-        "seconds": trained.fitted.seconds,
-        "seconds_waited_for_images": trained.fitted.waited,
+        "device": worker.device.type,
+        "processes": worker.world_size,
+        "steps": result.fitted.steps,
+        "seconds": result.fitted.seconds,
+        "seconds_waited_for_images": result.fitted.waited,
         "seconds_per_step": per_step,
-        "steps_per_epoch": trained.steps_per_own_epoch,
-        "seconds_per_epoch": per_step * trained.steps_per_own_epoch,
-        "images": trained.images,
-        "advice": list(trained.speed.advice),
+        "steps_per_epoch": result.steps_per_own_epoch,
+        "seconds_per_epoch": per_step * result.steps_per_own_epoch,
+        "images": result.images,
+        "advice": list(result.speed.advice),
     }
 
 
-def _timings(shelf: Store, recipe: str, keys: Mapping[int, str]) -> dict[str, Any]:
-    found = {seed: shelf.shard(_timing_key(key)) for seed, key in keys.items()}
-    return {"recipe": recipe, "seeds": {str(seed): read_json(path) for seed, path in found.items() if path.exists()}}
+def _timings(kept: Store, recipe: str, keys: Mapping[int, str]) -> dict[str, Any]:
+    paths = {seed: kept.shard(_timing_key(key)) for seed, key in keys.items()}
+    return {"recipe": recipe, "seeds": {str(seed): read_json(path) for seed, path in paths.items() if path.exists()}}
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

@@ -1,4 +1,4 @@
-"""Train primitive: the anchor's train split in; the primitive learner and the parts of the anchor out.
+"""Train the primitive learner on the anchor's train split, and say which faces it was trained on.
 
 Source: OS-FER (arXiv:2005.08551), section 3.1, eq. 1. Difference: two parts are set aside by seed, whole subjects at a
 time. `validation` chooses the epoch; `heldout` is neither trained on nor in the centroids, so that the precision of
@@ -6,6 +6,7 @@ mining can be estimated on it. Which face is in which part stands in `split.parq
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +19,7 @@ from pydantic import Field, model_validator
 from fer_pipeline.artifacts.faces import read_about, read_table, write_parquet
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.files import file_sha256, fresh_folder
-from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, ProjectSettings, Resources, Settings
 from fer_pipeline.core.summary import Summary
@@ -26,20 +27,29 @@ from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.strategies import supervised
-from fer_pipeline.training.advice import Speed
-from fer_pipeline.training.fabric import Place, make_place
-from fer_pipeline.training.fit import length
-from fer_pipeline.training.job import Start, train
+from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.launch import group_devices, run_group
+from fer_pipeline.training.memory_budget import memory_budget
 from fer_pipeline.training.partition import FIT, partition
-from fer_pipeline.training.ranks import launch, together
 from fer_pipeline.training.records import read_history
-from fer_pipeline.training.room import room_of
 from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.train import Speed, train
+from fer_pipeline.training.worker import Worker, make_worker
 
-VERSION = 1
+STAGE = "train_primitive"
 VALIDATION, HELDOUT = "validation", "heldout"
 SPLIT = "split.parquet"
+# What the model's bytes depend on: changed code trains anew.
+CODE = (
+    "stages/train_primitive.py",
+    "strategies/supervised.py",
+    "training",
+    "networks",
+    "core/seeds.py",
+    "artifacts/faces.py",
+    "evaluation/metrics.py",
+)
 
 
 class SplitSettings(Settings):
@@ -72,6 +82,22 @@ class Config(Settings):
         return self
 
 
+@dataclass(frozen=True)
+class Task:
+    """All that a process needs to train the primitive learner; picklable."""
+
+    config: Config
+    faces: Path
+    classes: tuple[str, ...]
+    seed: int
+    data: dict[str, str]  # hash of the faces
+    parts: np.ndarray  # of every labelled face
+    folder: Path
+    state: Path
+    resources: Resources
+    processes: int  # that train together
+
+
 def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, store: Path = STORE) -> Summary:
     """Train the primitive learner on the anchor.
 
@@ -82,88 +108,73 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         out: Where checkpoint, history and `split.parquet` are written.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
-    classes, seed, resources = project.classes, project.seeds[0], project.resources
+    classes, seed = project.classes, project.seeds[0]
     weights_sha256 = file_sha256(config.weights.path) if config.weights and config.weights.path.is_file() else None
     data = {"faces": folder_sha256(faces)}
-    key = fingerprint("train_primitive", VERSION, config, list(classes), seed, data, weights_sha256)
-    shelf = Store(store, owner="train_primitive")
+    code = code_fingerprint(*(PACKAGE / path for path in CODE))
+    key = fingerprint(STAGE, code, config, list(classes), seed, data, weights_sha256)
+    kept = Store(store, owner=STAGE)
     speed: list[Speed] = []
-    reused = shelf.make_folder(
-        key,
-        lambda folder: speed.append(
-            _make(config, faces, tuple(classes), seed, data, folder, shelf.state("train_primitive", key), resources)
-        ),
-    )
+
+    def make(folder: Path) -> None:
+        images = read_images(faces, classes=classes, budget=None)
+        refuse_empty_classes(images.counts(len(classes)), classes=classes, where=faces)
+        parts = divide(images, config.split, seed=seed, num_classes=len(classes))
+        write_split(folder / SPLIT, images, parts)
+        fit_images = images.take(np.flatnonzero(parts == FIT))
+        refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
+        group = group_devices(project.resources, usual="data")
+        task = Task(
+            config=config,
+            faces=faces,
+            classes=classes,
+            seed=seed,
+            data=data,
+            parts=parts,
+            folder=folder,
+            state=kept.state(STAGE, key),
+            resources=project.resources,
+            processes=max(len(group), 1),
+        )
+        precision = config.training.precision
+        with progress(STAGE, length(config.training, len(fit_images))[0], "steps") as advance:
+            if group:
+                speed.append(run_group(partial(_train, task), group, precision=precision, advance=advance))
+            else:
+                speed.append(_train(task, make_worker(project.resources.device, precision), advance))
+
+    kept.make_folder(key, make)
     fresh_folder(out)
-    shelf.link(key, out)
-    shelf.drop_state("train_primitive", key)
-    shelf.used([key])
-    return _summary(config, faces, tuple(classes), out, speed[0] if not reused else None)
+    kept.link(key, out)
+    kept.drop_state(STAGE, key)
+    kept.used([key])
+    return _summary(config, faces, classes, out, speed[0] if speed else None)
 
 
-def _make(
-    config: Config,
-    faces: Path,
-    classes: tuple[str, ...],
-    seed: int,
-    data: dict[str, str],
-    folder: Path,
-    state: Path,
-    resources: Resources,
-) -> Speed:
-    images = read_images(faces, classes=classes, room=None)
-    refuse_empty_classes(images.counts(len(classes)), classes=classes, where=faces)
-    parts = divide(images, config.split, seed=seed, num_classes=len(classes))
-    write_split(folder / SPLIT, images, parts)
-    fit_images = images.take(np.flatnonzero(parts == FIT))
-    refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
-    total, _ = length(config.training, len(fit_images))
-    devices = together(resources, usual="data")
-    work = partial(_train, config, faces, classes, seed, data, folder, state, resources, max(len(devices), 1), parts)
-    precision = config.training.precision
-    with progress("train_primitive", total, "steps") as advance:
-        if devices:
-            return launch(work, devices, precision=precision, advance=advance)
-        return work(make_place(resources.device, precision), advance)
-
-
-def _train(
-    config: Config,
-    faces: Path,
-    classes: tuple[str, ...],
-    seed: int,
-    data: dict[str, str],
-    folder: Path,
-    state: Path,
-    resources: Resources,
-    processes: int,
-    parts: np.ndarray,
-    place: Place,
-    advance: Callable[[int], None],
-) -> Speed:
-    room = room_of(resources, place.device, processes=processes)
-    images = read_images(faces, classes=classes, room=room)
-    chosen = np.flatnonzero(parts == VALIDATION)
-    made = read_about(faces)
-    trained = train(
-        Start(config.network.sized(int(made["crop"])), config.weights, classes, seed),
-        lambda ingredients: supervised.build(config.options, ingredients),
-        {"labelled": images.take(np.flatnonzero(parts == FIT))},
-        images.take(chosen) if len(chosen) else None,
+def _train(task: Task, worker: Worker, advance: Callable[[int], None]) -> Speed:
+    config = task.config
+    budget = memory_budget(task.resources, worker.device, processes=task.processes)
+    images = read_images(task.faces, classes=task.classes, budget=budget)
+    chosen = np.flatnonzero(task.parts == VALIDATION)
+    faces = read_about(task.faces)
+    job = TrainingJob(
+        network=config.network.sized(int(faces["crop"])),
+        weights=config.weights,
+        classes=task.classes,
+        seed=task.seed,
         settings=config.training,
-        device=place,
-        state=state,
-        folder=folder,
-        about={
-            "stage": "train_primitive",
-            "strategy": "supervised",
-            "options": config.options.model_dump(),
-            "faces": made,
-        },
-        data=data,
-        advance=advance,
+        build=partial(supervised.build, config.options),
+        sources=supervised.sources(config.options),
+        about={"stage": STAGE, "strategy": "supervised", "options": config.options.model_dump(), "faces": faces},
+        data=task.data,
     )
-    return trained.speed
+    result = train(
+        job,
+        {"labelled": images.take(np.flatnonzero(task.parts == FIT))},
+        images.take(chosen) if len(chosen) else None,
+        Execution(worker, task.state, task.folder, advance),
+    )
+    return result.speed
 
 
 def divide(images: ImageSet, split: SplitSettings, *, seed: int, num_classes: int) -> np.ndarray:
@@ -213,5 +224,5 @@ def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, s
     if "validation_mean_class_accuracy" in counts:
         line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
-    line += f"; {speed.words}" if speed else " (from the store)"
-    return Summary("train_primitive", line, counts, (*warnings, *(speed.advice if speed else ())))
+    line += f"; {speed.line}" if speed else " (from the store)"
+    return Summary(STAGE, line, counts, (*warnings, *(speed.advice if speed else ())))

@@ -1,28 +1,27 @@
-"""An exponential average of a network's weights (EMA): the trained network in, a smoother one out.
+"""Keep an exponential moving average (EMA) of a network's weights.
 
-Source: Tarvainen & Valpola, Mean Teacher (arXiv:1703.01780). The decay rises as min(decay, (1 + t) / (10 + t)), so that
-the first random weights are forgotten soon; buffers (running statistics) are copied.
+Source: Tarvainen & Valpola, Mean Teacher (arXiv:1703.01780). Public code means three different things by it: here
+parameters are averaged and buffers (the running statistics of batch norms) are copied from the network.
 """
 
 import copy
+from typing import TypeVar
 
 import torch
+from torch import nn
 
-from fer_pipeline.networks.model import ExpressionNet
+Network = TypeVar("Network", bound=nn.Module)
 
 
-class Average:
-    """The averaged copy of a network."""
+def averaged_copy(network: Network) -> Network:
+    """A copy that no gradient changes, where the average starts."""
+    return copy.deepcopy(network).requires_grad_(False)
 
-    def __init__(self, model: ExpressionNet, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
-        self.decay = decay
 
-    @torch.no_grad()
-    def update(self, model: ExpressionNet, step: int) -> None:
-        """Takes in the weights after step `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            own.lerp_(new.detach(), 1 - decay)
-        for own, new in zip(self.model.buffers(), model.buffers(), strict=True):
-            own.copy_(new)
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
+    """Moves the average towards the network: a ← decay · a + (1 - decay) · w for every parameter."""
+    for own, new in zip(average.parameters(), network.parameters(), strict=True):
+        own.lerp_(new.detach(), 1 - decay)
+    for own, new in zip(average.buffers(), network.buffers(), strict=True):
+        own.copy_(new)

@@ -1,4 +1,4 @@
-"""Streams of batches: a set of images and a seed in, the batch of any step out, without a state.
+"""Draw batches from image sets: the batch of any step is a function of seed and step, without a state.
 
 Several processes may train together on one stream: each takes its part of the batch that one alone would take.
 """
@@ -7,27 +7,31 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.training.fabric import Place
+from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
 from fer_pipeline.training.sets import ImageSet
 from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.streamed import Streamed
+from fer_pipeline.training.worker import Worker
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of one stream, on the device of the training."""
+    """Some rows of one stream, on the device of the training.
+
+    Soft targets that a strategy makes itself are found by `rows`: it keeps a tensor with a row for each of the set's.
+    """
 
     images: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]  # crops, or network inputs where `prepared`
-    labels: Int64[Tensor, " n"]
-    rows: Int64[Tensor, " n"]  # their numbers in the stream's set
+    labels: Int64[Tensor, " n"]  # -1 for none
+    rows: Int64[Tensor, " n"]  # their numbers in the stream's set, on the CPU
     prepared: bool
+    landmarks: Float32[Tensor, "n 10"] | None = None  # in crop pixels, where the source asks for them
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +39,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same on a device, without waiting for it."""
         return replace(
-            self, images=self.images.to(device, non_blocking=True), labels=self.labels.to(device, non_blocking=True)
+            self,
+            images=self.images.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            landmarks=None if self.landmarks is None else self.landmarks.to(device, non_blocking=True),
         )
 
 
@@ -50,26 +57,27 @@ class Stream:
     num_classes: int = 0
     order: str = "rows"
     buffer_rows: int = 16_384  # of the order by blocks
-    part: tuple[int, int] = (0, 1)  # the number of this process among all that train together
+    rank: int = 0  # of this process among the `world_size` that train together
+    world_size: int = 1
     _order: Order = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.set), "a stream needs at least one image"
         if self.balanced:
             labels = self.set.labels.numpy()
-            found = [(index, np.flatnonzero(labels == index)) for index in range(self.num_classes)]
-            present = [(index, rows) for index, rows in found if len(rows)]
-            own = [self._among(rows, derive(self.seed, "class", index), len(present)) for index, rows in present]
+            members = [(index, np.flatnonzero(labels == index)) for index in range(self.num_classes)]
+            present = [(index, rows) for index, rows in members if len(rows)]
+            own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present]
             self._order = Balanced(self.seed, [rows for _, rows in present], own)
         else:
-            self._order = self._among(np.arange(len(self.set)), self.seed, 1)
+            self._order = self._order_of(np.arange(len(self.set)), self.seed, 1)
 
-    def _among(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
+    def _order_of(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
         if self.order == "rows":
             return Permuted(seed, len(rows))
         # Classes share the buffer: it is its row groups that are held in memory.
         together = max(1, self.buffer_rows // ROWS_PER_GROUP // classes)
-        if isinstance(self.set.images, Streamed):
+        if isinstance(self.set.images, ShardImages):
             self.set.images.keep_at_least(2 * max(self.buffer_rows, classes * ROWS_PER_GROUP))
         return Blocked(seed, self.set.blocks[rows], together=together)
 
@@ -77,18 +85,18 @@ class Stream:
     def reads_at_random(self) -> bool:
         """Whether every batch reads row groups from all over the shards, again and again."""
         images = self.set.images
-        return self.order == "rows" and isinstance(images, Streamed) and not images.keeps_all
+        return self.order == "rows" and isinstance(images, ShardImages) and not images.keeps_all
 
-    def at(self, place: Place) -> "Stream":
-        """This process's part of the stream; a set that is taken whole in every step goes to its device at once."""
+    def for_worker(self, worker: Worker) -> "Stream":
+        """One process's part of the stream; a set that is taken whole in every step goes to its device at once."""
         if self.size == 0:
-            return replace(self, set=self.set.holding(self.set.all_pixels().to(place.device)))
-        if self.size < place.part[1]:
+            return replace(self, set=self.set.with_pixels(self.set.all_pixels().to(worker.device)))
+        if self.size < worker.world_size:
             raise ConfigError(
-                f"{self.size} images of a step cannot be divided among {place.part[1]} processes; "
+                f"{self.size} images of a step cannot be divided among {worker.world_size} processes; "
                 "set a larger training.batch or a smaller resources.gpus"
             )
-        return replace(self, part=place.part)
+        return replace(self, rank=worker.rank, world_size=worker.world_size)
 
     def rows(self, step: int) -> Int64[np.ndarray, " k"]:
         """The rows of a step, over all processes."""
@@ -98,13 +106,18 @@ class Stream:
         """This process's part of the batch of a step (a set taken whole has no parts), where the images lie."""
         rows = self.rows(step)
         if self.size:
-            rows = np.array_split(rows, self.part[1])[self.part[0]]
+            rows = np.array_split(rows, self.world_size)[self.rank]
         index = torch.from_numpy(rows)
-        images = self.set.pixels(rows, pinned=pinned)
-        return Batch(images, self.set.labels.index_select(0, index), index, self.set.prepared)
+        return Batch(
+            self.set.pixels(rows, pinned=pinned),
+            self.set.labels.index_select(0, index),
+            index,
+            self.set.prepared,
+            None if self.set.landmarks is None else self.set.landmarks.index_select(0, index),
+        )
 
 
-def stream_of(images: ImageSet, size: int, *, seed: int, settings: TrainingSettings, classes: int | None) -> Stream:
+def make_stream(images: ImageSet, size: int, *, seed: int, settings: TrainingSettings, classes: int | None) -> Stream:
     """A stream in the order of the settings; `classes` where the settings' balance is about it."""
     return Stream(
         images,

@@ -1,4 +1,4 @@
-"""Losses per image: class scores and labels in, one number an image out; the strategies weigh and sum them."""
+"""Compute losses per image, and means over a batch that may be divided among processes."""
 
 import numpy as np
 import torch
@@ -23,17 +23,20 @@ def smoothed_cross_entropy(
 
 
 def weighted_mean(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
-    """The mean, with weights where they are given.
+    """The mean, with weights (a mask, say) where they are given; 0 where all weights are 0.
 
     Where processes train together it is such that its mean over them is the mean over the images of all, and so with
     its gradient, however the images and weights are divided.
     """
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+    grouped = distributed.is_available() and distributed.is_initialized()
+    if weights is None and not grouped:
+        return values.mean()
     weights = torch.ones_like(values) if weights is None else weights
     total = weights.detach().sum()
-    distributed.all_reduce(total)
-    return (values * weights).sum() * distributed.get_world_size() / total
+    if grouped:
+        distributed.all_reduce(total)
+    total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    return (values * weights).sum() * (distributed.get_world_size() if grouped else 1) / total
 
 
 def balancing_weights(counts: Int[np.ndarray, " c"]) -> Float[Tensor, " c"]:

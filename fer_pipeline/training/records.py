@@ -19,7 +19,8 @@ Row = dict[str, float | int]
 def write_history(folder: Path, rows: list[Row]) -> None:
     """All rows as CSV; floats in full, so that equal trainings give equal bytes."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)  # the phases of a training may have other losses
+    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / HISTORY, stream.getvalue())
@@ -28,7 +29,7 @@ def write_history(folder: Path, rows: list[Row]) -> None:
 def read_history(folder: Path) -> list[dict[str, float]]:
     """The rows of a finished training."""
     with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
 
 
 class Record:

@@ -1,4 +1,4 @@
-"""Training sets: a folder of shards in; labels, names and subjects in memory, and images wherever they fit, out."""
+"""Read training sets from shards: labels, names and subjects into memory, images wherever they fit."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,30 +10,37 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_about, shard_paths
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.training.images import Held, Images, in_turn
-from fer_pipeline.training.room import Room
-from fer_pipeline.training.streamed import Groups, Streamed, read_groups
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.training.images import DecodedImages, Images, RowGroups, ShardImages, read_row_groups, slices_in_order
+from fer_pipeline.training.memory_budget import MemoryBudget
 
 ROWS_PER_DECODE = 500
+Label = Literal["label", "pseudo_label"]
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images: uint8 crops, or floats that are already in the network's input space."""
+    """Images with their labels, names and persons: uint8 crops, or inputs of a network (then `space` says which).
+
+    `positions` are the rows' places among the images, `blocks` the row group of every row (an order by blocks goes by
+    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for.
+    """
 
     images: Images
     labels: Int64[Tensor, " n"]  # -1 for none
     face_id: np.ndarray
     subjects: np.ndarray
-    places: Int64[np.ndarray, " n"]  # of the rows among the images
-    blocks: Int64[np.ndarray, " n"]  # the row group of every row, what an order by blocks goes by
+    positions: Int64[np.ndarray, " n"]
+    blocks: Int64[np.ndarray, " n"]
+    landmarks: Float32[Tensor, "n 10"] | None = None
+    space: Preprocessing | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +54,7 @@ class ImageSet:
         self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False
     ) -> UInt8[Tensor, "k h w 3"] | Float[Tensor, "k 3 s s"]:
         """The images of some rows."""
-        return self.images.take(self.places[rows], pinned=pinned)
+        return self.images.take(self.positions[rows], pinned=pinned)
 
     def all_pixels(self) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
         """The images of all rows, for small sets."""
@@ -56,18 +63,26 @@ class ImageSet:
     def take(self, rows: np.ndarray) -> "ImageSet":
         """Some rows as a set of their own; the images stay where they are."""
         index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
-        return ImageSet(
-            self.images,
-            self.labels[index],
-            self.face_id[rows],
-            self.subjects[rows],
-            self.places[rows],
-            self.blocks[rows],
+        return replace(
+            self,
+            labels=self.labels[index],
+            face_id=self.face_id[rows],
+            subjects=self.subjects[rows],
+            positions=self.positions[rows],
+            blocks=self.blocks[rows],
+            landmarks=None if self.landmarks is None else self.landmarks[index],
         )
 
-    def holding(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> "ImageSet":
+    def with_pixels(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> "ImageSet":
         """The same rows with these images."""
-        return replace(self, images=Held(pixels), places=np.arange(len(self)))
+        return replace(self, images=DecodedImages(pixels), positions=np.arange(len(self)))
+
+    def as_inputs_of(self, preprocessing: Preprocessing) -> "ImageSet":
+        """Inputs of another network as inputs of one with `preprocessing`; crops stay as they are."""
+        if self.space is None:
+            return self
+        converted = self.with_pixels(preprocessing.convert(self.all_pixels(), self.space))
+        return replace(converted, space=preprocessing)
 
     def counts(self, num_classes: int) -> Int64[np.ndarray, " c"]:
         """Images per class."""
@@ -75,59 +90,79 @@ class ImageSet:
         return np.bincount(labels[labels >= 0], minlength=num_classes)
 
 
-def held_set(
+def image_set(
     pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"],
     labels: Int64[Tensor, " n"],
     face_id: np.ndarray,
     subjects: np.ndarray,
+    *,
+    space: Preprocessing | None = None,
 ) -> ImageSet:
     """A set of images that are in memory already, in blocks as shards have them."""
     rows = np.arange(len(labels))
-    return ImageSet(Held(pixels), labels, face_id, subjects, rows, rows // ROWS_PER_GROUP)
+    return ImageSet(DecodedImages(pixels), labels, face_id, subjects, rows, rows // ROWS_PER_GROUP, space=space)
 
 
 def read_images(
-    folder: Path, *, classes: Sequence[str], room: Room | None, label: Literal["label", "pseudo_label"] = "label"
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    budget: MemoryBudget | None,
+    label: Label | None = "label",
+    landmarks: bool = False,
 ) -> ImageSet:
-    """All faces under `folder` that have a label; refuses other classes, another order, or a split other than train.
+    """All faces under `folder` that have a label, or all faces where no `label` is asked for (their labels are -1).
 
-    Without a `room` no image is read before it is wanted.
+    Without a `budget` no image is read before it is wanted. DataError for other classes, another order of classes, or a
+    split other than train.
     """
-    found = tuple(read_about(folder)["classes"])
-    if found != tuple(classes):
-        raise DataError(
-            f"{folder} has the classes {', '.join(found)}, expected {', '.join(classes)} in this order; "
-            "run the stage that writes it again"
-        )
+    check_classes(folder, classes)
     paths = shard_paths(folder)
-    columns = _read_columns(paths, label)
-    labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
-    rows = np.flatnonzero(labels >= 0)
-    groups = read_groups(paths)
-    images, places = _lodge(groups, rows, room) if room else (Streamed(groups, keep=0, threads=1), rows)
+    columns = _read_columns(paths, [*([label] if label else []), *(["landmarks"] if landmarks else [])])
+    if label is None:
+        labels = np.full(len(columns), -1, np.int64)
+        rows = np.arange(len(columns))
+    else:
+        labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
+        rows = np.flatnonzero(labels >= 0)
+    groups = read_row_groups(paths)
+    images, positions = (
+        _place_images(groups, rows, budget) if budget else (ShardImages(groups, keep=0, threads=1), rows)
+    )
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),
-        face_id=_names(columns.column("face_id"))[rows],
+        face_id=_unique_strings(columns.column("face_id"))[rows],
         subjects=_shared_strings(columns.column("subject"))[rows],
-        places=places,
-        blocks=groups.of(rows),
+        positions=positions,
+        blocks=groups.containing(rows),
+        landmarks=_landmarks(columns.column("landmarks"))[torch.from_numpy(rows)] if landmarks else None,
     )
 
 
-def _read_columns(paths: Sequence[Path], label: str) -> pa.Table:
+def check_classes(folder: Path, classes: Sequence[str]) -> None:
+    """DataError where shards have other classes, or the same in another order."""
+    stored = tuple(read_about(folder)["classes"])
+    if stored != tuple(classes):
+        raise DataError(
+            f"{folder} has the classes {', '.join(stored)}, expected {', '.join(classes)} in this order; "
+            "run the stage that writes it again"
+        )
+
+
+def _read_columns(paths: Sequence[Path], columns: list[str]) -> pa.Table:
     tables = []
     for path in paths:
-        table = open_shard(path).read(columns=["face_id", label, "subject", "split"])
+        table = open_shard(path).read(columns=["face_id", *columns, "subject", "split"])
         if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
             raise DataError(
                 f"{path} holds the split {sorted(splits)[0]!r}, and training reads train splits only; name that folder"
             )
-        tables.append(table.select(["face_id", label, "subject"]))
+        tables.append(table.select(["face_id", *columns, "subject"]))
     return pa.concat_tables(tables)
 
 
-def _names(column: pa.ChunkedArray) -> np.ndarray:
+def _unique_strings(column: pa.ChunkedArray) -> np.ndarray:
     """A column of strings that are all different, in a quarter of the memory of Python's."""
     chunks = [np.array(chunk.to_pylist(), dtype=np.dtypes.StringDType()) for chunk in column.chunks]
     return np.concatenate([np.array([], dtype=np.dtypes.StringDType()), *chunks])
@@ -140,23 +175,30 @@ def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
     return names[encoded.indices.to_numpy()]
 
 
-def _lodge(groups: Groups, rows: Int64[np.ndarray, " n"], room: Room) -> tuple[Images, Int64[np.ndarray, " n"]]:
-    """The images where they fit, and the places of the rows there."""
-    streamed = Streamed(groups, keep=0, threads=room.threads)
+def _landmarks(column: pa.ChunkedArray) -> Float32[Tensor, "n 10"]:
+    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(values.astype(np.float32).reshape(-1, 10))
+
+
+def _place_images(
+    groups: RowGroups, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
+) -> tuple[Images, Int64[np.ndarray, " n"]]:
+    """The images where they fit, and the rows' positions there."""
+    in_shards = ShardImages(groups, keep=0, threads=budget.threads)
     if not len(rows):
-        return streamed, rows
-    shape = streamed.first_shape()
-    place = room.take(len(rows) * int(np.prod(shape)))
+        return in_shards, rows
+    shape = in_shards.first_shape()
+    place = budget.reserve(len(rows) * int(np.prod(shape)))
     if place == "shards":
-        return Streamed(groups, keep=room.take_some(groups.encoded_bytes), threads=room.threads), rows
-    pixels = torch.empty((len(rows), *shape), dtype=torch.uint8, device=room.device if place == "device" else "cpu")
-    with ThreadPoolExecutor(room.threads) as pool:
-        list(pool.map(partial(_decode, streamed, rows, pixels), in_turn(len(rows), ROWS_PER_DECODE)))
-    return Held(pixels), np.arange(len(rows))
+        return ShardImages(groups, keep=budget.reserve_up_to(groups.encoded_bytes), threads=budget.threads), rows
+    pixels = torch.empty((len(rows), *shape), dtype=torch.uint8, device=budget.device if place == "device" else "cpu")
+    with ThreadPoolExecutor(budget.threads) as pool:
+        list(pool.map(partial(_decode, in_shards, rows, pixels), slices_in_order(len(rows), ROWS_PER_DECODE)))
+    return DecodedImages(pixels), np.arange(len(rows))
 
 
-def _decode(streamed: Streamed, rows: np.ndarray, pixels: Tensor, chosen: Int64[np.ndarray, " k"]) -> None:
-    pixels[int(chosen[0]) : int(chosen[-1]) + 1] = streamed.take(rows[chosen])
+def _decode(images: ShardImages, rows: np.ndarray, pixels: Tensor, chosen: Int64[np.ndarray, " k"]) -> None:
+    pixels[int(chosen[0]) : int(chosen[-1]) + 1] = images.take(rows[chosen])
 
 
 def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:

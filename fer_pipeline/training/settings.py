@@ -1,14 +1,11 @@
-"""How a network is trained: the settings that every strategy shares, refused where they contradict each other."""
+"""Define the settings of a training that every strategy shares, refused where they contradict each other."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fer_pipeline.core.settings import Settings
 
-# with their defaults, which are what was done before they came
-LATER: dict[str, Any] = {"order": "rows", "buffer_rows": 16_384}
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -117,9 +114,3 @@ class TrainingSettings(Settings):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, plain: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-        """Settings that came later are written only where they differ, so that earlier results keep key and card."""
-        values = plain(self)
-        return {name: value for name, value in values.items() if LATER.get(name, ...) != value}

@@ -1,113 +1,124 @@
-"""The seam between the loop and what is trained: a strategy owns networks and losses, the loop owns all the rest.
+"""Define what a training strategy is. The loop (fit.py) owns everything else.
 
-A strategy is a file in `strategies/` with a docstring that names its source and
+A strategy is one file in `strategies/`, its name the file's, with a docstring that names its source, and
 
-    class Options(Settings)                                       its own settings
-    def build(options, ingredients) -> Strategy                   makes its networks by `ingredients.network(name)`
+    class Options(Settings)                              its own settings
+    def sources(options) -> dict[str, Source]            the streams that it reads, each required or not
+    def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
-The loop hands `step` one batch of every stream (`labelled`, `auxiliary`, `unlabelled`: uint8 crops; `distilled`:
-network inputs) and a `Learner`. The strategy makes its own views of the crops, computes its losses and calls
-`learner.update(loss, network)` as often and in the order that its method wants, so that two networks may take turns
-and a second step may look at what the first one changed. What must survive a pause lies in its state_dict.
+The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
+computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
+values of the method, `run.gradients` and `run.apply`. A method with several phases lists them in `phases`; one that
+relabels or stops early does so in `end_epoch`.
 
-Several processes may train together, each on its part of every batch. Gradients are averaged over them in `update`; a
-mean over the batch must be `losses.weighted_mean`, which takes it over all parts. Random draws differ among them.
+A training may be killed at any moment and go on later. What must survive lies in the module's `state_dict`: networks,
+and buffers for counters and relabelled targets. Several processes may train together, each on its part of every batch;
+buffers must be equal in all of them (`run.gather`), and a mean over a batch must be `losses.weighted_mean`, which takes
+it over all parts. Random draws come from `run.generator`, and differ among processes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.settings import Optimizer, Schedule, TrainingSettings
 
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What a strategy is built from."""
+class Optimization:
+    """What one optimiser changes and how; what is None is taken from the training's settings."""
+
+    module: nn.Module
+    optimizer: Optimizer | None = None
+    schedule: Schedule | None = None
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training with optimisers of its own, by name; learning rates begin anew with it.
+
+    Without `epochs` and `steps` it is as long as the training's settings say.
+    """
+
+    name: str
+    optimizers: Mapping[str, Optimization]
+    epochs: int | None = None
+    steps: int | None = None
+
+
+NetworkFactory = Callable[..., tuple[ExpressionNet, Preprocessing]]
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a strategy is built from.
+
+    `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
+    images, so that a strategy can keep a row for each.
+    """
 
     num_classes: int
-    network: Callable[[str], ExpressionNet]  # by name: "main" has the recipe's initial weights, others their own draw
+    make_network: NetworkFactory
     augmentation: Augmentation
-    class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)  # by stream, where balance: weights
+    settings: TrainingSettings
+    images: Mapping[str, int] = field(default_factory=dict)
+    class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+
+    def network(self, name: str = "main") -> ExpressionNet:
+        """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""
+        return self.make_network(name)[0]
+
+    def other_network(
+        self, name: str, network: NetworkSettings, weights: WeightSettings | None = None
+    ) -> tuple[ExpressionNet, Augmentation]:
+        """A network of another architecture, with weights and preprocessing of its own (a frozen face network, say)."""
+        made, preprocessing = self.make_network(name, network, weights)
+        return made, Augmentation(self.augmentation.settings, preprocessing)
+
+    def random_view(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "n 3 s s"]:
+        """A batch as randomly augmented network inputs."""
+        inputs = self.augmentation.random(batch.images, generator)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+    def label_weights(self, stream: str, labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The weight of each label of a stream: that of its class where the settings balance by weights, else 1."""
+        by_class = self.class_weights.get(stream)
+        return torch.ones(len(labels), device=labels.device) if by_class is None else by_class.to(labels.device)[labels]
 
 
-@runtime_checkable
-class Learner(Protocol):
-    """What the loop offers within one step."""
+class Strategy(nn.Module):
+    """A method of training: networks, and how they learn from one step's batches."""
 
-    step: int  # from 0, over the whole training
-    total_steps: int
-    steps_per_epoch: int
-
-    def generator(self, *names: str | int) -> torch.Generator:
-        """A CPU generator for this step and purpose; the same after a pause."""
-        ...
-
-    def update(self, loss: Tensor, network: str = "main") -> None:
-        """One optimiser step of the named network down the gradient of `loss`."""
-        ...
-
-    def rate(self, network: str = "") -> float:
-        """The learning rate of this step, of the first network where none is named."""
-        ...
-
-
-@runtime_checkable
-class Strategy(Protocol):
-    """An `nn.Module` that knows how to learn from one step's batches."""
+    def phases(self) -> Sequence[Phase]:
+        """The phases in order; by default one, in which `self.network` learns by the training's settings."""
+        network = self.network
+        assert isinstance(network, nn.Module), "a strategy without phases of its own trains self.network"
+        return [Phase("train", {"main": Optimization(network)})]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """Rows a step of every stream, given the settings' batch and the streams' sizes; 0 takes all of it."""
-        ...
+        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them."""
+        return dict.fromkeys(images, batch)
 
-    def trained(self) -> Mapping[str, nn.Module]:
-        """What gradients change: one optimiser for each name."""
-        ...
+    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+        """Learns from one batch of every stream; what it returns is averaged over the epoch for the history."""
+        raise NotImplementedError
+
+    def end_epoch(self, run: StepContext, validation: Mapping[str, float]) -> bool:
+        """Called after each epoch with the validation's figures, in every process; True ends the phase."""
+        return False
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""
-        ...
-
-    def step(self, batches: Mapping[str, Batch], learner: Learner) -> dict[str, Tensor]:
-        """Learns from one batch of every stream; the losses are for the history."""
-        ...
-
-    def train(self, mode: bool = True) -> Any: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-    def to(self, *args: Any, **kwargs: Any) -> Any: ...
-
-
-class StepLearner:
-    """The loop's `Learner`: counts steps and hands losses to the optimisers."""
-
-    def __init__(
-        self,
-        *,
-        seed: int,
-        total_steps: int,
-        steps_per_epoch: int,
-        apply: Callable[[Tensor, str], None],
-        rates: Callable[[str], float],
-        part: tuple[int, int] = (0, 1),
-    ) -> None:
-        self.seed, self.total_steps, self.steps_per_epoch = seed, total_steps, steps_per_epoch
-        self.part = part
-        self.step = 0
-        self.update = lambda loss, network="main": apply(loss, network)
-        self.rate = lambda network="": rates(network)
-
-    def child_seed(self, *names: str | int) -> int:
-        """A seed for this step and purpose; processes that train together draw apart."""
-        own = ("part", self.part[0]) if self.part[1] > 1 else ()
-        return derive(self.seed, "step", self.step, *names, *own)
-
-    def generator(self, *names: str | int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.child_seed(*names))
+        network = self.network
+        assert isinstance(network, ExpressionNet), "a strategy without a predictor of its own keeps self.network"
+        return network

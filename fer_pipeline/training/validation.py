@@ -1,14 +1,17 @@
-"""A network on labelled images: loss, accuracy and mean class accuracy, in batches, as in use."""
+"""Measure a network on labelled images as it will be used: loss, accuracy and mean class accuracy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import in_turn
+from fer_pipeline.training.images import slices_in_order
 from fer_pipeline.training.loader import ahead
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
@@ -16,7 +19,25 @@ from fer_pipeline.training.sets import ImageSet
 BATCH = 256
 
 
-@torch.inference_mode()
+def predict_logits(
+    model: ExpressionNet,
+    images: ImageSet,
+    rows: Int64[np.ndarray, " n"],
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Iterator[Float[Tensor, "k c"]]:
+    """Class scores of some rows in batches, in evaluation mode. The network's mode is as before after each batch."""
+    batches = [rows[chosen] for chosen in slices_in_order(len(rows), BATCH)]
+    for pixels in ahead(images.pixels, batches, threads=images.images.threads(device)):
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            logits = model(preprocessing.apply(pixels.to(device))).float()
+        model.train(training)
+        yield logits
+
+
 def validate(
     model: ExpressionNet,
     images: ImageSet,
@@ -25,23 +46,21 @@ def validate(
     classes: Sequence[str],
     device: torch.device,
 ) -> dict[str, float]:
-    """The three figures that a model can be chosen by. The network's mode is as before when it ends."""
-    training = model.training
-    model.eval()
+    """The three figures that a model can be chosen by."""
     losses, predicted = [], []
-    turns = in_turn(len(images), BATCH)
-    for rows, batch in zip(turns, ahead(images.pixels, turns, threads=images.images.threads(device)), strict=True):
-        labels = images.labels[torch.from_numpy(rows)].to(device)
-        logits = model(preprocessing.apply(batch.to(device))).float()
-        losses.append(smoothed_cross_entropy(logits, labels).double().sum())
+    rows = np.arange(len(images))
+    labels = images.labels.to(device).split(BATCH)
+    for own, logits in zip(
+        labels, predict_logits(model, images, rows, preprocessing=preprocessing, device=device), strict=True
+    ):
+        losses.append(smoothed_cross_entropy(logits, own).double().sum())
         predicted.append(logits.argmax(1).cpu())
-    model.train(training)
     confusion = confusion_matrix(images.labels.numpy(), torch.cat(predicted).numpy(), num_classes=len(classes))
-    found = measure(confusion, classes=classes)
+    metrics = measure(confusion, classes=classes)
     return {
         "loss": float(torch.stack(losses).sum()) / len(images),
-        "accuracy": found.accuracy,
-        "mean_class_accuracy": found.mean_class_accuracy,
+        "accuracy": metrics.accuracy,
+        "mean_class_accuracy": metrics.mean_class_accuracy,
     }
 
 

@@ -1,7 +1,9 @@
 """A tiny set of faces and an untrained primitive learner for the stages between them."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from fer_pipeline.artifacts import faces
+from fer_pipeline.core import fingerprints
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
@@ -82,6 +85,20 @@ def small_primitive(tmp_path: Path) -> Writer:
         return folder
 
     return save
+
+
+@pytest.fixture
+def package_copy(tmp_path: Path, monkeypatch) -> Callable[[ModuleType], Path]:
+    """Lets a stage take the fingerprint of its code from a copy of the package, which a test may edit."""
+
+    def copy(stage: ModuleType) -> Path:
+        folder = tmp_path / "package"
+        shutil.copytree(fingerprints.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        monkeypatch.setattr(fingerprints, "PACKAGE", folder)
+        monkeypatch.setattr(stage, "PACKAGE", folder)
+        return folder
+
+    return copy
 
 
 BANDS = ("anger", "happiness", "neutral")

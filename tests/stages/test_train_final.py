@@ -1,7 +1,11 @@
 """train_final: every recipe from one start and with one number of steps; seeds apart; equal bytes however it ran."""
 
+import importlib
 import json
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import fer_pipeline.training.train as train_module
 from fer_pipeline.artifacts.distilled import Distilled, write_distilled
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
@@ -18,11 +23,11 @@ from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
-from fer_pipeline.training import job
-from fer_pipeline.training.extras import class_counts, read_extra
+from fer_pipeline.strategies import supervised
+from fer_pipeline.training.memory_budget import GIB, MemoryBudget
 from fer_pipeline.training.records import read_history
-from fer_pipeline.training.room import GIB, Room
-from tests.project import project_settings
+from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
+from tests.project import project_settings, recipe_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
@@ -30,8 +35,17 @@ FAST = {
     "network": {"width": 4},
     "training": {"epochs": 2, "batch": 16, "optimizer": {"learning_rate": 0.02}},
 }
-ROOM = Room(torch.device("cpu"), GIB)
-USES = ("labelled", "mined", "random", "distilled", "random_real")
+BUDGET = MemoryBudget(torch.device("cpu"), GIB)
+# name of a recipe -> the source that it has beside the labelled set, and its key in `data`
+RECIPES = {
+    "baseline": {},
+    "mined": {"mined": "mined"},
+    "random": {"mined": "random"},
+    "distilled": {"distilled": "distilled"},
+    "random_real": {"random_real": "mined"},
+    "mean_teacher": {"unlabelled": "pool"},
+    "pseudo_label": {"unlabelled": "pool"},
+}
 
 
 def write_das(folder: Path, *, preprocessing: Preprocessing | None = None) -> Path:
@@ -54,30 +68,34 @@ def data(tmp_path: Path, band_faces) -> dict[str, Path]:
         "mined": tmp_path / "auxiliary",
         "random": tmp_path / "control",
         "distilled": write_das(tmp_path / "distilled" / "auxiliary"),
-        "random_real": tmp_path / "auxiliary",
+        "pool": band_faces(tmp_path / "pool", seed=7),
     }
 
 
 @pytest.fixture
 def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
     def call(
-        use: Any = "labelled", *, name: str = "", seeds=(10,), store: str = "store", workers: int = 1, overrides=None,
-        extra: Path | None = None, resources: dict[str, Any] | None = None, **settings,
+        recipe: str = "baseline", *, name: str = "", strategy: str | None = None, seeds=(10,), store: str = "store",
+        workers: int = 1, overrides=None, sources: dict[str, Path] | None = None,
+        resources: dict[str, Any] | None = None, **settings,
     ) -> tuple[Summary, Path]:  # fmt: skip
-        out = tmp_path / "final" / (name or use)
+        name = name or recipe
+        out = tmp_path / "final" / name
+        own = {"labelled": data["labelled"]} | {key: data[value] for key, value in RECIPES.get(recipe, {}).items()}
+        named = sources or own
+        chosen = strategy or (recipe if recipe in ("mean_teacher", "pseudo_label") else "supervised")
         summary = train_final.run(
             validate(Config, {**FAST, **settings}, where="train_final"),
             project_settings(
                 classes=CLASSES,
                 seeds=seeds,
-                recipes={name or use: RecipeSettings(use=use, data=data[use], overrides=overrides or {})},
+                recipes={name: recipe_settings(named, strategy=chosen, overrides=overrides or {})},
                 resources=Resources(device="cpu", workers=workers, **(resources or {})),
             ),
-            recipe=name or use,
-            labelled=data["labelled"],
-            extra=extra or data[use],
+            recipe=name,
+            sources=named,
             out=out,
-            timings=tmp_path / "timings" / f"{name or use}.json",
+            timings=tmp_path / "timings" / f"{name}.json",
             store=tmp_path / store,
         )
         return summary, out
@@ -92,38 +110,42 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_recipe_has_the_same_start_parts_and_steps_and_its_own_data(run, monkeypatch) -> None:
     starts: dict[str, list[bytes]] = {}
     seen: dict[str, Any] = {}
-    original = job.fit
+    original = train_module.fit
 
-    def spy(strategy, streams, validation, **rest):
+    def spy(job, strategy, streams, validation, *rest):
         state = strategy.predictor().state_dict()
-        starts.setdefault(use, []).append(b"".join(tensor.numpy().tobytes() for tensor in state.values()))
-        seen[use] = ({name: len(stream.set) for name, stream in streams.items()}, streams, validation)
-        return original(strategy, streams, validation, **rest)
+        starts.setdefault(recipe, []).append(b"".join(tensor.numpy().tobytes() for tensor in state.values()))
+        seen[recipe] = ({name: len(stream.set) for name, stream in streams.items()}, streams, validation)
+        return original(job, strategy, streams, validation, *rest)
 
-    monkeypatch.setattr(job, "fit", spy)
+    monkeypatch.setattr(train_module, "fit", spy)
     cards = {}
-    for use in USES:
-        _, out = run(use)
-        cards[use] = read_card(out / "10")
+    for recipe in RECIPES:
+        _, out = run(recipe)
+        cards[recipe] = read_card(out / "10")
     assert len({values[0] for values in starts.values()}) == 1
     assert len({card.training["steps"] for card in cards.values()}) == 1
     assert len({tuple(validation.face_id) for _, _, validation in seen.values()}) == 1
     assert len({tuple(streams["labelled"].set.face_id) for _, streams, _ in seen.values()}) == 1
-    labelled = seen["labelled"][0]["labelled"]
+    labelled = seen["baseline"][0]["labelled"]
     assert {
-        use: {name: count for name, count in found[0].items() if name != "labelled"} for use, found in seen.items()
+        recipe: {name: count for name, count in one[0].items() if name != "labelled"} for recipe, one in seen.items()
     } == {
-        "labelled": {},
-        "mined": {"auxiliary": 60},
-        "random": {"auxiliary": 60},
+        "baseline": {},
+        "mined": {"mined": 60},
+        "random": {"mined": 60},
         "distilled": {"distilled": 6},
-        "random_real": {"distilled": 3},
+        "random_real": {"random_real": 3},
+        "mean_teacher": {"unlabelled": 90},
+        "pseudo_label": {"unlabelled": 90},
     }
-    assert cards["mined"].training["epochs_of_own_set"] < cards["labelled"].training["epochs_of_own_set"] == 2
-    fit, validation = seen["labelled"][1]["labelled"].set, seen["labelled"][2]
+    assert cards["mined"].training["epochs_of_own_set"] < cards["baseline"].training["epochs_of_own_set"] == 2
+    fit, validation = seen["baseline"][1]["labelled"].set, seen["baseline"][2]
     assert labelled + len(validation) == 90
     assert not set(fit.subjects) & set(validation.subjects)
-    assert not torch.equal(*(load_checkpoint(run(use)[1] / "10").model.head.weight for use in ("labelled", "mined")))
+    assert not torch.equal(
+        *(load_checkpoint(run(recipe)[1] / "10").model.head.weight for recipe in ("baseline", "mined"))
+    )
 
 
 def test_seeds_in_two_processes_give_the_bytes_of_one_after_the_other(run) -> None:
@@ -135,14 +157,14 @@ def test_seeds_in_two_processes_give_the_bytes_of_one_after_the_other(run) -> No
     assert found["10/weights.safetensors"] != found["11/weights.safetensors"]
 
 
-@pytest.mark.parametrize("use", ["mined", "random_real"])
-def test_no_byte_depends_on_where_the_images_lie(run, use: str) -> None:
+@pytest.mark.parametrize("recipe", ["mined", "random_real", "mean_teacher"])
+def test_no_byte_depends_on_where_the_images_lie(run, recipe: str) -> None:
     seeds = (10, 11)
-    _, held = run(use, name="held", seeds=seeds, store="one")
-    summary, streamed = run(use, name="streamed", seeds=seeds, store="two", resources={"memory_gb": 0})
+    _, held = run(recipe, name="held", seeds=seeds, store="one")
+    summary, streamed = run(recipe, name="streamed", seeds=seeds, store="two", resources={"memory_gb": 0})
     assert contents(streamed) == contents(held)
     assert any("images of labelled do not fit into memory" in line for line in summary.warnings)
-    assert not any("do not fit" in line for line in run(use, name="streamed", seeds=seeds, store="two")[0].warnings)
+    assert not any("do not fit" in line for line in run(recipe, name="streamed", seeds=seeds, store="two")[0].warnings)
 
 
 def test_two_processes_train_one_seed_as_one_does(run) -> None:
@@ -165,7 +187,7 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
     second, _ = run(seeds=(10, 11))
     assert (first.counts["trained"], second.counts["trained"]) == (1, 1)
     assert {name: data for name, data in contents(out).items() if name.startswith("10/")} == before
-    timings = json.loads((tmp_path / "timings" / "labelled.json").read_text())
+    timings = json.loads((tmp_path / "timings" / "baseline.json").read_text())
     assert set(timings["seeds"]) == {"10", "11"}
     for timing in timings["seeds"].values():
         assert timing["seconds"] > 0
@@ -178,13 +200,13 @@ def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
     whole = contents(run("distilled", name="whole", seeds=(10, 11), store="one")[1])
     original, calls = train_final.train, []
 
-    def pulled(*arguments, **rest):
+    def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
             calls.append(steps)
             if len(calls) == 20:
                 raise KeyboardInterrupt
 
-        return original(*arguments, **{**rest, "advance": advance})
+        return original(job, sets, validation, replace(execution, advance=advance))
 
     monkeypatch.setattr(train_final, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
@@ -198,7 +220,7 @@ def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
 def test_overrides_reach_the_training_and_unequal_ones_are_told(run) -> None:
     summary, out = run("mined", overrides={"options": {"mix": "beside"}, "training": {"optimizer": {"momentum": 0.5}}})
     training = read_card(out / "10").training
-    assert training["batch_sizes"] == {"labelled": 16, "auxiliary": 16}
+    assert training["batch_sizes"] == {"labelled": 16, "mined": 16}
     assert training["settings"]["optimizer"]["momentum"] == 0.5
     assert training["settings"]["optimizer"]["learning_rate"] == 0.02
     assert not summary.warnings
@@ -213,7 +235,7 @@ def test_overrides_reach_the_training_and_unequal_ones_are_told(run) -> None:
         ({"trainng": {}}, "unknown key 'trainng'"),
         ({"training": {"epochs": "many"}}, "training.epochs"),
         ({"options": {"mixx": "pooled"}}, "unknown key 'mixx'; known keys are anchor_share"),
-        ({"options": {"auxiliary_ratio": 2}}, "auxiliary_ratio is of mix: beside"),
+        ({"options": {"mined_ratio": 2}}, "mined_ratio is of mix: beside"),
         ({"validation": 0.0}, "select: best needs validation above 0"),
     ],
 )
@@ -224,22 +246,20 @@ def test_wrong_overrides_are_one_line_before_any_work(run, tmp_path: Path, overr
     assert not (tmp_path / "final").exists()
 
 
-def test_a_class_that_was_not_mined_is_a_warning_or_an_error(run, tmp_path: Path, band_faces) -> None:
+def test_a_class_that_was_not_mined_is_a_warning_or_an_error(run, data, tmp_path: Path, band_faces) -> None:
     poor = tmp_path / "poor"
     band_faces(poor / "street" / "anger", count=20, kept=(0, 2), pseudo=True)
-    for use in ("mined", "random_real"):
-        summary, _ = run(use, extra=poor)
+    for source in ("mined", "random_real"):
+        sources = {"labelled": data["labelled"], source: poor}
+        summary, _ = run(sources=sources)
         assert any("has no image of the class happiness" in warning for warning in summary.warnings)
         with pytest.raises(DataError, match="no image of the class happiness; mine with a smaller margin"):
-            run(use, extra=poor, empty_class="error")
+            run(sources=sources, empty_class="error")
 
 
 def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
     def drawn(seed: int, per_class: int = 2) -> list[str]:
-        extra = read_extra(
-            "random_real", data["mined"], classes=CLASSES, real_per_class=per_class, seed=seed, room=ROOM
-        )
-        images = extra.sets["distilled"]
+        images = RandomFaces(per_class).read(data["mined"], CLASSES, budget=BUDGET, seed=seed)
         assert images.counts(3).tolist() == [per_class] * 3
         return images.face_id.tolist()
 
@@ -249,29 +269,208 @@ def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
 
 
 def test_counts_are_those_of_the_decoded_sets(data) -> None:
-    for use in ("mined", "random", "distilled"):
-        extra = read_extra(use, data[use], classes=CLASSES, real_per_class=1, seed=0, room=ROOM)
-        (images,) = extra.sets.values()
-        assert class_counts(use, data[use], classes=CLASSES).tolist() == images.counts(3).tolist()
-    assert class_counts("labelled", data["labelled"], classes=CLASSES) is None
+    for source, name in ((Faces("pseudo_label"), "mined"), (Faces(), "labelled"), (DistilledImages(), "distilled")):
+        images = source.read(data[name], CLASSES, budget=BUDGET, seed=0)
+        assert source.class_counts(data[name], CLASSES).tolist() == images.counts(3).tolist()
+    pool = Faces(None).read(data["pool"], CLASSES, budget=BUDGET, seed=0)
+    assert Faces(None).class_counts(data["pool"], CLASSES) is None
+    assert pool.labels.tolist() == [-1] * 90, "an unlabelled stream must not see labels"
 
 
 def test_distilled_images_of_another_preprocessing_are_converted(tmp_path: Path) -> None:
     theirs = Preprocessing(size=SIZE, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     ours = Preprocessing(size=SIZE)
     folder = write_das(tmp_path / "das", preprocessing=theirs)
-    extra = read_extra("distilled", folder, classes=CLASSES, real_per_class=1, seed=0, room=ROOM)
-    before, after = extra.sets["distilled"].all_pixels(), extra.fitted(ours)["distilled"].all_pixels()
+    images = DistilledImages().read(folder, CLASSES, budget=BUDGET, seed=0)
+    before, after = images.all_pixels(), images.as_inputs_of(ours).all_pixels()
     by_hand = (
         (before * torch.tensor(theirs.std).view(1, 3, 1, 1) + torch.tensor(theirs.mean).view(1, 3, 1, 1)) - 0.5
     ) / 0.5
     torch.testing.assert_close(after, by_hand, atol=1e-5, rtol=1e-5)
-    assert torch.equal(extra.fitted(theirs)["distilled"].all_pixels(), before)
+    assert torch.equal(images.as_inputs_of(theirs).all_pixels(), before)
 
 
-def test_what_a_version_stands_for(run) -> None:
-    """Raise VERSION with any change of these, so that the store forgets; the last digits are the machine's."""
-    losses = {use: read_history(run(use)[1] / "10")[-1]["train_loss"] for use in USES}
-    assert train_final.VERSION == 1
-    expected = {"labelled": 0.698, "mined": 0.835, "random": 0.790, "distilled": 0.802, "random_real": 0.805}
-    assert losses == pytest.approx(expected, abs=0.005)
+def test_losses_are_those_of_the_last_release(run) -> None:
+    """A change of the training that was not meant shows here; the last digits are the machine's."""
+    losses = {name: read_history(run(name)[1] / "10")[-1]["train_loss"] for name in EXPECTED}
+    assert losses == pytest.approx(EXPECTED, abs=0.005)
+
+
+EXPECTED = {"baseline": 0.698, "distilled": 0.802, "random_real": 0.805}
+
+
+@pytest.fixture
+def strategies(tmp_path: Path, monkeypatch) -> Callable[[str, str], Path]:
+    """Adds files to the folder of strategies, as a user would: `strategies("tenth", source)`."""
+    import fer_pipeline.strategies as package
+
+    folder = tmp_path / "strategies"
+    folder.mkdir()
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+
+    def write(name: str, source: str) -> Path:
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        sys.modules.pop(f"fer_pipeline.strategies.{name}", None)
+        importlib.invalidate_caches()
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+        return folder / f"{name}.py"
+
+    yield write
+    for name in [name for name in sys.modules if name.startswith("fer_pipeline.strategies.")]:
+        if str(folder) in str(sys.modules[name].__file__):
+            del sys.modules[name]
+
+
+def test_an_edited_strategy_trains_again_and_a_reworded_one_does_not(run, strategies) -> None:
+    source = Path(supervised.__file__).read_text(encoding="utf-8")
+    strategies("copied", source)
+    first, out = run(strategy="copied")
+    before = contents(out)
+    assert first.counts["trained"] == 1
+
+    changed = source.replace("run.update(total)", "run.update(2 * total)")
+    assert changed != source
+    strategies("copied", changed)
+    second, _ = run(strategy="copied")
+    assert second.counts["trained"] == 1, "another loss is another model"
+    assert contents(out)["10/weights.safetensors"] != before["10/weights.safetensors"]
+
+    reworded = (
+        changed.replace('"""One forward pass over faces', '"""A single forward pass over faces') + "\n# a comment\n"
+    )
+    assert reworded != changed
+    strategies("copied", reworded)
+    assert run(strategy="copied")[0].counts["trained"] == 0, "a docstring makes no other model"
+
+    reformatted = reworded.replace("run.update(2 * total)", "run.update(\n            2 * total,\n        )")
+    assert reformatted != reworded
+    strategies("copied", reformatted)
+    assert run(strategy="copied")[0].counts["trained"] == 0, "formatting makes no other model"
+
+    strategies("copied", source)
+    assert run(strategy="copied")[0].counts["trained"] == 0, "the first one lies in the store still"
+    assert contents(out) == before
+
+
+def test_edited_training_code_trains_every_recipe_again(run, package_copy, monkeypatch) -> None:
+    run()
+    copy = package_copy(train_final)
+    monkeypatch.setattr(supervised, "__file__", str(copy / "strategies" / "supervised.py"))
+    assert run()[0].counts["trained"] == 0, "the same code elsewhere"
+    files = {"networks/model.py": 1, "training/fit.py": 1, "core/seeds.py": 1, "core/progress.py": 0}
+    for name, trained in files.items():
+        with (copy / name).open("a", encoding="utf-8") as stream:
+            stream.write("ADDED = 1\n")
+        assert run()[0].counts["trained"] == trained, name
+
+
+TENTH = '''"""Train on labelled faces with a squared loss.
+
+Source: an example of a strategy, 2026.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fer_pipeline.core.settings import Settings
+from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.losses import weighted_mean
+from fer_pipeline.training.sources import Faces, Source
+from fer_pipeline.training.strategy import BuildContext, Strategy
+
+
+class Options(Settings):
+    scale: float = 1.0  # of the loss
+
+
+def sources(options: Options) -> dict[str, Source]:
+    return {"labelled": Faces(required=True)}
+
+
+def build(options: Options, context: BuildContext) -> "Squared":
+    return Squared(options, context)
+
+
+class Squared(Strategy):
+    def __init__(self, options: Options, context: BuildContext) -> None:
+        super().__init__()
+        self.options, self.context, self.network = options, context, context.network()
+
+    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+        batch = batches["labelled"]
+        inputs = self.context.random_view(batch, run.generator("augment"))
+        wanted = one_hot(batch.labels, self.context.num_classes)
+        loss = weighted_mean((self.network(inputs).softmax(1) - wanted).square().sum(1) * self.options.scale)
+        run.update(loss)
+        return {"loss": loss}
+'''
+
+
+def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatch) -> None:
+    strategies("squared", TENTH)
+    whole, out = run(strategy="squared", name="tenth", store="one")
+    assert whole.counts["trained"] == 1
+    assert read_card(out / "10").training["strategy"] == "squared"
+    before, original, calls = contents(out), train_final.train, []
+
+    def pulled(job, sets, validation, execution):
+        def advance(steps: int) -> None:
+            calls.append(steps)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+
+        return original(job, sets, validation, replace(execution, advance=advance))
+
+    monkeypatch.setattr(train_final, "train", pulled)
+    with pytest.raises(KeyboardInterrupt):
+        run(strategy="squared", name="tenth", store="two")
+    monkeypatch.setattr(train_final, "train", original)
+    assert contents(run(strategy="squared", name="tenth", store="two")[1]) == before
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ("def build(:\n", r"strategies/broken\.py, line 1: .*; correct the file or choose another strategy"),
+        (
+            "class Options: ...\n",
+            r"strategies/broken\.py has no sources; a strategy defines Options",
+        ),
+        (TENTH.replace("def build(", "def make("), r"strategies/broken\.py has no build; a strategy defines"),
+    ],
+)
+def test_a_broken_strategy_is_one_line(run, strategies, tmp_path: Path, source: str, line: str) -> None:
+    strategies("broken", source)
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{line}[^\n]*$"):
+        run(strategy="broken")
+    assert not (tmp_path / "store").exists()
+
+
+def test_two_strategies_of_one_name_are_refused(run, strategies, tmp_path: Path) -> None:
+    strategies("supervised", TENTH)
+    with pytest.raises(ConfigError, match=r"^two files are called supervised\.py[^\n]*; rename one$"):
+        run()
+    assert not (tmp_path / "store").exists()
+
+
+def test_sources_that_do_not_fit_are_one_line(run, data) -> None:
+    labelled, pool = data["labelled"], data["pool"]
+    with pytest.raises(ConfigError, match=r"unknown source 'unlabelled'; the strategy reads labelled \(required\)"):
+        run(sources={"labelled": labelled, "unlabelled": pool})
+    with pytest.raises(ConfigError, match=r"the source 'unlabelled' is missing; the strategy reads"):
+        run("mean_teacher", sources={"labelled": labelled})
+    with pytest.raises(ConfigError, match=r"no strategy 'smoothing'; options stand under their strategy's name"):
+        run(options={"smoothing": {}})
+
+
+@pytest.mark.parametrize("old", [{"use": "mined", "data": "data/auxiliary"}, {"use": "labelled"}])
+def test_the_old_form_of_a_recipe_is_told_the_new_one(old) -> None:
+    with pytest.raises(ConfigError, match=r"^recipe: 'use' is of an old form; a recipe is written \{strategy: [^\n]*$"):
+        validate(RecipeSettings, old, where="recipe")
+    with pytest.raises(ConfigError, match=r"deps must repeat the paths of the sources: deps: \[a, b, b\]"):
+        validate(
+            RecipeSettings, {"strategy": "x", "sources": {"labelled": "a", "mined": "b"}, "deps": ["a"]}, where="recipe"
+        )

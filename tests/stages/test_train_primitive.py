@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,10 @@ def test_only_the_fit_part_is_trained_on(run, faces: Path, monkeypatch) -> None:
     seen: dict[str, set[str]] = {}
     original = train_primitive.train
 
-    def spy(start, strategy, sets, validation, **rest):
+    def spy(job, sets, validation, execution):
         seen["fit"] = set(sets["labelled"].face_id)
         seen["validation"] = set(validation.face_id)
-        return original(start, strategy, sets, validation, **rest)
+        return original(job, sets, validation, execution)
 
     monkeypatch.setattr(train_primitive, "train", spy)
     _, out = run()
@@ -120,13 +121,13 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, 
     (tmp_path / "paused" / "earlier").write_text("kept until the new one is whole")
     original, calls = train_primitive.train, []
 
-    def pulled(*arguments, **rest):
+    def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
             calls.append(steps)
             if len(calls) == 7:
                 raise KeyboardInterrupt
 
-        return original(*arguments, **{**rest, "advance": advance})
+        return original(job, sets, validation, replace(execution, advance=advance))
 
     monkeypatch.setattr(train_primitive, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
@@ -182,13 +183,11 @@ def test_two_processes_train_together_and_say_how_fast(run, capfd) -> None:
     assert contents(both)["split.parquet"] == contents(alone)["split.parquet"]
 
 
-def test_orders_differ_and_the_plain_one_leaves_no_trace(run) -> None:
+def test_orders_differ_and_the_plain_one_is_the_default(run) -> None:
     plain, blocks = (run(order, training={**FAST["training"], "order": order})[1] for order in ("rows", "blocks"))
     assert contents(plain)["weights.safetensors"] != contents(blocks)["weights.safetensors"]
     assert contents(run("default", store="three")[1]) == contents(plain)
-    settings = [read_card(out).training["settings"] for out in (plain, blocks)]
-    assert "order" not in settings[0]
-    assert settings[1]["order"] == "blocks"
+    assert [read_card(out).training["settings"]["order"] for out in (plain, blocks)] == ["rows", "blocks"]
 
 
 @pytest.mark.parametrize(
@@ -212,14 +211,27 @@ def test_without_validation_the_last_epoch_is_kept(run) -> None:
     assert "validation_accuracy" not in read_history(out)[0]
 
 
-def test_what_a_version_stands_for(run) -> None:
-    """Bytes that depend on the version alone: raise VERSION with any change of them, so that the store forgets.
-
-    The trained weights depend on the kind of machine as well, so the order of the work and its losses stand for them.
-    """
+def test_parts_and_losses_are_those_of_the_last_release(run) -> None:
+    """A change of the training that was not meant shows here; the weights' last bits are the machine's."""
     _, out = run()
     parts = [row["part"][0] for row in pq.read_table(out / "split.parquet").to_pylist()]
     losses = [row["train_loss"] for row in read_history(out)]
-    assert train_primitive.VERSION == 1
     assert hashlib.sha256("".join(parts).encode()).hexdigest()[:16] == "42a746128aef94dd"
     assert losses == pytest.approx([1.06, 0.69, 0.44], abs=0.01)
+
+
+def test_an_edited_strategy_trains_again_and_a_reworded_one_does_not(run, package_copy) -> None:
+    def trained() -> bool:
+        return "(from the store)" not in run("same")[0].line
+
+    assert trained()
+    strategy = package_copy(train_primitive) / "strategies" / "supervised.py"
+    assert not trained(), "the same code elsewhere"
+    source = strategy.read_text(encoding="utf-8")
+    edited = source.replace("run.update(total)", "run.update(2 * total)")
+    reworded = edited.replace('"""One forward pass over faces', '"""A single forward pass over faces')
+    reformatted = reworded.replace("run.update(2 * total)", "run.update(\n            2 * total,\n        )")
+    assert len({source, edited, reworded, reformatted}) == 4
+    for text, again in ((edited, True), (reworded, False), (reformatted, False), (source, False)):
+        strategy.write_text(text, encoding="utf-8")
+        assert trained() == again

@@ -6,7 +6,7 @@ import torch
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.fabric import Place, make_place
+from fer_pipeline.training.worker import Worker, make_worker
 
 
 class Two:
@@ -31,7 +31,7 @@ def test_batches_are_functions_of_the_step(toy, order: str, balanced: bool) -> N
 
 
 def test_size_zero_is_the_whole_set_every_time(toy) -> None:
-    stream = Stream(toy(5, 0), 0, seed=1).at(make_place("cpu", "auto"))
+    stream = Stream(toy(5, 0), 0, seed=1).for_worker(make_worker("cpu", "auto"))
     assert [stream.batch(step).rows.tolist() for step in (0, 7)] == [[0, 1, 2, 3, 4]] * 2
 
 
@@ -45,8 +45,8 @@ def test_a_view_is_its_rows(toy) -> None:
 
 
 def test_two_processes_divide_the_batch_of_one_but_not_what_is_taken_whole(toy) -> None:
-    whole, second = Stream(toy(20, 0), 7, seed=1), Stream(toy(20, 0), 7, seed=1).at(Place(Two()))
+    whole, second = Stream(toy(20, 0), 7, seed=1), Stream(toy(20, 0), 7, seed=1).for_worker(Worker(Two()))
     assert second.batch(5).rows.tolist() == whole.batch(5).rows.tolist()[4:]
-    assert len(Stream(toy(5, 0), 0, seed=1).at(Place(Two())).batch(0)) == 5
+    assert len(Stream(toy(5, 0), 0, seed=1).for_worker(Worker(Two())).batch(0)) == 5
     with pytest.raises(ConfigError, match="1 images of a step cannot be divided among 2 processes; set a larger"):
-        Stream(toy(20, 0), 1, seed=1).at(Place(Two()))
+        Stream(toy(20, 0), 1, seed=1).for_worker(Worker(Two()))

@@ -88,7 +88,7 @@ world["train_in"](Path(sys.argv[2]), "killed", epochs=15)
 
 def test_a_killed_process_is_resumed_to_the_byte(train_toy, tmp_path: Path) -> None:
     here = Path(__file__)
-    command = [sys.executable, "-c", KILLED, str(here.parent / "conftest.py"), str(tmp_path)]
+    command = [sys.executable, "-c", KILLED, str(here.parents[1] / "toy_world.py"), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(here.parents[2]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     state = tmp_path / "killed-state" / "epoch.pt"
@@ -183,7 +183,7 @@ def test_a_loss_that_breaks_is_one_line(train_toy) -> None:
 
 def test_the_length_depends_on_the_labelled_images_alone(train_toy, toy) -> None:
     alone = train_toy("alone")[0]
-    mixed = train_toy("mixed", sets={"labelled": toy(60, 0), "auxiliary": toy(600, 2)})[0]
+    mixed = train_toy("mixed", sets={"labelled": toy(60, 0), "mined": toy(600, 2)})[0]
     assert alone.fitted.steps == mixed.fitted.steps == 12
     assert alone.steps_per_own_epoch == 4
     assert mixed.steps_per_own_epoch == 42  # ceil(660 / 16): the paper's ten times as long epoch

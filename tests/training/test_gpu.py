@@ -13,7 +13,7 @@ from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.training.batches import Stream
 from fer_pipeline.training.loader import Loader
-from fer_pipeline.training.room import room_of
+from fer_pipeline.training.memory_budget import memory_budget
 from tests.project import project_settings
 
 pytestmark = [
@@ -62,7 +62,7 @@ def train(root: Path, name: str, **resources) -> dict[str, torch.Tensor]:
 def test_batches_are_the_same_from_everywhere(toy) -> None:
     gpu = torch.device("cuda:0")
     images = toy(200, 0)
-    held = images.holding(images.all_pixels().to(gpu))
+    held = images.with_pixels(images.all_pixels().to(gpu))
     assert (images.images.threads(gpu), held.images.threads(gpu)) == (1, 0)
     one, two = (
         list(Loader({"labelled": Stream(source, 32, seed=1)}, gpu).batches(range(20))) for source in (images, held)
@@ -75,7 +75,7 @@ def test_batches_are_the_same_from_everywhere(toy) -> None:
 
 def test_no_byte_depends_on_where_the_images_lie(tmp_path: Path) -> None:
     faces_in(tmp_path / "faces")
-    assert room_of(Resources(device="cuda:0"), torch.device("cuda:0")).on_device > 1 << 30
+    assert memory_budget(Resources(device="cuda:0"), torch.device("cuda:0")).on_device > 1 << 30
     on_gpu = train(tmp_path, "gpu")
     for name, resources in (
         ("memory", {"gpu_memory_share": 0}),

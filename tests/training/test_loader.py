@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.images import Held
+from fer_pipeline.training.images import DecodedImages
 from fer_pipeline.training.loader import Loader, ahead
 
 CPU = torch.device("cpu")
 
 
-class Slow(Held):
-    """Held images that take their time and say so."""
+class Slow(DecodedImages):
+    """DecodedImages images that take their time and say so."""
 
     count = 4
 
@@ -62,7 +62,7 @@ def test_leaving_early_leaves_no_thread(toy) -> None:
 
 
 def test_batches_do_not_depend_on_threads_and_waiting_is_counted(toy) -> None:
-    streams = {name: Stream(toy(20, seed), 4, seed=seed) for seed, name in enumerate(("labelled", "auxiliary"))}
+    streams = {name: Stream(toy(20, seed), 4, seed=seed) for seed, name in enumerate(("labelled", "mined"))}
     plain = list(Loader(streams, CPU).batches(range(5, 30)))
     for stream in streams.values():
         stream.set.images.__class__ = Slow

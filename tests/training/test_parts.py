@@ -12,12 +12,12 @@ from fer_pipeline.core.settings import validate as validate_settings
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
-from fer_pipeline.training.averaging import Average
-from fer_pipeline.training.fabric import choose_precision, make_place, reproducible
+from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.losses import balancing_weights, smoothed_cross_entropy, weighted_mean
-from fer_pipeline.training.schedules import build_optimizer, rate_factor
+from fer_pipeline.training.optimization import build_optimizer, rate_factor
 from fer_pipeline.training.settings import Constant, Cosine, Step, TrainingSettings
 from fer_pipeline.training.validation import better, validate
+from fer_pipeline.training.worker import choose_precision, make_worker, reproducible
 
 
 def test_no_smoothing_is_torchs_cross_entropy() -> None:
@@ -59,7 +59,7 @@ def test_rates_by_hand(schedule, expected) -> None:
 
 def test_cosine_is_torchs() -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = build_optimizer([parameter], TrainingSettings())
+    optimizer = build_optimizer([parameter], TrainingSettings().optimizer)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
     for step in range(40):
         expected = optimizer.param_groups[0]["lr"]
@@ -70,23 +70,23 @@ def test_cosine_is_torchs() -> None:
 
 def test_frozen_parameters_are_not_optimised() -> None:
     frozen = torch.nn.Parameter(torch.ones(1), requires_grad=False)
-    optimizer = build_optimizer([frozen, torch.nn.Parameter(torch.ones(1))], TrainingSettings())
+    optimizer = build_optimizer([frozen, torch.nn.Parameter(torch.ones(1))], TrainingSettings().optimizer)
     assert len(optimizer.param_groups[0]["params"]) == 1
 
 
 def test_the_average_is_the_recurrence_by_hand() -> None:
     model = build(NetworkSettings(size=16, width=4), 2, seed=0)
-    average = Average(model, 0.5)
+    average = averaged_copy(model)
     expected = model.head.weight.detach().clone()
     for step in range(12):
         with torch.no_grad():
             model.head.weight.add_(1.0)
             model.backbone.stem[1].running_mean.add_(1.0)
-        average.update(model, step)
         decay = min(0.5, (1 + step) / (10 + step))
+        update_average(average, model, decay=decay)
         expected = decay * expected + (1 - decay) * model.head.weight.detach()
-    torch.testing.assert_close(average.model.head.weight, expected)
-    assert torch.equal(average.model.backbone.stem[1].running_mean, model.backbone.stem[1].running_mean)
+    torch.testing.assert_close(average.head.weight, expected)
+    assert torch.equal(average.backbone.stem[1].running_mean, model.backbone.stem[1].running_mean)
 
 
 def test_validation_is_the_plain_computation(toy) -> None:
@@ -126,8 +126,8 @@ def test_precision_falls_back_and_says_so() -> None:
 
 
 def test_fabric_is_quiet(capfd, recwarn) -> None:
-    place = make_place("cpu", "auto")
-    assert (place.device.type, place.note, place.part) == ("cpu", None, (0, 1))
+    worker = make_worker("cpu", "auto")
+    assert (worker.device.type, worker.note, worker.rank, worker.world_size) == ("cpu", None, 0, 1)
     captured = capfd.readouterr()
     assert captured.out == captured.err == ""
     assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]

@@ -7,9 +7,9 @@ import pyarrow as pa
 import torch
 
 from fer_pipeline.artifacts import faces
-from fer_pipeline.training.advice import speed_of
 from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.streamed import Streamed, read_groups
+from fer_pipeline.training.images import ShardImages, read_row_groups
+from fer_pipeline.training.train import measure_speed
 
 
 def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
@@ -22,24 +22,24 @@ def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
         ]
         table = pa.Table.from_pylist(rows, schema=faces.face_schema(("a", "b", "c"), crop=24))
         faces.write_shard(root / "part-00000.parquet", table)
-        images = replace(images, images=Streamed(read_groups(faces.shard_paths(root)), keep=keep, threads=1))
+        images = replace(images, images=ShardImages(read_row_groups(faces.shard_paths(root)), keep=keep, threads=1))
     return Stream(images, 4, seed=0, order=order)
 
 
 def test_held_images_need_no_advice(toy, tmp_path: Path) -> None:
-    speed = speed_of({"labelled": stream(toy, keep=None, root=tmp_path)}, waited=5.0, seconds=10.0)
-    assert (speed.advice, speed.words) == ((), "waited for images 50.0% of the time")
+    speed = measure_speed({"labelled": stream(toy, keep=None, root=tmp_path)}, waited=5.0, seconds=10.0)
+    assert (speed.advice, speed.line) == ((), "waited for images 50.0% of the time")
 
 
 def test_what_reads_at_random_or_waits_is_told_its_setting(toy, tmp_path: Path) -> None:
     rows = stream(toy, keep=0, root=tmp_path)
-    lines = speed_of({"auxiliary": rows}, waited=0.1, seconds=10.0).advice
+    lines = measure_speed({"mined": rows}, waited=0.1, seconds=10.0).advice
     assert len(lines) == 1
-    assert lines[0].startswith("the 20 images of auxiliary do not fit into memory")
+    assert lines[0].startswith("the 20 images of mined do not fit into memory")
     assert "training.order: blocks" in lines[0]
     kept = stream(toy, keep=1 << 30, root=tmp_path)
-    assert speed_of({"auxiliary": kept}, waited=0.1, seconds=10.0).advice == ()
+    assert measure_speed({"mined": kept}, waited=0.1, seconds=10.0).advice == ()
     blocks = stream(toy, keep=0, root=tmp_path, order="blocks")
-    (line,) = speed_of({"auxiliary": blocks}, waited=3.0, seconds=10.0).advice
+    (line,) = measure_speed({"mined": blocks}, waited=3.0, seconds=10.0).advice
     assert "waited for images 30.0% of the time; raise resources.workers" in line
     assert torch.equal(blocks.batch(0).images, kept.set.pixels(blocks.rows(0)))

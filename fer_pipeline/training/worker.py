@@ -1,4 +1,4 @@
-"""Lightning Fabric: where and how precisely a training runs, on one device or several, without a word on the screen.
+"""Start a quiet Lightning Fabric worker on one device, alone or as one of several that train together.
 
 Mixed precision is used where the device has it; where it was asked for and is missing, a note says so.
 """
@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.devices import deterministic, resolve_device
 from fer_pipeline.training.settings import TrainingSettings
 
@@ -31,8 +29,8 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a training runs: on one device, or as one of several processes that train on one batch together."""
+class Worker:
+    """One process of a training: its device, its rank, and what it exchanges with the others."""
 
     fabric: Any
     note: str | None = None  # on its precision
@@ -43,45 +41,64 @@ class Place:
         return self.fabric.device
 
     @property
-    def part(self) -> tuple[int, int]:
-        """The number of this process, and how many there are."""
-        return self.fabric.global_rank, self.fabric.world_size
+    def rank(self) -> int:
+        """The number of this process, from 0."""
+        return self.fabric.global_rank
 
     @property
-    def leads(self) -> bool:
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self.fabric.world_size
+
+    @property
+    def is_leader(self) -> bool:
         """Whether this process validates and writes."""
         return self.fabric.is_global_zero
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes."""
-        return values if self.part[1] == 1 else self.fabric.all_reduce(values, reduce_op="mean")
+        return values if self.world_size == 1 else self.fabric.all_reduce(values, reduce_op="mean")
 
-    def share_gradients(self, network: nn.Module) -> None:
-        """Every process gets the mean of all gradients. One message for all: a network is small beside its images."""
-        if self.part[1] == 1:
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all processes, one process after the other; each may bring another number of rows.
+
+        Args:
+            values: [n, …] of this process.
+
+        Returns:
+            [sum of n, …], the same in every process.
+        """
+        if self.world_size == 1:
+            return values
+        counts = self.fabric.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
+        padded = values.new_zeros((max(counts), *values.shape[1:]))
+        padded[: len(values)] = values
+        parts = self.fabric.all_gather(padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    def broadcast(self, value: Any) -> Any:
+        """The leader's value in every process."""
+        return value if self.world_size == 1 else self.fabric.broadcast(value)
+
+    def average_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Replaces gradients by their mean over the processes, in one message: a network is small beside its images."""
+        if self.world_size == 1 or not gradients:
             return
-        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
         mean = self.mean(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         for gradient, part in zip(gradients, mean.split([one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    def share_statistics(self, strategy: Any) -> None:
-        """Batch norms, where there are any, take their statistics over the batches of all processes."""
-        if self.part[1] == 1 or not any(isinstance(module, _BatchNorm) for module in strategy.modules()):
-            return
-        if self.device.type != "cuda":
-            raise ConfigError(
-                "batch norms share their statistics on GPUs only; set network.norm: group or resources.parallel: seeds"
-            )
-        from timm.layers.norm_act import convert_sync_batchnorm  # knows timm's own layers, torch's does not
 
-        convert_sync_batchnorm(strategy)
+def make_worker(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -> Worker:
+    """A worker on one device, or, with `devices`, the one from which `run_as_group` starts the others.
 
-
-def make_place(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -> Place:
-    """A quiet Fabric on one device, or for `launch` (ranks.py) on several."""
+    Args:
+        device_name: cpu, cuda, cuda:<number> or auto.
+        wanted: the precision of the settings.
+        devices: one device for each process of a group.
+    """
     # Fabric takes seconds to import, and settings are checked without it.
-    quiet()
+    silence_fabric()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
@@ -90,14 +107,14 @@ def make_place(device_name: str, wanted: str, *, devices: Sequence[str] = ()) ->
         device = resolve_device(devices[0] if devices else device_name)
         precision, note = choose_precision(wanted, device)
         numbers = [resolve_device(name).index or 0 for name in devices or [str(device)]]
-        together = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
+        group = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
         chosen: Any = numbers if device.type == "cuda" else len(numbers)
-        fabric = Fabric(accelerator=device.type, devices=chosen, precision=precision, **together)  # pyright: ignore
-        return Place(fabric, note)
+        fabric = Fabric(accelerator=device.type, devices=chosen, precision=precision, **group)  # pyright: ignore
+        return Worker(fabric, note)
 
 
-def quiet() -> None:
-    """Not a word of Fabric."""
+def silence_fabric() -> None:
+    """Keeps Fabric's loggers from writing below errors."""
     for name in ("lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -11,10 +11,9 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.training.images import Held
-from fer_pipeline.training.room import GIB, Room
+from fer_pipeline.training.images import DecodedImages, ShardImages, read_row_groups
+from fer_pipeline.training.memory_budget import GIB, MemoryBudget
 from fer_pipeline.training.sets import read_images
-from fer_pipeline.training.streamed import Streamed, read_groups
 
 CLASSES = ("anger", "happiness")
 SIDE = 12
@@ -50,18 +49,18 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_row_groups_are_those_of_the_footers(shards: Path) -> None:
-    groups = read_groups(faces.shard_paths(shards))
+    groups = read_row_groups(faces.shard_paths(shards))
     assert groups.rows == 380
     assert groups.encoded_bytes == pytest.approx(sum(len(picture(number)) + 4 for number in range(380)), rel=0.02)
-    blocks = groups.of(np.arange(380))
+    blocks = groups.containing(np.arange(380))
     counts = [int((blocks == block).sum()) for block in np.unique(blocks)]
     assert counts == [100, 100, 50, 100, 30]
 
 
 @pytest.mark.parametrize("memory", [0, GIB])
 def test_a_set_is_the_same_wherever_its_images_lie(shards: Path, memory: int) -> None:
-    images = read_images(shards, classes=CLASSES, room=Room(CPU, memory, threads=2))
-    assert isinstance(images.images, Held if memory else Streamed)
+    images = read_images(shards, classes=CLASSES, budget=MemoryBudget(CPU, memory, threads=2))
+    assert isinstance(images.images, DecodedImages if memory else ShardImages)
     whole = faces.read_faces(shards)
     labelled = np.flatnonzero(whole.labels >= 0)
     assert images.face_id.tolist() == whole.face_id[labelled].tolist()
@@ -71,32 +70,32 @@ def test_a_set_is_the_same_wherever_its_images_lie(shards: Path, memory: int) ->
     some = np.random.default_rng(0).choice(len(images), 64)
     assert np.array_equal(images.pixels(some).numpy(), whole.images[labelled[some]])
     assert np.unique(images.blocks, return_counts=True)[1].sum() == len(labelled)
-    everywhere = read_images(shards, classes=CLASSES, room=Room(CPU, GIB - memory))
+    everywhere = read_images(shards, classes=CLASSES, budget=MemoryBudget(CPU, GIB - memory))
     assert everywhere.blocks.tolist() == images.blocks.tolist(), "the order must not depend on the memory"
 
 
 @pytest.mark.parametrize("keep", [0, 20_000, GIB])
 def test_no_more_is_kept_than_is_given(shards: Path, keep: int, monkeypatch) -> None:
-    groups = read_groups(faces.shard_paths(shards))
-    images = Streamed(groups, keep=keep, threads=1)
-    original, read = Streamed._file, []
-    monkeypatch.setattr(Streamed, "_file", lambda self, shard: read.append(shard) or original(self, shard))
+    groups = read_row_groups(faces.shard_paths(shards))
+    images = ShardImages(groups, keep=keep, threads=1)
+    original, read = ShardImages._open, []
+    monkeypatch.setattr(ShardImages, "_open", lambda self, shard: read.append(shard) or original(self, shard))
     for _ in range(3):
         for block in range(0, 380, 10):
             images.take(np.arange(block, block + 10))
-            assert images._kept <= max(keep, 100 * 1000)
+            assert images._bytes_in_memory <= max(keep, 100 * 1000)
     assert images.keeps_all == (keep == GIB)
     assert len(read) == (5 if images.keeps_all else 15), "in turn every row group is read once a turn at most"
 
 
 def test_what_an_order_comes_back_to_is_kept_whatever_was_given(shards: Path) -> None:
-    images = Streamed(read_groups(faces.shard_paths(shards)), keep=0, threads=1)
+    images = ShardImages(read_row_groups(faces.shard_paths(shards)), keep=0, threads=1)
     images.keep_at_least(380)
     assert images.keeps_all
 
 
 def test_many_threads_get_the_same_pixels(shards: Path) -> None:
-    images = Streamed(read_groups(faces.shard_paths(shards)), keep=10_000, threads=4)
+    images = ShardImages(read_row_groups(faces.shard_paths(shards)), keep=10_000, threads=4)
     whole = faces.read_faces(shards).images
     draws = [np.random.default_rng(seed).choice(380, 40) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:
@@ -117,4 +116,4 @@ def test_a_broken_or_odd_picture_is_named(tmp_path: Path, memory: int, encoded, 
     faces.write_shard(tmp_path / "part-00000.parquet", rows_of(range(10, 40)))
     faces.write_shard(tmp_path / "part-00001.parquet", rows_of(range(20), encoded=encoded))
     with pytest.raises(DataError, match=rf"^[^\n]*{words}[^\n]*; [^\n]*rerun[^\n]*$"):
-        read_images(tmp_path, classes=CLASSES, room=Room(CPU, memory)).all_pixels()
+        read_images(tmp_path, classes=CLASSES, budget=MemoryBudget(CPU, memory)).all_pixels()

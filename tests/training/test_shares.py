@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from fer_pipeline.core.errors import DataError, PipelineError
-from fer_pipeline.training.processes import spread
+from fer_pipeline.training.launch import run_shares
 
 WORKS = """
 import os
@@ -54,7 +54,7 @@ def works(tmp_path_factory, monkeypatch) -> ModuleType:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     seen: list[int] = []
-    spread(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=seen.append)
+    run_shares(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=seen.append)
     by = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(by) == {"a", "b", "c"}
     assert sum(seen) == 6
@@ -62,19 +62,19 @@ def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     assert (by["b"] == str(os.getpid())) == (workers == 1)
 
 
-def test_a_fault_in_one_process_is_told_after_the_others_are_done(tmp_path: Path, works) -> None:
+def test_a_fault_in_one_process_is_reported_after_the_others_are_done(tmp_path: Path, works) -> None:
     with pytest.raises(DataError, match="b is bad; mend it"):
-        spread(partial(works.fail, tmp_path), ["a", "b", "c"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.fail, tmp_path), ["a", "b", "c"], workers=2, advance=lambda steps: None)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
 def test_a_killed_process_is_one_line(tmp_path: Path, works) -> None:
     with pytest.raises(PipelineError, match="a training process was killed"):
-        spread(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
     assert (tmp_path / "a").exists()
 
 
 def test_a_fault_here_ends_the_others(tmp_path: Path, works) -> None:
     """The other process would go on for ever."""
     with pytest.raises(DataError, match="a is bad; mend it"):
-        spread(partial(works.fail_first, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.fail_first, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)

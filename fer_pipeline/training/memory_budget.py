@@ -1,4 +1,4 @@
-"""Memory for training images: what the resources allow and the machine has free in, what still fits out.
+"""Decide how much memory training images may take: what the settings allow of what the machine has free.
 
 Images that fit are decoded once, onto the GPU of the training or into memory; the rest stays in its shards. Nothing of
 this changes a result.
@@ -15,20 +15,19 @@ from fer_pipeline.core.settings import Resources
 
 GIB = 1 << 30
 CGROUP = Path("/sys/fs/cgroup")
-Place = Literal["device", "memory", "shards"]
 
 
 @dataclass
-class Room:
-    """What one process may still take for images, in bytes, and the threads that may decode them."""
+class MemoryBudget:
+    """Bytes that one process may still take for images, and the threads that may decode them."""
 
     device: torch.device
     memory: int
     on_device: int = 0
     threads: int = 1
 
-    def take(self, needed: int) -> Place:
-        """Where `needed` bytes of decoded images fit; they are taken at once."""
+    def reserve(self, needed: int) -> Literal["device", "memory", "shards"]:
+        """Reserves `needed` bytes of decoded images at the nearest place where they fit; in shards they need none."""
         if needed <= self.on_device:
             self.on_device -= needed
             return "device"
@@ -37,19 +36,19 @@ class Room:
             return "memory"
         return "shards"
 
-    def take_some(self, wanted: int) -> int:
-        """At most `wanted` bytes of memory."""
-        taken = min(wanted, self.memory)
-        self.memory -= taken
-        return taken
+    def reserve_up_to(self, wanted: int) -> int:
+        """Reserves at most `wanted` bytes of memory and gives their number."""
+        reserved = min(wanted, self.memory)
+        self.memory -= reserved
+        return reserved
 
 
-def room_of(resources: Resources, device: torch.device, *, processes: int = 1) -> Room:
+def memory_budget(resources: Resources, device: torch.device, *, processes: int = 1) -> MemoryBudget:
     """The share of one of `processes` trainings at a time on this machine, each with a GPU of its own if with any."""
     memory = resources.memory_gb * GIB if resources.memory_gb is not None else free_memory() / 2
     on_device = torch.cuda.mem_get_info(device)[0] * resources.gpu_memory_share if device.type == "cuda" else 0
     threads = max(1, resources.workers // processes)
-    return Room(device, int(memory / processes), int(on_device), threads)
+    return MemoryBudget(device, int(memory / processes), int(on_device), threads)
 
 
 def free_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP) -> int:

@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.training import losses, ranks
-from fer_pipeline.training.fabric import make_place
-from fer_pipeline.training.ranks import LOST, launch, together
+from fer_pipeline.training import launch, losses
+from fer_pipeline.training.launch import GROUP_LOST, group_devices, run_group
 from fer_pipeline.training.records import read_history
+from fer_pipeline.training.worker import make_worker
 
 WORKS = """
 import os, runpy, signal
 import numpy as np
 
-def work(conftest, root, name, norm, place, advance):
+def work(conftest, root, name, norm, worker, advance):
     world = runpy.run_path(conftest)
     done = 0
 
@@ -28,19 +28,19 @@ def work(conftest, root, name, norm, place, advance):
         nonlocal done
         done += steps
         advance(steps)
-        if done >= 7 and not place.leads and (root / "kill").exists():
+        if done >= 7 and not worker.is_leader and (root / "kill").exists():
             (root / "kill").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sets = {"labelled": world["bands"](61, 0), "auxiliary": world["bands"](90, 2)}
+    sets = {"labelled": world["bands"](61, 0), "mined": world["bands"](90, 2)}
     trained, folder = world["train_in"](
-        root, name, sets=sets, network={"norm": norm}, device=place, advance=watched,
+        root, name, sets=sets, network={"norm": norm}, device=worker, advance=watched,
         augment={"flip": 0, "translate": 0}, balance="weights", batch=17, average=0.9, clip=1.0,
     )
-    return trained.fitted.steps, place.part
+    return trained.fitted.steps, (worker.rank, worker.world_size)
 """
 CPUS = ("cpu", "cpu")
-CONFTEST = str(Path(__file__).with_name("conftest.py"))
+CONFTEST = str(Path(__file__).parents[1] / "toy_world.py")
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_path: Path) -> None:
     work = partial(works.work, CONFTEST, tmp_path)
     told: list[int] = []
-    run = partial(launch, devices=CPUS, precision="auto", advance=told.append)
+    run = partial(run_group, devices=CPUS, precision="auto", advance=told.append)
     assert run(partial(work, "two", "group")) == (12, (0, 2))
     assert sum(told) == 12
-    assert work("one", "group", make_place("cpu", "auto"), lambda steps: None) == (12, (0, 1))
+    assert work("one", "group", make_worker("cpu", "auto"), lambda steps: None) == (12, (0, 1))
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -73,7 +73,7 @@ def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_pa
     (tmp_path / "kill").touch()
     with pytest.raises(PipelineError) as caught:
         run(partial(work, "killed", "group"))
-    assert str(caught.value) == LOST
+    assert str(caught.value) == GROUP_LOST
     told.clear()
     run(partial(work, "killed", "group"))
     assert told[0] > 1, "nothing was taken up"
@@ -83,7 +83,7 @@ def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_pa
 def test_what_one_refuses_is_the_line_of_all(works, tmp_path: Path) -> None:
     work = partial(works.work, CONFTEST, tmp_path, "refused", "batch")
     with pytest.raises(PipelineError, match=r"^batch norms share their statistics on GPUs only; set network.norm"):
-        launch(work, CPUS, precision="auto", advance=lambda steps: None)
+        run_group(work, CPUS, precision="auto", advance=lambda steps: None)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_what_one_refuses_is_the_line_of_all(works, tmp_path: Path) -> None:
     ],
 )
 def test_what_several_devices_do(monkeypatch, devices, parallel, usual, expected) -> None:
-    monkeypatch.setattr(ranks, "worker_devices", lambda resources: devices)
-    assert together(Resources(parallel=parallel), usual=usual) == expected
+    monkeypatch.setattr(launch, "worker_devices", lambda resources: devices)
+    assert group_devices(Resources(parallel=parallel), usual=usual) == expected
 
 
 def test_a_mean_over_parts_is_the_mean_of_the_whole_and_so_is_its_gradient(monkeypatch) -> None:

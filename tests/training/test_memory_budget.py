@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.training.room import GIB, Room, free_memory, room_of
+from fer_pipeline.training.memory_budget import GIB, MemoryBudget, free_memory, memory_budget
 
 CPU = torch.device("cpu")
 
 
 def test_what_fits_is_taken_from_the_nearest_first() -> None:
-    room = Room(CPU, memory=100, on_device=50)
-    assert [room.take(needed) for needed in (40, 40, 10, 70, 60)] == ["device", "memory", "device", "shards", "memory"]
-    assert (room.take_some(7), room.memory) == (0, 0)
-    assert (Room(CPU, memory=5).take_some(7), Room(CPU, memory=9).take_some(7)) == (5, 7)
+    budget = MemoryBudget(CPU, memory=100, on_device=50)
+    places = [budget.reserve(needed) for needed in (40, 40, 10, 70, 60)]
+    assert places == ["device", "memory", "device", "shards", "memory"]
+    assert (budget.reserve_up_to(7), budget.memory) == (0, 0)
+    assert (MemoryBudget(CPU, memory=5).reserve_up_to(7), MemoryBudget(CPU, memory=9).reserve_up_to(7)) == (5, 7)
 
 
 def test_free_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
@@ -33,10 +34,10 @@ def test_free_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("processes", "memory", "threads"), [(1, 3 * GIB, 4), (2, 1.5 * GIB, 2), (9, GIB / 3, 1)])
 def test_processes_share_what_is_allowed(processes: int, memory: float, threads: int) -> None:
-    room = room_of(Resources(device="cpu", workers=4, memory_gb=3), CPU, processes=processes)
-    assert (room.memory, room.on_device, room.threads) == (int(memory), 0, threads)
+    budget = memory_budget(Resources(device="cpu", workers=4, memory_gb=3), CPU, processes=processes)
+    assert (budget.memory, budget.on_device, budget.threads) == (int(memory), 0, threads)
 
 
 def test_without_a_number_it_is_half_of_what_is_free() -> None:
-    room = room_of(Resources(device="cpu"), CPU)
-    assert 0 < room.memory <= 0.75 * free_memory()
+    budget = memory_budget(Resources(device="cpu"), CPU)
+    assert 0 < budget.memory <= 0.75 * free_memory()

@@ -1,0 +1,96 @@
+"""Train a student to agree with its own moving average on unlabelled faces (Mean Teacher).
+
+Source: Tarvainen & Valpola (arXiv:1703.01780), as the baseline of Progressive Teacher (arXiv:2205.14361, table 2). The
+loss is cross-entropy on labelled faces plus `weight` times the squared distance of the student's and the teacher's
+soft-max outputs (mean over classes) on unlabelled faces, each seen in a random view of its own. The weight rises
+linearly over the first `ramp` of the steps. The teacher's parameters are an exponential average of the student's with
+decay min(`decay`, 1 - 1 / (t + 1)), t from 1; its batch-norm buffers are copied. No gradient reaches the teacher.
+
+What differs from the source: unlabelled faces pass in a forward pass of their own, in which batch norm uses its running
+statistics without changing them, so that a pool of another kind does not shift them; with weight 0 the student is that
+of the supervised strategy, bit for bit. The consistency is measured on the unlabelled faces, not on the labelled too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.training.averaging import averaged_copy, update_average
+from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.sources import Faces, Source
+from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
+
+
+class Options(Settings):
+    """What belongs to this strategy alone."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the labels
+    weight: Annotated[float, Field(ge=0)] = 50.0  # of the consistency
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps over which the weight rises
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the teacher's average; a short training wants less
+    unlabelled_ratio: Annotated[float, Field(gt=0)] = 1.0  # unlabelled faces a step, as a multiple of the labelled
+    keep: Literal["teacher", "student"] = "teacher"  # which network is validated and kept
+
+
+def sources(options: Options) -> dict[str, Source]:
+    """Labelled faces and the pool."""
+    return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
+
+
+def build(options: Options, context: BuildContext) -> "MeanTeacher":
+    """The student, and its copy as the teacher."""
+    return MeanTeacher(options, context)
+
+
+class MeanTeacher(Strategy):
+    """A student that learns by gradients, and a teacher that is its average."""
+
+    def __init__(self, options: Options, context: BuildContext) -> None:
+        super().__init__()
+        self.options, self.context = options, context
+        self.student = context.network()
+        self.teacher = averaged_copy(self.student)
+
+    def phases(self) -> Sequence[Phase]:
+        """The student alone has an optimiser."""
+        return [Phase("train", {"main": Optimization(self.student)})]
+
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
+        """A whole labelled batch, and unlabelled faces by their ratio."""
+        return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
+
+    def predictor(self) -> ExpressionNet:
+        """The network of `keep`."""
+        return self.teacher if self.options.keep == "teacher" else self.student
+
+    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+        """Updates the student by both losses, then the teacher."""
+        labelled, unlabelled = batches["labelled"], batches["unlabelled"]
+        inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
+        values = smoothed_cross_entropy(self.student(inputs), labelled.labels, smoothing=self.options.smoothing)
+        supervised = weighted_mean(values, self.context.label_weights("labelled", labelled.labels))
+        consistency = self._consistency(unlabelled, run)
+        total = supervised + self.options.weight * run.ramp(self.options.ramp) * consistency
+        run.update(total)
+        update_average(self.teacher, self.student, decay=min(self.options.decay, 1 - 1 / (run.phase_step + 2)))
+        return {"loss": total, "labelled": supervised, "consistency": consistency}
+
+    def _consistency(self, batch: Batch, run: StepContext) -> Tensor:
+        views = [
+            self.context.random_view(batch, run.generator("augment", "unlabelled", name))
+            for name in ("student", "teacher")
+        ]
+        self.teacher.eval()
+        with torch.no_grad():
+            wanted = self.teacher(views[1]).float().softmax(1)
+        with frozen_statistics(self.student):
+            found = self.student(views[0]).float().softmax(1)
+        return weighted_mean((found - wanted).square().mean(1))

@@ -1,0 +1,73 @@
+"""Train on the network's own confident predictions of unlabelled faces (Pseudo-Label).
+
+Source: Lee, ICML workshop 2013, in the form that the libraries of semi-supervised learning share: in every step the
+network predicts unlabelled faces, and those whose largest probability exceeds `threshold` are learned with the
+predicted class as their label, with weight `weight`, which rises linearly over the first `ramp` of the steps; batch
+norm is frozen on them. Progressive Teacher's baseline of the same name (arXiv:2205.14361, table 2) has no threshold:
+`threshold: 0`.
+
+The mean is over the whole unlabelled batch, the faces under the threshold count as 0. With `threshold: 1` no face
+passes and the network is that of the supervised strategy, bit for bit.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from fer_pipeline.core.settings import Settings
+from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.sources import Faces, Source
+from fer_pipeline.training.strategy import BuildContext, Strategy
+
+
+class Options(Settings):
+    """What belongs to this strategy alone."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the true labels
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # what the largest probability must exceed
+    weight: Annotated[float, Field(ge=0)] = 1.0  # of the pseudo-labelled faces
+    ramp: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps over which the weight rises
+    unlabelled_ratio: Annotated[float, Field(gt=0)] = 1.0  # unlabelled faces a step, as a multiple of the labelled
+
+
+def sources(options: Options) -> dict[str, Source]:
+    """Labelled faces and the pool."""
+    return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
+
+
+def build(options: Options, context: BuildContext) -> "PseudoLabel":
+    """The strategy with its one network."""
+    return PseudoLabel(options, context)
+
+
+class PseudoLabel(Strategy):
+    """One network that labels the pool for itself."""
+
+    def __init__(self, options: Options, context: BuildContext) -> None:
+        super().__init__()
+        self.options, self.context = options, context
+        self.network = context.network()
+
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
+        """A whole labelled batch, and unlabelled faces by their ratio."""
+        return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
+
+    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+        """One update by the labelled and the confident faces; `confident` is their share among the unlabelled."""
+        labelled, unlabelled = batches["labelled"], batches["unlabelled"]
+        inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
+        values = smoothed_cross_entropy(self.network(inputs), labelled.labels, smoothing=self.options.smoothing)
+        supervised = weighted_mean(values, self.context.label_weights("labelled", labelled.labels))
+        with frozen_statistics(self.network):
+            logits = self.network(self.context.random_view(unlabelled, run.generator("augment", "unlabelled")))
+        confidence, predicted = logits.detach().float().softmax(1).max(1)
+        confident = (confidence > self.options.threshold).float()
+        pseudo = weighted_mean(smoothed_cross_entropy(logits, predicted) * confident)
+        total = supervised + self.options.weight * run.ramp(self.options.ramp) * pseudo
+        run.update(total)
+        return {"loss": total, "labelled": supervised, "pseudo": pseudo, "confident": weighted_mean(confident)}

@@ -1,0 +1,144 @@
+"""Offer a strategy what it needs within a step: random numbers, optimiser steps, gradients, other processes' rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.validation import predict_logits
+from fer_pipeline.training.worker import Worker
+
+
+class StepContext:
+    """The training as a strategy sees it.
+
+    Attributes:
+        step: of the whole training, from 0.
+        phase: the name of the phase.
+        phase_step: of the phase, from 0.
+        phase_steps: the length of the phase.
+        epoch: of the phase, from 0.
+        steps_per_epoch: how many steps see each labelled image once.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        streams: Mapping[str, Stream],
+        preprocessing: Preprocessing,
+        *,
+        seed: int,
+        clip: float | None,
+        steps_per_epoch: int,
+        advance: Callable[[int], None] = lambda steps: None,
+    ) -> None:
+        self.worker, self.streams, self.preprocessing = worker, streams, preprocessing
+        self.seed, self.clip, self.steps_per_epoch = seed, clip, steps_per_epoch
+        self.step = self.phase_step = self.phase_steps = self.epoch = 0
+        self.phase = ""
+        self.optimizers: dict[str, Any] = {}  # of Fabric, by name
+        self.modules: dict[str, nn.Module] = {}  # what each changes
+        self._advance = advance
+
+    def child_seed(self, *names: str | int) -> int:
+        """A seed for this step and purpose; processes that train together draw apart."""
+        own = ("part", self.worker.rank) if self.worker.world_size > 1 else ()
+        return derive(self.seed, "step", self.step, *names, *own)
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A CPU generator for this step and purpose; the same after a pause."""
+        return torch.Generator().manual_seed(self.child_seed(*names))
+
+    def ramp(self, share: float) -> float:
+        """From 0 to 1, linearly over a share of the phase's steps; 1 where the share is 0."""
+        return min(1.0, self.phase_step / (share * self.phase_steps)) if share else 1.0
+
+    def rate(self, name: str | None = None) -> float:
+        """The learning rate of this step, of the first optimiser where none is named."""
+        return self.optimizers[name or next(iter(self.optimizers))].param_groups[0]["lr"]
+
+    def update(self, loss: Tensor, *names: str) -> None:
+        """One step of the named optimisers (of all where none is named) down the gradient of `loss`."""
+        chosen = names or tuple(self.optimizers)
+        for name in chosen:
+            self.optimizers[name].zero_grad()
+        with torch.autocast(self.worker.device.type, enabled=False):  # gradients have their forward pass's precision
+            self.worker.fabric.backward(loss)
+        for name in chosen:
+            self.worker.average_gradients([p.grad for p in self.modules[name].parameters() if p.grad is not None])
+            if self.clip:
+                self.worker.fabric.clip_gradients(
+                    self.modules[name], self.optimizers[name], max_norm=self.clip, error_if_nonfinite=False
+                )
+            self.optimizers[name].step()
+
+    def gradients(self, loss: Tensor, name: str = "main", *, retain_graph: bool = False) -> tuple[Tensor, ...]:
+        """The gradient of `loss` by what the named optimiser changes, as values: nothing is updated.
+
+        They are float32, averaged over all processes and free of the scale that 16-mixed precision puts on losses; 0
+        where the loss does not depend on a parameter. Where float16 overflows they are not finite, and the scale is
+        lowered for the next ones.
+        """
+        parameters = self._parameters(name)
+        scaler = self.worker.fabric._precision.scaler if self._scales else None
+        scale = scaler.get_scale() if scaler else 1.0
+        with torch.autocast(self.worker.device.type, enabled=False):
+            raw = torch.autograd.grad(loss * scale, parameters, retain_graph=retain_graph, allow_unused=True)
+        gradients = tuple(
+            torch.zeros_like(p, dtype=torch.float32) if g is None else g.float() / scale
+            for p, g in zip(parameters, raw, strict=True)
+        )
+        self.worker.average_gradients(gradients)
+        if scaler and not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            scaler.update(scale * scaler.get_backoff_factor())
+        return gradients
+
+    def apply(self, gradients: Sequence[Tensor], name: str = "main") -> None:
+        """One step of the named optimiser with gradients that `gradients` gave, or sums of such.
+
+        They are clipped as those of `update` are; where one is not finite nothing is done.
+        """
+        parameters = self._parameters(name)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.detach().to(parameter.dtype).clone()
+        if self._scales and not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            return
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+        self.optimizers[name].optimizer.step()  # Fabric's own would take the loss scale off once more
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The rows of all processes, one process after the other."""
+        return self.worker.gather(values)
+
+    def predict(self, stream: str, network: ExpressionNet) -> Float[Tensor, "n c"]:
+        """The probabilities of all images of a stream, in the order of its rows, not augmented, on the CPU.
+
+        Every process gets all of them; each computes its part. Memory does not grow with the images.
+        """
+        images = self.streams[stream].set
+        rows = np.array_split(np.arange(len(images)), self.worker.world_size)[self.worker.rank]
+        parts = [torch.zeros(0, network.head.out_features)]
+        device = self.worker.device
+        for logits in predict_logits(network, images, rows, preprocessing=self.preprocessing, device=device):
+            parts.append(logits.softmax(1).cpu())
+            self._advance(0)  # no step was made, but whoever watches sees that the training is alive
+        return self.worker.gather(torch.cat(parts).to(device)).cpu()
+
+    def images(self, stream: str, rows: np.ndarray) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
+        """Any images of a stream, on the device of the training."""
+        return self.streams[stream].set.pixels(rows).to(self.worker.device)
+
+    @property
+    def _scales(self) -> bool:
+        return getattr(self.worker.fabric._precision, "scaler", None) is not None
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        return [parameter for parameter in self.modules[name].parameters() if parameter.requires_grad]

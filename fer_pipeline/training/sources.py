@@ -1,0 +1,138 @@
+"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names.
+
+A strategy says what a stream is by one of these classes:
+
+- `Faces`: a folder of face shards, with true labels, with pseudo-labels, or without labels;
+- `DistilledImages`: distilled sets, taken whole in every step;
+- `RandomFaces`: a few random pseudo-labelled faces of each class, drawn anew for each seed and taken whole in every
+  step: the control of distilled images.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled
+from fer_pipeline.artifacts.faces import read_table, shard_paths
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.files import file_sha256
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.training.images import ShardImages, read_row_groups
+from fer_pipeline.training.memory_budget import MemoryBudget
+from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A stream of faces; `label` names the column of their classes, None for an unlabelled stream."""
+
+    label: Label | None = "label"
+    required: bool = False
+    landmarks: bool = False  # whether batches carry them
+
+    @property
+    def balanced(self) -> bool:
+        """Whether `training.balance` is about this stream."""
+        return self.label is not None
+
+    per_seed = False  # the same for every seed
+
+    def sha256(self, folder: Path) -> str:
+        """A hash of all that is read."""
+        return folder_sha256(folder)
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"] | None:
+        """Images of every class, without decoding one; None for an unlabelled stream."""
+        check_classes(folder, classes)
+        if self.label is None:
+            return None
+        return np.bincount(_labels(folder, self.label), minlength=len(classes)).astype(np.int64)
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        """The faces, their images wherever they fit."""
+        return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
+
+
+@dataclass(frozen=True)
+class DistilledImages:
+    """Distilled sets: network inputs, in the space of the preprocessing that they were distilled for."""
+
+    required: bool = False
+    balanced = False
+    per_seed = False
+
+    def sha256(self, folder: Path) -> str:
+        """A hash of all that is read."""
+        paths = [path / name for path in distilled_folders(folder) for name in (ARRAYS, CARD)]
+        return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in paths])
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
+        """Images of every class."""
+        labels = read_distilled(folder, classes=classes).labels.reshape(-1)
+        return np.bincount(labels, minlength=len(classes)).astype(np.int64)
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        """All images of all steps, without the order of steps."""
+        distilled = read_distilled(folder, classes=classes)
+        images, labels = distilled.flat()
+        names = np.array([f"distilled/{index}" for index in range(len(labels))], dtype=object)
+        subjects = np.full(len(labels), "", dtype=object)
+        space = Preprocessing.model_validate(dict(distilled.preprocessing))
+        return image_set(torch.from_numpy(images), torch.from_numpy(labels), names, subjects, space=space)
+
+
+@dataclass(frozen=True)
+class RandomFaces:
+    """`per_class` random pseudo-labelled faces of each class, others for each seed."""
+
+    per_class: int = 1
+    required: bool = False
+    balanced = False
+    per_seed = True
+
+    def sha256(self, folder: Path) -> str:
+        """A hash of all that may be drawn."""
+        return folder_sha256(folder)
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
+        """Faces of every class to draw from."""
+        check_classes(folder, classes)
+        return np.bincount(_labels(folder, "pseudo_label"), minlength=len(classes)).astype(np.int64)
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        """The faces of one seed, decoded."""
+        table = read_table(folder, ["face_id", "pseudo_label", "subject"])
+        labels = table.column("pseudo_label").to_numpy()
+        random = np.random.default_rng(derive(seed, "random_real"))
+        members = [np.flatnonzero(labels == index) for index in range(len(classes))]
+        rows = np.concatenate([random.permutation(own)[: self.per_class] for own in members])
+        chosen = table.take(rows)
+        return image_set(
+            ShardImages(read_row_groups(shard_paths(folder)), keep=0, threads=1).take(rows),
+            torch.from_numpy(labels[rows]),
+            np.array(chosen.column("face_id").to_pylist(), dtype=object),
+            np.array([subject or "" for subject in chosen.column("subject").to_pylist()], dtype=object),
+        )
+
+
+Source = Faces | DistilledImages | RandomFaces
+
+
+def check_sources(declared: Mapping[str, Source], named: Mapping[str, Path], *, where: str) -> None:
+    """ConfigError where a recipe names a source that its strategy does not know, or lacks one that it needs."""
+    known = ", ".join(f"{name} (required)" if source.required else name for name, source in declared.items())
+    if unknown := [name for name in named if name not in declared]:
+        raise ConfigError(f"{where}: unknown source {unknown[0]!r}; the strategy reads {known}")
+    if missing := [name for name, source in declared.items() if source.required and name not in named]:
+        raise ConfigError(f"{where}: the source {missing[0]!r} is missing; the strategy reads {known}")
+
+
+def _labels(folder: Path, label: Label) -> Int64[np.ndarray, " n"]:
+    labels = read_table(folder, [label]).column(label).fill_null(-1).to_numpy().astype(np.int64)
+    return labels[labels >= 0]

@@ -1,0 +1,284 @@
+"""A made-up strategy that uses the whole contract: phases, two learning rates, gradients as values, relabelling."""
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.backbones import build as build_network
+from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.launch import run_group
+from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.settings import Constant, Sgd
+from fer_pipeline.training.sources import Faces, Source
+from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
+from fer_pipeline.training.worker import Worker, make_worker
+
+
+class Options(Settings):
+    """How the made-up strategy goes."""
+
+    by_gradients: bool = False  # gradients and apply in the place of update
+    stop_after: int | None = None  # epochs of the second phase
+
+
+def sources(options: Options) -> dict[str, Source]:
+    """A labelled stream and the pool."""
+    return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
+
+
+def build(options: Options, context: BuildContext) -> "MadeUp":
+    """The strategy."""
+    return MadeUp(options, context)
+
+
+class MadeUp(Strategy):
+    """First the head alone, then all with two rates; after each epoch the pool is labelled anew."""
+
+    def __init__(self, options: Options, context: BuildContext) -> None:
+        super().__init__()
+        self.options, self.context = options, context
+        self.network = context.network()
+        self.judge, self.judge_view = context.other_network("judge", NetworkSettings(width=8, norm="group"))
+        self.judge.requires_grad_(False)
+        self.register_buffer("targets", torch.full((context.images["unlabelled"], context.num_classes), -1.0))
+        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+
+    def phases(self) -> Sequence[Phase]:
+        rates = {"backbone": 0.005, "head": 0.05}
+        both = {
+            name: Optimization(getattr(self.network, name), Sgd(learning_rate=rate), Constant(name="constant"))
+            for name, rate in rates.items()
+        }
+        return [Phase("head", {"head": Optimization(self.network.head)}, epochs=2), Phase("all", both, steps=7)]
+
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
+        return {"labelled": batch, "unlabelled": batch // 2}
+
+    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+        labelled, pool = batches["labelled"], batches["unlabelled"]
+        views = {name: self.context.random_view(batch, run.generator(name)) for name, batch in batches.items()}
+        supervised = weighted_mean(smoothed_cross_entropy(self.network(views["labelled"]), labelled.labels))
+        targets = self.targets[pool.rows]
+        confident = (targets.max(1).values > 0.36).float()  # at first none
+        pseudo = smoothed_cross_entropy(self.network(views["unlabelled"]), targets.argmax(1))
+        judged = self.judge(self.judge_view.plain(labelled.images)).mean().detach()
+        loss = supervised + weighted_mean(pseudo, confident)
+        if self.options.by_gradients:
+            names = list(run.optimizers)
+            values = [run.gradients(loss, name, retain_graph=name != names[-1]) for name in names]
+            for name, gradients in zip(names, values, strict=True):
+                run.apply(gradients, name)
+        else:
+            run.update(loss)
+        rates = {f"rate_{name}": torch.tensor(run.rate(name)) for name in run.optimizers}
+        return {"loss": loss, "confident": weighted_mean(confident), "judged": judged, **rates}
+
+    def end_epoch(self, run: StepContext, validation: Mapping[str, float]) -> bool:
+        self.targets.copy_(run.predict("unlabelled", self.network))
+        self.epochs += run.phase == "all"
+        return self.options.stop_after is not None and int(self.epochs) >= self.options.stop_after
+
+
+ITSELF: Any = SimpleNamespace(Options=Options, sources=sources, build=build)
+
+
+class PulledError(Exception):
+    """The plug."""
+
+
+def unplug(after: int) -> Callable[[int], None]:
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if steps and done >= after:
+            raise PulledError
+
+    return advance
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def train_made_up(train_toy, toy):
+    sets = {"labelled": toy(60, 0), "unlabelled": toy(41, 5)}
+    return partial(train_toy, strategy=ITSELF, sets=sets, batch=16)
+
+
+def test_phases_have_their_own_length_rates_and_optimisers(train_made_up) -> None:
+    trained, _ = train_made_up("run", optimizer={"learning_rate": 0.02}, schedule={"name": "constant"})
+    rows = trained.fitted.history
+    assert [(row["epoch"], row["phase"], row["steps"]) for row in rows] == [
+        (1, 1, 4),
+        (2, 1, 8),
+        (3, 2, 12),
+        (4, 2, 15),
+    ]
+    assert [row["train_rate_head"] for row in rows] == pytest.approx([0.02, 0.02, 0.05, 0.05])
+    assert [row.get("train_rate_backbone") for row in rows[2:]] == pytest.approx([0.005, 0.005])
+    assert trained.fitted.steps == 15
+    assert trained.fitted.epoch > 2, "the epoch is chosen in the last phase"
+
+
+def test_an_empty_mask_is_no_nan_and_the_pool_is_labelled_after_an_epoch(train_made_up) -> None:
+    rows = train_made_up("run")[0].fitted.history
+    assert rows[0]["train_confident"] == 0
+    assert np.isfinite(rows[0]["train_loss"])
+    assert rows[-1]["train_confident"] > 0
+
+
+def test_the_first_phase_leaves_the_backbone_alone(train_made_up, monkeypatch) -> None:
+    original, seen = MadeUp.step, []
+
+    def watched(self, batches, run):
+        losses = original(self, batches, run)
+        seen.append((run.phase, [p.detach().clone() for p in self.network.backbone.parameters()]))
+        return losses
+
+    monkeypatch.setattr(MadeUp, "step", watched)
+    train_made_up("run")
+    first = [parameters for phase, parameters in seen if phase == "head"]
+    assert all(torch.equal(a, b) for a, b in zip(first[0], first[-1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first[-1], seen[-1][1], strict=True))
+
+
+@pytest.mark.parametrize("stop_after", [None, 1])
+@pytest.mark.parametrize("step", [3, 4, 7, 8, 9, 13, 15])
+def test_a_pause_changes_no_byte_wherever_it_falls(train_made_up, step: int, stop_after: int | None) -> None:
+    """Also on the border of the phases (8), before and after the first step of the second, and at the end (15)."""
+    if stop_after and step > 12:
+        pytest.skip("stopped by then")
+    options = Options(stop_after=stop_after)
+    whole = contents(train_made_up("whole", options=options)[1])
+    with pytest.raises(PulledError):
+        train_made_up("paused", options=options, advance=unplug(step))
+    torch.manual_seed(99)
+    assert contents(train_made_up("paused", options=options)[1]) == whole
+
+
+def test_a_training_that_stopped_early_stays_stopped(train_made_up, tmp_path: Path) -> None:
+    options = Options(stop_after=1)
+    trained, folder = train_made_up("run", options=options)
+    assert trained.fitted.steps == 12
+    before = contents(folder)
+    for path in folder.rglob("*"):  # killed between its last epoch and its checkpoint
+        if path.is_file():
+            path.unlink()
+    again, _ = train_made_up("run", options=options)
+    assert again.fitted.steps == 12
+    assert contents(folder) == before
+
+
+def test_gradients_as_values_are_those_of_update(train_made_up) -> None:
+    settings = {"clip": 0.5, "select": "last"}
+    by_update = train_made_up("update", options=Options(), **settings)[1]
+    by_values = train_made_up("values", options=Options(by_gradients=True), **settings)[1]
+    one, two = (load_file(folder / "weights.safetensors") for folder in (by_update, by_values))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+class Scaled:
+    """Fabric's view of one process in 16-mixed precision, played on the CPU: losses are scaled, gradients too large."""
+
+    device, global_rank, world_size, is_global_zero = torch.device("cpu"), 0, 1, True
+
+    def __init__(self, scale: float) -> None:
+        self._precision = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=scale))
+        self._precision.scaler.scale(torch.zeros(1))  # the scaler makes its tensors on first use
+
+
+def context_of(network: ExpressionNet, fabric: Any) -> StepContext:
+    run = StepContext(Worker(fabric), {}, Preprocessing(size=24), seed=0, clip=None, steps_per_epoch=1)
+    run.modules = {"main": network}
+    run.optimizers = {"main": SimpleNamespace(optimizer=torch.optim.SGD(network.parameters(), lr=0.1))}
+    return run
+
+
+def test_gradients_are_free_of_the_loss_scale_and_an_overflow_is_no_step() -> None:
+    network = build_network(NetworkSettings(size=24, width=4), 3, seed=1)
+    inputs, labels = torch.randn(6, 3, 24, 24), torch.arange(6) % 3
+
+    def loss() -> Tensor:
+        return smoothed_cross_entropy(network(inputs), labels).mean()
+
+    plain = torch.autograd.grad(loss(), list(network.parameters()))
+    run = context_of(network, Scaled(1024.0))
+    found = run.gradients(loss())
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    for one, two in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+
+    before = copy.deepcopy(network.state_dict())
+    run.apply(found)
+    for (name, parameter), gradient in zip(network.named_parameters(), found, strict=True):
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.1 * gradient)
+
+    after = [parameter.detach().clone() for parameter in network.parameters()]
+    huge = run.gradients(loss() * 1e38)
+    assert run.worker.fabric._precision.scaler.get_scale() == 512.0
+    run.apply(huge)
+    for parameter, expected in zip(network.parameters(), after, strict=True):
+        assert torch.equal(parameter.detach(), expected)
+
+
+def test_gradients_under_autocast_are_float32() -> None:
+    network = build_network(NetworkSettings(size=24, width=4, norm="group"), 3, seed=1)
+    fabric = make_worker("cpu", "32-true").fabric
+    run = context_of(network, fabric)
+    inputs, labels = torch.randn(6, 3, 24, 24), torch.arange(6) % 3
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run.gradients(smoothed_cross_entropy(network(inputs), labels).mean())
+    plain = run.gradients(smoothed_cross_entropy(network(inputs), labels).mean())
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    one, two = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (found, plain))
+    assert 0.99 < functional.cosine_similarity(one, two, dim=0) < 1, "the forward pass was in bfloat16"
+
+
+GROUP = """
+import runpy
+
+def work(toy_world, made_up, root, name, by_gradients, worker, advance):
+    world, strategy = runpy.run_path(toy_world), __import__("types").SimpleNamespace(**runpy.run_path(made_up))
+    sets = {"labelled": world["bands"](61, 0), "unlabelled": world["bands"](41, 2)}
+    trained, folder = world["train_in"](
+        root, name, sets=sets, strategy=strategy, options=strategy.Options(by_gradients=by_gradients),
+        network={"norm": "group"}, device=worker, advance=advance, augment={"flip": 0, "translate": 0}, batch=16,
+    )
+    return trained.fitted.steps, worker.world_size
+"""
+
+
+@pytest.mark.parametrize("by_gradients", [False, True])
+def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch, by_gradients: bool) -> None:
+    """Gradients are averaged, predictions of the pool gathered, and both stop at the same epoch."""
+    (tmp_path / "works_of_phases.py").write_text(GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    works: ModuleType = importlib.import_module("works_of_phases")
+    here = Path(__file__)
+    work = partial(works.work, str(here.parents[1] / "toy_world.py"), str(here), tmp_path)
+    both = partial(work, "two", by_gradients)
+    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=lambda steps: None) == (15, 2)
+    assert work("one", by_gradients, make_worker("cpu", "auto"), lambda steps: None) == (15, 1)
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
