@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.pools.folder import begin
 from benchmarks.pools.records import write_records
-from fer_pipeline.alignment.warp import moved, similarity, template
+from fer_pipeline.alignment.warp import fit_similarity, scale_template, transform_points
 from fer_pipeline.artifacts.faces import encode, encoded_images, face_schema, write_shard
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
@@ -112,7 +112,7 @@ def varied(
 ) -> tuple[UInt8[np.ndarray, "112 112 3"], Float64[np.ndarray, "5 2"]]:
     """The face near the template, under another light, and its landmarks there."""
     turn, scale = np.deg2rad(rng.normal(0, 4)), np.exp(rng.normal(0, 0.03))
-    matrix = similarity(landmarks, template(CROP))
+    matrix = fit_similarity(landmarks, scale_template(CROP))
     spin = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     centre = np.full(2, (CROP - 1) / 2)
     matrix = np.column_stack([spin @ matrix[:, :2], spin @ (matrix[:, 2] - centre) + centre + rng.normal(0, 1.5, 2)])
@@ -124,7 +124,7 @@ def varied(
     steps = np.arange(256) / 255
     tables = [np.clip(rng.normal(1, 0.05) * steps ** np.exp(rng.normal(0, 0.15)), 0, 1) for _ in range(3)]
     light = np.clip(rng.normal(1, 0.1) * np.concatenate(tables) + rng.normal(0, 0.03), 0, 1)
-    return np.asarray(picture.point((255 * light).round().astype(int).tolist())), moved(landmarks, matrix)
+    return np.asarray(picture.point((255 * light).round().astype(int).tolist())), transform_points(landmarks, matrix)
 
 
 def stored(folder: Path, plan: Plan) -> Iterator[tuple[int, memoryview]]:

@@ -23,7 +23,7 @@ def ours(pictures: str, count: int, engine: str) -> Round:
     detector = Detector(DetectionSettings(min_face=SMALLEST), engine=engine)  # type: ignore[arg-type]  # by name
 
     def find(images: list[np.ndarray]) -> Boxes:
-        return [[face.box.tolist() for face in faces] for faces in detector.find(images)]
+        return [[face.box.tolist() for face in faces] for faces in detector.detect(images)]
 
     return _over(find, pictures, count)
 

@@ -1,1 +1,1 @@
-"""Any picture to upright crops of one template: decoding, MTCNN, choice of the face, five-point similarity warp."""
+"""Turn any picture into an upright crop of a face: decode, detect by MTCNN, choose the face, warp by five points."""

@@ -1,31 +1,43 @@
-"""Encoded pictures in, aligned crops (or the reasons why there is none) out, in order; the whole room in one call.
+"""Align encoded pictures: yield an upright crop of a face, or the reason why there is none, for each, in order.
 
-Pictures are decoded, searched and warped in runs of bounded memory, which depend on the sequence of pictures alone, so
-that the same sequence gives the same crops. `VERSION` is raised when the crops of the same pictures change.
+Pictures are decoded, searched and warped in batches of bounded memory, which depend on the sequence of pictures alone,
+so that the same sequence gives the same crops. `VERSION` is raised when another crop is made of the same picture and
+the same detected faces: it stands for decoding, the choice of the face and the warp.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
+from PIL import Image
 from pydantic import Field
 
-from fer_pipeline.alignment.cascade import DetectionSettings, Detector, FoundFace
-from fer_pipeline.alignment.engines import Engine, resolved
-from fer_pipeline.alignment.networks import weights_hashes
+from fer_pipeline.alignment import cascade
+from fer_pipeline.alignment.cascade import DetectedFace, DetectionSettings, Detector
+from fer_pipeline.alignment.engines import Engine, resolve_engine
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
-from fer_pipeline.alignment.selection import NoFace, SeveralFaces, choose
-from fer_pipeline.alignment.warp import Border, centre_map, moved, similarity, template, warped
+from fer_pipeline.alignment.warp import (
+    Border,
+    fit_centre,
+    fit_similarity,
+    scale_template,
+    transform_points,
+    warp_image,
+)
+from fer_pipeline.alignment.weights import SHA256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import Settings
 
 VERSION = 1
-PICTURES_PER_RUN = 64
-BYTES_PER_RUN = 100_000_000
+PICTURES_PER_BATCH = 64
+BYTES_PER_BATCH = 100_000_000
+
+NoFace = Literal["reject", "centre_crop"]
+SeveralFaces = Literal["largest", "most_central", "highest_score", "reject"]
 
 
 class AlignmentSettings(Settings):
@@ -52,10 +64,11 @@ class Crop:
 
 
 def alignment_fingerprint(settings: AlignmentSettings) -> str:
-    """What the crop of a picture depends on beside its bytes."""
+    """Returns the fingerprint of all that the crop of a picture depends on beside its bytes, also of the code."""
     if settings.prealigned:
         return fingerprint(VERSION, "prealigned", settings.crop, settings.grey, settings.pictures)
-    return fingerprint(VERSION, settings.model_copy(update={"engine": resolved(settings.engine)}), weights_hashes())
+    settings = settings.model_copy(update={"engine": resolve_engine(settings.engine)})
+    return fingerprint(VERSION, cascade.VERSION, SHA256, settings)
 
 
 class Aligner:
@@ -68,59 +81,67 @@ class Aligner:
         )
 
     def align(self, pictures: Iterable[bytes | Rejection]) -> Iterator[Crop | Rejection]:
-        """One crop or rejection for each picture, in order; a rejection that comes in goes out."""
-        run: list[np.ndarray | Rejection] = []
+        """Yields one crop or rejection for each picture, in order; a rejection that comes in goes out."""
+        batch: list[np.ndarray | Rejection] = []
         size = 0
         for picture in pictures:
-            decoded = picture if isinstance(picture, Rejection) else self._decoded(picture)
-            run.append(decoded)
-            size += 0 if isinstance(decoded, Rejection) else decoded.nbytes
-            if len(run) == PICTURES_PER_RUN or size > BYTES_PER_RUN:
-                yield from self._aligned(run)
-                run, size = [], 0
-        yield from self._aligned(run)
-
-    def _decoded(self, data: bytes) -> np.ndarray | Rejection:
-        try:
-            return decode_picture(data, self.settings.pictures)
-        except Rejection as rejection:
-            return rejection
-
-    def _aligned(self, run: list[np.ndarray | Rejection]) -> Iterator[Crop | Rejection]:
-        images = [picture for picture in run if not isinstance(picture, Rejection)]
-        found = iter(self.detector.find(images) if self.detector else [[] for _ in images])
-        for picture in run:
-            if isinstance(picture, Rejection):
-                yield picture
-                continue
             try:
-                yield self._crop(picture, next(found))
+                image = picture if isinstance(picture, Rejection) else decode_picture(picture, self.settings.pictures)
+            except Rejection as rejection:
+                image = rejection
+            batch.append(image)
+            size += 0 if isinstance(image, Rejection) else image.nbytes
+            if len(batch) == PICTURES_PER_BATCH or size > BYTES_PER_BATCH:
+                yield from self._align_batch(batch)
+                batch, size = [], 0
+        yield from self._align_batch(batch)
+
+    def _align_batch(self, batch: list[np.ndarray | Rejection]) -> Iterator[Crop | Rejection]:
+        images = [image for image in batch if not isinstance(image, Rejection)]
+        detected = iter(self.detector.detect(images) if self.detector else [[] for _ in images])
+        for image in batch:
+            try:
+                yield image if isinstance(image, Rejection) else self._crop(image, next(detected))
             except Rejection as rejection:
                 yield rejection
 
-    def _crop(self, image: UInt8[np.ndarray, "h w 3"], faces: list[FoundFace]) -> Crop:
-        size = self.settings.crop
-        if self.settings.prealigned:
-            return Crop(self._coloured(_resized(image, size)), template(size).astype(np.float32), None)
-        height, width = image.shape[:2]
-        if not faces and self.settings.no_face == "centre_crop":
-            matrix = centre_map(height, width, size=size)
-            return Crop(self._coloured(warped(image, matrix, size=size, border=self.settings.border)), None, None)
-        face = choose(faces, height=height, width=width, several=self.settings.several_faces)
-        matrix = similarity(face.landmarks, template(size))
-        crop = warped(image, matrix, size=size, border=self.settings.border)
-        return Crop(self._coloured(crop), moved(face.landmarks, matrix).astype(np.float32), face.score)
-
-    def _coloured(self, crop: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        if not self.settings.grey:
-            return crop
-        luma = (
-            crop.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32) + 0x8000 >> 16
-        )  # ITU-R 601, as Pillow's
-        return np.repeat(luma.astype(np.uint8)[..., None], 3, axis=2)
+    def _crop(self, image: UInt8[np.ndarray, "h w 3"], faces: list[DetectedFace]) -> Crop:
+        settings = self.settings
+        size, (height, width) = settings.crop, image.shape[:2]
+        landmarks, score = None, None
+        if settings.prealigned:
+            crop, landmarks = _resize(image, size), scale_template(size).astype(np.float32)
+        elif not faces and settings.no_face == "centre_crop":
+            crop = warp_image(image, fit_centre(height, width, size=size), size=size, border=settings.border)
+        else:
+            face = choose_face(faces, height=height, width=width, rule=settings.several_faces)
+            matrix = fit_similarity(face.landmarks, scale_template(size))
+            crop = warp_image(image, matrix, size=size, border=settings.border)
+            landmarks, score = transform_points(face.landmarks, matrix).astype(np.float32), face.score
+        if settings.grey:
+            crop = np.array(Image.fromarray(crop).convert("L").convert("RGB"))
+        return Crop(crop, landmarks, score)
 
 
-def _resized(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+def choose_face(faces: Sequence[DetectedFace], *, height: int, width: int, rule: SeveralFaces) -> DetectedFace:
+    """Chooses a face by the rule; ties go to the more certain face. No face is the rejection `no_face`."""
+    if not faces:
+        raise Rejection("no_face")
+    if len(faces) > 1 and rule == "reject":
+        raise Rejection("several_faces")
+
+    def rank(face: DetectedFace) -> tuple[float, float]:
+        x1, y1, x2, y2 = face.box.tolist()
+        if rule == "largest":
+            return (x2 - x1) * (y2 - y1), face.score
+        if rule == "most_central":
+            return -((x1 + x2 - width) ** 2 + (y1 + y2 - height) ** 2), face.score
+        return face.score, 0.0
+
+    return max(faces, key=rank)
+
+
+def _resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     if image.shape[0] != image.shape[1]:
         raise Rejection("not_square")
     if image.shape[0] == size:

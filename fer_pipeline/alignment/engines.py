@@ -1,13 +1,11 @@
-"""What runs the three networks: torch, or on a CPU OpenVINO or ONNX Runtime.
+"""Run the three networks with torch, or on a CPU with OpenVINO or ONNX Runtime, as functions that are called alike.
 
-In: the name of an engine. Out: the networks as functions that are called alike. Engines sum in different orders:
-landmarks agree to a hundredth of a pixel, not to the bit. So the engine is part of what a result depends on, and
-`auto`, which means torch, does not look at what happens to be installed.
+Engines sum in different orders: landmarks agree to a hundredth of a pixel, not to the bit. So the engine is part of
+what a result depends on, and `auto`, which means torch, does not look at what happens to be installed.
 """
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from fer_pipeline.alignment.networks import load_weights
+from fer_pipeline.alignment.networks import Mtcnn, load_mtcnn
 from fer_pipeline.core.errors import ConfigError
 
 Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
@@ -25,21 +23,8 @@ EXTRAS = {"openvino": "openvino", "onnxruntime": "onnx"}
 Run = Callable[[Float32[np.ndarray, "n h w 3"]], list[np.ndarray]]
 
 
-@dataclass(frozen=True)
-class Networks:
-    """The cascade's three networks with their weights.
-
-    `propose` has the signature and outputs of `ProposalNet.proposals`; `refine` and `output` are called like
-    `RefinementNet` and `OutputNet`.
-    """
-
-    propose: Callable[..., tuple[Tensor, ...]]
-    refine: Callable[..., tuple[Tensor, ...]]
-    output: Callable[..., tuple[Tensor, ...]]
-
-
-def resolved(engine: Engine) -> Literal["torch", "openvino", "onnxruntime"]:
-    """The engine that is meant; one that is not installed is a `ConfigError`."""
+def resolve_engine(engine: Engine) -> Literal["torch", "openvino", "onnxruntime"]:
+    """Returns the engine that is meant; one that is not installed is a ConfigError."""
     if engine in ("auto", "torch"):
         return "torch"
     for package in (engine, "onnx"):
@@ -51,42 +36,39 @@ def resolved(engine: Engine) -> Literal["torch", "openvino", "onnxruntime"]:
     return engine
 
 
-def load_networks(engine: Engine = "auto", *, device: str | torch.device = "cpu") -> Networks:
-    """The networks with the published weights. Engines other than torch work on the CPU, with torch's threads."""
-    name = resolved(engine)
-    nets = load_weights(device=device if name == "torch" else "cpu")
-    if name == "torch":
-        return Networks(nets.pnet.proposals, nets.rnet, nets.onet)
-    from fer_pipeline.alignment.graphs import onnx_graph
+class CompiledNet:
+    """A network that runs without torch on the CPU, called like the torch module."""
 
-    begin = _openvino if name == "openvino" else _onnxruntime
-    pnet, rnet, onet = (begin(onnx_graph(net)) for net in (nets.pnet, nets.rnet, nets.onet))
-    return Networks(_proposing(pnet), _judging(rnet), _judging(onet))
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
-
-def _proposing(run: Run) -> Callable[..., tuple[Tensor, ...]]:
-    def propose(x: Tensor, *, threshold: float) -> tuple[Tensor, ...]:
-        faces, offsets = map(torch.from_numpy, run(_pixels(x)))
-        found = (faces[:, 0] > threshold).nonzero()
-        picture, row, column = found.unbind(dim=1)
-        return found, faces[picture, 0, row, column], offsets[picture, :, row, column]
-
-    return propose
-
-
-def _judging(run: Run) -> Callable[..., tuple[Tensor, ...]]:
-    def judge(x: Tensor) -> tuple[Tensor, ...]:
-        faces, *rest = map(torch.from_numpy, run(_pixels(x)))
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
+        faces, *rest = self._run(x)
         return faces[:, 0], *rest
 
-    return judge
+    def propose(self, x: Tensor, *, threshold: float) -> tuple[Tensor, ...]:
+        """Returns what `ProposalNet.propose` returns."""
+        faces, offsets = self._run(x)
+        cells = (faces[:, 0] > threshold).nonzero()
+        picture, row, column = cells.unbind(dim=1)
+        return cells, faces[picture, 0, row, column], offsets[picture, :, row, column]
+
+    def _run(self, x: Tensor) -> Iterator[Tensor]:
+        return map(torch.from_numpy, self.run(x.permute(0, 2, 3, 1).contiguous().numpy()))
 
 
-def _pixels(x: Tensor) -> Float32[np.ndarray, "n h w 3"]:
-    return x.permute(0, 2, 3, 1).contiguous().numpy()
+def load_networks(engine: Engine = "auto", *, device: str | torch.device = "cpu") -> Mtcnn:
+    """Loads the networks with the published weights. Engines other than torch work on the CPU, with torch's threads."""
+    name = resolve_engine(engine)
+    if name == "torch":
+        return load_mtcnn(device=device)
+    from fer_pipeline.alignment.onnx_export import export_onnx
+
+    start = _start_openvino if name == "openvino" else _start_onnxruntime
+    return Mtcnn(*(CompiledNet(start(export_onnx(network))) for network in load_mtcnn()))
 
 
-def _openvino(graph: bytes) -> Run:
+def _start_openvino(graph: bytes) -> Run:
     import openvino
 
     core = openvino.Core()
@@ -96,22 +78,14 @@ def _openvino(graph: bytes) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",  # it would take bfloat16 where the CPU has it
     }
     request = core.compile_model(core.read_model(model=graph), "CPU", options).create_infer_request()
-
-    def run(pixels: np.ndarray) -> list[np.ndarray]:
-        return [np.array(output) for output in request.infer([pixels], share_inputs=True).values()]
-
-    return run
+    return lambda pixels: [np.array(output) for output in request.infer([pixels], share_inputs=True).values()]
 
 
-def _onnxruntime(graph: bytes) -> Run:
+def _start_onnxruntime(graph: bytes) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-    def run(pixels: np.ndarray) -> list[np.ndarray]:
-        return [np.asarray(output) for output in session.run(None, {"pixels": pixels})]
-
-    return run
+    return lambda pixels: [np.asarray(output) for output in session.run(None, {"pixels": pixels})]

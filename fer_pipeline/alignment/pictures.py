@@ -1,4 +1,4 @@
-"""Untrusted bytes in, an upright 8-bit RGB picture out, or a `Rejection` with a short stable reason; nothing else.
+"""Decode untrusted bytes to an upright 8-bit RGB picture, or raise a `Rejection` with a short stable reason.
 
 The size is judged by the header before a pixel is decoded. EXIF orientation is applied, the first frame of an animation
 is taken, 16-bit grey is scaled and not clipped, transparency is laid over a stated background. A JPEG whose data the
@@ -12,15 +12,15 @@ from typing import Annotated, Literal
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from pydantic import Field
 
 from fer_pipeline.core.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
 TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
-ORIENTATION = 0x0112
-UPRIGHT = {
+
+UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes metadata anew, which fails on damaged ones
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -51,14 +51,17 @@ class PictureSettings(Settings):
 
 
 def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture, or a `Rejection`: empty, not_an_image, too_many_pixels, too_small, truncated or damaged."""
+    """Returns the picture, or raises a `Rejection`.
+
+    Its reasons are empty, not_an_image, too_many_pixels, too_small, truncated and damaged.
+    """
     if not data:
         raise Rejection("empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata: they say nothing about the pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decoded(data, settings or PictureSettings())
+            return _decode(data, settings or PictureSettings())
         except Rejection:
             raise
         except UnidentifiedImageError:
@@ -66,53 +69,53 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise Rejection("too_many_pixels") from None
         except Exception as error:  # decoders fail in many ways on damaged bytes; none may stop a run of millions
-            raise Rejection(_fault(error)) from None
+            raise Rejection(_reason_of(error)) from None
 
 
-def _decoded(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
+def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
     with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
         width, height = picture.size
         if width * height > settings.max_pixels:
             raise Rejection("too_many_pixels")
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
-        pixels = _strict_jpeg(data, settings) if picture.format == "JPEG" and picture.mode in ("L", "RGB") else None
-        orientation = _orientation(picture)
+        pixels = _decode_strictly(data, settings) if picture.format == "JPEG" and picture.mode in ("L", "RGB") else None
+        orientation = _read_orientation(picture)
         if pixels is not None and orientation not in UPRIGHT:
             return pixels
         upright = picture if pixels is None else Image.fromarray(pixels)
         upright.load()
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
-        return np.array(_rgb(_eight_bits(upright), settings.background))
+        return np.array(_to_rgb(_to_eight_bits(upright), settings.background))
 
 
-def _strict_jpeg(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"] | None:
-    """The pixels of a sound JPEG, the same as Pillow's and twice as fast; None where Pillow is to have its try."""
+def _decode_strictly(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Returns the pixels of a sound JPEG, the same as Pillow's and twice as fast; None where Pillow is to try."""
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
         # Bytes between two markers are harmless and common.
         if settings.damaged == "keep" or "extraneous" in str(error).lower():
             return None
-        raise Rejection(_fault(error)) from None
+        raise Rejection(_reason_of(error)) from None
 
 
-def _fault(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     message = str(error).lower()
     cut = isinstance(error, EOFError) or "truncated" in message or "premature end of jpeg file" in message
     return "truncated" if cut else "damaged"
 
 
-def _orientation(picture: Image.Image) -> int:
+def _read_orientation(picture: Image.Image) -> int:
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged metadata says nothing about the pixels
         return 1
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Deeper grey scaled by its range: 16 bits, or floats of 0 to 1; Pillow's own conversion would clip it."""
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Scales deeper grey by its range: 16 bits, or floats of 0 to 1; Pillow's own conversion would clip it."""
     if not picture.mode.startswith(("I", "F")):
         return picture
     levels = np.asarray(picture, dtype=np.float64)
@@ -124,7 +127,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
 
 
-def _rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
         under = Image.new("RGBA", picture.size, (*background, 255))
         picture = Image.alpha_composite(under, picture.convert("RGBA"))

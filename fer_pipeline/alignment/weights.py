@@ -1,19 +1,14 @@
-"""The published MTCNN weights: a file that the `mtcnn` package ships -> its float32 arrays in the order of the file.
+"""Read the published MTCNN weights out of the files that the `mtcnn` package ships.
 
-The files are joblib pickles in an lz4 frame. They are checked against pinned hashes and then read without unpickling:
-the opcodes are only walked, and where the description of an array ends, its raw bytes follow (padding count, padding,
-values). Nothing of the package is imported, since it needs TensorFlow.
+The files are joblib pickles in an lz4 frame, checked against pinned hashes before they are unpickled. Nothing of the
+package is imported, since it needs TensorFlow.
 """
 
 import hashlib
 import importlib.metadata
 import io
-import math
-import pickletools
-from collections.abc import Sequence
 from typing import Literal
 
-import lz4.frame
 import numpy as np
 
 from fer_pipeline.core.errors import DataError
@@ -27,14 +22,15 @@ SHA256: dict[Network, str] = {
 }
 
 
-def read_weights(network: Network, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """The arrays of one network; `shapes` are those that the network expects, in the order of the file."""
-    data = checked(shipped(network), network)
-    return arrays(lz4.frame.decompress(data), shapes)
+def read_weights(network: Network) -> list[np.ndarray]:
+    """Reads the float32 arrays of one network in the order of the file."""
+    import joblib  # health checks the files without unpickling them
+
+    return joblib.load(io.BytesIO(verify_checksum(read_package_file(network), network)))
 
 
-def shipped(network: Network) -> bytes:
-    """The bytes of a weight file as the `mtcnn` package ships it."""
+def read_package_file(network: Network) -> bytes:
+    """Reads a weight file as the `mtcnn` package ships it; DataError where the package is not installed."""
     name = f"mtcnn/assets/weights/{network}.lz4"
     try:
         files = importlib.metadata.files("mtcnn") or []
@@ -46,33 +42,12 @@ def shipped(network: Network) -> bytes:
     raise DataError(f"the package mtcnn with {name} is not installed; run: pip install mtcnn==1.0.0")
 
 
-def checked(data: bytes, network: Network) -> bytes:
-    """The same bytes if they are the known ones."""
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHA256[network]:
+def verify_checksum(data: bytes, network: Network) -> bytes:
+    """Returns the bytes of a weight file if they are the published ones; DataError otherwise."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != SHA256[network]:
         raise DataError(
-            f"the {network} weights of the package mtcnn have sha256 {found[:16]}…, "
+            f"the {network} weights of the package mtcnn have sha256 {digest[:16]}…, "
             f"expected {SHA256[network][:16]}…; run: pip install --force-reinstall mtcnn==1.0.0"
         )
     return data
-
-
-def arrays(pickled: bytes, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Reads float32 arrays out of a joblib pickle by walking its opcodes; nothing is executed."""
-    stream = io.BytesIO(pickled)
-    found = []
-    for shape in shapes:
-        previous = ""
-        for opcode, _, _ in pickletools.genops(stream):
-            # An array's description is built from a dictionary, a dtype (the other thing built) from a tuple.
-            if opcode.name == "BUILD" and previous == "SETITEMS":
-                break
-            previous = opcode.name
-        padding = stream.read(1)
-        stream.read(padding[0] if padding else 0)
-        values = stream.read(4 * math.prod(shape))
-        found.append(np.frombuffer(values, dtype="<f4").reshape(shape))
-    closing = [opcode.name for opcode, _, _ in pickletools.genops(stream)]
-    assert closing[-1:] == ["STOP"], "bytes are left over"
-    assert "BUILD" not in closing, "an array is left over"
-    return found

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fer_pipeline.alignment.aligner import AlignmentSettings
+from fer_pipeline.alignment.aligner import AlignmentSettings, SeveralFaces
 from fer_pipeline.alignment.cascade import Detector
-from fer_pipeline.alignment.selection import SeveralFaces
 from fer_pipeline.commands.predict_faces import CropSettings, Found, aligned_crops, aligned_faces
 from fer_pipeline.commands.predict_rows import Row, check_extension, writing
 from fer_pipeline.core.errors import DataError

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings
-from fer_pipeline.alignment.cascade import Detector, FoundFace, find_faces
+from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, SeveralFaces, choose_face
+from fer_pipeline.alignment.cascade import DetectedFace, Detector
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
-from fer_pipeline.alignment.selection import SeveralFaces, choose
 from fer_pipeline.alignment.warp import align_face
 from fer_pipeline.artifacts.faces import decode_one, encode
 from fer_pipeline.commands.predict_rows import BOX, LANDMARKS, Row
@@ -79,7 +78,7 @@ def aligned_faces(
     """The faces of every picture, the most certain first, or the one that the rule takes."""
     for run in _runs(files, settings.alignment.pictures, most=batch):
         images = [picture.image for picture in run if not isinstance(picture.image, Rejection)]
-        found = iter(find_faces(images, detector))
+        found = iter(detector.detect(images))
         for picture in run:
             advance(1)
             if isinstance(picture.image, Rejection):
@@ -95,17 +94,17 @@ def aligned_faces(
 
 
 def _taken(
-    image: UInt8[np.ndarray, "h w 3"], found: list[FoundFace], faces: Literal["all"] | SeveralFaces
-) -> list[tuple[int, FoundFace]]:
+    image: UInt8[np.ndarray, "h w 3"], found: list[DetectedFace], faces: Literal["all"] | SeveralFaces
+) -> list[tuple[int, DetectedFace]]:
     if found and faces == "all":
         return list(enumerate(found))
     height, width = image.shape[:2]
-    one = choose(found, height=height, width=width, several="largest" if faces == "all" else faces)
+    one = choose_face(found, height=height, width=width, rule="largest" if faces == "all" else faces)
     return [(number, face) for number, face in enumerate(found) if face is one]
 
 
 def _aligned(
-    name: str, image: UInt8[np.ndarray, "h w 3"], number: int, face: FoundFace, settings: AlignmentSettings
+    name: str, image: UInt8[np.ndarray, "h w 3"], number: int, face: DetectedFace, settings: AlignmentSettings
 ) -> Found:
     row: Row = {"image": name, "face": number, "score": face.score}
     row |= dict(zip(BOX, face.box.tolist(), strict=True))

@@ -1,1 +1,4 @@
-"""One file a data set or format: `samples(path, options)` lists it, `read(sample, options)` brings a picture."""
+"""Read raw data sets, one file a format: `samples(path, options)` lists one, `read(sample, options)` reads a picture.
+
+An adapter may set `VERSION` (1 without it), which is raised when `read` gives other bytes of the same file.
+"""

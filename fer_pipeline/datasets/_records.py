@@ -1,4 +1,4 @@
-"""One record of a RecordIO file in, its flag, label and place of payload out, by positional reads of a few bytes.
+"""Parse records of a RecordIO file: flag, labels and place of the payload, by positional reads of a few bytes.
 
 Source: dmlc-core `src/recordio.cc` (the frame) and MXNet `python/mxnet/recordio.py` (the header inside), as specified
 there; no code is taken over. A frame is the magic word, a word with a 3-bit continuation flag and a 29-bit length, then
@@ -8,7 +8,6 @@ begin with `IfQQ`: flag, label, id, id2; a flag above 0 is the number of float32
 are checked against the end of the file, so that a truncated file is told from its last whole record.
 """
 
-import math
 import os
 import struct
 from dataclasses import dataclass
@@ -17,11 +16,9 @@ from pathlib import Path
 from fer_pipeline.core.errors import DataError
 
 MAGIC = 0xCED7230A
-MAGIC_BYTES = struct.pack("<I", MAGIC)
 FRAME = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
-FLOAT = struct.Struct("<f")
-CURE = "fetch or copy the file again and compare its size"
+REMEDY = "fetch or copy the file again and compare its size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,39 +54,47 @@ class RecordFile:
         os.close(self._descriptor)
 
     def record(self, number: int, offset: int) -> Record:
-        """The record that begins at `offset`; `number` is its name in messages."""
+        """Parses the record that begins at `offset`; `number` is its name in messages."""
         # One read brings the frame, the header and two labels: all of a single-part record but its picture.
-        start = os.pread(self._descriptor, FRAME.size + HEADER.size + 8, offset)
+        start = self.read(offset, FRAME.size + HEADER.size + 8)
         continuation, length = self._frame(start, number, offset)
-        first = offset + FRAME.size
         if continuation == 0:
-            end = self._end(first + length, number, offset)
-            return self._parse(number, offset, end, start[FRAME.size : FRAME.size + length], length, whole=True)
-        if continuation != 1:
+            data, end = start[FRAME.size : FRAME.size + length], self._end(offset + FRAME.size + length, number, offset)
+        elif continuation == 1:
+            data, end = self._join(number, offset)
+            length = len(data)
+        else:
             raise self._damaged(number, offset, "it goes on a record that nothing begins")
-        data, end = self._join(number, offset)
-        return self._parse(number, offset, end, data, len(data), whole=False)
+        if length < HEADER.size:
+            raise self._damaged(number, offset, f"{length} bytes are too few for the image header's {HEADER.size}")
+        flag, label, _, _ = HEADER.unpack_from(data)
+        head = HEADER.size + 4 * flag
+        if head > length:
+            raise self._damaged(number, offset, f"{flag} labels do not fit into its {length} bytes")
+        labels = struct.unpack_from(f"<{min(flag, 2)}f", data, HEADER.size) if flag else (label,)
+        payload = (offset + FRAME.size + head, length - head) if continuation == 0 else None
+        return Record(offset, end, flag, labels, payload, length - head)
 
     def join(self, number: int, offset: int) -> bytes:
-        """The payload of a record of several parts, put together."""
-        data, end = self._join(number, offset)
-        return data[len(data) - self._parse(number, offset, end, data, len(data), whole=False).payload_length :]
+        """Puts the payload of a record of several parts together."""
+        data, _ = self._join(number, offset)
+        return data[len(data) - self.record(number, offset).payload_length :]
 
     def read(self, offset: int, length: int) -> bytes:
-        """A range of bytes."""
+        """Reads a range of bytes, as many as there are."""
         return os.pread(self._descriptor, length, offset)
 
     def _join(self, number: int, offset: int) -> tuple[bytes, int]:
         parts: list[bytes] = []
         place, continuation = offset, 0
         while continuation != 3:
-            continuation, length = self._frame(os.pread(self._descriptor, FRAME.size, place), number, place)
+            continuation, length = self._frame(self.read(place, FRAME.size), number, place)
             if continuation not in ((2, 3) if parts else (1,)):
                 raise self._damaged(number, place, "the parts of the record are out of order")
             end = self._end(place + FRAME.size + length, number, offset)
-            parts.append(os.pread(self._descriptor, length, place + FRAME.size))
+            parts.append(self.read(place + FRAME.size, length))
             place = end
-        return MAGIC_BYTES.join(parts), place
+        return struct.pack("<I", MAGIC).join(parts), place
 
     def _frame(self, start: bytes, number: int, offset: int) -> tuple[int, int]:
         if len(start) < FRAME.size:
@@ -105,33 +110,14 @@ class RecordFile:
         # The last record's padding may be missing without loss.
         return min(end + -(end - offset) % 4, self.size)
 
-    def _parse(self, number: int, offset: int, end: int, data: bytes, length: int, *, whole: bool) -> Record:
-        """`data` holds at least the header and two labels where the record has them."""
-        if length < HEADER.size:
-            raise self._damaged(number, offset, f"{length} bytes are too few for the image header's {HEADER.size}")
-        flag, label, _, _ = HEADER.unpack_from(data)
-        head = HEADER.size + FLOAT.size * flag
-        if head > length:
-            raise self._damaged(number, offset, f"{flag} labels do not fit into its {length} bytes")
-        labels = struct.unpack_from(f"<{min(flag, 2)}f", data, HEADER.size) if flag else (label,)
-        payload = (offset + FRAME.size + head, length - head) if whole else None
-        return Record(offset, end, flag, labels, payload, length - head)
-
     def _truncated(self, number: int, offset: int) -> DataError:
         return DataError(
             f"{self.path} is truncated: record {number:,} at byte {offset:,} does not end within the file's "
-            f"{self.size:,} bytes; {CURE}"
+            f"{self.size:,} bytes; {REMEDY}"
         )
 
     def _damaged(self, number: int, offset: int, fault: str) -> DataError:
         return DataError(
             f"{self.path} is damaged, or its .idx is another file's: record {number:,} at byte {offset:,}: {fault}; "
-            f"{CURE}"
+            f"{REMEDY}"
         )
-
-
-def whole_number(label: float) -> str | None:
-    """A label as text: `7` for 7.0, None for NaN."""
-    if math.isnan(label):
-        return None
-    return str(int(label)) if label.is_integer() else repr(label)

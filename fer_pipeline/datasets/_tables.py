@@ -1,4 +1,4 @@
-"""A delimited text file in, its columns and rows with line numbers out, read as a stream.
+"""Read a delimited text file as a stream: its columns, and its rows with line numbers.
 
 Encoding and delimiter are guessed where one answer is obvious: a byte order mark or UTF-8; the delimiter that cuts the
 first line into most columns. Anything else is an error that names the setting to give.
@@ -26,18 +26,18 @@ class Table:
     has_header: bool
 
     def position(self, column: str) -> int:
-        """Where a named column stands; a column that is not there, or twice, is a DataError with those found."""
-        places = [place for place, name in enumerate(self.columns) if name == column.strip()]
-        if len(places) != 1:
-            fault = "has no column" if not places else f"has {len(places)} columns called"
+        """Returns the index of a named column; one that is not there, or twice, is a DataError that lists all."""
+        number = self.columns.count(column.strip())
+        if number != 1:
+            fault = f"has {number} columns called" if number else "has no column"
             raise DataError(
                 f"{self.file} {fault} {column!r}; found {', '.join(map(repr, self.columns))}; name the column in "
                 f"the data set's options"
             )
-        return places[0]
+        return self.columns.index(column.strip())
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number, cells) of every row that is not blank; a row with too few or too many cells is a DataError."""
+        """Yields (line number, cells) of every row that is not blank; too few or too many cells are a DataError."""
         lines = _lines(self.file, self.delimiter, self.encoding)
         if self.has_header:
             next(lines, None)
@@ -45,7 +45,7 @@ class Table:
             if len(cells) != len(self.columns):
                 raise DataError(
                     f"{self.file}, line {number}: {len(cells)} cells where {len(self.columns)} columns are named; "
-                    f"mend the line (a {self.delimiter!r} inside a cell needs quotes) or set options.delimiter"
+                    f"correct the line (a {self.delimiter!r} inside a cell needs quotes) or set options.delimiter"
                 )
             yield number, cells
 
@@ -53,22 +53,21 @@ class Table:
 def open_table(
     file: Path, *, delimiter: str | None = None, encoding: str | None = None, columns: tuple[str, ...] | None = None
 ) -> Table:
-    """The table in `file`; `columns` names those of a file without a header line."""
+    """Opens the table in `file`; `columns` names those of a file without a header line."""
     if not file.is_file():
-        found = "is a folder" if file.is_dir() else "does not exist"
-        raise DataError(f"the table {file} {found}; correct the data set's path or options.csv")
+        state = "is a folder" if file.is_dir() else "does not exist"
+        raise DataError(f"the table {file} {state}; correct the data set's path or options.csv")
     encoding = encoding or _guess_encoding(file)
     try:
         codecs.lookup(encoding)
     except LookupError:
         raise DataError(f"{encoding!r} is no known encoding; set options.encoding, for example cp1252") from None
-    firsts = {
-        mark: next(_lines(file, mark, encoding), (0, []))[1] for mark in ((delimiter,) if delimiter else DELIMITERS)
-    }
-    best = max(firsts, key=lambda mark: len(firsts[mark]))
-    if not firsts[best]:
+    marks = (delimiter,) if delimiter else DELIMITERS
+    first_lines = [(mark, next(_lines(file, mark, encoding), (0, []))[1]) for mark in marks]
+    best, cells = max(first_lines, key=lambda item: len(item[1]))
+    if not cells:
         raise DataError(f"{file} is empty; it needs a line of column names and one row a picture")
-    names = tuple(cell.strip() for cell in firsts[best]) if columns is None else columns
+    names = tuple(cell.strip() for cell in cells) if columns is None else columns
     return Table(file, names, best, encoding, has_header=columns is None)
 
 
@@ -94,5 +93,5 @@ def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, lis
         ) from None
     except csv.Error as error:
         raise DataError(
-            f"{file}, after line {number}: {error}; mend the line, perhaps a quote that never ends"
+            f"{file}, after line {number}: {error}; correct the line, perhaps a quote that never ends"
         ) from None

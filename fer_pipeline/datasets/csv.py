@@ -1,4 +1,4 @@
-"""A table of pictures in, one sample per row out: columns of any name for picture, label, subject and split.
+"""Read a table of pictures, one sample a row: columns of any name for picture, label, subject and split.
 
 Source: the lists that published sets come with (RAF-DB, AffectNet, ExpW); read by Python's `csv`, that is RFC 4180 with
 a delimiter of choice. The label is given as it stands there: mapping names to classes is `align`'s, by the settings. A
@@ -15,7 +15,7 @@ from pydantic import Field
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.datasets._files import PictureRoot, picture_id, read_picture, split_of
+from fer_pipeline.datasets._files import PictureRoot, find_only_file, parse_split, picture_id, read_range
 from fer_pipeline.datasets._tables import Table, open_table
 
 
@@ -37,7 +37,7 @@ class Options(Settings):
 
 
 def samples(path: Path, options: Options) -> Iterator[Sample]:
-    """One sample per row, in the order of the table. The whole table is checked before the first is given."""
+    """Yields one sample per row, in the order of the table; the whole table is checked before the first."""
     table = open_table(
         find_table(path, options), delimiter=options.delimiter, encoding=options.encoding, columns=options.columns
     )
@@ -48,23 +48,15 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 
 def read(sample: Sample, options: Options) -> bytes:
-    """The picture's file as it is."""
-    return read_picture(sample)
+    """Returns the picture's file as it is."""
+    return read_range(sample)
 
 
 def find_table(path: Path, options: Options) -> Path:
-    """The table's file: `path` itself, the one the options name, or the only .csv in the folder."""
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist; correct the data set's path in the settings")
-    if options.csv is not None:
+    """Returns the table's file: `path` itself, the one the options name, or the only .csv in the folder."""
+    if options.csv is not None and path.is_dir():
         return path / options.csv
-    found = sorted(path.glob("*.csv"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found[:5]) or "none"
-        raise DataError(f"{path} must hold one .csv file, found {names}; name it in options.csv")
-    return found[0]
+    return find_only_file(path, ".csv", remedy="name it in options.csv")
 
 
 def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[int, Sample]]:
@@ -84,17 +76,16 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
                 file = root.locate(name.replace("\\", "/"))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        word = cells[split].strip() if split is not None else ""
-        yield (
-            line,
-            Sample(
-                id=picture_id(file.relative_to(root.folder).as_posix()),
-                split=split_of(word, options.splits, where=where, cure="set options.splits") if word else None,
-                label=cells[label].strip() or None if label is not None else None,
-                subject=cells[subject].strip() or None if subject is not None else None,
-                path=file,
-            ),
+        words = {place: cells[place].strip() or None for place in (label, subject, split) if place is not None}
+        word = words.get(split)
+        sample = Sample(
+            id=picture_id(file.relative_to(root.folder).as_posix()),
+            split=parse_split(word, options.splits, where=where, remedy="set options.splits") if word else None,
+            label=words.get(label),
+            subject=words.get(subject),
+            path=file,
         )
+        yield line, sample
 
 
 def _check(table: Table, root: PictureRoot, options: Options) -> None:

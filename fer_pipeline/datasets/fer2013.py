@@ -1,4 +1,4 @@
-"""The published CSV of FER2013 in, one sample per row out; a row's 48 by 48 grey values are given back as a PNG.
+"""Read the published CSV of FER2013, one sample a row; a row's 48 by 48 grey values are given back as a PNG.
 
 Source: Goodfellow et al., arXiv:1307.0414, as Kaggle publishes it: `fer2013.csv` (emotion, pixels, Usage) or
 `icml_face_data.csv` (the same columns in another order, names with blanks); its `train.csv` and `test.csv`, which lack
@@ -8,7 +8,6 @@ named `fer0000000` by its row, as FER+ names the same pictures.
 """
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from PIL import Image
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.datasets._files import split_of
+from fer_pipeline.datasets._files import parse_split, read_range
 
+VERSION = 1  # of `read`
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 FILE_NAMES = ("fer2013.csv", "icml_face_data.csv")
 
@@ -32,20 +32,25 @@ class Options(Settings):
 
 
 def samples(path: Path, options: Options) -> Iterator[Sample]:
-    """One sample per row, in the order of the file."""
-    file = _find(path, options)
+    """Yields one sample per row, in the order of the file."""
+    names = FILE_NAMES if options.file is None else (options.file,)
+    file = next((file for file in (path, *(path / name for name in names)) if file.is_file()), None)
+    if file is None:
+        raise DataError(
+            f"{path} is no file and holds no {' or '.join(names)}; correct the data set's path or options.file"
+        )
     with file.open("rb") as stream:
         header = stream.readline()
-        names = [name.strip().strip('"').lower() for name in header.decode("utf-8-sig", "replace").split(",")]
-        if "pixels" not in names:
+        columns = [name.strip().strip('"').lower() for name in header.decode("utf-8-sig", "replace").split(",")]
+        if "pixels" not in columns:
             raise DataError(
-                f"{file} has no column 'pixels'; found {', '.join(map(repr, names[:8]))}; "
+                f"{file} has no column 'pixels'; found {', '.join(map(repr, columns[:8]))}; "
                 f"this adapter reads fer2013.csv (emotion,pixels,Usage)"
             )
         start, row = len(header), 0
         for line in stream:
             if line.strip():
-                yield _sample(line, start, row, names, file)
+                yield _sample(line, start, row, columns, file)
                 row += 1
             start += len(line)
     if row == 0:
@@ -53,14 +58,9 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 
 def read(sample: Sample, options: Options) -> bytes:
-    """The row's pixels as a grey PNG; DataError where they are not size times size numbers from 0 to 255."""
+    """Returns the row's pixels as a grey PNG; DataError where they are not size times size numbers from 0 to 255."""
     try:
-        with sample.path.open("rb") as stream:
-            text = os.pread(stream.fileno(), sample.length, sample.offset)
-    except OSError as error:
-        raise DataError(f"{sample.path} cannot be read ({error.strerror})") from None
-    try:
-        values = np.array(text.strip(b' "').split(), dtype=np.int64)
+        values = np.array(read_range(sample).strip(b' "').split(), dtype=np.int64)
     except (ValueError, OverflowError):
         raise DataError(f"{sample.id} of {sample.path.name}: the pixels are not numbers") from None
     if len(values) != options.size**2 or values.min() < 0 or values.max() > 255:
@@ -72,35 +72,24 @@ def read(sample: Sample, options: Options) -> bytes:
     return encoded.getvalue()
 
 
-def _find(path: Path, options: Options) -> Path:
-    if path.is_file():
-        return path
-    names = FILE_NAMES if options.file is None else (options.file,)
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    raise DataError(f"{path} is no file and holds no {' or '.join(names)}; correct the data set's path or options.file")
-
-
-def _sample(line: bytes, start: int, row: int, names: list[str], file: Path) -> Sample:
+def _sample(line: bytes, start: int, row: int, columns: list[str], file: Path) -> Sample:
     cells = line.rstrip(b"\r\n").split(b",")
-    if len(cells) != len(names):
+    if len(cells) != len(columns):
         raise DataError(
-            f"{file}, row {row} (at byte {start:,}): {len(cells)} cells where {len(names)} columns are named; "
+            f"{file}, row {row} (at byte {start:,}): {len(cells)} cells where {len(columns)} columns are named; "
             f"the file is cut short or damaged, fetch it again"
         )
-    place = names.index("pixels")
-    texts = {
-        name: cell.decode("utf-8", "replace").strip().strip('"')
-        for name, cell in zip(names, cells, strict=True)
-        if name != "pixels"
-    }
-    emotion, usage = texts.get("emotion", ""), texts.get("usage", "")
+    place = columns.index("pixels")
+
+    def text(column: str) -> str:
+        cell = cells[columns.index(column)] if column in columns else b""
+        return cell.decode("utf-8", "replace").strip().strip('"')
+
+    emotion, usage, where = text("emotion"), text("usage"), f"{file}, row {row}"
     known = emotion.isascii() and emotion.isdigit() and int(emotion) < len(EMOTIONS)
-    where = f"{file}, row {row}"
     return Sample(
         id=f"fer{row:07d}",
-        split=split_of(usage, {}, where=where, cure="fetch the file again") if usage else None,
+        split=parse_split(usage, {}, where=where, remedy="fetch the file again") if usage else None,
         label=EMOTIONS[int(emotion)] if known else emotion or None,
         subject=None,
         path=file,

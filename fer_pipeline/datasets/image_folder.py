@@ -1,4 +1,4 @@
-"""A folder of pictures in, one sample per file out; folder names give the split, the class and the subject.
+"""Read a folder of pictures, one sample a file; folder names give the split, the class and the subject.
 
 Source: the layout of torchvision's `ImageFolder` (`root/<class>/…`) and of most published face sets
 (`root/<split>/<class>/…`). Differences: the levels are named by a setting, so that `root/<subject>/…` and a flat folder
@@ -17,7 +17,7 @@ from pydantic import Field
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.datasets._files import PICTURE_SUFFIXES, SPLITS, PictureRoot, picture_id, read_picture, split_of
+from fer_pipeline.datasets._files import PICTURE_SUFFIXES, SPLITS, PictureRoot, parse_split, picture_id, read_range
 
 Level = Literal["split", "class", "subject"]
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -32,15 +32,14 @@ class Options(Settings):
 
 
 def samples(path: Path, options: Options) -> Iterator[Sample]:
-    """Every file below the root in the order of its name."""
+    """Yields every file below the root in the order of its name."""
     root = PictureRoot(path, follow_links=options.follow_links)
     levels = guess_levels(root.folder) if options.levels is None else options.levels
     if "class" in levels:
-        _refuse_empty_classes(root, depth=levels.index("class") + 1)
-    found = False
+        _check_classes(root, depth=levels.index("class") + 1)
+    file = None
     for parts in _walk(root, ()):
-        found = True
-        relative, file = "/".join(parts), root.folder.joinpath(*parts)
+        file = root.folder.joinpath(*parts)
         if len(parts) <= len(levels) and file.suffix.lower() in PICTURE_SUFFIXES:
             raise DataError(
                 f"{file} lies above the folders of {'/'.join(levels)} in {root.folder}; move it into one, or set "
@@ -49,23 +48,23 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         named = dict(zip(levels, parts[:-1], strict=False))
         split = named.get("split")
         yield Sample(
-            id=picture_id(relative),
-            split=split_of(split, options.splits, where=str(root.folder), cure="set options.splits") if split else None,
+            id=picture_id("/".join(parts)),
+            split=parse_split(split, options.splits, where=str(path), remedy="set options.splits") if split else None,
             label=picture_id(named["class"]) if "class" in named else None,
             subject=picture_id(named["subject"]) if "subject" in named else None,
             path=file,
         )
-    if not found:
+    if file is None:
         raise DataError(f"{root.folder} holds no file; put the pictures there or correct the data set's path")
 
 
 def read(sample: Sample, options: Options) -> bytes:
-    """The picture's file as it is."""
-    return read_picture(sample)
+    """Returns the picture's file as it is."""
+    return read_range(sample)
 
 
 def guess_levels(folder: Path) -> tuple[Level, ...]:
-    """No folders: flat. Only folders called like splits: split, then class where those hold folders. Else: class."""
+    """Guesses: flat without folders; split (and class) where all folders are named like splits; else class."""
     tops = [entry for entry in _entries(folder) if entry.is_dir()]
     as_splits = [entry for entry in tops if entry.name.lower() in SPLITS]
     if not tops:
@@ -89,7 +88,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _walk(root: PictureRoot, parts: tuple[str, ...], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The parts of every file's path below the root; `above` are the real folders on the way, to notice a loop."""
+    """Yields the parts of every file's path below the root; `above` are the real folders above, to notice a loop."""
     folder = root.folder.joinpath(*parts)
     above = (*above, os.path.realpath(folder))
     for entry in _entries(folder):
@@ -105,18 +104,13 @@ def _walk(root: PictureRoot, parts: tuple[str, ...], above: tuple[str, ...] = ()
             yield from _walk(root, (*parts, entry.name), above)
 
 
-def _refuse_empty_classes(root: PictureRoot, *, depth: int) -> None:
-    filled: dict[str, bool] = {}
-    level: list[tuple[str, ...]] = [()]
+def _check_classes(root: PictureRoot, *, depth: int) -> None:
+    """Refuses classes without a picture; the folders at `depth` are named by their class."""
+    folders: list[tuple[str, ...]] = [()]
     for _ in range(depth):
-        level = [
-            (*parts, entry.name)
-            for parts in level
-            for entry in _entries(root.folder.joinpath(*parts))
-            if entry.is_dir()
-        ]
-    for parts in level:
-        filled[parts[-1]] = filled.get(parts[-1], False) or next(_walk(root, parts), None) is not None
-    empty = sorted(name for name, has_files in filled.items() if not has_files)
+        entries = [(parts, entry) for parts in folders for entry in _entries(root.folder.joinpath(*parts))]
+        folders = [(*parts, entry.name) for parts, entry in entries if entry.is_dir()]
+    filled = {parts[-1] for parts in folders if next(_walk(root, parts), None) is not None}
+    empty = sorted({parts[-1] for parts in folders} - filled)
     if empty:
         raise DataError(f"the class {', '.join(empty)} has no picture in {root.folder}; add some or remove the folder")

@@ -1,4 +1,4 @@
-"""The demo world's raw pictures in (`part-*.parquet`, written by the stage `synthesize`), one sample per row out.
+"""Read the demo's drawn pictures (`part-*.parquet`, written by the stage `synthesize`), one sample a row.
 
 Source: our own format: columns `sample_id`, `image` (JPEG bytes), `label` (null in a pool), `subject`, `split`. A
 sample's key is `<row group>:<row>`; the last row groups stay in memory, so that reading in order decodes each once.
@@ -23,7 +23,7 @@ class Options(Settings):
 
 
 def samples(path: Path, options: Options) -> Iterator[Sample]:
-    """Every row of every part, in order; the column of pictures is not read."""
+    """Yields every row of every part, in order; the column of pictures is not read."""
     files = sorted(path.glob("part-*.parquet"))
     if not files:
         raise DataError(f"{path} holds no part-*.parquet; run: dvc repro synthesize")
@@ -43,7 +43,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 
 def read(sample: Sample, options: Options) -> bytes:
-    """The picture's JPEG bytes."""
+    """Returns the picture's JPEG bytes."""
     group, row = map(int, sample.key.split(":"))
     try:
         modified = sample.path.stat().st_mtime_ns

@@ -7,7 +7,7 @@ from functools import partial
 
 from packaging.specifiers import SpecifierSet
 
-from fer_pipeline.alignment.weights import SHA256, Network, checked, shipped
+from fer_pipeline.alignment.weights import SHA256, Network, read_package_file, verify_checksum
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.finding import Finding, Place
 
@@ -78,12 +78,12 @@ def torchvision(place: Place, *, version: Version = installed, fault: Callable[[
     return Finding("torchvision", "problem", f"{found} do not fit: {told}", cure)
 
 
-def mtcnn(place: Place, *, read: Callable[[Network], bytes] = shipped) -> Finding:
+def mtcnn(place: Place, *, read: Callable[[Network], bytes] = read_package_file) -> Finding:
     """`align` reads the weights that the package ships, and no others."""
     networks: tuple[Network, ...] = tuple(SHA256)
     try:
         for network in networks:
-            checked(read(network), network)
+            verify_checksum(read(network), network)
     except DataError as error:
         told, _, cure = str(error).partition("; run: ")
         return Finding("mtcnn", "problem", told, cure)

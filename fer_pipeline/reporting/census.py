@@ -7,8 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json
+from fer_pipeline.artifacts.census import read_census
 from fer_pipeline.core.settings import ProjectSettings
 
 
@@ -54,21 +53,16 @@ def role(name: str, world: ProjectSettings) -> str:
 
 
 def _splits(path: Path, world: ProjectSettings) -> tuple[Split, ...]:
-    content = read_json(path)
-    try:
-        return tuple(
-            Split(
-                name=name,
-                samples=int(found["samples"]),
-                faces=int(found["faces"]),
-                counts={
-                    label: int(found["labels"].get(label, 0)) if found["unlabelled"] < found["faces"] else None
-                    for label in world.classes
-                },
-                unlabelled=int(found["unlabelled"]),
-                rejected={reason: int(number) for reason, number in found["rejected"].items()},
-            )
-            for name, found in sorted(content["splits"].items())
+    return tuple(
+        Split(
+            name=name,
+            samples=split.samples,
+            faces=split.faces,
+            counts={
+                label: split.labels.get(label, 0) if split.unlabelled < split.faces else None for label in world.classes
+            },
+            unlabelled=split.unlabelled,
+            rejected=dict(split.rejected),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is no account of align ({error!r}); run: dvc repro align") from None
+        for name, split in read_census(path).items()
+    )

@@ -1,11 +1,12 @@
-"""Raw pictures of one data set in, aligned faces in shards out, with every rejected picture and its reason.
+"""Align the raw pictures of one data set: write its faces in shards, and every rejected picture with its reason.
 
 In: the data set through its adapter. Out: `data/faces/<set>/<split>/part-*.parquet`, and `rejected.parquet` and
 `summary.json` beside the splits. Labels are mapped by name and checked before any picture is read. A finished shard is
-kept in the store under its pictures' bytes, labels and settings: after a crash, or when a set gains or loses pictures
-anywhere, only the rest is made.
+kept in the store under its pictures' bytes, labels, settings and the versions of the code: after a crash, or when a
+set gains or loses pictures anywhere, only the rest is made.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fer_pipeline.alignment.accounts import account_for, count_reasons, write_set
-from fer_pipeline.alignment.aligner import AlignmentSettings
+from fer_pipeline.alignment.aligner import AlignmentSettings, NoFace, SeveralFaces
 from fer_pipeline.alignment.cascade import DetectionSettings
-from fer_pipeline.alignment.cuts import Cut
-from fer_pipeline.alignment.labels import LabelMap
+from fer_pipeline.alignment.manifest import write_faces
 from fer_pipeline.alignment.pictures import PictureSettings
-from fer_pipeline.alignment.planning import Cutting, SetPlan, begin, check, cut, part_of
-from fer_pipeline.alignment.selection import NoFace, SeveralFaces
-from fer_pipeline.alignment.shards import ShardJob, ShardSettings, rejection
+from fer_pipeline.alignment.plan import AlignmentPlan, Cut, LabelMap, check_samples, load_maker, plan_jobs, shorten_job
+from fer_pipeline.alignment.shards import ShardFormat, ShardJob
+from fer_pipeline.artifacts.census import RejectedSample, most_frequent
 from fer_pipeline.artifacts.input_hashes import Contents
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
@@ -48,12 +47,12 @@ class Config(AlignmentSettings):
     format: Literal["jpeg", "png"] = "jpeg"
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     shard_rows: Annotated[int, Field(ge=1)] = 4096
-    cut: Cut = "ids"  # where a shard ends; by count, a picture that is lost moves all later shards
+    cut: Cut = "ids"  # where a shard ends; by count, a lost picture moves all later shards
     allowed_failures: Annotated[int, Field(ge=0)] = 0  # shards that may fail before the stage does
     sets: dict[PlainName, SetChanges] = Field(default_factory=dict)
 
     def alignment(self, name: str) -> AlignmentSettings:
-        """The settings of one set."""
+        """Returns the settings of one set."""
         own = {key: getattr(self, key) for key in AlignmentSettings.model_fields}
         changes = dict(self.sets[name]) if name in self.sets else {}
         return AlignmentSettings(**{**own, **{key: value for key, value in changes.items() if value is not None}})
@@ -80,46 +79,39 @@ def run(
         verify: Hash pictures and finished shards again that look unchanged.
         store: Where finished shards are kept.
     """
-    cutting = Cutting()
-    planned = plan(config, project, name=name, store=store, verify=verify, cutting=cutting)
+    rejected: list[RejectedSample] = []
+    work = plan(config, project, name=name, store=store, verify=verify, rejected=rejected)
     made = make_shards(
         "align",
         name,
-        planned.jobs,
-        planned.begin,
+        work.jobs,
+        work.begin,
         store=store,
         resources=project.resources,
-        unit=planned.unit,
-        total=planned.total,
+        unit=work.unit,
+        total=work.total,
         allowed_failures=config.allowed_failures,
         preload=__name__,
         verify=verify,
     )
-    early = cutting.early
     for failure in made.failures:
-        split = failure.job.payload.split
-        early[split] += [rejection(entry, split=split, reason="shard_failed") for entry in failure.job.payload.entries]
-    finished = {job.key for job in made.finished}
-    done = [shard for shard in cutting.shards if shard.key in finished]
-    kept = Store(store)
-    splits = account_for(kept, done, early)
-    faces = sum(split.faces for split in splits.values())
-    reasons = count_reasons([line for split in splits.values() for line in split.rejected])
-    told = f"{sum(reasons.values()):,} rejected" + (
-        f" ({', '.join(f'{reason} {count:,}' for reason, count in reasons.items())})" if reasons else ""
-    )
-    if faces == 0:
-        raise DataError(
-            f"align {name}: no face is left of {planned.total:,} pictures, {told}; look at the data set's settings"
-        )
+        shard: ShardJob = failure.job.payload
+        rejected += [sample.reject(shard.split, "shard_failed") for sample in shard.samples]
+    shards = {job.name.removeprefix(f"{name}/"): Store(store).shard(job.key) for job in made.finished}
     with replacing_folder(out) as folder:
-        write_set(folder, kept, done, splits, project.classes)
+        splits = write_faces(folder, shards, project.classes, rejected)
+        faces = sum(split.faces for split in splits.values())
+        reasons = sum((Counter(split.rejected) for split in splits.values()), Counter())
+        listed = ", ".join(f"{reason} {count:,}" for reason, count in most_frequent(reasons).items())
+        losses = f"{reasons.total():,} rejected" + (f" ({listed})" if listed else "")
+        if faces == 0:
+            raise DataError(
+                f"align {name}: no face is left of {work.total:,} pictures, {losses}; look at the data set's settings"
+            )
     if census is not None:
         write_bytes(census, (out / "summary.json").read_bytes())
-    counts: dict[str, int | float] = {"samples": planned.total, "faces": faces, "rejected": sum(reasons.values())}
-    line = (
-        f"align {name}: {planned.total:,} in, {faces:,} kept, {told}; {made.reused} of {len(made.jobs)} shards reused"
-    )
+    counts: dict[str, int | float] = {"samples": work.total, "faces": faces, "rejected": reasons.total()}
+    line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {made.reused} of {len(made.jobs)} shards reused"
     return Summary("align", line, counts | made.counts, made.warnings)
 
 
@@ -130,18 +122,18 @@ def plan(
     name: str,
     store: Path,
     verify: bool = False,
-    cutting: Cutting | None = None,
+    rejected: list[RejectedSample] | None = None,
 ) -> Work:
-    """The shards of one set, as jobs; `cutting` keeps what is met while they are cut."""
+    """Plans the shards of one set as jobs; samples that fall into no shard are put into `rejected`."""
     dataset, classes = project.dataset(name), project.classes
-    shards = ShardSettings(name, classes, config.format, config.quality)
-    chosen = SetPlan(name, dataset, config.alignment(name), shards, config.shard_rows, config.cut)
+    format = ShardFormat(classes, config.format, config.quality)
+    alignment = AlignmentPlan(name, dataset, config.alignment(name), format, config.shard_rows, config.cut)
     labels = LabelMap(dataset, classes, name=name)
-    total = check(chosen, labels)
+    total = check_samples(alignment, labels)
     contents = Contents(Store(store).memory(f"align-{name}.json"), verify=verify)
 
     def jobs() -> Iterator[Job[ShardJob]]:
         with contents:
-            yield from cut(chosen, labels, contents, Cutting() if cutting is None else cutting)
+            yield from plan_jobs(alignment, labels, contents, [] if rejected is None else rejected)
 
-    return Work(jobs(), partial(begin, chosen), part_of, unit="pictures", total=total)
+    return Work(jobs(), partial(load_maker, alignment), shorten_job, unit="pictures", total=total)

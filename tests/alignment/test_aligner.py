@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop, alignment_fingerprint
-from fer_pipeline.alignment.cascade import Detector
+from fer_pipeline.alignment.aligner import (
+    Aligner,
+    AlignmentSettings,
+    Crop,
+    SeveralFaces,
+    alignment_fingerprint,
+    choose_face,
+)
+from fer_pipeline.alignment.cascade import DetectedFace, Detector
 from fer_pipeline.alignment.pictures import Rejection, decode_picture
-from fer_pipeline.alignment.warp import similarity, template
+from fer_pipeline.alignment.warp import fit_similarity, scale_template
 from fer_pipeline.artifacts.faces import encode
 
 UPRIGHT = "naïve Ünïcode 名前 (1).jpg"
@@ -55,7 +62,7 @@ def test_every_troublesome_file_has_its_outcome(bad: dict[str, bytes]) -> None:
 
 
 def test_the_rotated_file_is_searched_upright(bad: dict[str, bytes], detector: Detector) -> None:
-    rotated, upright = (detector.find([decode_picture(bad[name])])[0][0] for name in ("exif_rotated.jpg", UPRIGHT))
+    rotated, upright = (detector.detect([decode_picture(bad[name])])[0][0] for name in ("exif_rotated.jpg", UPRIGHT))
     off = np.linalg.norm(rotated.landmarks - upright.landmarks, axis=1)
     assert off.max() < 0.02 * np.linalg.norm(upright.landmarks[0] - upright.landmarks[1])
     assert upright.landmarks[0][0] < upright.landmarks[1][0], "the left eye is on the left"
@@ -64,7 +71,7 @@ def test_the_rotated_file_is_searched_upright(bad: dict[str, bytes], detector: D
 
 def test_two_faces_follow_the_rule(bad: dict[str, bytes], detector: Detector) -> None:
     picture = decode_picture(bad["two_faces.jpg"])
-    left, right = sorted(detector.find([picture])[0], key=lambda face: float(face.box[0]))
+    left, right = sorted(detector.detect([picture])[0], key=lambda face: float(face.box[0]))
     area = {id(face): float(np.prod(face.box[2:] - face.box[:2])) for face in (left, right)}
     assert area[id(right)] > area[id(left)]
     assert left.score > right.score
@@ -82,9 +89,9 @@ def test_landmarks_lie_near_the_template(bad: dict[str, bytes]) -> None:
     assert isinstance(crop, Crop)
     assert crop.image.shape == (64, 64, 3)
     assert crop.landmarks is not None
-    assert np.linalg.norm(crop.landmarks - template(64), axis=1).max() < 4
+    assert np.linalg.norm(crop.landmarks - scale_template(64), axis=1).max() < 4
     # A least-squares fit leaves nothing that another similarity could mend.
-    np.testing.assert_allclose(similarity(crop.landmarks, template(64)), np.eye(2, 3), atol=1e-3)
+    np.testing.assert_allclose(fit_similarity(crop.landmarks, scale_template(64)), np.eye(2, 3), atol=1e-3)
 
 
 def test_without_a_face_the_centre_may_be_cut(bad: dict[str, bytes]) -> None:
@@ -110,7 +117,7 @@ def test_prealigned_crops_pass_through() -> None:
     assert isinstance(crop, Crop)
     np.testing.assert_array_equal(crop.image, random)
     assert crop.landmarks is not None
-    np.testing.assert_allclose(crop.landmarks, template(112), rtol=1e-6)
+    np.testing.assert_allclose(crop.landmarks, scale_template(112), rtol=1e-6)
     flat = np.full((112, 112, 3), 77, np.uint8)
     found = aligned(
         AlignmentSettings(prealigned=True, crop=48), encode(flat, format="png"), encode(flat[:50], format="png")
@@ -144,3 +151,34 @@ def test_the_fingerprint_follows_what_changes_crops() -> None:
         for change in ({}, {"detection": {"min_face": 30}})
     ]
     assert alignment_fingerprint(ready[0]) == alignment_fingerprint(ready[1]), "no detection, no dependence on it"
+
+
+def face(x1: float, y1: float, x2: float, y2: float, score: float) -> DetectedFace:
+    return DetectedFace(np.array([x1, y1, x2, y2], np.float32), score, np.zeros((5, 2), np.float32))
+
+
+LARGE = face(0, 0, 50, 50, 0.8)
+CENTRAL = face(90, 40, 110, 60, 0.7)
+CERTAIN = face(170, 70, 190, 90, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("largest", LARGE), ("most_central", CENTRAL), ("highest_score", CERTAIN)]
+)
+def test_rules(rule: SeveralFaces, expected: DetectedFace) -> None:
+    assert choose_face([LARGE, CENTRAL, CERTAIN], height=100, width=200, rule=rule) is expected
+    assert choose_face([CERTAIN, CENTRAL, LARGE], height=100, width=200, rule=rule) is expected
+
+
+@pytest.mark.parametrize("rule", ["largest", "most_central"])
+def test_ties_go_to_the_more_certain(rule: SeveralFaces) -> None:
+    twin = face(0, 0, 50, 50, 0.9)
+    assert choose_face([LARGE, twin], height=50, width=50, rule=rule) is twin
+
+
+def test_rejections() -> None:
+    with pytest.raises(Rejection, match="no_face"):
+        choose_face([], height=1, width=1, rule="largest")
+    with pytest.raises(Rejection, match="several_faces"):
+        choose_face([LARGE, CENTRAL], height=1, width=1, rule="reject")
+    assert choose_face([LARGE], height=1, width=1, rule="reject") is LARGE

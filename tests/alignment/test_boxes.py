@@ -1,4 +1,8 @@
-"""Boxes against arithmetic by hand and brute force."""
+"""Boxes against arithmetic by hand and brute force; the operators where they cannot be loaded alone."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +12,7 @@ from fer_pipeline.alignment import boxes
 
 
 def test_a_cell_lies_where_the_window_lay() -> None:
-    found = boxes.cells(torch.tensor([0, 3]), torch.tensor([0, 5]), scale=0.5, stride=2, cell=12)
+    found = boxes.place_cells(torch.tensor([0, 3]), torch.tensor([0, 5]), scale=0.5, stride=2, cell=12)
     # Cell (x 3, y 5) starts at the pixel (6, 10) of the half-sized picture: one-based 7 to 18 and 11 to 22, doubled.
     assert found.tolist() == [[2, 2, 24, 24], [14, 22, 36, 44]]
 
@@ -16,16 +20,16 @@ def test_a_cell_lies_where_the_window_lay() -> None:
 def test_regression_moves_by_fractions_of_the_sides() -> None:
     box = torch.tensor([[10.0, 20.0, 29.0, 59.0]])
     offsets = torch.tensor([[0.1, 0.1, -0.1, 0.5]])
-    assert boxes.regressed(box, offsets, inclusive=True).tolist() == [[12.0, 24.0, 27.0, 79.0]]
-    np.testing.assert_allclose(boxes.regressed(box, offsets, inclusive=False), [[11.9, 23.9, 27.1, 78.5]], rtol=1e-6)
+    assert boxes.regress(box, offsets, inclusive=True).tolist() == [[12.0, 24.0, 27.0, 79.0]]
+    np.testing.assert_allclose(boxes.regress(box, offsets, inclusive=False), [[11.9, 23.9, 27.1, 78.5]], rtol=1e-6)
 
 
 def test_squares_keep_the_centre() -> None:
-    assert boxes.squared(torch.tensor([[0.0, 0.0, 10.0, 20.0]])).tolist() == [[-5.0, 0.0, 15.0, 20.0]]
+    assert boxes.make_square(torch.tensor([[0.0, 0.0, 10.0, 20.0]])).tolist() == [[-5.0, 0.0, 15.0, 20.0]]
 
 
 def test_windows_are_whole_pixels_and_never_empty() -> None:
-    found = boxes.windows(torch.tensor([[1.0, 1.0, 12.0, 12.0], [-3.5, 2.9, 5.2, 7.7], [4.0, 4.0, 1.0, 1.0]]))
+    found = boxes.to_pixels(torch.tensor([[1.0, 1.0, 12.0, 12.0], [-3.5, 2.9, 5.2, 7.7], [4.0, 4.0, 1.0, 1.0]]))
     assert found.tolist() == [[0, 0, 12, 12], [-5, 1, 5, 7], [3, 3, 4, 4]]
 
 
@@ -52,18 +56,44 @@ def test_suppression_equals_brute_force(smaller: bool) -> None:
             if all(overlap(drawn[index], drawn[kept], smaller=smaller) <= 0.5 for kept in alive):
                 alive.append(int(index))
         expected += alive
-    call = boxes.suppressed_by_smaller if smaller else boxes.suppressed
+    call = boxes.suppress_by_smaller if smaller else boxes.suppress
     found = call(torch.from_numpy(drawn), torch.from_numpy(scores), torch.from_numpy(groups), threshold=0.5)
     assert found.tolist() == expected
 
 
 def test_of_equal_scores_the_later_wins_where_the_smaller_area_decides() -> None:
     same = torch.tensor([[0.0, 0.0, 9.0, 9.0], [0.0, 0.0, 9.0, 9.0]])
-    found = boxes.suppressed_by_smaller(same, torch.tensor([0.9, 0.9]), torch.tensor([0, 0]), threshold=0.7)
+    found = boxes.suppress_by_smaller(same, torch.tensor([0.9, 0.9]), torch.tensor([0, 0]), threshold=0.7)
     assert found.tolist() == [1]
 
 
 def test_nothing_in_nothing_out() -> None:
     empty = torch.zeros((0, 4))
-    for call in (boxes.suppressed, boxes.suppressed_by_smaller):
+    for call in (boxes.suppress, boxes.suppress_by_smaller):
         assert call(empty, torch.zeros(0), torch.zeros(0, dtype=torch.int64), threshold=0.5).tolist() == []
+
+
+# IoU of the first two: 81 / (100 + 100 - 81) = 0.68; the third lies apart.
+CALL = """
+import torch
+import fer_pipeline.alignment.boxes
+nms = torch.ops.torchvision.nms
+boxes = torch.tensor([[0., 0., 10., 10.], [1., 1., 11., 11.], [50., 50., 60., 60.]])
+print("torchvision" in sys.modules, *(nms(boxes, torch.tensor([1., 3., 2.]), share).tolist() for share in (0.67, 0.69)))
+"""
+# The library alone is refused, as one that was built for another torch; what the package then loads is not.
+OF_ANOTHER_TORCH = """
+import sys, torch
+load, calls = torch.ops.load_library, []
+def refuse_first(path):
+    calls.append(path)
+    if len(calls) == 1:
+        raise OSError("undefined symbol")
+    load(path)
+torch.ops.load_library = refuse_first
+"""
+
+
+def test_the_package_is_imported_where_its_library_cannot_be_loaded_alone(root: Path) -> None:
+    told = subprocess.run([sys.executable, "-c", OF_ANOTHER_TORCH + CALL], cwd=root, capture_output=True, text=True)
+    assert told.stdout == "True [1, 2] [1, 2, 0]\n", told.stderr

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from fer_pipeline.alignment import cascade
-from fer_pipeline.alignment.cascade import DetectionSettings, Detector, FoundFace, find_faces
+from fer_pipeline.alignment.cascade import DetectedFace, DetectionSettings, Detector
 
 
-def largest(faces: list[FoundFace]) -> FoundFace:
+def largest(faces: list[DetectedFace]) -> DetectedFace:
     return max(faces, key=lambda face: (face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
 
 
@@ -27,7 +27,7 @@ def test_landmarks_agree_with_another_implementation(sample_faces: Path, detecto
     images = [
         np.asarray(Image.open(sample_faces / "lfw" / "images" / one["image"]).convert("RGB")) for one in references
     ]
-    found = find_faces(images, detector)
+    found = detector.detect(images)
     assert len(found) == 881
     assert sum(map(bool, found)) >= 0.995 * len(found)
     distances = []
@@ -44,7 +44,7 @@ def test_landmarks_agree_with_another_implementation(sample_faces: Path, detecto
     assert np.max(distances) <= 0.001
 
 
-def assert_same(ours: list[FoundFace], theirs: list[FoundFace]) -> None:
+def assert_same(ours: list[DetectedFace], theirs: list[DetectedFace]) -> None:
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(one.box, other.box, atol=0.05)
@@ -65,29 +65,29 @@ def test_what_else_is_in_the_batch_changes_nothing(portraits: list[np.ndarray], 
         portraits[6][:200],
     ]
     detector = Detector(DetectionSettings.model_validate({"beyond_frame": beyond_frame}))
-    together = detector.find(images)
+    together = detector.detect(images)
     assert sum(map(bool, together)) >= 6
     for faces, image in zip(together, images, strict=True):
-        assert_same(faces, detector.find([image])[0])
-    for faces, again in zip(together, reversed(detector.find(images[::-1])), strict=True):
+        assert_same(faces, detector.detect([image])[0])
+    for faces, again in zip(together, reversed(detector.detect(images[::-1])), strict=True):
         assert_same(faces, again)
 
 
 def test_small_calls_find_the_same(
     portraits: list[np.ndarray], detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = detector.find(portraits[:5])
+    whole = detector.detect(portraits[:5])
     monkeypatch.setattr(cascade, "PIXELS_PER_CALL", 1)
     monkeypatch.setattr(cascade, "CROPS_PER_CALL", 3)
     monkeypatch.setattr(cascade, "IMAGES_PER_CHUNK", 2)
-    for ours, theirs in zip(whole, detector.find(portraits[:5]), strict=True):
+    for ours, theirs in zip(whole, detector.detect(portraits[:5]), strict=True):
         assert_same(ours, theirs)
 
 
 def test_a_large_picture_is_searched_in_a_shrunken_copy(portraits: list[np.ndarray]) -> None:
-    plain = Detector(DetectionSettings()).find(portraits[:3])
+    plain = Detector(DetectionSettings()).detect(portraits[:3])
     big = [np.repeat(np.repeat(image, 3, axis=0), 3, axis=1) for image in portraits[:3]]
-    found = Detector(DetectionSettings(max_side=350)).find(big)
+    found = Detector(DetectionSettings(max_side=350)).detect(big)
     for ours, theirs in zip(found, plain, strict=True):
         # Three pixels for each: the centre of the first is at 1.
         np.testing.assert_allclose(ours[0].landmarks, 3 * theirs[0].landmarks + 1, atol=0.1)
@@ -99,14 +99,14 @@ def test_faces_cut_by_the_frame_are_better_padded(portraits: list[np.ndarray]) -
     detectors = {mode: Detector(DetectionSettings(beyond_frame=mode)) for mode in ("squeeze", "pad")}
     whole = [np.pad(image, ((150, 150), (150, 150), (0, 0)), mode="edge") for image in portraits]
     errors: dict[str, list[float]] = {"squeeze": [], "pad": []}
-    for image, faces in zip(whole, detectors["pad"].find(whole), strict=True):
+    for image, faces in zip(whole, detectors["pad"].detect(whole), strict=True):
         if not faces:
             continue
         truth = largest(faces)
         x1, y1, x2, y2 = truth.box.round().astype(int)
         cut = np.ascontiguousarray(image[max(y1, 0) : y2, max(x1, 0) : x2])
         for mode, detector in detectors.items():
-            for face in detector.find([cut])[0][:1]:
+            for face in detector.detect([cut])[0][:1]:
                 off = np.linalg.norm(face.landmarks + np.maximum([x1, y1], 0) - truth.landmarks, axis=1)
                 errors[mode].append(float(np.median(off)) / eye_distance(truth.landmarks))
     assert len(errors["pad"]) >= 8
@@ -116,17 +116,17 @@ def test_faces_cut_by_the_frame_are_better_padded(portraits: list[np.ndarray]) -
 def test_a_larger_smallest_face_leaves_small_faces_out(portraits: list[np.ndarray]) -> None:
     small = np.full((300, 300, 3), 127, np.uint8)
     small[100:160, 100:160] = np.asarray(Image.fromarray(portraits[3]).resize((60, 60)))
-    assert len(Detector(DetectionSettings(min_face=20)).find([small])[0]) == 1
-    assert Detector(DetectionSettings(min_face=120)).find([small]) == [[]]
+    assert len(Detector(DetectionSettings(min_face=20)).detect([small])[0]) == 1
+    assert Detector(DetectionSettings(min_face=120)).detect([small]) == [[]]
 
 
 def test_nothing_in_nothing_out(detector: Detector) -> None:
-    assert detector.find([]) == []
-    assert detector.find([np.zeros((1, 1, 3), np.uint8)]) == [[]]
+    assert detector.detect([]) == []
+    assert detector.detect([np.zeros((1, 1, 3), np.uint8)]) == [[]]
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 def test_a_gpu_finds_the_same(portraits: list[np.ndarray], detector: Detector) -> None:
-    for ours, theirs in zip(Detector(device="cuda").find(portraits), detector.find(portraits), strict=True):
+    for ours, theirs in zip(Detector(device="cuda").detect(portraits), detector.detect(portraits), strict=True):
         np.testing.assert_allclose(ours[0].landmarks, theirs[0].landmarks, atol=0.5)

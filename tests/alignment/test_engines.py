@@ -8,7 +8,7 @@ import torch
 
 from fer_pipeline.alignment.aligner import AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.cascade import Detector
-from fer_pipeline.alignment.engines import Engine, load_networks, resolved
+from fer_pipeline.alignment.engines import Engine, load_networks, resolve_engine
 from fer_pipeline.core.errors import ConfigError
 
 
@@ -28,13 +28,13 @@ def test_outputs_equal_those_of_torch(engine: Engine) -> None:
     random = torch.Generator().manual_seed(3)
     for size in ((12, 12), (61, 84), (33, 26)):
         pixels = torch.rand((2, 3, *size), generator=random) * 2 - 1
-        ours, theirs = (some.propose(pixels, threshold=0.01) for some in (networks, plain))
+        ours, theirs = (some.pnet.propose(pixels, threshold=0.01) for some in (networks, plain))
         # torch also gives cells that are a rounding error below.
         passed = theirs[1] > 0.01
         assert ours[0].tolist() == theirs[0][passed].tolist()
         for one, other in zip(ours[1:], theirs[1:], strict=True):
             np.testing.assert_allclose(one, other[passed], atol=1e-5)
-    for name, size in (("refine", 24), ("output", 48)):
+    for name, size in (("rnet", 24), ("onet", 48)):
         for count in (1, 5):
             crops = torch.rand((count, 3, size, size), generator=random) * 2 - 1
             found = zip(getattr(networks, name)(crops), getattr(plain, name)(crops), strict=True)
@@ -45,9 +45,9 @@ def test_outputs_equal_those_of_torch(engine: Engine) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_same_faces_are_found(engine: Engine, portraits: list[np.ndarray], detector: Detector) -> None:
     images = [*portraits, portraits[0][20:300, :310], np.zeros((30, 40, 3), np.uint8), np.zeros((8, 200, 3), np.uint8)]
-    other = Detector(engine=engine).find(images)
+    other = Detector(engine=engine).detect(images)
     assert sum(map(bool, other)) >= len(portraits) - 1
-    for ours, theirs in zip(detector.find(images), other, strict=True):
+    for ours, theirs in zip(detector.detect(images), other, strict=True):
         assert len(ours) == len(theirs)
         for one, two in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(one.box, two.box, atol=0.01)
@@ -62,7 +62,7 @@ def test_a_missing_engine_is_one_line(missing: str, monkeypatch: pytest.MonkeyPa
         ConfigError, match=rf"package {missing} is not installed; run: pip install 'fer_pipeline\[openv"
     ):
         Detector(engine="openvino")
-    assert resolved("auto") == "torch"
+    assert resolve_engine("auto") == "torch"
 
 
 def test_the_engine_is_part_of_what_a_crop_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:

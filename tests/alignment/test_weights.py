@@ -1,4 +1,4 @@
-"""The weight files: read without unpickling, equal to what joblib unpickles; anything else is refused."""
+"""The weight files: other bytes than the published are refused before they are read; no array is lost."""
 
 import importlib.metadata
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fer_pipeline.alignment import weights
-from fer_pipeline.alignment.networks import load_weights
+from fer_pipeline.alignment.networks import load_mtcnn
 from fer_pipeline.core.errors import DataError
 
 
@@ -15,14 +15,14 @@ from fer_pipeline.core.errors import DataError
 def test_arrays_equal_those_of_joblib(network: weights.Network) -> None:
     file = next(file for file in importlib.metadata.files("mtcnn") or () if file.name == f"{network}.lz4")
     expected = joblib.load(file.locate())
-    found = weights.read_weights(network, [array.shape for array in expected])
+    found = weights.read_weights(network)
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_networks_carry_every_array() -> None:
-    networks = load_weights()
+    networks = load_mtcnn()
     for network in ("pnet", "rnet", "onet"):
         file = next(file for file in importlib.metadata.files("mtcnn") or () if file.name == f"{network}.lz4")
         expected = sum(float(np.abs(array).sum(dtype=np.float64)) for array in joblib.load(file.locate()))
@@ -31,13 +31,13 @@ def test_networks_carry_every_array() -> None:
 
 
 def test_other_bytes_are_refused_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = weights.shipped("pnet")
-    monkeypatch.setattr(weights, "shipped", lambda network: b"\x00" + data[1:])
+    data = weights.read_package_file("pnet")
+    monkeypatch.setattr(weights, "read_package_file", lambda network: b"\x00" + data[1:])
     with pytest.raises(DataError, match=r"sha256 .* expected ea6b0c3e685ebee3"):
-        weights.read_weights("pnet", [])
+        weights.read_weights("pnet")
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     with pytest.raises(DataError, match=r"pip install mtcnn==1\.0\.0"):
-        weights.shipped("pnet")
+        weights.read_package_file("pnet")

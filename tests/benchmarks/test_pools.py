@@ -113,7 +113,7 @@ def test_faces_are_aligned_unique_and_the_same_in_both_files(pool_of_faces: Path
     pictures = [row["bytes"] for row in stored.column("image").to_pylist()]
     assert [recordio.read(sample, recordio.Options()) for sample in samples] == pictures
     points = np.array(stored.column("landmarks").to_pylist()).reshape(-1, 5, 2)
-    assert np.abs(points - faces.template(112)).max() < 15  # turned and shifted a little, not misplaced
+    assert np.abs(points - faces.scale_template(112)).max() < 15  # turned and shifted a little, not misplaced
 
 
 def test_workers_change_no_byte(pool_of_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fer_pipeline.alignment.warp import moved, similarity, template
+from fer_pipeline.alignment.warp import fit_similarity, scale_template, transform_points
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.commands import predict
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -106,7 +106,7 @@ def test_landmarks_lie_where_the_crop_says(aligned: Path, predicted: tuple[Path,
         same = [row for row in rows if face["face_id"] == f"people/{row['image']}"]
         found = min(same, key=lambda row: abs(row["score"] - face["score"]))
         points = np.array([[found[f"{point}_x"], found[f"{point}_y"]] for point in POINTS])
-        on_crop = moved(points, similarity(points, template(SIDE)))
+        on_crop = transform_points(points, fit_similarity(points, scale_template(SIDE)))
         np.testing.assert_allclose(on_crop.ravel(), face["landmarks"], atol=0.01)
         assert found["x1"] < found["nose_x"] < found["x2"]
         assert found["y1"] < found["nose_y"] < found["y2"]

@@ -102,7 +102,7 @@ def test_options_are_settings_that_refuse_unknown_keys(name: str) -> None:
 def test_the_docstring_names_a_source(name: str) -> None:
     docstring = load(PACKAGE, name).__doc__ or ""
     assert "Source:" in docstring
-    assert "out" in docstring.splitlines()[0]
+    assert docstring.startswith("Read "), "the first line says what is read"
 
 
 def test_the_world_is_no_trivial_one(name: str, build_world: BuildWorld) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment.weights import shipped
+from fer_pipeline.alignment.weights import read_package_file
 from fer_pipeline.health import versions
 from fer_pipeline.health.finding import Place
 
@@ -52,5 +52,5 @@ def test_torchvision_must_have_its_operators(tmp_path: Path) -> None:
 
 def test_the_weights_must_be_the_published_ones(tmp_path: Path) -> None:
     assert versions.mtcnn(Place(tmp_path)).level == "ok"
-    found = versions.mtcnn(Place(tmp_path), read=lambda network: shipped(network)[:-1] + b"x")
+    found = versions.mtcnn(Place(tmp_path), read=lambda network: read_package_file(network)[:-1] + b"x")
     assert (found.level, found.cure) == ("problem", "pip install --force-reinstall mtcnn==1.0.0")

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fer_pipeline.alignment import planning
-from fer_pipeline.alignment.warp import template
+from fer_pipeline.alignment import plan
+from fer_pipeline.alignment.warp import scale_template
 from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings
@@ -88,7 +88,7 @@ def test_rows_are_what_the_pictures_and_the_table_say(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, pixels(number))
     table = read_table(tmp_path / "out" / "test", ["split", "landmarks", "score", "source"]).to_pylist()
     assert {row["split"] for row in table} == {"test"}
-    np.testing.assert_allclose(table[0]["landmarks"], template(32).ravel(), rtol=1e-6)
+    np.testing.assert_allclose(table[0]["landmarks"], scale_template(32).ravel(), rtol=1e-6)
     assert table[0]["source"] == "images/p002.png"
     assert table[0]["score"] is None
     assert read_about(tmp_path / "out" / "train")["border"] == "reflect"
@@ -195,11 +195,11 @@ CRASH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from fer_pipeline.alignment import planning
+from fer_pipeline.alignment import plan
 from fer_pipeline.stages import align
 import {module} as tests
 
-whole = planning.make_shard
+whole = plan.make_shard
 made = []
 
 def crash(folder, job, **rest):
@@ -208,7 +208,7 @@ def crash(folder, job, **rest):
         os.kill(os.getpid(), signal.SIGKILL)
     made.append(job)
 
-planning.make_shard = crash
+plan.make_shard = crash
 tests.run(Path({raw!r}), Path({place!r}))
 """
 
@@ -254,14 +254,14 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
 
 def test_a_failed_shard_is_told_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = draw(tmp_path / "raw")
-    whole = planning.make_shard
+    whole = plan.make_shard
 
     def failing(folder: Path, job: Any, **rest: Any) -> None:
         if (job.split, job.number) == ("test", 1):
             raise ValueError("broken\nshard")
         whole(folder, job, **rest)
 
-    monkeypatch.setattr(planning, "make_shard", failing)
+    monkeypatch.setattr(plan, "make_shard", failing)
     with pytest.raises(
         DataError, match=r"align set/test/part-00001\.parquet: ValueError: broken shard; 4 shards made, 0 reused"
     ):
@@ -280,7 +280,7 @@ def test_a_failed_shard_is_told_and_the_others_are_kept(tmp_path: Path, monkeypa
     assert summary.warnings == ("set/test/part-00001.parquet: ValueError: broken shard",)
     reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
     assert sorted(reasons) == ["empty", "empty", "shard_failed", "shard_failed"]
-    monkeypatch.setattr(planning, "make_shard", whole)
+    monkeypatch.setattr(plan, "make_shard", whole)
     assert run(root, tmp_path).counts["reused"] == 4
     run(root, tmp_path / "fresh")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh" / "out")
@@ -315,7 +315,7 @@ def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> N
     }
     rows = read_table(tmp_path / "out" / "train", ["face_id", "landmarks", "score"]).to_pylist()
     for row in rows:
-        assert np.linalg.norm(np.reshape(row["landmarks"], (5, 2)) - template(64), axis=1).max() < 5
+        assert np.linalg.norm(np.reshape(row["landmarks"], (5, 2)) - scale_template(64), axis=1).max() < 5
         assert row["score"] > 0.9
     assert "set/naïve Ünïcode 名前 (1).jpg" in {row["face_id"] for row in rows}
 

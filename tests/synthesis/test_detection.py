@@ -17,7 +17,7 @@ def met() -> list[tuple[Row, np.ndarray | None]]:
     for style in STYLES:
         images, rows = draw_set(SetSettings(splits={"test": 60}, styles={style: 1.0}), 100, style)
         for start in range(0, len(images), 16):
-            for row, faces in zip(rows[start : start + 16], detector.find(images[start : start + 16]), strict=True):
+            for row, faces in zip(rows[start : start + 16], detector.detect(images[start : start + 16]), strict=True):
                 if row.frontal:
                     largest = max(faces, key=lambda face: float(face.box[2] - face.box[0]), default=None)
                     pairs.append((row, None if largest is None else largest.landmarks))

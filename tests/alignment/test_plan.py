@@ -1,10 +1,13 @@
-"""Shards keep their content where a set gains, loses or renames samples: only those around the change differ."""
+"""Shards keep their content where a set gains, loses or renames samples; labels are mapped by name, with a reason."""
 
 import random
+from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment.cuts import Cut, ends_shard
+from fer_pipeline.alignment.plan import DROPPED, OUTSIDE, Cut, LabelMap, ends_shard
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import DatasetSettings
 
 ROWS = 40
 IDS = [f"images/{number:06d}.jpg" for number in range(8000)]
@@ -56,3 +59,40 @@ def test_a_change_anywhere_moves_few_shards(change: str, seed: int) -> None:
 def test_a_set_that_grows_at_its_end_keeps_all_but_the_last() -> None:
     before, after = shards(IDS), shards([*IDS, "more/1.jpg", "more/2.jpg"])
     assert after[: len(before) - 1] == before[:-1]
+
+
+CLASSES = ("anger", "happiness", "neutral")
+
+
+def labels(**classes: str | None) -> LabelMap:
+    return LabelMap(DatasetSettings(adapter="csv", path=Path("x"), classes=classes), CLASSES, name="set")
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("anger", 0),
+        ("Angry", 0),
+        (" HAPPY ", 1),
+        ("smile", 1),
+        (None, None),
+        ("disgust", OUTSIDE),
+        ("", OUTSIDE),
+        ("1", OUTSIDE),
+    ],
+)
+def test_spellings(word: str | None, expected: int | str | None) -> None:
+    assert labels().look_up(word) == expected
+
+
+def test_the_settings_come_first() -> None:
+    look_up = labels(**{"7": "Happy", "contempt": None, "angry": "neutral"}).look_up
+    assert look_up("7") == 1
+    assert look_up("contempt") == DROPPED
+    assert look_up("angry") == 2, "a mapping may overrule a spelling"
+    assert look_up("Angry") == 0
+
+
+def test_a_mapping_to_no_class_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"datasets\.set\.classes maps '3' to 'fear', .* anger, happiness, neutral"):
+        labels(**{"3": "fear"})

@@ -1,0 +1,81 @@
+"""Write and read what became of the samples of one data set: counts as JSON, rejected samples as Parquet.
+
+`summary.json` stands beside the splits in `data/faces/<set>`, with a copy at `reports/census/<set>.json`, so that a
+report need not depend on the faces. `rejected.parquet` names every sample without a face: `sample_id`, `source` (file
+relative to the data set), `split` and `reason`, all strings.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_json, replacing, write_json
+
+
+class RejectedSample(NamedTuple):
+    """A row of `rejected.parquet`."""
+
+    sample_id: str
+    source: str
+    split: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SplitCensus:
+    """The counts of one split: all samples, faces, faces by class and without a label, rejected samples by reason."""
+
+    samples: int
+    faces: int
+    labels: Mapping[str, int]
+    unlabelled: int
+    rejected: Mapping[str, int]
+
+
+def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequence[RejectedSample]) -> None:
+    """Writes `summary.json` and `rejected.parquet` into a folder."""
+    schema = pa.schema([(name, pa.string()) for name in RejectedSample._fields])
+    with replacing(folder / "rejected.parquet") as temporary:
+        table = pa.Table.from_pylist([row._asdict() for row in rejected], schema=schema)
+        pq.write_table(table, temporary, compression="zstd")
+    content = {
+        "samples": sum(split.samples for split in splits.values()),
+        "faces": sum(split.faces for split in splits.values()),
+        "rejected": count_reasons(rejected),
+        "splits": {name: asdict(split) for name, split in splits.items()},
+    }
+    write_json(folder / "summary.json", content)
+
+
+def read_census(path: Path) -> dict[str, SplitCensus]:
+    """Reads the counts of every split, by its name; a file of another form is a DataError."""
+    content = read_json(path)
+    try:
+        return {
+            name: SplitCensus(
+                samples=int(split["samples"]),
+                faces=int(split["faces"]),
+                labels={label: int(count) for label, count in split["labels"].items()},
+                unlabelled=int(split["unlabelled"]),
+                rejected={reason: int(count) for reason, count in split["rejected"].items()},
+            )
+            for name, split in sorted(content["splits"].items())
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} holds no counts of an aligned data set ({error!r}); run: dvc repro align") from None
+
+
+def count_reasons(rejected: Iterable[RejectedSample]) -> dict[str, int]:
+    """Counts rejected samples by reason, the most frequent first."""
+    return most_frequent(Counter(row.reason for row in rejected))
+
+
+def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
+    """Orders counts, the most frequent first, equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
