@@ -122,7 +122,7 @@ def hash_id(sample_id: str) -> int:
 def ends_shard(sample_id: str, length: int, *, rows: int, cut: Cut) -> bool:
     """Tells whether a shard of `length` samples ends with this one; `rows` is the length that is aimed at.
 
-    By count, a picture that is lost in front moves every later one into another place and every later shard is made
+    By count, a lost picture moves every later one into another place and every later shard is made
     again. By ids, a shard ends where the content says so: after a sample whose hash falls in a set of one in `rows`.
     Where samples come, go or change, the shards before stay, and those after fall into step again within a few shards.
     Source: content-defined chunking (Muthitacharoen et al., A Low-bandwidth Network File System, 2001), with their
@@ -172,10 +172,10 @@ def load_maker(plan: AlignmentPlan, device: str) -> Maker:
     module, options = plan.load_adapter()
     aligner = Aligner(plan.alignment, device=device)
 
-    def make(job: Job[ShardJob], folder: Path, advance: Advance) -> None:
-        def read(sample: Sample) -> bytes:
-            return module.read(sample, options)
+    def read(sample: Sample) -> bytes:
+        return module.read(sample, options)
 
+    def make(job: Job[ShardJob], folder: Path, advance: Advance) -> None:
         make_shard(folder, job.payload, format=plan.format, aligner=aligner, read=read, advance=advance)
 
     return make

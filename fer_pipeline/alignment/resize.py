@@ -54,12 +54,7 @@ class BoxSums:
     ) -> "BoxSums":
         """Makes the boxes between rows and columns of pixels, row by row, as many grids as there are tables.
 
-        Args:
-            rows: Where boxes begin and where they end.
-            columns: The same across.
-            pitch: How many numbers a row of each table has.
-            start: Where each table begins.
-            device: Where the tables are.
+        `pitch` is how many numbers a row of each table has, `start` where each table begins, `device` where they are.
         """
         (top, bottom), (left, right) = rows, columns
         heights = bottom - top

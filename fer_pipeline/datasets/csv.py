@@ -61,9 +61,8 @@ def find_table(path: Path, options: Options) -> Path:
 
 def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[int, Sample]]:
     image = table.position(options.image)
-    label, subject, split = (
-        None if name is None else table.position(name) for name in (options.label, options.subject, options.split)
-    )
+    columns = {"label": options.label, "subject": options.subject, "split": options.split}
+    places = {kind: table.position(name) for kind, name in columns.items() if name is not None}
     for line, cells in table.rows():
         where = f"{table.file}, line {line}"
         name = cells[image].strip()
@@ -76,13 +75,13 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
                 file = root.locate(name.replace("\\", "/"))
         except DataError as error:
             raise DataError(f"{where}: {error}") from None
-        words = {place: cells[place].strip() or None for place in (label, subject, split) if place is not None}
-        word = words.get(split)
+        words = {kind: cells[place].strip() or None for kind, place in places.items()}
+        split = words.get("split")
         sample = Sample(
             id=picture_id(file.relative_to(root.folder).as_posix()),
-            split=parse_split(word, options.splits, where=where, remedy="set options.splits") if word else None,
-            label=words.get(label),
-            subject=words.get(subject),
+            split=parse_split(split, options.splits, where=where, remedy="set options.splits") if split else None,
+            label=words.get("label"),
+            subject=words.get("subject"),
             path=file,
         )
         yield line, sample

@@ -5,6 +5,7 @@ sample's key is `<row group>:<row>`; the last row groups stay in memory, so that
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,17 +30,16 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         raise DataError(f"{path} holds no part-*.parquet; run: dvc repro synthesize")
     for file in files:
         with _open(file) as parquet:
-            absent = {"image", *TEXT_COLUMNS} - set(parquet.schema_arrow.names)
-            if absent:
+            if absent := {"image", *TEXT_COLUMNS} - set(parquet.schema_arrow.names):
                 raise DataError(
                     f"{file} has no column {', '.join(sorted(absent))}; found {', '.join(parquet.schema_arrow.names)}; "
                     f"the adapter synthetic reads only what the stage synthesize wrote"
                 )
             for group in range(parquet.num_row_groups):
-                columns = parquet.read_row_group(group, columns=list(TEXT_COLUMNS)).to_pydict()
-                for row, texts in enumerate(zip(*(columns[name] for name in TEXT_COLUMNS), strict=True)):
-                    name, label, subject, split = texts
-                    yield Sample(name, split, label, subject, path=file, key=f"{group}:{row}")
+                texts = parquet.read_row_group(group, columns=list(TEXT_COLUMNS)).to_pylist()
+                for row, text in enumerate(texts):
+                    words = (text["sample_id"], text["split"], text["label"], text["subject"])
+                    yield Sample(*words, path=file, key=f"{group}:{row}")
 
 
 def read(sample: Sample, options: Options) -> bytes:
@@ -58,14 +58,13 @@ def read(sample: Sample, options: Options) -> bytes:
 @lru_cache(maxsize=2)
 def _pictures(file: Path, modified: int, group: int) -> pa.ChunkedArray:
     with _open(file) as parquet:
-        try:
-            return parquet.read_row_group(group, columns=["image"]).column("image")
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{file}, row group {group}: {error}") from None
+        return parquet.read_row_group(group, columns=["image"]).column("image")
 
 
-def _open(file: Path) -> pq.ParquetFile:
+@contextmanager
+def _open(file: Path) -> Iterator[pq.ParquetFile]:
     try:
-        return pq.ParquetFile(file)
+        with pq.ParquetFile(file) as parquet:
+            yield parquet
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file} is no whole Parquet file ({error}); remove it and run: dvc repro synthesize") from None

@@ -81,7 +81,7 @@ def run(
     """
     rejected: list[RejectedSample] = []
     work = plan(config, project, name=name, store=store, verify=verify, rejected=rejected)
-    made = make_shards(
+    result = make_shards(
         "align",
         name,
         work.jobs,
@@ -94,10 +94,10 @@ def run(
         preload=__name__,
         verify=verify,
     )
-    for failure in made.failures:
+    for failure in result.failures:
         shard: ShardJob = failure.job.payload
         rejected += [sample.reject(shard.split, "shard_failed") for sample in shard.samples]
-    shards = {job.name.removeprefix(f"{name}/"): Store(store).shard(job.key) for job in made.finished}
+    shards = {job.name.removeprefix(f"{name}/"): Store(store).shard(job.key) for job in result.finished}
     with replacing_folder(out) as folder:
         splits = write_faces(folder, shards, project.classes, rejected)
         faces = sum(split.faces for split in splits.values())
@@ -111,8 +111,9 @@ def run(
     if census is not None:
         write_bytes(census, (out / "summary.json").read_bytes())
     counts: dict[str, int | float] = {"samples": work.total, "faces": faces, "rejected": reasons.total()}
-    line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {made.reused} of {len(made.jobs)} shards reused"
-    return Summary("align", line, counts | made.counts, made.warnings)
+    reused = f"{result.reused} of {len(result.jobs)} shards reused"
+    line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {reused}"
+    return Summary("align", line, counts | result.counts, result.warnings)
 
 
 def plan(

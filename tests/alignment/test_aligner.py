@@ -131,8 +131,8 @@ def test_prealigned_crops_pass_through() -> None:
 def test_results_keep_the_order_of_the_pictures(bad: dict[str, bytes]) -> None:
     given = [Rejection("unreadable"), bad[UPRIGHT], b"", bad["two_faces.jpg"], bad["no_face.jpg"]] * 30
     found = aligned(AlignmentSettings(crop=32), *given)
-    told = [result.reason if isinstance(result, Rejection) else "crop" for result in found]
-    assert told == ["unreadable", "crop", "empty", "crop", "no_face"] * 30
+    outcomes = [result.reason if isinstance(result, Rejection) else "crop" for result in found]
+    assert outcomes == ["unreadable", "crop", "empty", "crop", "no_face"] * 30
 
 
 def test_the_fingerprint_follows_what_changes_crops() -> None:

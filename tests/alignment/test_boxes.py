@@ -95,5 +95,5 @@ torch.ops.load_library = refuse_first
 
 
 def test_the_package_is_imported_where_its_library_cannot_be_loaded_alone(root: Path) -> None:
-    told = subprocess.run([sys.executable, "-c", OF_ANOTHER_TORCH + CALL], cwd=root, capture_output=True, text=True)
-    assert told.stdout == "True [1, 2] [1, 2, 0]\n", told.stderr
+    run = subprocess.run([sys.executable, "-c", OF_ANOTHER_TORCH + CALL], cwd=root, capture_output=True, text=True)
+    assert run.stdout == "True [1, 2] [1, 2, 0]\n", run.stderr

@@ -1,7 +1,7 @@
-"""Tiny worlds for the adapters: `worlds/<name>.py` builds one for the adapter `<name>`, found by its name.
+"""Small examples for the adapters: `examples/<name>.py` builds one for the adapter `<name>`, found by its name.
 
-A world is a dict: `path` and `options` as in the settings, `expected` (id -> split, label, subject), `pictures` (id ->
-decoded pixels) and `spoil()`, which overwrites every picture's bytes and nothing else.
+An example is a dict: `path` and `options` as in the settings, `expected` (id -> split, label, subject), `pictures`
+(id -> decoded pixels) and `spoil()`, which overwrites every picture's bytes and nothing else.
 """
 
 import importlib.util
@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-WORLDS = Path(__file__).parent / "worlds"
+EXAMPLES = Path(__file__).parent / "examples"
 
 
-def load_world_module(name: str) -> ModuleType:
+def load_example_module(name: str) -> ModuleType:
     """The builder's module; an adapter without one fails here, and the message says what to write."""
-    file = WORLDS / f"{name}.py"
-    assert file.is_file(), f"the adapter {name} has no tiny world: write tests/datasets/worlds/{name}.py"
-    spec = importlib.util.spec_from_file_location(f"world_{name}", file)
+    file = EXAMPLES / f"{name}.py"
+    assert file.is_file(), f"the adapter {name} has no small example: write tests/datasets/examples/{name}.py"
+    spec = importlib.util.spec_from_file_location(f"example_{name}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,13 +31,13 @@ def load_world_module(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def world_module() -> Callable[[str], ModuleType]:
-    return load_world_module
+def example_module() -> Callable[[str], ModuleType]:
+    return load_example_module
 
 
 @pytest.fixture
-def build_world(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    return lambda name: load_world_module(name).build(tmp_path / "wörld")
+def build_example(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    return lambda name: load_example_module(name).build(tmp_path / "exämple")
 
 
 @pytest.fixture(scope="session")

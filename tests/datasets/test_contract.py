@@ -1,4 +1,4 @@
-"""What every adapter promises. A new file in `fer_pipeline/datasets` is tested here once it has a tiny world."""
+"""What every adapter promises. A new file in `fer_pipeline/datasets` is tested here once it has a small example."""
 
 import random
 from collections.abc import Callable
@@ -14,63 +14,63 @@ from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split, validate
 
 PACKAGE = "fer_pipeline.datasets"
-BuildWorld = Callable[[str], dict[str, Any]]
+BuildExample = Callable[[str], dict[str, Any]]
 
 pytestmark = pytest.mark.parametrize("name", available(PACKAGE))
 
 
-def opened(name: str, world: dict[str, Any]) -> tuple[Any, Any, list[Sample]]:
+def opened(name: str, example: dict[str, Any]) -> tuple[Any, Any, list[Sample]]:
     adapter = load(PACKAGE, name)
-    options = validate(adapter.Options, world["options"], where="options")
-    return adapter, options, list(adapter.samples(world["path"], options))
+    options = validate(adapter.Options, example["options"], where="options")
+    return adapter, options, list(adapter.samples(example["path"], options))
 
 
-def test_samples_are_those_of_the_world(name: str, build_world: BuildWorld) -> None:
-    world = build_world(name)
-    _, _, found = opened(name, world)
+def test_samples_are_those_of_the_example(name: str, build_example: BuildExample) -> None:
+    example = build_example(name)
+    _, _, found = opened(name, example)
     assert len({sample.id for sample in found}) == len(found)
-    assert {sample.id: (sample.split, sample.label, sample.subject) for sample in found} == world["expected"]
+    assert {sample.id: (sample.split, sample.label, sample.subject) for sample in found} == example["expected"]
     assert {sample.split for sample in found} <= {*get_args(Split), None}
 
 
-def test_ids_and_order_are_stable(name: str, build_world: BuildWorld) -> None:
-    world = build_world(name)
-    assert opened(name, world)[2] == opened(name, world)[2]
+def test_ids_and_order_are_stable(name: str, build_example: BuildExample) -> None:
+    example = build_example(name)
+    assert opened(name, example)[2] == opened(name, example)[2]
 
 
-def test_samples_depend_on_no_picture(name: str, build_world: BuildWorld) -> None:
-    world = build_world(name)
-    before = opened(name, world)[2]
-    world["spoil"]()
-    assert opened(name, world)[2] == before
+def test_samples_depend_on_no_picture(name: str, build_example: BuildExample) -> None:
+    example = build_example(name)
+    before = opened(name, example)[2]
+    example["spoil"]()
+    assert opened(name, example)[2] == before
 
 
 def test_read_gives_the_picture_in_any_order(
-    name: str, build_world: BuildWorld, decode: Callable[[bytes], np.ndarray]
+    name: str, build_example: BuildExample, decode: Callable[[bytes], np.ndarray]
 ) -> None:
-    world = build_world(name)
-    adapter, options, found = opened(name, world)
+    example = build_example(name)
+    adapter, options, found = opened(name, example)
     random.Random(0).shuffle(found)
     for sample in (*found, found[0]):
         data = adapter.read(sample, options)
         assert type(data) is bytes
-        np.testing.assert_array_equal(decode(data), world["pictures"][sample.id])
+        np.testing.assert_array_equal(decode(data), example["pictures"][sample.id])
 
 
 def test_a_spoiled_picture_is_unreadable_and_not_fatal(
-    name: str, build_world: BuildWorld, decode: Callable[[bytes], np.ndarray]
+    name: str, build_example: BuildExample, decode: Callable[[bytes], np.ndarray]
 ) -> None:
-    world = build_world(name)
-    world["spoil"]()
-    adapter, options, found = opened(name, world)
+    example = build_example(name)
+    example["spoil"]()
+    adapter, options, found = opened(name, example)
     for sample in found:
         with pytest.raises((DataError, OSError, SyntaxError)):
             decode(adapter.read(sample, options))
 
 
-def test_a_vanished_source_is_one_line(name: str, build_world: BuildWorld) -> None:
-    world = build_world(name)
-    adapter, options, found = opened(name, world)
+def test_a_vanished_source_is_one_line(name: str, build_example: BuildExample) -> None:
+    example = build_example(name)
+    adapter, options, found = opened(name, example)
     for sample in found:
         sample.path.unlink(missing_ok=True)
     with pytest.raises(DataError) as fault:
@@ -105,6 +105,6 @@ def test_the_docstring_names_a_source(name: str) -> None:
     assert docstring.startswith("Read "), "the first line says what is read"
 
 
-def test_the_world_is_no_trivial_one(name: str, build_world: BuildWorld) -> None:
-    expected = build_world(name)["expected"]
+def test_the_example_is_no_trivial_one(name: str, build_example: BuildExample) -> None:
+    expected = build_example(name)["expected"]
     assert len(expected) >= 3

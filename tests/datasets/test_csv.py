@@ -80,12 +80,12 @@ def test_a_file_without_a_header_line(folder: Path) -> None:
     assert [(sample.id, sample.label) for sample in found] == [("a.jpg", "4"), ("b.jpg", "5")]
 
 
-def test_a_row_with_other_cells_is_told_by_its_line(folder: Path) -> None:
+def test_a_row_with_other_cells_is_reported_by_its_line(folder: Path) -> None:
     (folder / "labels.csv").write_text("image,emotion\na.jpg,Happy\n\nb,1.jpg,Sad\n")
     assert "line 4: 3 cells where 2 columns are named" in fault(folder)
 
 
-def test_a_quote_that_never_ends_is_told(folder: Path) -> None:
+def test_a_quote_that_never_ends_is_reported(folder: Path) -> None:
     (folder / "labels.csv").write_text('image,emotion\n"a.jpg,Happy\n' + "b.jpg,Sad\n" * 20_000)
     assert "quote that never ends" in fault(folder)
 
@@ -108,7 +108,7 @@ def test_missing_pictures_are_counted_or_passed_on(folder: Path) -> None:
         csv.read(found[1], Options())
 
 
-def test_a_row_that_names_a_folder_or_a_pipe_is_told(folder: Path) -> None:
+def test_a_row_that_names_a_folder_or_a_pipe_is_reported(folder: Path) -> None:
     (folder / "images" / "more").mkdir()
     os.mkfifo(folder / "images" / "pipe")
     for name in ("more", "pipe"):
@@ -116,7 +116,7 @@ def test_a_row_that_names_a_folder_or_a_pipe_is_told(folder: Path) -> None:
         assert f"line 2: {folder}/images/{name} is no plain file" in fault(folder, missing="reject")
 
 
-def test_a_picture_listed_twice_is_told_by_its_lines(folder: Path) -> None:
+def test_a_picture_listed_twice_is_reported_by_its_lines(folder: Path) -> None:
     (folder / "labels.csv").write_text("image,emotion\na.jpg,Happy\n./a.jpg,Sad\n")
     assert "lists 'a.jpg' twice, in lines 2 and 3" in fault(folder)
 
@@ -166,5 +166,5 @@ def test_backslashes_of_windows_separate_folders(folder: Path) -> None:
     assert "outside" in fault(folder)
 
 
-def test_an_image_root_that_is_not_there_is_told(folder: Path) -> None:
+def test_an_image_root_that_is_not_there_is_reported(folder: Path) -> None:
     assert "pictures does not exist" in fault(folder, images="pictures").replace(str(folder) + "/", "")

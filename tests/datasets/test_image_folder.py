@@ -133,6 +133,6 @@ def test_a_pipe_is_refused_since_reading_it_never_ends(tmp_path: Path) -> None:
         image_folder.read(sample, Options())
 
 
-def test_a_path_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_a_file_is_reported(tmp_path: Path) -> None:
     plant(tmp_path, "a.jpg")
     assert "is a file" in fault(tmp_path / "a.jpg")

@@ -1,4 +1,4 @@
-"""The `.rec` reader against files written by MXNet itself and by the specification's writer in `worlds/recordio.py`."""
+"""The `.rec` reader against files written by MXNet itself and by the writer in `examples/recordio.py`."""
 
 import struct
 from collections.abc import Callable
@@ -18,8 +18,8 @@ AUTO, STREAM = Options(), Options(index="none")
 
 
 @pytest.fixture(scope="session")
-def writer(world_module: Callable[[str], ModuleType]) -> ModuleType:
-    return world_module("recordio")
+def writer(example_module: Callable[[str], ModuleType]) -> ModuleType:
+    return example_module("recordio")
 
 
 def listed(path: Path, options: Options = AUTO) -> list[Sample]:
@@ -91,7 +91,7 @@ def test_the_magic_word_inside_the_header_is_put_back(writer: ModuleType, tmp_pa
     assert recordio.read(sample, AUTO) == b"payload"
 
 
-def test_identity_records_are_told_without_a_header_too(writer: ModuleType, tmp_path: Path) -> None:
+def test_identity_records_are_reported_without_a_header_too(writer: ModuleType, tmp_path: Path) -> None:
     records = [writer.pack(b"x", label=[1.0, 0.0], number=0), writer.pack(b"", label=[1.0, 2.0], number=1)]
     assert [sample.id for sample in listed(writer.write(tmp_path, records))] == ["0"]
 
@@ -134,7 +134,7 @@ def ten_records(writer: ModuleType, folder: Path) -> tuple[Path, list[int]]:
 
 
 @pytest.mark.parametrize("beyond", [1, 7, 8, 30])
-def test_a_truncated_file_is_told_by_record_and_byte(writer: ModuleType, tmp_path: Path, beyond: int) -> None:
+def test_a_truncated_file_is_reported_by_record_and_byte(writer: ModuleType, tmp_path: Path, beyond: int) -> None:
     path, offsets = ten_records(writer, tmp_path)
     size = offsets[5] + beyond
     path.write_bytes(path.read_bytes()[:size])
@@ -145,20 +145,20 @@ def test_a_truncated_file_is_told_by_record_and_byte(writer: ModuleType, tmp_pat
     assert f"truncated: record 11 at byte {offsets[11]:,}" in fault(path)
 
 
-def test_a_file_cut_between_two_records_is_told_by_the_header(writer: ModuleType, tmp_path: Path) -> None:
+def test_a_file_cut_between_two_records_is_reported_by_the_header(writer: ModuleType, tmp_path: Path) -> None:
     path, offsets = ten_records(writer, tmp_path)
     path.write_bytes(path.read_bytes()[: offsets[6]])
     assert "holds 5 pictures where its header says 9" in fault(path, STREAM)
 
 
-def test_an_index_cut_short_is_told(writer: ModuleType, tmp_path: Path) -> None:
+def test_an_index_cut_short_is_reported(writer: ModuleType, tmp_path: Path) -> None:
     path, offsets = ten_records(writer, tmp_path)
     lines = (tmp_path / "pool.idx").read_text().splitlines(keepends=True)
     (tmp_path / "pool.idx").write_text("".join(lines[:6]))
     assert f"ends at byte {offsets[6]:,}" in fault(path)
 
 
-def test_an_index_with_a_hole_is_told(writer: ModuleType, tmp_path: Path) -> None:
+def test_an_index_with_a_hole_is_reported(writer: ModuleType, tmp_path: Path) -> None:
     path, _ = ten_records(writer, tmp_path)
     lines = (tmp_path / "pool.idx").read_text().splitlines(keepends=True)
     (tmp_path / "pool.idx").write_text("".join(lines[:4] + lines[5:]))
@@ -166,7 +166,7 @@ def test_an_index_with_a_hole_is_told(writer: ModuleType, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "0 0 0\n", "0\tx\n", "1\t0\n1\t40\n", "0\t-1\n"])
-def test_a_damaged_index_is_told_with_the_cure(writer: ModuleType, tmp_path: Path, text: str) -> None:
+def test_a_damaged_index_is_reported_with_the_cure(writer: ModuleType, tmp_path: Path, text: str) -> None:
     path, _ = ten_records(writer, tmp_path)
     (tmp_path / "pool.idx").write_text(text)
     assert "remove it to read the .rec from its start" in fault(path)
@@ -183,7 +183,7 @@ def test_a_damaged_index_is_told_with_the_cure(writer: ModuleType, tmp_path: Pat
         (8, 1000, "1000 labels do not fit"),
     ],
 )
-def test_damage_is_told_by_record_and_byte(
+def test_damage_is_reported_by_record_and_byte(
     writer: ModuleType, tmp_path: Path, at: int, value: int, said: str, options: Options
 ) -> None:
     path, offsets = ten_records(writer, tmp_path)

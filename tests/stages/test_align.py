@@ -1,4 +1,4 @@
-"""The stage `align`: rows, rejects, accounts, labels refused early; equal bytes after a crash and by any workers."""
+"""The stage `align`: rows, rejected samples, counts, labels refused early; equal bytes after a crash."""
 
 import hashlib
 import json
@@ -101,16 +101,16 @@ def test_nothing_disappears(tmp_path: Path) -> None:
         {"sample_id": "p007.png", "source": "images/p007.png", "split": "train", "reason": "empty"},
         {"sample_id": "p016.png", "source": "images/p016.png", "split": "train", "reason": "empty"},
     ]
-    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert (told["samples"], told["faces"], told["rejected"]) == (18, 16, {"empty": 2})
-    assert told["splits"]["train"] == {
+    summary_file = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert (summary_file["samples"], summary_file["faces"], summary_file["rejected"]) == (18, 16, {"empty": 2})
+    assert summary_file["splits"]["train"] == {
         "samples": 12,
         "faces": 10,
         "labels": {"anger": 6, "happiness": 4, "neutral": 0},
         "unlabelled": 0,
         "rejected": {"empty": 2},
     }
-    assert told["splits"]["test"]["labels"] == {"anger": 0, "happiness": 0, "neutral": 6}
+    assert summary_file["splits"]["test"]["labels"] == {"anger": 0, "happiness": 0, "neutral": 6}
 
 
 def test_labels_outside_the_classes_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -136,8 +136,8 @@ def test_a_set_without_labels_has_null_labels(tmp_path: Path) -> None:
     options = {"csv": "labels.csv", "images": "images"}
     run(root, tmp_path, dataset=dataset(root, options=options, split="train"))
     assert set(read_table(tmp_path / "out" / "train", ["label"])["label"].to_pylist()) == {None}
-    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
-    assert told["splits"]["train"]["unlabelled"] == 16
+    summary_file = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary_file["splits"]["train"]["unlabelled"] == 16
 
 
 def test_a_split_must_be_known(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path) -> None:
     assert run(moved, tmp_path).counts["reused"] == 6, "where the set lies does not matter"
 
 
-def test_a_failed_shard_is_told_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_shard_is_reported_and_the_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = draw(tmp_path / "raw")
     whole = plan.make_shard
 
@@ -301,10 +301,10 @@ def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> N
     summary = run(
         sample_faces / "bad", tmp_path, dataset=settings, config={"crop": 64, "prealigned": False, "shard_rows": 100}
     )
-    told = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    summary_file = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
     assert summary.counts["samples"] == 16
-    assert told["faces"] == 8
-    assert told["rejected"] == {
+    assert summary_file["faces"] == 8
+    assert summary_file["rejected"] == {
         "too_small": 2,
         "damaged": 1,
         "empty": 1,
