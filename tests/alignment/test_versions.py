@@ -25,6 +25,7 @@ from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.datasets import fer2013
 from fer_pipeline.stages import align
 from fer_pipeline.synthesis.sets import SetSettings, draw_set
+from tests.project import project_settings
 
 
 def digest(*parts: bytes) -> str:
@@ -135,7 +136,8 @@ def key(tmp_path: Path, **config: Any) -> str:
     (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n0,1 2 3 4,Training\n")
     dataset = DatasetSettings(adapter="fer2013", path=tmp_path, options={"size": 2})
     settings = align.Config.model_validate(config)
-    work = align.plan(settings, name="set", dataset=dataset, classes=("anger",), store=tmp_path / "store")
+    project = project_settings(datasets={"set": dataset})
+    work = align.plan(settings, project, name="set", store=tmp_path / "store")
     return next(iter(work.jobs)).key
 
 
