@@ -3,7 +3,7 @@
 A shard's manifest stands beside its faces in the store, so that no rejected sample is lost where the shard is reused.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,12 +17,8 @@ MANIFEST = "manifest.json"
 
 def write_manifest(folder: Path, labels: Sequence[int | None], rejected: Sequence[RejectedSample]) -> None:
     """Writes the manifest of a shard whose faces have these class numbers (None without a label)."""
-    counts = Counter(-1 if label is None else label for label in labels)
-    content = {
-        "labels": {str(label): count for label, count in counts.items()},
-        "rejected": [row._asdict() for row in rejected],
-    }
-    write_json(folder / MANIFEST, content)
+    counts = Counter("-1" if label is None else str(label) for label in labels)
+    write_json(folder / MANIFEST, {"labels": counts, "rejected": [row._asdict() for row in rejected]})
 
 
 def write_faces(
@@ -36,25 +32,24 @@ def write_faces(
         classes: Names by class number.
         rejected: Samples that were rejected before any shard, or with a whole one.
     """
-    labels: dict[str, Counter[int]] = {row.split: Counter() for row in rejected}
-    rejected_in = {split: [row for row in rejected if row.split == split] for split in labels}
+    labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    rows = list(rejected)
     for file, shard in shards.items():
-        split = file.partition("/")[0]
         manifest = read_json(shard / MANIFEST)
-        counts = {int(label): count for label, count in manifest["labels"].items()}
-        if counts:
+        if manifest["labels"]:
             link_file(shard / FACES, folder / file)
-        labels.setdefault(split, Counter()).update(counts)
-        rejected_in.setdefault(split, []).extend(RejectedSample(**row) for row in manifest["rejected"])
-    splits = {
-        split: SplitCensus(
-            samples=counts.total() + len(rejected_in[split]),
+        labels[file.partition("/")[0]].update({int(label): count for label, count in manifest["labels"].items()})
+        rows += [RejectedSample(**row) for row in manifest["rejected"]]
+    rows.sort(key=lambda row: row.split)
+    splits = {}
+    for split in sorted({*labels, *(row.split for row in rows)}):
+        counts, reasons = labels[split], count_reasons(row for row in rows if row.split == split)
+        splits[split] = SplitCensus(
+            samples=counts.total() + sum(reasons.values()),
             faces=counts.total(),
             labels={name: counts[number] for number, name in enumerate(classes)},
             unlabelled=counts[-1],
-            rejected=count_reasons(rejected_in[split]),
+            rejected=reasons,
         )
-        for split, counts in sorted(labels.items())
-    }
-    write_census(folder, splits, [row for split in splits for row in rejected_in[split]])
+    write_census(folder, splits, rows)
     return splits
