@@ -89,3 +89,12 @@ def sweep_table(
         *(pa.array(values[:, i], from_pandas=True) for i in range(3)),
     ]
     return pa.Table.from_arrays(columns, schema=pa.schema(list(SWEEP_FIELDS)))
+
+
+def read_sweep(folder: Path) -> pa.Table | None:
+    """Read `sweep.parquet`, None where there is none; a damaged file is a DataError."""
+    path = folder / SWEEP
+    try:
+        return pq.read_table(path, columns=[field.name for field in SWEEP_FIELDS]) if path.exists() else None
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise DataError(f"{path} cannot be read ({error}); run: dvc repro mine") from None

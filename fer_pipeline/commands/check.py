@@ -103,10 +103,14 @@ def _sets_agree(params: Path, project: ProjectSettings, configs: dict[str, Any])
             f"{params}, embed.sets: found {sorted(configs['embed'].sets)}, "
             f"but the anchor and the pools are {sorted(wanted)}; list just these"
         )
-    if strangers := sorted(set(configs["evaluate"].recipes) - set(project.recipes)):
-        raise ConfigError(
-            f"{params}, evaluate.recipes: no recipe {strangers[0]!r}; choose from {sorted(project.recipes)}"
-        )
+    report = configs["report"]
+    for key, recipes in {
+        "evaluate.recipes": configs["evaluate"].recipes,
+        "report.controls": (*report.controls, *report.controls.values()),
+        "report.descriptions": report.descriptions,
+    }.items():
+        if strangers := sorted(set(recipes) - set(project.recipes)):
+            raise ConfigError(f"{params}, {key}: no recipe {strangers[0]!r}; choose from {sorted(project.recipes)}")
     drawn = configs["synthesize"].sets
     for name, dataset in project.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:

@@ -1,4 +1,4 @@
-"""Labels and predictions in; accuracy, mean class accuracy, its spread over classes, macro-F1 and the confusion out.
+"""Compute accuracy, mean class accuracy, its spread over classes, macro-F1 and confusion matrices.
 
 Sources: accuracy and mean class accuracy as reported throughout the field; the standard deviation of the per-class
 accuracies follows Zeng et al., CVPR 2022 (Meta-Face2Exp, tables 4 and 5). The paper does not say which deviation it
@@ -37,33 +37,33 @@ class Metrics:
 def confusion_matrix(
     labels: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"], *, num_classes: int
 ) -> Int[np.ndarray, "c c"]:
-    """Counts: rows are actual classes, columns predicted ones."""
+    """Count predictions: rows are actual classes, columns predicted ones."""
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes * num_classes)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
 def class_accuracies(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c"]:
-    """The recall of every class, NaN where the class has no sample."""
+    """Return the recall of every class, NaN where the class has no sample."""
     support = confusion.sum(-1)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return np.divide(hits, support, out=np.full(support.shape, np.nan), where=support > 0)
 
 
 def row_shares(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c c"]:
-    """The share of each actual class that was predicted as each class; NaN rows where the class has no sample."""
+    """Return the share of each actual class predicted as each class; NaN rows where the class has no sample."""
     support = confusion.sum(-1, keepdims=True)
     return np.divide(confusion, support, out=np.full(confusion.shape, np.nan), where=support > 0)
 
 
 def class_f1(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c"]:
-    """The F1 score of every class, NaN where the class has no sample."""
+    """Return the F1 score of every class, NaN where the class has no sample."""
     support, chosen = confusion.sum(-1), confusion.sum(-2)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     return np.divide(2 * hits, support + chosen, out=np.full(support.shape, np.nan), where=support > 0)
 
 
 def all_metrics(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b 4"]:
-    """The four figures in the order of `METRICS`; NaN throughout for an empty matrix."""
+    """Return the four figures in the order of `METRICS`; NaN throughout for an empty matrix."""
     recall = class_accuracies(confusion)
     total = np.asarray(confusion.sum((-2, -1)))
     hits = np.asarray(np.trace(confusion, axis1=-2, axis2=-1))
@@ -76,7 +76,7 @@ def all_metrics(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b 4
 
 
 def measure(confusion: Int[np.ndarray, "c c"], *, classes: Sequence[str]) -> Metrics:
-    """The figures of one confusion matrix with the classes named."""
+    """Compute the figures of one confusion matrix with the classes named."""
     assert len(classes) == len(confusion)
     recall, support = class_accuracies(confusion), confusion.sum(-1)
     figures = dict(zip(METRICS, map(float, all_metrics(confusion)), strict=True))

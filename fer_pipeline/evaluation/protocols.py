@@ -1,8 +1,9 @@
-"""Labels and subjects in, train and test indices out: hold-out, k-fold by subject, leave-one-subject-out.
+"""Divide labelled samples into train and test: hold-out, k-fold by subject, leave-one-subject-out.
 
 Every protocol is a pure generator of `(train, test)` index arrays, both ascending. No subject is ever on both sides;
 a sample without a subject ("") counts as a person of its own. Sources: CK+ by 10 folds of subjects (Liu et al.,
-arXiv:2005.08551, section 4); JAFFE by leave-one-subject-out there, for models trained on JAFFE only.
+arXiv:2005.08551, section 4); JAFFE by leave-one-subject-out there, for models trained on JAFFE only. No stage uses
+them yet: they wait for the learners that are measured on CK+, JAFFE and Oulu-CASIA.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,14 @@ Fold = tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]
 
 
 def subject_ids(subjects: Sequence[str]) -> Int[np.ndarray, " n"]:
-    """A number per subject, by first appearance."""
-    known: dict[str, int] = {}
+    """Number the subjects by first appearance."""
+    numbers: dict[str, int] = {}
     names = [subject or f"\0{index}" for index, subject in enumerate(subjects)]
-    return np.asarray([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
+    return np.asarray([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def hold_out(subjects: Sequence[str], *, share: float, seed: int) -> Iterator[Fold]:
-    """One fold: about `share` of the subjects (at least one, never all) are the test set."""
+    """Yield one fold: about `share` of the subjects (at least one, never all) are the test set."""
     if not 0 < share < 1:
         raise ConfigError(f"a hold-out share must lie between 0 and 1, found {share}")
     group = subject_ids(subjects)
@@ -35,7 +36,7 @@ def hold_out(subjects: Sequence[str], *, share: float, seed: int) -> Iterator[Fo
 
 
 def k_fold(subjects: Sequence[str], *, folds: int, seed: int) -> Iterator[Fold]:
-    """`folds` folds by subject; each subject is tested exactly once, fold sizes differ by at most one subject."""
+    """Yield `folds` folds by subject; each subject is tested exactly once, fold sizes differ by at most one subject."""
     if folds < 2:
         raise ConfigError(f"k-fold needs at least 2 folds, found {folds}")
     group = subject_ids(subjects)
@@ -46,7 +47,7 @@ def k_fold(subjects: Sequence[str], *, folds: int, seed: int) -> Iterator[Fold]:
 
 
 def leave_one_subject_out(subjects: Sequence[str]) -> Iterator[Fold]:
-    """One fold a subject, in order of first appearance."""
+    """Yield one fold a subject, in order of first appearance."""
     group = subject_ids(subjects)
     for subject in range(_count(group, least=2)):
         yield _fold(group == subject)

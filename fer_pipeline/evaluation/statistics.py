@@ -1,4 +1,4 @@
-"""Several seeds' predictions on one test set in; means with intervals and paired differences between recipes out.
+"""Compute means with 95 % intervals, and paired differences, from several seeds' predictions on one test set.
 
 Two sources of doubt are kept apart, since they answer different questions:
 
@@ -42,7 +42,7 @@ class Interval:
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
-    def verdict(self) -> Literal["above", "below", "unclear"]:
+    def direction(self) -> Literal["above", "below", "unclear"]:
         """Whether the whole interval lies on one side of zero."""
         if self.low is not None and self.low > 0:
             return "above"
@@ -50,7 +50,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """The mean with Student's t interval; n - 1 degrees of freedom."""
+    """Return the mean with Student's t interval; n - 1 degrees of freedom."""
     array = np.asarray(values, dtype=np.float64)
     assert array.ndim == 1
     assert len(array) > 0
@@ -62,14 +62,14 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
 
 
 def paired_interval(first: Sequence[float], second: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """The mean of `first - second`, seed by seed, with its t interval."""
+    """Return the mean of `first - second`, seed by seed, with its t interval."""
     return mean_interval(np.subtract(first, second).tolist(), level=level)
 
 
 def replicate_weights(
     labels: Int[np.ndarray, " n"], *, subjects: Sequence[str] | None, draws: int, seed: int
 ) -> tuple[Int[np.ndarray, "b u"], Int[np.ndarray, " n"]]:
-    """How often each unit is drawn in each replicate, and the unit of each sample.
+    """Draw how often each unit is in each replicate, and return that with the unit of each sample.
 
     A unit is a subject where subjects are given (a sample without one, "", is a unit of its own), else a sample.
     """
@@ -88,7 +88,7 @@ def replicate_weights(
 
 @dataclass(frozen=True)
 class Replicates:
-    """What the bootstrap saw, means over the seeds: the four figures, and the confusion with rows that sum to 1."""
+    """The bootstrap's replicates, means over the seeds: the four figures, and the confusion with rows that sum to 1."""
 
     metrics: Float[np.ndarray, "b 4"]
     confusion: Float[np.ndarray, "b c c"]  # rows of a class that a replicate lacks are NaN
@@ -103,7 +103,7 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
 ) -> Replicates:
-    """Resamples the test set. Equal labels, subjects, draws and seed meet equal replicates, whatever was predicted."""
+    """Resample the test set. Equal labels, subjects, draws and seed give equal weights, whatever was predicted."""
     weights, unit = replicate_weights(labels, subjects=subjects, draws=draws, seed=seed)
     num_seeds, cells = len(predicted), num_classes * num_classes
     per_unit = np.zeros((weights.shape[1], num_seeds * cells), dtype=np.float64)
@@ -122,7 +122,7 @@ def bootstrap(
 def percentile_interval(
     replicates: Float[np.ndarray, " b"], *, estimate: float, count: int, level: float = LEVEL
 ) -> Interval:
-    """The middle `level` share of the replicates around an estimate made on the real sample."""
+    """Return the middle `level` share of the replicates around an estimate made on the real sample."""
     finite = replicates[np.isfinite(replicates)]
     if not len(finite):
         return Interval(estimate, None, None, count)
@@ -131,10 +131,10 @@ def percentile_interval(
 
 
 def share_interval(hits: int, count: int, *, level: float = LEVEL) -> Interval:
-    """A share of independent trials with Wilson's score interval (Wilson, 1927); no interval for no trial."""
+    """Return a share of independent trials with Wilson's score interval (Wilson, 1927); no interval for no trial."""
     if count == 0:
         return Interval(float("nan"), None, None, 0)
     from scipy import stats  # takes a second to import, and evaluate has no need of it
 
-    found = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
-    return Interval(hits / count, float(found.low), float(found.high), count)
+    interval = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
+    return Interval(hits / count, float(interval.low), float(interval.high), count)

@@ -1,60 +1,100 @@
-"""Predictions of several seeds in; the figures of `metrics.json` out, nested so that `dvc metrics show` reads them.
+"""Compute the figures of several seeds on one test set, with intervals over the seeds and over the test faces.
 
-The top level holds the four figures as means over the seeds. `over_seeds` has Student's interval where there are two
-seeds or more, `over_samples` the bootstrap's (see `statistics`). All are fractions of 1.
+`summarise` nests them as `metrics.json` holds them, so that `dvc metrics show` reads them: the four figures as means
+over the seeds on the top level, then `over_seeds` (Student's interval, with two seeds or more), `over_samples` (the
+bootstrap's, see `statistics`), every class and every seed. All are fractions of 1.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
-from fer_pipeline.evaluation.metrics import METRICS, Metrics, measure
+from fer_pipeline.evaluation.metrics import METRICS, Metrics, measure, row_shares
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import Interval, bootstrap, mean_interval, percentile_interval
+from fer_pipeline.evaluation.statistics import Interval, Replicates, bootstrap, mean_interval, percentile_interval
 
 
-def per_seed(predictions: Predictions) -> dict[int, Metrics]:
-    """The figures of every seed."""
-    matrices = zip(predictions.seeds, predictions.confusions, strict=True)
-    return {seed: measure(matrix, classes=predictions.classes) for seed, matrix in matrices}
+@dataclass(frozen=True)
+class Resampling:
+    """How the test faces are resampled: how often, from which seed, and whether as whole persons where known."""
+
+    draws: int
+    seed: int
+    by_subject: bool
 
 
-def summarise(predictions: Predictions, *, draws: int, seed: int, by_subject: bool) -> dict[str, Any]:
-    """Everything `metrics.json` holds."""
-    seeds = per_seed(predictions)
-    first = next(iter(seeds.values()))
-    means = {name: mean_interval([getattr(found, name) for found in seeds.values()]) for name in METRICS}
-    subjects = predictions.clusters if by_subject else None
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of every seed on one test set, and the two intervals of each figure by its name."""
+
+    predictions: Predictions
+    seeds: dict[int, Metrics]
+    over_seeds: dict[str, Interval]
+    over_samples: dict[str, Interval]
+    replicates: Replicates
+
+    @property
+    def first(self) -> Metrics:
+        """The figures of the first seed, for what no seed changes: sizes and absent classes."""
+        return next(iter(self.seeds.values()))
+
+    @property
+    def class_accuracies(self) -> dict[str, float]:
+        """The accuracy of every class with a test face, mean over the seeds."""
+        rows = [seed.class_accuracies for seed in self.seeds.values()]
+        return {name: mean_interval([row[name] for row in rows]).mean for name in self.first.class_accuracies}
+
+    def share(self, actual: int, predicted: int) -> Interval:
+        """The share of an actual class that was predicted as a class, all seeds together, over the test faces."""
+        estimate = float(row_shares(self.predictions.confusions.sum(0))[actual, predicted])
+        support = self.first.supports[self.predictions.classes[actual]]
+        return percentile_interval(self.replicates.confusion[:, actual, predicted], estimate=estimate, count=support)
+
+
+def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
+    """Compute the figures of every seed and resample the test faces."""
+    confusions = zip(predictions.seeds, predictions.confusions, strict=True)
+    seeds = {seed: measure(confusion, classes=predictions.classes) for seed, confusion in confusions}
     replicates = bootstrap(
         predictions.labels,
         predictions.predicted,
         num_classes=len(predictions.classes),
-        subjects=subjects,
-        draws=draws,
-        seed=seed,
+        subjects=predictions.clusters if resampling.by_subject else None,
+        draws=resampling.draws,
+        seed=resampling.seed,
     )
-    samples = {
-        name: percentile_interval(replicates.metrics[:, k], estimate=means[name].mean, count=first.num_samples)
+    over_seeds = {name: mean_interval([getattr(seed, name) for seed in seeds.values()]) for name in METRICS}
+    over_samples = {
+        name: percentile_interval(
+            replicates.metrics[:, k], estimate=over_seeds[name].mean, count=len(predictions.labels)
+        )
         for k, name in enumerate(METRICS)
     }
-    recall = {name: [found.class_accuracies[name] for found in seeds.values()] for name in first.class_accuracies}
-    per_class = {}
-    for k, name in enumerate(predictions.classes):
-        if name in recall:
-            mean = mean_interval(recall[name]).mean
-            found = percentile_interval(replicates.confusion[:, k, k], estimate=mean, count=first.supports[name])
-            per_class[name] = {"accuracy": mean, **_ends(found)}
+    return Evaluation(predictions, seeds, over_seeds, over_samples, replicates)
+
+
+def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any]:
+    """Return the content of `metrics.json`."""
+    result = evaluate(predictions, resampling)
+    first, per_class = result.first, {}
+    for name, accuracy in result.class_accuracies.items():
+        k = predictions.classes.index(name)
+        interval = percentile_interval(
+            result.replicates.confusion[:, k, k], estimate=accuracy, count=first.supports[name]
+        )
+        per_class[name] = {"accuracy": accuracy, **_bounds(interval)}
     return {
-        **{name: interval.mean for name, interval in means.items()},
+        **{name: interval.mean for name, interval in result.over_seeds.items()},
         "samples": first.num_samples,
         "support": first.supports,
         "absent_classes": ", ".join(first.absent),
-        "bootstrap_units": "subjects" if subjects else "faces within classes",
-        "over_seeds": {name: _ends(interval) for name, interval in means.items() if interval.low is not None},
-        "over_samples": {name: _ends(interval) for name, interval in samples.items()},
+        "bootstrap_units": "subjects" if resampling.by_subject and predictions.clusters else "faces within classes",
+        "over_seeds": {name: _bounds(interval) for name, interval in result.over_seeds.items() if _bounds(interval)},
+        "over_samples": {name: _bounds(interval) for name, interval in result.over_samples.items()},
         "per_class": per_class,
-        "per_seed": {str(key): {name: getattr(found, name) for name in METRICS} for key, found in seeds.items()},
+        "per_seed": {str(key): {name: getattr(seed, name) for name in METRICS} for key, seed in result.seeds.items()},
     }
 
 
-def _ends(interval: Interval) -> dict[str, float]:
-    ends = {"low": interval.low, "high": interval.high}
-    return {key: value for key, value in ends.items() if value is not None}
+def _bounds(interval: Interval) -> dict[str, float]:
+    bounds = {"low": interval.low, "high": interval.high}
+    return {key: value for key, value in bounds.items() if value is not None}

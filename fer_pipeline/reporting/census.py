@@ -1,6 +1,6 @@
-"""What is in every data set: the account that `align` leaves in `reports/census/<set>.json` in, counts out.
+"""Read what is in every data set from the counts that `align` leaves in `reports/census/<set>.json`.
 
-No split is opened for it. `rejected.parquet` beside it names every rejected picture; here they are counted by reason.
+No split is opened for it. `rejected.parquet` names every rejected picture; here they are counted by reason.
 """
 
 from collections import Counter
@@ -40,26 +40,27 @@ class DataSet:
         return sorted(counted.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def census(folder: Path, world: ProjectSettings) -> list[DataSet]:
-    """The data sets that were aligned, in the order of the settings."""
-    paths = {name: folder / f"{name}.json" for name in world.datasets}
-    return [DataSet(name, role(name, world), _splits(path, world)) for name, path in paths.items() if path.exists()]
+def load_census(folder: Path, project: ProjectSettings) -> list[DataSet]:
+    """Load the data sets that were aligned, in the order of the settings."""
+    paths = {name: folder / f"{name}.json" for name in project.datasets}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    return [DataSet(name, describe_role(name, project), _splits(path, project)) for name, path in there.items()]
 
 
-def role(name: str, world: ProjectSettings) -> str:
-    """What a data set is used for, in words."""
-    uses = [("anchor", (world.anchor,)), ("training", (world.train,)), ("pool", world.pools), ("target", world.targets)]
-    return ", ".join(word for word, names in uses if name in names) or "unused"
+def describe_role(name: str, project: ProjectSettings) -> str:
+    """Say in words what a data set is used for."""
+    uses = {"anchor": (project.anchor,), "training": (project.train,), "pool": project.pools, "target": project.targets}
+    return ", ".join(use for use, names in uses.items() if name in names) or "unused"
 
 
-def _splits(path: Path, world: ProjectSettings) -> tuple[Split, ...]:
+def _splits(path: Path, project: ProjectSettings) -> tuple[Split, ...]:
     return tuple(
         Split(
             name=name,
             samples=split.samples,
             faces=split.faces,
             counts={
-                label: split.labels.get(label, 0) if split.unlabelled < split.faces else None for label in world.classes
+                label: split.labels.get(label, 0) if split.unlabelled < split.faces else None for label in project.classes
             },
             unlabelled=split.unlabelled,
             rejected=dict(split.rejected),

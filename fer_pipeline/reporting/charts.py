@@ -1,43 +1,61 @@
-"""Numbers in, SVG pictures out: lines, bars and dots with intervals, narrow enough to be read on a phone.
+"""Draw lines, bars and dots with intervals as SVG pictures that stay legible on a phone, and colour the recipes.
 
 The same numbers give the same bytes: no dates, a fixed salt for identifiers, text as outlines of the font that
 Matplotlib ships. Matplotlib is imported when the first chart is drawn, because its import may build a cache of fonts.
+
+The colours are those of Okabe and Ito (2008), distinguishable with every common kind of colour blindness; every recipe
+has a marker of its own too, so that no statement rests on colour alone.
 """
 
 import io
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from fer_pipeline.reporting.palette import INK, MUTED, RULE
-
 Axes = Any  # matplotlib.axes.Axes
+Guide = tuple[float, str]  # a place on an axis and the name of the line drawn there
 
+INK, MUTED = "#1d2733", "#5b6675"
+BLUE, SKY, VERMILION, ORANGE = "#0072b2", "#56b4e9", "#d55e00", "#e69f00"
+GREEN, PURPLE, GREY = "#009e73", "#cc79a7", "#5f6b7a"
+HUES = (  # of a recipe, and of its control
+    (BLUE, SKY),
+    (VERMILION, ORANGE),
+    (GREEN, "#7fcdb6"),
+    (PURPLE, "#7a2e4d"),
+    ("#8c6d1f", "#c9b26f"),
+    ("#44427a", "#9f9dcb"),
+)
+SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY, "#44427a", "#8c6d1f")
+MARKERS = "osD^vP*X<>"
 WIDTH = 5.0  # inches; 480 CSS pixels, so that 9.5 point text stays legible when a phone shrinks it
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "fer_pipeline",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.6,
-    "text.parse_math": False,  # a name with dollar signs is a name
-}
+STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a recipe is drawn everywhere."""
+
+    colour: str
+    marker: str
+
+
+def choose_looks(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str]) -> dict[str, Look]:
+    """Give every recipe a marker and a colour: the baseline is grey, a control a neighbour of what it controls for."""
+    colours, hues = {baseline: GREY}, itertools.cycle(HUES)
+    for recipe in sorted(recipes, key=lambda name: name in controls.values()):
+        if recipe not in colours:
+            colours[recipe], neighbour = next(hues)
+            if recipe in controls:
+                colours.setdefault(controls[recipe], neighbour)
+    return {name: Look(colours[name], MARKERS[index % len(MARKERS)]) for index, name in enumerate(recipes)}
+
+
+def series_colours(names: Iterable[str]) -> dict[str, str]:
+    """Give colours to things that are no recipes (pools, classes), in their order."""
+    return dict(zip(names, itertools.cycle(SERIES), strict=False))
 
 
 @dataclass(frozen=True)
@@ -50,9 +68,9 @@ class Figure:
     caption: str
 
 
-def figure(name: str, svg: bytes | None, *, alt: str, caption: str) -> list[Figure]:
-    """The figure as a list of one, empty where there was nothing to draw."""
-    return [] if svg is None else [Figure(name, svg, alt, caption)]
+def figures(*charts: tuple[str, bytes | None, str, str]) -> list[Figure]:
+    """Make figures of (name, SVG, alternative text, caption), leaving out those with nothing to draw."""
+    return [Figure(name, svg, alt, caption) for name, svg, alt, caption in charts if svg is not None]
 
 
 @dataclass(frozen=True)
@@ -89,39 +107,35 @@ def lines(
     ylabel: str,
     percent: bool = False,
     logarithmic: bool = False,
-    level: float | None = None,
-    level_name: str = "",
-    mark: float | None = None,
-    mark_name: str = "",
+    level: Guide | None = None,
+    mark: Guide | None = None,
     height: float = 2.9,
-) -> bytes:
-    """Curves over one axis; `level` draws a horizontal line to compare with, `mark` a vertical one."""
+) -> bytes | None:
+    """Draw curves, None where there are none; `level` adds a horizontal line to compare with, `mark` a vertical one."""
 
     def draw(axes: Axes) -> None:
-        for one in series:
-            label = None if one.faint else one.label
-            width, strength = (0.7, 0.35) if one.faint else (1.6, 1.0)
+        for line in series:
             axes.plot(
-                one.x,
-                one.y,
-                one.dashes,
-                color=one.colour,
-                marker=one.marker or None,
+                line.x,
+                line.y,
+                line.dashes,
+                color=line.colour,
+                marker=line.marker or None,
                 markersize=4,
-                label=label,
-                linewidth=width,
-                alpha=strength,
+                label=None if line.faint else line.label,
+                linewidth=0.7 if line.faint else 1.6,
+                alpha=0.35 if line.faint else 1.0,
             )
-            if one.low is not None and one.high is not None:
-                axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.15, linewidth=0)
+            if line.low is not None and line.high is not None:
+                axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
         if level is not None:
-            axes.axhline(level, color=MUTED, linewidth=1, linestyle=":", label=level_name)
+            axes.axhline(level[0], color=MUTED, linewidth=1, linestyle=":", label=level[1])
         if mark is not None:
-            axes.axvline(mark, color=INK, linewidth=1, linestyle="--", label=mark_name)
+            axes.axvline(mark[0], color=INK, linewidth=1, linestyle="--", label=mark[1])
         if logarithmic:
             axes.set_yscale("log")
-            for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                formatted(_round_number)
+            axes.yaxis.set_major_formatter(_round_number)
+            axes.yaxis.set_minor_formatter(_round_number)
         if percent:
             axes.yaxis.set_major_formatter(_whole_percent)
         axes.set_xlabel(xlabel)
@@ -129,7 +143,7 @@ def lines(
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
 
-    return picture(draw, height=height)
+    return picture(draw, height=height) if series else None
 
 
 def _whole_percent(value: float, _: int | None = None) -> str:
@@ -137,18 +151,18 @@ def _whole_percent(value: float, _: int | None = None) -> str:
 
 
 def _round_number(value: float, _: int | None = None) -> str:
-    """1, 2 or 5 times a power of ten; the other ticks of a logarithm stay without words."""
+    """1, 2 or 5 times a power of ten; the other ticks of a logarithm have no label."""
     return f"{value:,.0f}" if value >= 1 and f"{value:e}"[0] in "125" else ""
 
 
-def bars(rows: Sequence[tuple[str, float, str, str]], *, xlabel: str) -> bytes:
-    """Horizontal bars: (name, value, colour, words at its end)."""
+def bars(rows: Sequence[tuple[str, float, str, str]], *, xlabel: str) -> bytes | None:
+    """Draw horizontal bars, (name, value, colour, text at its end); None where there are none."""
 
     def draw(axes: Axes) -> None:
         axes.grid(visible=False, axis="y")
-        for index, (_, value, colour, words) in enumerate(rows):
+        for index, (_, value, colour, text) in enumerate(rows):
             axes.barh(index, value, color=colour, height=0.62)
-            axes.annotate(words, (value, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
+            axes.annotate(text, (value, index), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8.5)
         axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
         axes.tick_params(axis="y", length=0)
         axes.invert_yaxis()
@@ -156,24 +170,22 @@ def bars(rows: Sequence[tuple[str, float, str, str]], *, xlabel: str) -> bytes:
         axes.set_xlim(left=0)
         axes.set_xlabel(xlabel)
 
-    return picture(draw, height=0.9 + 0.34 * max(1, len(rows)))
+    return picture(draw, height=0.9 + 0.34 * len(rows)) if rows else None
 
 
-def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, xlabel: str, level: float | None = None) -> bytes:
-    """One row a name, with dots and their intervals in percent, a little apart from each other."""
+def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, xlabel: str) -> bytes | None:
+    """Draw one row a name, with dots and their intervals in percent a little apart; None where there is no row."""
 
     def draw(axes: Axes) -> None:
-        seen: set[str] = set()
+        labels: set[str] = set()
         for index, (_, values) in enumerate(rows):
             for place, dot in enumerate(values):
                 y = index + (place - (len(values) - 1) / 2) * 0.22
                 if dot.low is not None and dot.high is not None:
                     axes.plot([dot.low, dot.high], [y, y], color=dot.colour, linewidth=1.4)
-                label = None if dot.label in seen else dot.label
-                seen.add(dot.label)
+                label = None if dot.label in labels else dot.label
+                labels.add(dot.label)
                 axes.plot(dot.value, y, dot.marker, color=dot.colour, markersize=5.5, label=label, linestyle="none")
-        if level is not None:
-            axes.axvline(level, color=MUTED, linewidth=1, linestyle=":")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -182,15 +194,15 @@ def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, xlabel: str, level: float
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
-    return picture(draw, height=1.2 + 0.42 * max(1, len(rows)))
+    return picture(draw, height=1.2 + 0.42 * len(rows)) if rows else None
 
 
 def picture(draw: Callable[[Axes], None], *, height: float) -> bytes:
-    """An SVG of one pair of axes."""
+    """Return an SVG of one pair of axes."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Canvas
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(fname=STYLE):
         canvas = Canvas(figsize=(WIDTH, height), layout="constrained")
         draw(canvas.add_subplot())
         stream = io.BytesIO()

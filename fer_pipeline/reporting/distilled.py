@@ -1,6 +1,6 @@
-"""Distilled sets in, their images, their probe and their course out (figures 4 and 7 of arXiv:2005.08551)."""
+"""Load and draw the distilled sets: their images, their probe and their course (figures 4 and 7, arXiv:2005.08551)."""
 
-import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,125 +8,108 @@ from typing import Any
 import numpy as np
 
 from fer_pipeline.artifacts.distilled import CARD
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.artifacts.history import HISTORY, read_history
 from fer_pipeline.core.files import read_json
-from fer_pipeline.reporting.charts import Line, lines
-from fer_pipeline.reporting.numbers import TIMES, percent, plural
-from fer_pipeline.reporting.palette import BLUE, GREY, VERMILION
-from fer_pipeline.reporting.pictures import data_uri
+from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Figure, Line, figures, lines
+from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
+
+PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
 
 
 @dataclass(frozen=True)
 class DistilledSet:
-    """One distilled set, ready for the page; a chart that cannot be drawn is None and `probe_note` says why."""
+    """One distilled set, ready for the page; where the probe cannot be drawn, `probe_note` says why."""
 
     name: str
     previews: dict[str, str]  # class -> data URI
     summary: str
-    probe_chart: bytes | None
     probe_note: str
-    history_chart: bytes | None
-    probe_rows: tuple[dict[str, object], ...]
+    figures: list[Figure]
+    probe_rows: list[dict[str, object]]
 
 
-def distilled_sets(folder: Path) -> list[DistilledSet]:
-    """Every distilled set under `data/distilled`, by name."""
-    return [_load(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))] if folder.is_dir() else []
+def load_distilled_sets(folder: Path) -> list[DistilledSet]:
+    """Load every distilled set under `data/distilled`, by name."""
+    return [_load(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))]
 
 
 def _load(folder: Path) -> DistilledSet:
-    card = read_json(folder / CARD)
-    previews = {
-        name: data_uri((folder / "previews" / f"{name}.png").read_bytes())
-        for name in card["classes"]
-        if (folder / "previews" / f"{name}.png").exists()
-    }
-    probe = read_json(folder / "probe.json") if (folder / "probe.json").exists() else {"reason": "no probe was run"}
-    history = _history(folder / "history.csv")
+    card, name = read_json(folder / CARD), folder.name
+    previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
+    probe: dict[str, Any] = (
+        read_json(folder / "probe.json") if (folder / "probe.json").exists() else {"reason": "no probe was run"}
+    )
+    history = read_history(folder) if (folder / HISTORY).exists() else []
+    curves = {kind: probe.get(kind) or [] for kind in PROBES}
+    summary, note = _summarise(card, history), probe.get("reason") or _describe_probe(probe, curves["saved_image"])
     return DistilledSet(
-        name=folder.name,
-        previews=previews,
-        summary=_summary(card, history),
-        probe_chart=_probe_chart(probe),
-        probe_note=probe.get("reason") or _probe_note(probe),
-        history_chart=_history_chart(history),
-        probe_rows=_probe_rows(folder.name, probe),
+        name=name,
+        previews={label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()},
+        summary=summary,
+        probe_note=note,
+        figures=figures(
+            (
+                f"probe_{name}",
+                _probe_chart(curves, probe.get("chance")),
+                f"Accuracy of the probe over its epochs: {note}",
+                "The probe (figure 7): a small network learns the classes of saved images and is tested on left-out "
+                f"ones; {note}. Moments of one image resemble each other, so this is weak evidence.",
+            ),
+            (
+                f"distillation_{name}",
+                _history_chart(history),
+                f"Loss on real faces before and after the distilled steps: {summary}",
+                "The distillation: loss on real faces before and after the steps on distilled images.",
+            ),
+        ),
+        probe_rows=[
+            {"distilled": name, "left_out": kind, "run": run, **row}
+            for kind, runs in curves.items()
+            for run, curve in enumerate(runs)
+            for row in curve
+        ],
     )
 
 
-def _summary(card: dict[str, Any], history: dict[str, list[float]]) -> str:
+def _summarise(card: Mapping[str, Any], history: list[dict[str, float]]) -> str:
     images = card["steps"] * card["images_per_step"]
     text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} {TIMES} {card['width']} px"
     if "source_images" in card:
         text += f", distilled from {plural(card['source_images'], 'real face')}"
-    if {"loss", "loss_before"} <= set(history):
-        text += f"; the loss on real faces goes from {history['loss_before'][-1]:.3f} to {history['loss'][-1]:.3f}"
+    if history and {"loss", "loss_before"} <= set(history[0]):
+        last = history[-1]
+        text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
     return text
 
 
-def _history(path: Path) -> dict[str, list[float]]:
-    if not path.exists():
-        return {}
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no table of numbers ({error}); run: dvc repro distill") from None
+def _describe_probe(probe: Mapping[str, Any], runs: list[list[dict[str, float]]]) -> str:
+    if not runs:
+        return "no probe was run"
+    mean = float(np.mean([curve[-1]["test"] for curve in runs]))
+    return f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {percent(probe['chance'])} %"
 
 
-def _history_chart(history: dict[str, list[float]]) -> bytes | None:
-    if not {"epoch", "loss", "loss_before"} <= set(history):
-        return None
-    epochs = history["epoch"]
-    series = [
-        Line("before the steps", epochs, history["loss_before"], GREY, "--"),
-        Line("after the steps", epochs, history["loss"], VERMILION),
-    ]
-    return lines(series, xlabel="outer epoch", ylabel="loss on real faces", height=2.5)
-
-
-def _curves(probe: dict[str, Any], kind: str) -> tuple[list[float], np.ndarray]:
-    curves = probe.get(kind) or []
-    if not curves:
-        return [], np.zeros((0, 0))
-    return [row["epoch"] for row in curves[0]], np.array([[row["test"] for row in curve] for curve in curves])
-
-
-def _probe_chart(probe: dict[str, Any]) -> bytes | None:
+def _probe_chart(curves: Mapping[str, list[list[dict[str, float]]]], chance: float | None) -> bytes | None:
     series = []
-    for kind, label, colour in (
-        ("saved_image", "saved images left out", BLUE),
-        ("unseen_image", "whole images left out", VERMILION),
-    ):
-        epochs, values = _curves(probe, kind)
-        if len(values):
+    for kind, (label, colour) in PROBES.items():
+        if runs := curves[kind]:
+            epochs = [row["epoch"] for row in runs[0]]
+            values = np.array([[row["test"] for row in curve] for curve in runs])
             series.append(Line(label, epochs, values.mean(0).tolist(), colour))
             series += [Line(label, epochs, row.tolist(), colour, faint=True) for row in values if len(values) > 1]
-    if not series:
-        return None
     return lines(
         series,
         xlabel="epoch of the probe",
         ylabel="accuracy on left-out images",
         percent=True,
-        level=probe.get("chance"),
-        level_name="chance",
+        level=None if chance is None else (chance, "chance"),
         height=2.7,
     )
 
 
-def _probe_note(probe: dict[str, Any]) -> str:
-    _, values = _curves(probe, "saved_image")
-    if not len(values):
-        return "no probe was run"
-    said = f"{percent(float(values[:, -1].mean()))} % at the end, mean of {plural(len(values), 'run')}"
-    return f"{said}; chance is {percent(probe['chance'])} %"
-
-
-def _probe_rows(name: str, probe: dict[str, Any]) -> tuple[dict[str, object], ...]:
-    rows = []
-    for kind in ("saved_image", "unseen_image"):
-        for run, curve in enumerate(probe.get(kind) or []):
-            rows += [{"distilled": name, "left_out": kind, "run": run, **row} for row in curve]
-    return tuple(rows)
+def _history_chart(history: list[dict[str, float]]) -> bytes | None:
+    if not history or not {"epoch", "loss", "loss_before"} <= set(history[0]):
+        return None
+    epochs, before, after = ([row[name] for row in history] for name in ("epoch", "loss_before", "loss"))
+    series = [Line("before the steps", epochs, before, GREY, "--"), Line("after the steps", epochs, after, VERMILION)]
+    return lines(series, xlabel="outer epoch", ylabel="loss on real faces", height=2.5)

@@ -1,4 +1,4 @@
-"""Where every number comes from: `dvc.lock`, `params.yaml` and the commit in; one table of stages and their hashes out.
+"""Read where every number comes from: `dvc.lock`, `params.yaml` and the commit.
 
 The stage `report` itself is left out, since its entry in `dvc.lock` is that of the run before.
 """
@@ -22,7 +22,6 @@ class Item:
 
     path: str
     digest: str
-    size: int | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,6 @@ class Stage:
     command: str
     reads: tuple[Item, ...]
     writes: tuple[Item, ...]
-    settings: str
 
 
 @dataclass(frozen=True)
@@ -45,26 +43,31 @@ class Lineage:
     params: str
 
 
-def lineage(root: Path, world: ProjectSettings) -> Lineage:
-    """Reads what there is; a project without `dvc.lock` has no stages."""
-    return Lineage(commit=commit(root), stages=stages(root / "dvc.lock"), params=_params(root / "params.yaml", world))
+def read_lineage(root: Path, project: ProjectSettings) -> Lineage:
+    """Read what there is; a project without `dvc.lock` has no stages, one without settings gets those understood."""
+    params = root / "params.yaml"
+    settings = (
+        params.read_text(encoding="utf-8", errors="replace")
+        if params.exists()
+        else yaml.safe_dump(project.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )
+    return Lineage(commit=read_commit(root), stages=read_stages(root / "dvc.lock"), params=settings)
 
 
-def stages(lock: Path) -> tuple[Stage, ...]:
-    """The stages of `dvc.lock`, in its order."""
+def read_stages(lock: Path) -> tuple[Stage, ...]:
+    """Read the stages of `dvc.lock`, in its order; a damaged file is a DataError."""
     if not lock.exists():
         return ()
     try:
-        found = yaml.safe_load(lock.read_text(encoding="utf-8")) or {}
-        return tuple(_stage(name, entry) for name, entry in found.get("stages", {}).items() if name != "report")
+        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        return tuple(_stage(name, entry) for name, entry in stages.items() if name != "report")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{lock} cannot be read ({' '.join(str(error).split())}); restore it or run: dvc repro"
-        ) from None
+        reason = " ".join(str(error).split())
+        raise DataError(f"{lock} cannot be read ({reason}); restore it or run: dvc repro") from None
 
 
-def commit(root: Path) -> str:
-    """The checked-out commit of `root`, marked where tracked files other than `dvc.lock` differ from it."""
+def read_commit(root: Path) -> str:
+    """Return the checked-out commit of `root`, marked where tracked files other than `dvc.lock` differ from it."""
     head = _git(root, "rev-parse", "HEAD")
     if not head:
         return NO_GIT
@@ -74,35 +77,19 @@ def commit(root: Path) -> str:
 
 def _git(root: Path, *words: str) -> str:
     try:
-        told = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
+        process = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return told.stdout.strip()
+    return process.stdout.strip()
 
 
 def _stage(name: str, entry: dict[str, Any]) -> Stage:
     command = entry.get("cmd", "")
-    return Stage(
-        name=str(name),
-        command=" && ".join(map(str, command)) if isinstance(command, list) else str(command),
-        reads=_items(entry.get("deps", [])),
-        writes=_items(entry.get("outs", [])),
-        settings=yaml.safe_dump(entry["params"], sort_keys=True, allow_unicode=True) if entry.get("params") else "",
-    )
+    text = " && ".join(map(str, command)) if isinstance(command, list) else str(command)
+    return Stage(str(name), text, _items(entry.get("deps", [])), _items(entry.get("outs", [])))
 
 
 def _items(entries: list[dict[str, Any]]) -> tuple[Item, ...]:
-    return tuple(
-        Item(
-            path=str(entry["path"]),
-            digest=str(next((entry[kind] for kind in ("md5", "etag", "checksum") if kind in entry), "")),
-            size=entry.get("size"),
-        )
-        for entry in entries
-    )
-
-
-def _params(path: Path, world: ProjectSettings) -> str:
-    if path.exists():
-        return path.read_text(encoding="utf-8", errors="replace")
-    return yaml.safe_dump(world.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    hashes = ("md5", "etag", "checksum")
+    digests = [next((entry[kind] for kind in hashes if kind in entry), "") for entry in entries]
+    return tuple(Item(str(entry["path"]), str(digest)) for entry, digest in zip(entries, digests, strict=True))

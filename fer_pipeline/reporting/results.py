@@ -1,77 +1,41 @@
-"""Every recipe's predictions on every target in; result rows and paired differences between recipes out.
+"""Compute every recipe's results on every target from its predictions, and compare recipes with each other.
 
-All figures are computed here from `predictions.parquet`, so that the page's numbers hang on one thing. A difference is
-paired twice: seed by seed (t interval of the mean difference) and test face by test face (both recipes meet the same
-bootstrap replicates). `ALL` stands for the plain mean over the targets, each of equal weight.
+All figures come from `predictions.parquet`, so that the page's numbers rest on one file. A difference is paired twice:
+seed by seed (t interval of the mean difference) and test face by test face (both recipes meet the same bootstrap
+replicates). `ALL` stands for the plain mean over the targets, each of equal weight.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
+from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
-from fer_pipeline.evaluation.metrics import METRICS, Metrics, measure
-from fer_pipeline.evaluation.predictions import Predictions, read_predictions
-from fer_pipeline.evaluation.statistics import (
-    Interval,
-    Replicates,
-    bootstrap,
-    mean_interval,
-    paired_interval,
-    percentile_interval,
-)
+from fer_pipeline.evaluation.metrics import METRICS
+from fer_pipeline.evaluation.predictions import Predictions
+from fer_pipeline.evaluation.statistics import Interval, mean_interval, paired_interval, percentile_interval
+from fer_pipeline.evaluation.summary import Evaluation, Resampling, evaluate
+from fer_pipeline.reporting.charts import BLUE, VERMILION
+from fer_pipeline.reporting.formatting import percent, span
 
 ALL = "all targets"
-CONTROL_OF = {"mined": "random", "distilled": "random_real"}
+METRIC = "mean_class_accuracy"  # decides
+STRONGEST = 0.72  # of the full colour, so that dark text keeps a contrast of 4.5 on every shade
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How the test faces are resampled."""
-
-    draws: int
-    seed: int
-    by_subject: bool
-
-
-@dataclass(frozen=True)
-class Result:
-    """One recipe on one target: every seed's figures, and the two intervals of each figure."""
+class Result(Evaluation):
+    """The figures of one recipe on one target."""
 
     recipe: str
     target: str
-    predictions: Predictions
-    seeds: dict[int, Metrics]
-    over_seeds: dict[str, Interval]
-    over_samples: dict[str, Interval]
-    replicates: Replicates
 
-    @property
-    def first(self) -> Metrics:
-        """The figures of the first seed, for what no seed changes: sizes and absent classes."""
-        return next(iter(self.seeds.values()))
 
-    def per_seed(self, metric: str, seeds: Sequence[int]) -> list[float]:
-        """One figure, seed by seed."""
-        return [getattr(self.seeds[seed], metric) for seed in seeds]
-
-    @property
-    def shares(self) -> Float[np.ndarray, "c c"]:
-        """The confusion summed over the seeds with rows that sum to 1; rows of absent classes are NaN."""
-        total = self.predictions.confusions.sum(0)
-        support = total.sum(-1, keepdims=True)
-        return np.divide(total, support, out=np.full(total.shape, np.nan), where=support > 0)
-
-    def cell(self, actual: int, predicted: int) -> Interval:
-        """One share of the confusion with its interval over the test faces."""
-        values = self.replicates.confusion[:, actual, predicted]
-        support = self.first.supports[self.predictions.classes[actual]]
-        return percentile_interval(values, estimate=float(self.shares[actual, predicted]), count=support)
+Results = dict[tuple[str, str], Result]  # by recipe and target
 
 
 @dataclass(frozen=True)
@@ -86,83 +50,63 @@ class Difference:
     over_samples: Interval
 
 
-Results = dict[tuple[str, str], Result]
+Cell = tuple[str, str, str]  # of the confusion table: text, colour of the background, title
 
 
-def load_results(metrics: Path, world: ProjectSettings, resampling: Resampling) -> Results:
-    """Every result that was evaluated, in the order of the settings."""
-    found = {}
-    for recipe in world.recipes:
-        for target in world.targets:
-            path = metrics / recipe / target / "predictions.parquet"
+def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling) -> Results:
+    """Read and evaluate all predictions there are, in the order of the settings."""
+    results = {}
+    for recipe in project.recipes:
+        for target in project.targets:
+            path = metrics / recipe / target / PREDICTIONS
             if path.exists():
-                found[recipe, target] = result_of(recipe, target, read_predictions(path), resampling)
-    if not found:
-        raise DataError(f"no results in {metrics} for the recipes {', '.join(world.recipes)}; run: dvc repro evaluate")
-    return found
+                results[recipe, target] = compute_result(recipe, target, read_predictions(path), resampling)
+    if not results:
+        names = ", ".join(project.recipes)
+        raise DataError(f"no results in {metrics} for the recipes {names}; run: dvc repro evaluate")
+    return results
 
 
-def result_of(recipe: str, target: str, predictions: Predictions, resampling: Resampling) -> Result:
-    """The figures of one recipe on one target."""
-    matrices = zip(predictions.seeds, predictions.confusions, strict=True)
-    seeds = {seed: measure(matrix, classes=predictions.classes) for seed, matrix in matrices}
-    replicates = bootstrap(
-        predictions.labels,
-        predictions.predicted,
-        num_classes=len(predictions.classes),
-        subjects=predictions.clusters if resampling.by_subject else None,
-        draws=resampling.draws,
-        seed=derive(resampling.seed, target),
-    )
-    over_seeds = {name: mean_interval([getattr(found, name) for found in seeds.values()]) for name in METRICS}
-    over_samples = {
-        name: percentile_interval(
-            replicates.metrics[:, k], estimate=over_seeds[name].mean, count=len(predictions.labels)
-        )
-        for k, name in enumerate(METRICS)
-    }
-    return Result(recipe, target, predictions, seeds, over_seeds, over_samples, replicates)
+def compute_result(recipe: str, target: str, predictions: Predictions, resampling: Resampling) -> Result:
+    """Compute the figures of one recipe on one target; all recipes meet the same replicates of a target."""
+    own = evaluate(predictions, replace(resampling, seed=derive(resampling.seed, target)))
+    return Result(**vars(own), recipe=recipe, target=target)
 
 
-def pairs(world: ProjectSettings, *, baseline: str) -> list[tuple[str, str]]:
-    """Which recipes are compared: each with the baseline, then mined and distilled ones with their controls."""
-    recipes = world.recipes
-    found = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []
-    for name, settings in recipes.items():
-        control = CONTROL_OF.get(settings.use)
-        found += [(name, other) for other, its in recipes.items() if its.use == control and other != baseline]
-    return found
+def list_pairs(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List which recipes are compared: each with the baseline, then those that have a control with it."""
+    pairs = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []
+    return pairs + [(name, controls[name]) for name in recipes if name in controls and controls[name] != baseline]
 
 
-def differences(
+def compute_differences(
     results: Results, *, recipe: str, against: str, targets: Sequence[str], metric: str
 ) -> list[Difference]:
-    """Both recipes on every target that both were measured on, and the mean over these where they are several."""
-    rows, per_seed, replicates = [], [], []
-    shared = [target for target in targets if (recipe, target) in results and (against, target) in results]
-    seeds = _shared_seeds([results[name, target] for name in (recipe, against) for target in shared])
+    """Compare two recipes on every target that both were measured on, and on the mean over these if several."""
+    pairs = {
+        target: (results[recipe, target], results[against, target])
+        for target in targets
+        if (recipe, target) in results and (against, target) in results
+    }
+    every = [result for pair in pairs.values() for result in pair]
+    seeds = [seed for seed in (every[0].seeds if every else ()) if all(seed in result.seeds for result in every)]
     if not seeds:
         return []
     column = METRICS.index(metric)
-    for target in shared:
-        one, other = results[recipe, target], results[against, target]
-        _same_faces(one, other)
-        first, second = one.per_seed(metric, seeds), other.per_seed(metric, seeds)
-        drawn = one.replicates.metrics[:, column] - other.replicates.metrics[:, column]
-        estimate = float(np.mean(np.subtract(first, second)))
-        rows.append(
-            Difference(
-                recipe,
-                against,
-                target,
-                metric,
-                paired_interval(first, second),
-                percentile_interval(drawn, estimate=estimate, count=one.first.num_samples),
+    rows, per_seed, replicates = [], [], []
+    for target, (one, other) in pairs.items():
+        if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
+            raise DataError(
+                f"{recipe} and {against} were measured on different faces of {target}; run: dvc repro evaluate"
             )
-        )
+        first, second = ([getattr(result.seeds[seed], metric) for seed in seeds] for result in (one, other))
         per_seed.append(np.subtract(first, second))
-        replicates.append(drawn)
-    if len(shared) > 1:
+        replicates.append(one.replicates.metrics[:, column] - other.replicates.metrics[:, column])
+        over_samples = percentile_interval(
+            replicates[-1], estimate=float(np.mean(per_seed[-1])), count=one.first.num_samples
+        )
+        rows.append(Difference(recipe, against, target, metric, paired_interval(first, second), over_samples))
+    if len(pairs) > 1:
         means = np.mean(per_seed, axis=0)
         samples = sum(row.over_samples.count for row in rows)
         pooled = percentile_interval(np.mean(replicates, axis=0), estimate=float(means.mean()), count=samples)
@@ -170,24 +114,34 @@ def differences(
     return rows
 
 
-def _shared_seeds(results: Sequence[Result]) -> list[int]:
-    if not results:
-        return []
-    return [seed for seed in results[0].seeds if all(seed in result.seeds for result in results)]
+def best_recipe(results: Results) -> str:
+    """Return the recipe with the highest mean of `METRIC` over its targets; the first of equals."""
+    values: dict[str, list[float]] = {}
+    for (recipe, _), result in results.items():
+        values.setdefault(recipe, []).append(result.over_seeds[METRIC].mean)
+    return max(values, key=lambda recipe: float(np.mean(values[recipe])))
 
 
-def _same_faces(one: Result, other: Result) -> None:
-    if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
-        raise DataError(
-            f"{one.recipe} and {other.recipe} were measured on different faces of {one.target}; run: dvc repro evaluate"
-        )
+def shade_confusion(result: Result) -> list[list[Cell] | None]:
+    """Make the rows of the page's confusion table, shares of the actual class; None where a class has no test face.
+
+    It is a table and no picture, so that it stays sharp, selectable and readable aloud.
+    """
+    classes = result.predictions.classes
+
+    def cell(actual: int, predicted: int) -> Cell:
+        interval = result.share(actual, predicted)
+        share = float(np.clip(interval.mean, 0, 1))
+        title = f"{classes[actual]} taken for {classes[predicted]}: {percent(share)} % ({span(interval)})"
+        return percent(share, 0), mix_with_white(BLUE if actual == predicted else VERMILION, share), title
+
+    present = result.first.class_accuracies
+    return [
+        [cell(k, other) for other in range(len(classes))] if name in present else None for k, name in enumerate(classes)
+    ]
 
 
-def best_recipe(results: Mapping[tuple[str, str], Result], recipes: Sequence[str], metric: str) -> str | None:
-    """The recipe with the highest mean of a figure over its targets; the first of equals."""
-    means = {
-        name: np.mean([result.over_seeds[metric].mean for (recipe, _), result in results.items() if recipe == name])
-        for name in recipes
-        if any(recipe == name for recipe, _ in results)
-    }
-    return max(means, key=lambda name: float(means[name])) if means else None
+def mix_with_white(colour: str, share: float) -> str:
+    """Return white at 0, the strongest shade of the colour at 1."""
+    parts = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 + (part - 255) * share * STRONGEST):02x}" for part in parts)

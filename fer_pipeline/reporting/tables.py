@@ -1,19 +1,94 @@
-"""Rows in, CSV files out: every number of the page lies in `reports/tables` too, unrounded to the page's digits."""
+"""Write the CSV files of `reports/tables`: long tables with plain columns, shares of 1 and not percent.
+
+Every number of the page lies there too, unrounded to the page's digits.
+"""
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.files import write_text
+from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.statistics import Interval
-from fer_pipeline.reporting.numbers import plain
+from fer_pipeline.reporting.mining import Sweep
+from fer_pipeline.reporting.report_data import ReportData
+from fer_pipeline.reporting.results import Result
 
+Row = dict[str, object]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+POOL_COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
+
+
+def write_tables(folder: Path, data: ReportData) -> None:
+    """Write one file a table; a table without rows is not written."""
+    tables: dict[str, list[Row]] = {name: [] for name in ("results", "seeds", "classes", "confusion")}
+    for result in data.results.values():
+        _add_result(tables, result)
+    tables["differences"] = [
+        {
+            **{key: getattr(row, key) for key in ("recipe", "against", "target", "metric")},
+            "difference": row.over_seeds.mean,
+            **_ends("seeds", row.over_seeds),
+            **_ends("faces", row.over_samples),
+            "seeds": row.over_seeds.count,
+        }
+        for row in data.differences
+    ]
+    tables["mined"] = [
+        {"pool": pool, **{key: counts[key] for key in POOL_COUNTS}, **counts["by_class"]}
+        for pool, counts in (data.mined["pools"].items() if data.mined else ())
+    ]
+    tables["precision"] = [
+        {
+            "kind": row.kind,
+            "pool": row.pool,
+            "class": row.name,
+            "faces": row.faces,
+            **_with_ends("estimated", row.estimated),
+            **_with_ends("true", row.true),
+            "gap": row.gap,
+            "truth_unknown": row.unknown,
+        }
+        for row in data.precisions
+    ]
+    tables["sweep"] = _sweep_rows(data.sweep) if data.sweep else []
+    tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
+    tables["timings"] = [
+        {
+            "recipe": row.recipe,
+            "seeds": row.seconds.count,
+            **_with_ends("seconds_per_epoch", row.seconds),
+            **{key: getattr(row, key) for key in ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")},
+        }
+        for row in data.timings
+    ]
+    splits = [(one, split) for one in data.census for split in one.splits]
+    tables["datasets"] = [
+        {
+            "dataset": one.name,
+            "role": one.role,
+            "split": split.name,
+            "pictures": split.samples,
+            "faces": split.faces,
+            **split.counts,
+            "unlabelled": split.unlabelled,
+        }
+        for one, split in splits
+    ]
+    tables["rejected"] = [
+        {"dataset": one.name, "split": split.name, "reason": reason, "pictures": number}
+        for one, split in splits
+        for reason, number in split.rejected.items()
+    ]
+    for name, rows in tables.items():
+        write_table(folder / f"{name}.csv", rows)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows with one set of keys; nothing where there is no row."""
+    """Write rows with one set of keys; nothing where there is no row."""
     if not rows:
         return
     stream = io.StringIO()
@@ -25,12 +100,54 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     write_text(path, stream.getvalue())
 
 
-def ends(name: str, interval: Interval) -> dict[str, float | None]:
-    """The two columns of an interval."""
-    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
 def _cell(value: object) -> str:
-    text = plain(value)
+    """Shares with six digits, nothing for what is missing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6f}"
     # A spreadsheet would run a name that begins like a formula.
-    return "'" + text if isinstance(value, str) and text.startswith(FORMULA) else text
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else str(value)
+
+
+def _ends(name: str, interval: Interval | None) -> Row:
+    return {f"{name}_low": interval.low if interval else None, f"{name}_high": interval.high if interval else None}
+
+
+def _with_ends(name: str, interval: Interval | None) -> Row:
+    return {name: interval.mean if interval else None, **_ends(name, interval)}
+
+
+def _add_result(tables: dict[str, list[Row]], result: Result) -> None:
+    place: Row = {"recipe": result.recipe, "target": result.target}
+    first, classes = result.first, result.predictions.classes
+    row = {**place, "seeds": len(result.seeds), "faces": first.num_samples, "absent_classes": " ".join(first.absent)}
+    for name in METRICS:
+        row |= {name: result.over_seeds[name].mean, **_ends(f"{name}_seeds", result.over_seeds[name])}
+        row |= _ends(f"{name}_faces", result.over_samples[name])
+    tables["results"].append(row)
+    tables["seeds"] += [
+        {**place, "seed": seed, **{name: getattr(figures, name) for name in METRICS}}
+        for seed, figures in result.seeds.items()
+    ]
+    confusion = result.predictions.confusions.sum(0)
+    for actual, name in enumerate(classes):
+        for predicted, other in enumerate(classes if name in first.class_accuracies else ()):
+            share = result.share(actual, predicted)
+            pair = {"actual": name, "predicted": other, "count": int(confusion[actual, predicted])}
+            tables["confusion"].append({**place, **pair, **_with_ends("share", share)})
+            if predicted == actual:
+                accuracy = _with_ends("accuracy", share)
+                tables["classes"].append({**place, "class": name, "faces": first.supports[name], **accuracy})
+
+
+def _sweep_rows(sweep: Sweep) -> list[Row]:
+    """The sweep's own rows, with the true precision of each pool in the rows of all classes."""
+    true = {pool: dict(zip(sweep.margin.tolist(), curve.tolist(), strict=True)) for pool, curve in sweep.true.items()}
+    return [
+        {
+            **row,
+            **{f"true_{pool}": at[row["margin"]] if row["class"] == ALL_CLASSES else None for pool, at in true.items()},
+        }
+        for row in sweep.table.to_pylist()
+    ]

@@ -4,17 +4,15 @@ Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. It r
 lies in the store under the hash of its source, model and settings, so equal work is never done twice.
 """
 
-import csv
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from pydantic import Field
 
 from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
+from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.store import Store, link_file
-from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json, write_text
+from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
@@ -25,7 +23,6 @@ from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source, read_source
 from fer_pipeline.distillation.starts import fixed_learner, random_learner
-from fer_pipeline.distillation.state import Row
 from fer_pipeline.distillation.synthetic import start_synthetic
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
@@ -147,23 +144,12 @@ def _make(
     with deterministic(config.threads):
         probed = probe(saved, labels, config.probe, num_classes=len(card.classes), seed=seed)
     write_json(folder / "probe.json", probed)
-    write_text(folder / "history.csv", history_csv(history))
+    write_history(folder, history)
     write_distilled(folder, distilled, about)
 
 
-def history_csv(history: Sequence[Row]) -> str:
-    """The history as CSV: epoch, loss and accuracy on real images before and after the unrolled steps, step sizes."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue()
-
-
 def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summary:
-    with (out / "history.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
-    last = rows[-1]
+    last = read_history(out)[-1]
     sizes = [value for name, value in last.items() if name.startswith("step_size_")]
     made = config.steps * config.per_class * len(source.classes)
     warnings = [

@@ -22,7 +22,9 @@ import torch
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.faces import read_about, read_table
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts.timings import write_timings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
@@ -39,7 +41,6 @@ from fer_pipeline.training.fit import Execution, TrainingJob, length
 from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
 from fer_pipeline.training.memory_budget import memory_budget
 from fer_pipeline.training.partition import FIT, partition
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.sources import Source, check_sources
@@ -176,10 +177,11 @@ def run(
     for seed, key in keys.items():
         kept.link(key, out / str(seed))
         kept.drop_state(STAGE, key)
-    times = _timings(kept, recipe, keys)
-    write_json(timings, times)
+    paths = {seed: kept.shard(_timing_key(key)) for seed, key in keys.items()}
+    times = {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+    write_timings(timings, recipe, times)
     kept.used([*keys.values(), *map(_timing_key, keys.values())])
-    fresh = [times["seeds"].get(str(seed), {}) for seed, _ in missing]
+    fresh = [times.get(seed, {}) for seed, _ in missing]
     warnings += sorted({line for timing in fresh for line in timing.get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
 
@@ -357,11 +359,6 @@ def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
         "images": result.images,
         "advice": list(result.speed.advice),
     }
-
-
-def _timings(kept: Store, recipe: str, keys: Mapping[int, str]) -> dict[str, Any]:
-    paths = {seed: kept.shard(_timing_key(key)) for seed, key in keys.items()}
-    return {"recipe": recipe, "seeds": {str(seed): read_json(path) for seed, path in paths.items() if path.exists()}}
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

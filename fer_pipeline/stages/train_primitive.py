@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.faces import read_about, read_table, write_parquet
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.files import file_sha256, fresh_folder
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
@@ -31,7 +32,6 @@ from fer_pipeline.training.fit import Execution, TrainingJob, length
 from fer_pipeline.training.launch import group_devices, run_group
 from fer_pipeline.training.memory_budget import memory_budget
 from fer_pipeline.training.partition import FIT, partition
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.train import Speed, train

@@ -4,32 +4,13 @@ DVCLive runs apart from git, DVC's experiments and the network, and without its 
 alone.
 """
 
-import csv
-import io
 import logging
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.core.files import write_text
+from fer_pipeline.artifacts.history import Row, write_history
 
-HISTORY, LIVE = "history.csv", "dvclive"
-Row = dict[str, float | int]
-
-
-def write_history(folder: Path, rows: list[Row]) -> None:
-    """All rows as CSV; floats in full, so that equal trainings give equal bytes."""
-    stream = io.StringIO()
-    names = dict.fromkeys(name for row in rows for name in row)  # the phases of a training may have other losses
-    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / HISTORY, stream.getvalue())
-
-
-def read_history(folder: Path) -> list[dict[str, float]]:
-    """The rows of a finished training."""
-    with (folder / HISTORY).open(encoding="utf-8", newline="") as stream:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(stream)]
+LIVE = "dvclive"
 
 
 class Record:

@@ -70,3 +70,10 @@ def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"unknown profile 'x'; choose one of demo"):
         profile.put("x", params, force=False, folder=folder)
     assert params.read_text() == "mine: {}"
+
+
+@pytest.mark.parametrize("key", ["controls", "descriptions"])
+def test_the_report_names_recipes_that_there_are(params: Path, key: str) -> None:
+    change(params, "report", **{key: {"vsa": "baseline"}})
+    with pytest.raises(ConfigError, match=rf"report\.{key}: no recipe 'vsa'; choose from .*baseline"):
+        check.check(params)

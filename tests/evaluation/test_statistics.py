@@ -35,15 +35,15 @@ def test_paired_interval_is_scipys_paired_test() -> None:
 def test_one_seed_has_no_interval() -> None:
     assert mean_interval([0.5]) == Interval(0.5, None, None, 1)
     assert mean_interval([0.5]).half_width is None
-    assert mean_interval([0.5]).verdict == "unclear"
+    assert mean_interval([0.5]).direction == "unclear"
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "direction"),
     [(0.1, 0.2, "above"), (-0.2, -0.1, "below"), (-0.1, 0.1, "unclear"), (0.0, 0.1, "unclear")],
 )
-def test_verdicts(low: float, high: float, verdict: str) -> None:
-    assert Interval(0.0, low, high, 5).verdict == verdict
+def test_directions(low: float, high: float, direction: str) -> None:
+    assert Interval(0.0, low, high, 5).direction == direction
 
 
 def test_bootstrap_interval_is_the_binomial_one() -> None:

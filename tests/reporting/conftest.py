@@ -16,12 +16,12 @@ from PIL import Image, ImageDraw
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema
 from fer_pipeline.artifacts.distilled import Distilled, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
+from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, RecipeSettings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.evaluation.failures import worst_failures
-from fer_pipeline.evaluation.predictions import Predictions, write_predictions
+from fer_pipeline.evaluation.predictions import Predictions, worst_failures
 from fer_pipeline.reporting import charts
 from fer_pipeline.stages import report
 
@@ -33,6 +33,8 @@ USES = {
     "random_vas": "random",
     "random_real": "random_real",
 }
+CONTROLS = {"mined": "random", "distilled": "random_real"}
+DESCRIPTIONS = {"mined": "Mined faces", "distilled": "Distilled images"}
 
 
 @dataclass
@@ -50,6 +52,17 @@ class Project:
     pool_faces: int = 120
     absent: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"film": ("fear",)})
     odd_name: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `report` is told of the recipes."""
+        by_use = {use: name for name, use in reversed(self.recipes.items())}
+        controls = {name: by_use.get(CONTROLS.get(use, "")) for name, use in self.recipes.items()}
+        return {
+            "bootstrap": 200,
+            "controls": {name: control for name, control in controls.items() if control},
+            "descriptions": {name: DESCRIPTIONS[use] for name, use in self.recipes.items() if use in DESCRIPTIONS},
+        }
 
     @property
     def world(self) -> ProjectSettings:
@@ -320,7 +333,8 @@ class Reported:
 def write_report(project: Project, **settings: Any) -> Reported:
     """Runs the stage."""
     out = project.root / "reports"
-    summary = report.run(report.Config(**{"bootstrap": 200, **settings}), project.world, out=out, root=project.root)
+    config = report.Config(**{**project.settings, **settings})
+    summary = report.run(config, project.world, out=out, root=project.root)
     return Reported(project, (out / "index.html").read_text(encoding="utf-8"), summary)
 
 

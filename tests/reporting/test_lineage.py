@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.reporting.lineage import NO_GIT, commit, lineage, stages
+from fer_pipeline.reporting.lineage import NO_GIT, read_commit, read_lineage, read_stages
 
 
 def test_stages_and_hashes_of_the_lock(whole: Any) -> None:
-    [mine] = stages(whole.project.root / "dvc.lock")  # the report's own entry is that of an earlier run
+    [mine] = read_stages(whole.project.root / "dvc.lock")  # the report's own entry is that of an earlier run
     assert mine.name == "mine"
     assert [(item.path, item.digest[:8]) for item in (*mine.reads, *mine.writes)] == [
         ("data/scores", "01234567"),
@@ -21,16 +21,16 @@ def test_stages_and_hashes_of_the_lock(whole: Any) -> None:
     assert "deadbeef" not in whole.page
 
 
-def test_damaged_lock_is_told(tmp_path: Path) -> None:
-    assert stages(tmp_path / "dvc.lock") == ()
+def test_damaged_lock_is_an_error_of_one_line(tmp_path: Path) -> None:
+    assert read_stages(tmp_path / "dvc.lock") == ()
     for text in ("stages: [", "stages: {a: {deps: [{}]}}"):
         (tmp_path / "dvc.lock").write_text(text)
         with pytest.raises(DataError, match="cannot be read"):
-            stages(tmp_path / "dvc.lock")
+            read_stages(tmp_path / "dvc.lock")
 
 
 def test_commit_of_a_checkout(tmp_path: Path) -> None:
-    assert commit(tmp_path) == NO_GIT
+    assert read_commit(tmp_path) == NO_GIT
 
     def git(*words: str) -> str:
         named = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -39,21 +39,21 @@ def test_commit_of_a_checkout(tmp_path: Path) -> None:
         ).stdout
 
     git("init", "-q")
-    assert commit(tmp_path) == NO_GIT  # nothing is committed yet
+    assert read_commit(tmp_path) == NO_GIT  # nothing is committed yet
     for name in ("a", "dvc.lock"):
         (tmp_path / name).write_text("1")
     git("add", "-A")
     git("commit", "-q", "-m", "one")
     head = git("rev-parse", "HEAD").strip()
-    assert commit(tmp_path) == head
+    assert read_commit(tmp_path) == head
     (tmp_path / "dvc.lock").write_text("2")
-    assert commit(tmp_path) == head  # the run itself changes it
+    assert read_commit(tmp_path) == head  # the run itself changes it
     (tmp_path / "a").write_text("2")
-    assert commit(tmp_path) == f"{head}, with uncommitted changes"
+    assert read_commit(tmp_path) == f"{head}, with uncommitted changes"
 
 
 def test_params_are_shown_as_written_or_as_understood(whole: Any, tmp_path: Path) -> None:
     world = whole.project.world
-    assert "street" in lineage(tmp_path, world).params
+    assert "street" in read_lineage(tmp_path, world).params
     (tmp_path / "params.yaml").write_text("seeds: [1] # mine\n")
-    assert lineage(tmp_path, world).params == "seeds: [1] # mine\n"
+    assert read_lineage(tmp_path, world).params == "seeds: [1] # mine\n"

@@ -10,9 +10,9 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.reporting.results import Resampling, best_recipe, differences, pairs, result_of
+from fer_pipeline.evaluation.summary import Resampling
+from fer_pipeline.reporting.results import best_recipe, compute_differences, compute_result, list_pairs
 
 
 def by_scikit(predictions: Predictions) -> np.ndarray:
@@ -101,8 +101,8 @@ def test_headline_follows_the_interval_over_all_targets(whole: Any) -> None:
 def test_paired_bootstrap_of_equal_models_is_exactly_zero(whole: Any) -> None:
     resampling = Resampling(100, 0, by_subject=True)
     predictions = whole.project.predictions("vas", "studio")
-    results = {(name, "studio"): result_of(name, "studio", predictions, resampling) for name in ("a", "b")}
-    [row] = differences(results, recipe="a", against="b", targets=["studio", "film"], metric="accuracy")
+    results = {(name, "studio"): compute_result(name, "studio", predictions, resampling) for name in ("a", "b")}
+    [row] = compute_differences(results, recipe="a", against="b", targets=["studio", "film"], metric="accuracy")
     assert (row.over_samples.low, row.over_samples.mean, row.over_samples.high) == (0, 0, 0)
     assert (row.over_seeds.low, row.over_seeds.high) == (0, 0)
 
@@ -110,16 +110,16 @@ def test_paired_bootstrap_of_equal_models_is_exactly_zero(whole: Any) -> None:
 def test_different_faces_cannot_be_compared(whole: Any) -> None:
     resampling = Resampling(100, 0, by_subject=True)
     results = {
-        ("a", "t"): result_of("a", "t", whole.project.predictions("vas", "studio"), resampling),
-        ("b", "t"): result_of("b", "t", whole.project.predictions("vas", "film"), resampling),
+        ("a", "t"): compute_result("a", "t", whole.project.predictions("vas", "studio"), resampling),
+        ("b", "t"): compute_result("b", "t", whole.project.predictions("vas", "film"), resampling),
     }
     with pytest.raises(DataError, match="different faces of t"):
-        differences(results, recipe="a", against="b", targets=["t"], metric="accuracy")
+        compute_differences(results, recipe="a", against="b", targets=["t"], metric="accuracy")
 
 
 def test_pairs_are_baseline_then_controls(whole: Any) -> None:
-    world: ProjectSettings = whole.project.world
-    assert pairs(world, baseline="baseline") == [
+    recipes, controls = list(whole.project.recipes), whole.project.settings["controls"]
+    assert list_pairs(recipes, baseline="baseline", controls=controls) == [
         ("vas", "baseline"),
         ("das", "baseline"),
         ("random_vas", "baseline"),
@@ -127,15 +127,14 @@ def test_pairs_are_baseline_then_controls(whole: Any) -> None:
         ("vas", "random_vas"),
         ("das", "random_real"),
     ]
-    assert pairs(world, baseline="none") == [("vas", "random_vas"), ("das", "random_real")]
+    assert list_pairs(recipes, baseline="none", controls=controls) == [("vas", "random_vas"), ("das", "random_real")]
 
 
 def test_best_recipe_by_hand(whole: Any) -> None:
     resampling = Resampling(100, 0, by_subject=False)
     results = {
-        (name, "studio"): result_of(name, "studio", whole.project.predictions(name, "studio"), resampling)
+        (name, "studio"): compute_result(name, "studio", whole.project.predictions(name, "studio"), resampling)
         for name in ("baseline", "vas")
     }
     means = {name: by_scikit(whole.project.predictions(name, "studio")).mean() for name in ("baseline", "vas")}
-    assert best_recipe(results, ["baseline", "vas"], "mean_class_accuracy") == max(means, key=lambda name: means[name])
-    assert best_recipe({}, ["baseline"], "accuracy") is None
+    assert best_recipe(results) == max(means, key=lambda name: means[name])

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from fer_pipeline.artifacts.faces import decode, encode, face_schema, read_faces, write_shard
+from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.evaluation.predictions import read_predictions
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint

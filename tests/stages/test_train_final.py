@@ -15,6 +15,7 @@ import torch
 
 import fer_pipeline.training.train as train_module
 from fer_pipeline.artifacts.distilled import Distilled, write_distilled
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
 from fer_pipeline.core.summary import Summary
@@ -25,7 +26,6 @@ from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training.memory_budget import GIB, MemoryBudget
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
 from tests.project import project_settings, recipe_settings
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.model import ExpressionNet
@@ -22,7 +23,6 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.fit import Execution, TrainingJob
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
 from fer_pipeline.training.sources import DistilledImages, RandomFaces

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import DataError, PipelineError
 from fer_pipeline.strategies.supervised import Options
 from fer_pipeline.training.fit import length
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.settings import TrainingSettings
 
 FILES = ("weights.safetensors", "card.json", "history.csv", "dvclive/metrics.json")

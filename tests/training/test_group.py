@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.training import launch, losses
 from fer_pipeline.training.launch import GROUP_LOST, group_devices, run_group
-from fer_pipeline.training.records import read_history
 from fer_pipeline.training.worker import make_worker
 
 WORKS = """

@@ -10,13 +10,12 @@ import pytest
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import Interval
-from fer_pipeline.reporting.charts import Dot, Line, bars, dots, lines
-from fer_pipeline.reporting.confusions import confusion
-from fer_pipeline.reporting.numbers import count, listing, percent, plural, plus_minus, points, span, visible
-from fer_pipeline.reporting.palette import looks
-from fer_pipeline.reporting.results import Resampling, result_of
+from fer_pipeline.evaluation.summary import Resampling
+from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Dot, Line, bars, choose_looks, dots, lines
+from fer_pipeline.reporting.formatting import count, listing, percent, plural, plus_minus, points, span, visible
+from fer_pipeline.reporting.results import compute_result, mix_with_white, shade_confusion
 from fer_pipeline.reporting.tables import write_table
-from fer_pipeline.reporting.timings import read_timings
+from fer_pipeline.reporting.trainings import load_timings
 
 
 def test_numbers_in_words() -> None:
@@ -57,7 +56,11 @@ def test_charts_are_the_same_bytes_for_the_same_numbers_and_take_any_name() -> N
         return (
             bars([("$\\frac{a}<b>&", value, "#0072b2", "x")], xlabel="s"),
             lines(
-                [Line("_a", [1, 2], [value, math.nan], "#0072b2")], xlabel="x", ylabel="y", logarithmic=True, mark=1.5
+                [Line("_a", [1, 2], [value, math.nan], "#0072b2")],
+                xlabel="x",
+                ylabel="y",
+                logarithmic=True,
+                mark=(1.5, ""),
             ),
             dots([("a\nb", [dot])], xlabel="x"),
         )
@@ -73,25 +76,25 @@ def test_seconds_per_epoch_by_hand(tmp_path: Path) -> None:
         record = {"seeds": {str(k): {**seed, "seconds_per_epoch": value} for k, value in enumerate(seconds)}}
         (tmp_path / f"{recipe}.json").write_text(json.dumps(record))
     (tmp_path / "das.json").write_text('{"seeds": {}}')
-    found = read_timings(tmp_path, ["baseline", "vas", "das", "none"], baseline="baseline")
+    found = load_timings(tmp_path, ["baseline", "vas", "das", "none"], baseline="baseline")
     assert [(row.recipe, row.seconds.mean, row.times_baseline) for row in found] == [
         ("baseline", 1.5, 1.0),
         ("vas", 15.0, 10.0),
     ]
     (tmp_path / "das.json").write_text('{"seeds": {"1": {}}}')
     with pytest.raises(DataError, match="no record of timings"):
-        read_timings(tmp_path, ["das"], baseline="baseline")
+        load_timings(tmp_path, ["das"], baseline="baseline")
 
 
 def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:
     predictions = whole.project.predictions("vas", "film")
-    found = confusion(result_of("vas", "film", predictions, Resampling(100, 0, by_subject=False)))
-    assert found.rows[predictions.classes.index("fear")] is None
+    rows = shade_confusion(compute_result("vas", "film", predictions, Resampling(100, 0, by_subject=False)))
+    assert rows[predictions.classes.index("fear")] is None
     total = sum(predictions.confusions)
-    for k, row in enumerate(found.rows):
+    for k, row in enumerate(rows):
         if row is not None:
             shares = 100 * total[k] / total[k].sum()
-            assert [cell.words for cell in row] == [f"{share:.0f}" for share in shares]
+            assert [text for text, _, _ in row] == [f"{share:.0f}" for share in shares]
     csv_rows = [row for row in whole.table("confusion") if (row["recipe"], row["target"]) == ("vas", "film")]
     assert sum(int(row["count"]) for row in csv_rows) == total.sum()
     for row in csv_rows:
@@ -99,7 +102,8 @@ def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:
 
 
 def test_every_recipe_looks_different(whole: Any) -> None:
-    found = looks(whole.project.world)
+    project = whole.project
+    found = choose_looks(list(project.recipes), baseline="baseline", controls=project.settings["controls"])
     assert len({look.colour for look in found.values()}) == len({look.marker for look in found.values()}) == len(found)
 
 
@@ -111,15 +115,12 @@ def _luminance(colour: str) -> float:
 
 def test_words_on_every_shade_keep_their_contrast() -> None:
     """WCAG 2.1, 1.4.3: at least 4.5 between the ink and the darkest shades of a confusion."""
-    from fer_pipeline.reporting.confusions import _mixed
-    from fer_pipeline.reporting.palette import BLUE, INK, VERMILION
-
     for colour in (BLUE, VERMILION):
-        light, dark = _luminance(_mixed(colour, 1.0)), _luminance(INK)
+        light, dark = _luminance(mix_with_white(colour, 1.0)), _luminance(INK)
         assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
-def test_census_counts_what_align_told(whole: Any) -> None:
+def test_census_counts_what_align_counted(whole: Any) -> None:
     rows = {(row["dataset"], row["split"]): row for row in whole.table("datasets")}
     train = rows["studio", "train"]
     assert (train["role"], train["pictures"], train["faces"], train["fear"]) == (

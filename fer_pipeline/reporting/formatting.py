@@ -1,12 +1,25 @@
-"""Figures in, the words of the page out: percent with one decimal, points with a sign, intervals, counts."""
+"""Format numbers, names and pictures as the page shows them.
 
+Shares become percent with one decimal, differences points with a sign; pictures become data URIs, so that the page is
+one file.
+"""
+
+import base64
 import math
+from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fer_pipeline.artifacts.faces import encode
 from fer_pipeline.evaluation.statistics import Interval
 
 NONE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+LARGEST = 112  # pixels of a crop's side on the page
+MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"<?xml": "image/svg+xml"}
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -40,12 +53,12 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{round(value):,}"
 
 
-def plural(number: int, noun: str, many: str = "") -> str:
+def plural(number: int, noun: str) -> str:
     """`1 seed`, `5 seeds`."""
-    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def listing(words: list[str] | tuple[str, ...]) -> str:
+def listing(words: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
@@ -55,8 +68,14 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
-def plain(value: object) -> str:
-    """A cell of a CSV file: shares with six digits, nothing for what is missing."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    return f"{value:.6f}" if isinstance(value, float) else str(value)
+def data_uri(picture: bytes) -> str:
+    """A PNG, JPEG or SVG as the text of a `src` attribute; its first bytes, and no file name, say which it is."""
+    media_type = next(kind for magic, kind in MEDIA_TYPES.items() if picture.startswith(magic))
+    return f"data:{media_type};base64,{base64.b64encode(picture).decode('ascii')}"
+
+
+def crop_uri(crop: UInt8[np.ndarray, "h w 3"]) -> str:
+    """A crop as the data URI of a JPEG, shrunk where it is larger than the page shows it."""
+    if max(crop.shape[:2]) > LARGEST:
+        crop = np.asarray(Image.fromarray(crop).resize((LARGEST, LARGEST), Image.Resampling.LANCZOS))
+    return data_uri(encode(crop, format="jpeg", quality=88))

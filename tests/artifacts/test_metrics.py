@@ -1,4 +1,4 @@
-"""The predictions table: what was written comes back, names stand in it, damage is told in one line."""
+"""The predictions table gives back what was written, holds names, and reports damage in one line."""
 
 from pathlib import Path
 
@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from fer_pipeline.artifacts.metrics import read_predictions, write_predictions
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.evaluation.predictions import Predictions, read_predictions, write_predictions
+from fer_pipeline.evaluation.predictions import Predictions
 
 
 @pytest.fixture
@@ -26,17 +27,17 @@ def predictions() -> Predictions:
 def test_round_trip_and_names(tmp_path: Path, predictions: Predictions) -> None:
     path = tmp_path / "deep" / "predictions.parquet"
     write_predictions(path, predictions)
-    found = read_predictions(path)
-    assert (found.classes, found.seeds) == (predictions.classes, (10, 3))
-    assert found.face_id.tolist() == ["t/a", "t/b", "t/ü"]
-    assert found.subjects.tolist() == ["x", "", "x"]
-    np.testing.assert_array_equal(found.labels, predictions.labels)
-    np.testing.assert_array_equal(found.probabilities, predictions.probabilities)
+    back = read_predictions(path)
+    assert (back.classes, back.seeds) == (predictions.classes, (10, 3))
+    assert back.face_id.tolist() == ["t/a", "t/b", "t/ü"]
+    assert back.subjects.tolist() == ["x", "", "x"]
+    np.testing.assert_array_equal(back.labels, predictions.labels)
+    np.testing.assert_array_equal(back.probabilities, predictions.probabilities)
     table = pq.read_table(path)
     assert table["predicted_10"].to_pylist() == ["anger", "fear", "fear"]
     assert table["predicted_3"].to_pylist() == ["fear", "anger", "anger"]
     again = tmp_path / "again.parquet"
-    write_predictions(again, found)
+    write_predictions(again, back)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -45,7 +46,7 @@ def test_confusions_and_clusters(predictions: Predictions) -> None:
     assert predictions.clusters == ["x", "", "x"]
 
 
-def test_damage_is_told(tmp_path: Path) -> None:
+def test_damage_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist; run the stage evaluate"):
         read_predictions(tmp_path / "none.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no table")

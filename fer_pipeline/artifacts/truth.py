@@ -1,6 +1,8 @@
-"""The truth of drawn pools, `data/truth/<pool>.parquet`, read for the report alone: what a face really shows.
+"""Read `data/truth/<pool>.parquet`, what the faces of a drawn pool really show; the report alone may.
 
-Truth is the dominant prototype; a mixed face has none (null), and whoever mines it under any label is wrong.
+Columns that are read: `face_id`, and `dominant`, the expression whose prototype dominates; a mixed face has none
+(null), and whoever mines it under any label is wrong. `synthesize` writes these files, with the columns of
+`synthesis/records.py`.
 """
 
 import re
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 
 from fer_pipeline.core.errors import DataError
 
-SEVERAL = re.compile(r"#\d+$")  # what align appends where a picture gives several faces
+SUFFIX = re.compile(r"#\d+$")  # align appends it where a picture gives several faces
 MIXED = "mixed"
 
 
@@ -23,27 +25,23 @@ class Truth:
 
     pools: dict[str, dict[str, str | None]]
 
-    def known(self, pool: str, face_id: str) -> bool:
-        """Whether the truth of a face is on record."""
-        return self._key(pool, face_id) is not None
-
     def right(self, pool: str, face_id: str, label: str) -> bool | None:
-        """Whether a face shows `label`; None where nothing is known of it."""
+        """Say whether a face shows `label`; None where nothing is known of it."""
         key = self._key(pool, face_id)
         return None if key is None else self.pools[pool][key] == label
 
     def label(self, pool: str, face_id: str) -> str:
-        """The true expression in words, empty where nothing is known."""
+        """Return the true expression, `MIXED` for a mixed face, "" where nothing is known."""
         key = self._key(pool, face_id)
         return "" if key is None else self.pools[pool][key] or MIXED
 
     def _key(self, pool: str, face_id: str) -> str | None:
-        known = self.pools.get(pool, {})
-        return next((key for key in (face_id, SEVERAL.sub("", face_id)) if key in known), None)
+        labels = self.pools.get(pool, {})
+        return next((key for key in (face_id, SUFFIX.sub("", face_id)) if key in labels), None)
 
 
 def read_truth(folder: Path, pools: Sequence[str]) -> Truth:
-    """The truth of those pools that have one."""
+    """Read the truth of those pools that have one; a damaged file is a DataError."""
     return Truth({pool: _read(path) for pool in pools if (path := folder / f"{pool}.parquet").exists()})
 
 

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts.faces import encode
+from fer_pipeline.artifacts.mined import MINED, read_rows
 from fer_pipeline.artifacts.scores import read_scores
+from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.evaluation.statistics import share_interval
-from fer_pipeline.reporting.mined import crops, mined_set
-from fer_pipeline.reporting.pictures import crop_uri, data_uri
-from fer_pipeline.reporting.precision import combined
-from fer_pipeline.reporting.truth import Truth, read_truth
+from fer_pipeline.reporting.formatting import crop_uri, data_uri
+from fer_pipeline.reporting.galleries import load_crops, load_mined_faces
+from fer_pipeline.reporting.mining import combine_estimates
 
 
 def truth_of(root: Path, pool: str) -> dict[str, str | None]:
@@ -41,20 +42,20 @@ def test_true_precision_counts_mixed_faces_as_wrong(whole: Any, kind: str) -> No
     assert float(table["mined", "street", "*"]["estimated"]) == pytest.approx(0.9)
 
 
-def test_combined_is_the_weighted_mean_and_one_class_is_itself() -> None:
+def test_combined_estimate_is_the_weighted_mean_and_one_class_is_itself() -> None:
     by_class = {
         "a": {"precision": 0.9, "low": 0.8, "high": 0.95},
         "b": {"precision": 0.5, "low": 0.3, "high": 0.6},
         "c": {"precision": None, "low": None, "high": None},
     }
-    alone = combined(by_class, {"a": 7})
+    alone = combine_estimates(by_class, {"a": 7})
     assert alone is not None
     assert (alone.mean, alone.low, alone.high) == pytest.approx((0.9, 0.8, 0.95))
-    both = combined(by_class, {"a": 3, "b": 1, "c": 9})
+    both = combine_estimates(by_class, {"a": 3, "b": 1, "c": 9})
     assert both is not None
     assert both.mean == pytest.approx(0.8)
     assert both.low == pytest.approx(0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.2))
-    assert combined(by_class, {"c": 5}) is None
+    assert combine_estimates(by_class, {"c": 5}) is None
 
 
 def test_true_curve_of_the_sweep_by_brute_force(whole: Any) -> None:
@@ -74,27 +75,29 @@ def test_true_curve_of_the_sweep_by_brute_force(whole: Any) -> None:
 def test_gallery_goes_from_the_first_rank_to_the_last(whole: Any) -> None:
     project = whole.project
     truth = read_truth(project.root / "data" / "truth", project.pools)
-    found = mined_set(project.root / "data", classes=project.classes, truth=truth, per_class=5)
-    assert found is not None
-    for name, faces in found.gallery.items():
-        ranks = [face.rank for face in faces]
-        kept = found.summary["by_class"][name]["kept"]
+    data, classes = project.root / "data", project.classes
+    rows = read_rows(data / "mined", MINED, classes=classes)
+    gallery = load_mined_faces(data, classes=classes, truth=truth, per_class=5)
+    assert gallery.keys() == set(classes)
+    for name, faces in gallery.items():
+        ranks = [face["rank"] for face in faces]
+        kept = rows["label"].to_pylist().count(classes.index(name))
         assert (ranks[0], ranks[-1], len(ranks)) == (1, kept, 5)
         assert ranks == sorted(ranks)
-        assert [face.cosine for face in faces] == sorted((face.cosine for face in faces), reverse=True)
+        assert [face["cosine"] for face in faces] == sorted((face["cosine"] for face in faces), reverse=True)
         for face in faces:
-            assert face.right == (truth_of(project.root, face.pool)[face.face_id] == name)
-            assert face.picture.startswith("data:image/jpeg;base64,")
-    assert len({face.pool for faces in found.gallery.values() for face in faces}) == 2
+            assert face["right"] == (truth_of(project.root, face["pool"])[face["face_id"]] == name)
+            assert face["picture"].startswith("data:image/jpeg;base64,")
+    assert len({face["pool"] for faces in gallery.values() for face in faces}) == 2
 
 
-def test_crops_are_found_in_any_row_group(whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crops_are_found_in_any_row_group(whole: Any) -> None:
     folder = whole.project.root / "data" / "auxiliary" / "street" / "anger"
     everyone = pq.read_table(folder / "part-00000.parquet").to_pylist()
     wanted = {everyone[0]["face_id"], everyone[-1]["face_id"]}
-    assert crops(folder, wanted).keys() == wanted
-    assert crops(folder, set()) == {}
-    assert crops(folder / "missing", wanted) == {}
+    assert load_crops(folder, wanted).keys() == wanted
+    assert load_crops(folder, set()) == {}
+    assert load_crops(folder / "missing", wanted) == {}
 
 
 def test_truth_knows_several_faces_of_one_picture() -> None:
@@ -107,14 +110,16 @@ def test_truth_knows_several_faces_of_one_picture() -> None:
     assert truth.right("other", "pool/a", "fear") is None
 
 
-def test_large_crops_are_made_small_and_kinds_are_told_by_bytes() -> None:
+def test_large_crops_are_made_small_and_kinds_follow_from_the_bytes() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
     small = np.random.default_rng(0).integers(0, 255, (112, 112, 3), dtype=np.uint8)
     assert len(crop_uri(noise)) < 1.2 * len(crop_uri(small))
     assert data_uri(encode(small, format="png")).startswith("data:image/png;base64,")
 
 
-def test_truth_unknown_to_the_record_is_told(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+def test_faces_that_the_truth_does_not_name_are_counted(
+    project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
     made = project()
     path = made.root / "data" / "truth" / "street.parquet"
     mined = pq.read_table(made.root / "data" / "mined" / "mined.parquet").to_pylist()

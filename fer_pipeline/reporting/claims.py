@@ -1,0 +1,154 @@
+"""Say on the page's first screen whether each recipe helps, by how much and how surely, and place the forest plot.
+
+The rule is fixed beforehand and the same for every outcome: the mean class accuracy, averaged over the targets, of the
+recipe minus the baseline's, paired over the seeds. The whole 95 % interval above zero says "helps", below zero
+"hurts", anything else "no clear effect"; one seed can never decide.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fer_pipeline.evaluation.statistics import Interval
+from fer_pipeline.reporting.charts import Look
+from fer_pipeline.reporting.formatting import listing, plural, points, span
+from fer_pipeline.reporting.results import ALL, METRIC, Difference
+
+EFFECTS = {"above": ("help", "helps"), "below": ("hurt", "hurts"), "unclear": ("show", "shows")}
+STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one recipe does to the baseline, in words and figures."""
+
+    recipe: str
+    subject: str  # what the recipe adds, or its name
+    effect: str
+    size: str
+    detail: str
+    control: str
+    interval: Interval
+
+    @property
+    def sentence(self) -> str:
+        """`Mined faces help`."""
+        return f"{self.subject} {self.effect}"
+
+
+def make_claims(
+    recipes: Sequence[str],
+    comparisons: Sequence[Difference],
+    *,
+    baseline: str,
+    controls: Mapping[str, str],
+    descriptions: Mapping[str, str],
+) -> list[Claim]:
+    """Make one claim for every recipe that was compared with the baseline and is no control, in their order.
+
+    `controls` names the control of a recipe, `descriptions` what a recipe adds, in the plural ("Mined faces").
+    """
+    claims = []
+    for recipe in recipes:
+        rows = _rows(comparisons, recipe, baseline)
+        if not rows or recipe in controls.values():
+            continue
+        subject, interval = descriptions.get(recipe, recipe), rows[-1].over_seeds  # of the mean over several targets
+        effect = EFFECTS[interval.direction][subject == recipe]
+        targets = [row.target for row in rows if row.target != ALL]
+        where = f"averaged over {plural(len(targets), 'test set')}" if len(targets) > 1 else f"on {targets[0]}"
+        doubt = "one seed: no interval"
+        if interval.low is not None:
+            seeds = plural(interval.count, "seed")
+            doubt = f"95\N{NO-BREAK SPACE}% interval over {seeds}: {span(interval, signed=True)}"
+        control = "No control recipe stands beside it."
+        if against_control := _rows(comparisons, recipe, controls.get(recipe, "")):
+            control = f"Against its control {controls[recipe]}: {_with_span(against_control[-1].over_seeds)}."
+        claims.append(
+            Claim(
+                recipe=recipe,
+                subject=subject,
+                effect=f"{effect} no clear effect" if interval.direction == "unclear" else effect,
+                size=points(interval.mean),
+                detail=f"points of mean class accuracy, {where}; {doubt}",
+                control=control,
+                interval=interval,
+            )
+        )
+    return claims
+
+
+def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
+    """Write the answer in one sentence."""
+    if not claims:
+        return "Nothing to compare yet: no recipe stands beside the baseline"
+    subjects = [claim.subject for claim in claims]
+    names = [
+        claim.subject if subjects.count(claim.subject) == 1 else f"{claim.subject} ({claim.recipe})" for claim in claims
+    ]
+    if all(claim.interval.low is None for claim in claims):
+        sizes = [f"{name} {claim.size} points" for name, claim in zip(names, claims, strict=True)]
+        return f"One seed only, so no verdict: {listing(sizes)} against {baseline}"
+    parts = [f"{name} {claim.effect}" for name, claim in zip(names, claims, strict=True)]
+    if len(parts) == 2 and claims[1].subject != claims[1].recipe:  # the name of a recipe keeps its first letter
+        parts[1] = parts[1][0].lower() + parts[1][1:]
+    return listing(parts)
+
+
+def _rows(comparisons: Sequence[Difference], recipe: str, against: str) -> list[Difference]:
+    return [row for row in comparisons if (row.recipe, row.against, row.metric) == (recipe, against, METRIC)]
+
+
+def _with_span(interval: Interval) -> str:
+    return points(interval.mean) + (f" ({span(interval, signed=True)})" if interval.low is not None else "")
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A forest plot: rows by target, the mean over all targets first, and (place, text, is zero) of the scale's ticks.
+
+    Places are in percent of the plot's width. A row has `recipe`, `colour`, `dot`, `left` and `width` of its interval,
+    `has_interval`, `text` and `description`. The plot is HTML and CSS and no picture, so that its words keep their size
+    on a phone.
+    """
+
+    groups: dict[str, list[dict[str, Any]]]
+    ticks: list[tuple[float, str, bool]]
+
+
+def place_forest(differences: Sequence[Difference], looks: Mapping[str, Look]) -> Forest | None:
+    """Place the plot of some differences on a scale with round numbers; None where there are none."""
+    if not differences:
+        return None
+    ends = [value for row in differences for value in _ends(row.over_seeds)]
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    step = next((step for step in STEPS if (high - low) / step <= 6), STEPS[-1])
+    low, high = math.floor(low / step - 0.2) * step, math.ceil(high / step + 0.2) * step
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(differences, key=lambda row: row.target != ALL):
+        interval, text = row.over_seeds, _with_span(row.over_seeds)
+        left, right = place(min(_ends(interval))), place(max(_ends(interval)))
+        groups.setdefault(row.target, []).append(
+            {
+                "recipe": row.recipe,
+                "colour": looks[row.recipe].colour,
+                "dot": place(interval.mean),
+                "left": left,
+                "width": round(right - left, 2),
+                "has_interval": interval.low is not None,
+                "text": text,
+                "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points",
+            }
+        )
+    values = [low + index * step for index in range(round((high - low) / step) + 1)]
+    digits = 0 if step >= 0.01 else 1
+    return Forest(groups, [(place(value), points(value, digits), abs(value) < step / 2) for value in values])
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [value for value in (interval.low, interval.mean, interval.high) if value is not None]

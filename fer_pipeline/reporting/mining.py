@@ -1,0 +1,236 @@
+"""Estimate how right the pseudo-labels are, check it where a pool's truth is known, and draw counts and margin sweep.
+
+The estimate of a pool is the mean of the classes' estimates on held-out anchor faces, weighted by what that pool gave
+to each class; its interval combines theirs (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, equation 8). The
+true share has Wilson's. The random control is treated alike; its estimate is the sweep's at the lowest margin, where
+every face passes.
+
+The true curve of the sweep takes the pool's scores and its truth: at a margin m it is the share of right labels among
+the faces whose margin is at least m, each pool with a known truth by itself.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float64
+
+from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_sweep
+from fer_pipeline.artifacts.scores import read_scores
+from fer_pipeline.artifacts.truth import Truth
+from fer_pipeline.core.settings import ProjectSettings
+from fer_pipeline.evaluation.statistics import Interval, share_interval
+from fer_pipeline.reporting.charts import (
+    BLUE,
+    GREY,
+    INK,
+    VERMILION,
+    Dot,
+    Figure,
+    Line,
+    bars,
+    dots,
+    figures,
+    lines,
+    series_colours,
+)
+from fer_pipeline.reporting.formatting import count
+
+Margins = Float64[np.ndarray, " t"]
+Kind = Literal["mined", "random"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The sweep, and the true precision of every pool whose truth is known at the same margins (NaN: nothing kept)."""
+
+    table: pa.Table
+    margin: Margins
+    true: dict[str, Margins]
+
+    @property
+    def unfiltered(self) -> dict[str, Any]:
+        """The classes' estimates at the lowest margin, where every face passes."""
+        rows = self.table.to_pylist()
+        least = min(row["margin"] for row in rows)
+        return {row["class"]: row for row in rows if row["margin"] == least}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The precision of one class of one pool (`ALL_CLASSES` for the pool as a whole)."""
+
+    kind: Kind
+    pool: str
+    name: str
+    faces: int
+    estimated: Interval | None
+    true: Interval | None
+    unknown: int  # faces of a pool with truth that the truth does not name
+
+    @property
+    def gap(self) -> float | None:
+        """Estimated minus true."""
+        return None if self.estimated is None or self.true is None else self.estimated.mean - self.true.mean
+
+
+def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | None:
+    """Read the sweep under `data/mined`, None where there is none, and compute the true curves."""
+    table = read_sweep(data / "mined")
+    if table is None:
+        return None
+    margin = _all_classes(table)["margin"].to_numpy()
+    pools = [pool for pool in truth.pools if (data / "scores" / pool).is_dir()]
+    return Sweep(table, margin, {pool: _true_curve(data / "scores" / pool, margin, classes, truth) for pool in pools})
+
+
+def _all_classes(table: pa.Table) -> pa.Table:
+    return table.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
+
+
+def _true_curve(folder: Path, margins: Margins, classes: Sequence[str], truth: Truth) -> Margins:
+    """Compute the share of right labels among the faces with at least each margin; unknown faces are left out."""
+    scores = read_scores(folder, classes=classes)
+    faces = zip(scores.face_id.to_pylist(), scores.nearest, strict=True)
+    answers = [truth.right(folder.name, face, classes[int(k)]) for face, k in faces]
+    known = np.asarray([answer is not None for answer in answers], dtype=bool) & scores.directed
+    right = np.asarray([bool(answer) for answer in answers], dtype=bool)[known]
+    margin = scores.margin[known].astype(np.float64)
+    order = np.argsort(-margin, kind="stable")
+    hits = np.concatenate([[0], np.cumsum(right[order])])
+    kept = len(margin) - np.searchsorted(np.sort(margin), margins, side="left")
+    return np.divide(hits[kept], kept, out=np.full(len(margins), np.nan), where=kept > 0)
+
+
+def compute_precisions(
+    mined: Path, estimates: Mapping[str, Any], sweep: Sweep | None, project: ProjectSettings, truth: Truth
+) -> list[Precision]:
+    """Compute the precision of mined and random faces: every pool as a whole, and by class where it has faces.
+
+    `mined` is the folder `data/mined`, `estimates` holds `precision`, `low` and `high` of each class or None.
+    """
+    sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, estimates)]
+    if sweep is not None and (mined / RANDOM).exists():
+        sets.append(("random", RANDOM, sweep.unfiltered))
+    precisions, classes = [], project.classes
+    for kind, file, by_class in sets:
+        answers: dict[tuple[str, str], list[bool | None]] = defaultdict(list)
+        for row in read_rows(mined, file, classes=classes).to_pylist():
+            name = classes[row["label"]]
+            answers[row["pool"], name].append(truth.right(row["pool"], row["face_id"], name))
+        for pool in project.pools:
+            faces = {name: len(answers[pool, name]) for name in classes}
+            for name in (ALL_CLASSES, *(name for name in classes if faces[name])):
+                members, weights = (classes, faces) if name == ALL_CLASSES else ([name], {name: 1})
+                group = [answer for member in members for answer in answers[pool, member]]
+                known = [answer for answer in group if answer is not None]
+                precisions.append(
+                    Precision(
+                        kind=kind,
+                        pool=pool,
+                        name=name,
+                        faces=len(group),
+                        estimated=combine_estimates(by_class, weights),
+                        true=share_interval(sum(known), len(known)) if known else None,
+                        unknown=len(group) - len(known) if pool in truth.pools else 0,
+                    )
+                )
+    return precisions
+
+
+def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> Interval | None:
+    """Compute the mean precision of a set with these counts per class; classes without an estimate are left out."""
+    weights = {name: count for name, count in faces.items() if count and by_class[name]["precision"] is not None}
+    total = sum(weights.values())
+    if not total:
+        return None
+    parts = [(count / total, by_class[name]) for name, count in weights.items()]
+    mean = sum(part * estimate["precision"] for part, estimate in parts)
+    if any(estimate["low"] is None or estimate["high"] is None for _, estimate in parts):
+        return Interval(mean, None, None, total)
+    below = math.sqrt(sum((part * (estimate["precision"] - estimate["low"])) ** 2 for part, estimate in parts))
+    above = math.sqrt(sum((part * (estimate["high"] - estimate["precision"])) ** 2 for part, estimate in parts))
+    return Interval(mean, max(0.0, mean - below), min(1.0, mean + above), total)
+
+
+def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> list[Figure]:
+    """Draw faces mined by class, precision by pool, and the sweep."""
+    caption = "Mined faces by class" + (" and pool" if len(summary["pools"]) > 1 else "") + "."
+    charts = figures(
+        (
+            "mined_counts",
+            _counts_chart(summary),
+            "Mined faces by class and pool; the numbers are in the table of pools below",
+            caption,
+        ),
+        (
+            "precision",
+            _precision_chart(precisions),
+            "Estimated and true precision of mined and random faces by pool; the numbers are in the table below",
+            "Right pseudo-labels by pool, with 95\N{NO-BREAK SPACE}% intervals.",
+        ),
+    )
+    if sweep is None:
+        return charts
+    margins = {value for value in summary["margins"].values() if value is not None}
+    used = (margins.pop(), "margin used") if len(margins) == 1 else None
+    margin, rows = sweep.margin.tolist(), _all_classes(sweep.table)
+    kept = np.maximum(rows["kept"].to_numpy(), 0).astype(float)
+    kept[kept == 0] = np.nan  # a logarithm has no zero
+    mean, low, high = (
+        rows[name].to_numpy(zero_copy_only=False).astype(float).tolist() for name in ("precision", "low", "high")
+    )
+    colours = series_colours(sweep.true)
+    curves = [Line("estimated", margin, mean, GREY, "--", low=low, high=high)]
+    curves += [Line(f"true, {pool}", margin, curve.tolist(), colours[pool]) for pool, curve in sweep.true.items()]
+    return charts + figures(
+        (
+            "sweep_kept",
+            lines(
+                [Line("kept, all pools", margin, kept.tolist(), INK)],
+                xlabel="margin",
+                ylabel="faces kept",
+                logarithmic=True,
+                mark=used,
+                height=2.5,
+            ),
+            "Faces kept over the margin, falling; the numbers are in sweep.csv",
+            "Margin sweep: how many faces each margin keeps, before any cap."
+            + ("" if used else " Every class has a margin of its own, so none is drawn."),
+        ),
+        (
+            "sweep_precision",
+            lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
+            "Estimated and true precision over the margin; the numbers are in sweep.csv",
+            "Margin sweep: precision estimated on held-out anchor faces, with its 95\N{NO-BREAK SPACE}% band"
+            + (", and true precision where the truth is known." if sweep.true else "."),
+        ),
+    )
+
+
+def _counts_chart(summary: Mapping[str, Any]) -> bytes | None:
+    pools = summary["pools"]
+    colours = series_colours(pools)
+    rows = []
+    for name in summary["classes"]:
+        for pool, counts in pools.items():
+            mined = counts["by_class"][name]
+            rows.append((name if len(pools) == 1 else f"{name} · {pool}", float(mined), colours[pool], count(mined)))
+    return bars(rows, xlabel="faces mined")
+
+
+def _precision_chart(precisions: Sequence[Precision]) -> bytes | None:
+    rows = []
+    for row in precisions:
+        colour = BLUE if row.kind == "mined" else VERMILION
+        marks = [(row.estimated, GREY, "D", "estimated on the anchor"), (row.true, colour, "o", f"true, {row.kind}")]
+        values = [Dot(one.mean, one.low, one.high, *look) for one, *look in marks if one]
+        if values and row.name == ALL_CLASSES:
+            rows.append((f"{row.pool}\n{row.kind}", values))
+    return dots(rows, xlabel="right pseudo-labels")

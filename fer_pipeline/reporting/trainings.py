@@ -1,0 +1,115 @@
+"""Read and draw what every final training cost and how it went (figure 5 of arXiv:2005.08551).
+
+An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps;
+all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart
+from the results and decides nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fer_pipeline.artifacts.history import HISTORY, read_history
+from fer_pipeline.artifacts.timings import read_timings
+from fer_pipeline.evaluation.statistics import Interval, mean_interval
+from fer_pipeline.reporting.charts import Figure, Line, Look, bars, figures, lines
+from fer_pipeline.reporting.formatting import TIMES
+
+History = list[dict[str, float]]
+Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per epoch of a recipe over its seeds, and what an epoch is there."""
+
+    recipe: str
+    seconds: Interval
+    seconds_per_step: float
+    steps_per_epoch: float
+    steps: float
+    times_baseline: float | None
+
+
+def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list[Timing]:
+    """Load the timings there are, in the order of the recipes."""
+    paths = {name: folder / f"{name}.json" for name in recipes}
+    seeds = {name: rows for name, path in paths.items() if path.exists() and (rows := read_timings(path))}
+    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows]) for name, rows in seeds.items()}
+    base = seconds.get(baseline)
+    return [
+        Timing(
+            recipe=name,
+            seconds=seconds[name],
+            **{
+                key: sum(row[key] for row in rows) / len(rows)
+                for key in ("seconds_per_step", "steps_per_epoch", "steps")
+            },
+            times_baseline=seconds[name].mean / base.mean if base and base.mean > 0 else None,
+        )
+        for name, rows in seeds.items()
+    ]
+
+
+def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, list[History]]:
+    """Load the histories of every recipe that was trained, one for each seed."""
+    folders = {recipe: [models / recipe / str(seed) for seed in seeds] for recipe in recipes}
+    histories = {
+        recipe: [read_history(folder) for folder in group if (folder / HISTORY).exists()]
+        for recipe, group in folders.items()
+    }
+    return {recipe: runs for recipe, runs in histories.items() if runs}
+
+
+def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look]) -> list[Figure]:
+    """Draw seconds per epoch, the validation figure and the training loss by recipe."""
+    rows = []
+    for timing in timings:
+        ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}{TIMES})"
+        text = f"{timing.seconds.mean:.2f} s{ratio}"
+        rows.append((timing.recipe, timing.seconds.mean, looks[timing.recipe].colour, text))
+    loss = _loss_column(histories)
+    validation = _curves(histories, "validation_mean_class_accuracy", looks)
+    losses = _curves(histories, loss, looks)
+    return figures(
+        (
+            "seconds_per_epoch",
+            bars(rows, xlabel="seconds per epoch"),
+            "Seconds per epoch by recipe; the numbers are in the table above",
+            "Seconds per epoch (figure 5), mean over the seeds; in brackets, times the baseline's.",
+        ),
+        (
+            "validation",
+            lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
+            "Mean class accuracy on the validation part of the training data over the steps, by recipe",
+            "Validation part of the training data (never a test set), mean over the seeds.",
+        ),
+        (
+            "training_loss",
+            lines(losses, xlabel="steps", ylabel="training loss"),
+            "Training loss over the steps, by recipe",
+            f"Training loss (“{loss}”), mean over the seeds.",
+        ),
+    )
+
+
+def _loss_column(histories: Histories) -> str:
+    """The column of the loss on the labelled faces: the first training column that every run has."""
+    runs = [run[0] if run else {} for group in histories.values() for run in group]
+    names = [name for name in runs[0] if name.startswith("train_")] if runs else []
+    return next((name for name in names if all(name in run for run in runs)), "")
+
+
+def _curves(histories: Histories, column: str, looks: Mapping[str, Look]) -> list[Line]:
+    """One curve a recipe over the steps, the mean over those of its seeds that have the column."""
+    curves = []
+    for recipe, runs in histories.items():
+        runs = [run for run in runs if run and column in run[0] and "steps" in run[0]]
+        if runs:
+            shortest = min(map(len, runs))
+            mean = np.mean([[row[column] for row in run[:shortest]] for run in runs], axis=0).tolist()
+            steps = [row["steps"] for row in runs[0][:shortest]]
+            curves.append(Line(recipe, steps, mean, looks[recipe].colour, marker=looks[recipe].marker))
+    return curves
