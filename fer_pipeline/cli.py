@@ -156,9 +156,9 @@ def profile(
 def results(reports: Annotated[Path, typer.Option(help="What `report` wrote.")] = Path("reports")) -> None:
     """Print the results table and where the report lies."""
     with report_errors():
-        from fer_pipeline.commands import results as printed
+        from fer_pipeline.commands.results import format_results
 
-        typer.echo(printed.table(reports))
+        typer.echo(format_results(reports))
 
 
 @app.command(rich_help_panel=COMMANDS)

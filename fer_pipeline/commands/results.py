@@ -1,4 +1,4 @@
-"""The results in a terminal: `reports/tables` in; a table of text, the gains and the report's path out."""
+"""Format the results of `reports/tables` for a terminal: a table, the gains over the baseline, the report's path."""
 
 import csv
 from collections.abc import Sequence
@@ -9,32 +9,26 @@ from fer_pipeline.core.errors import DataError
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
-def table(reports: Path) -> str:
-    """Every recipe on every target with its interval over seeds, the paired gains, and where the report lies."""
-    results = _read(reports / "tables" / "results.csv")
-    head = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
+def format_results(reports: Path) -> str:
+    """Format every recipe on every target with its interval over seeds, the paired gains, and the report's path."""
     rows = [
         [
             *(row[key] for key in ("recipe", "target", "faces", "seeds")),
             *(_with_interval(row, key, f"{key}_seeds") for key in FIGURES),
             f"{float(row['class_accuracy_sd']):.3f}",
         ]
-        for row in results
+        for row in _read(reports / "tables" / "results.csv")
     ]
-    lines = _aligned([head, *rows])
-    if gains := _read(reports / "tables" / "differences.csv"):
-        against = gains[0]["against"]  # the first rows are against the baseline
-        lines += ["", f"mean class accuracy minus that of {against}, paired over seeds"]
-        lines += _aligned(
-            [
-                ["recipe", "target", "difference"],
-                *(
-                    [row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")]
-                    for row in gains
-                    if row["against"] == against and row["metric"] == "mean_class_accuracy"
-                ),
-            ]
-        )
+    lines = _align([["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"], *rows])
+    if differences := _read(reports / "tables" / "differences.csv"):
+        baseline = differences[0]["against"]  # the first rows are against the baseline
+        gains = [
+            [row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")]
+            for row in differences
+            if row["against"] == baseline and row["metric"] == "mean_class_accuracy"
+        ]
+        lines += ["", f"mean class accuracy minus that of {baseline}, paired over seeds"]
+        lines += _align([["recipe", "target", "difference"], *gains])
     return "\n".join([*lines, "", "intervals: 95 %, over seeds", f"report: {reports}/index.html"])
 
 
@@ -47,11 +41,11 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _with_interval(row: dict[str, str], key: str, ends: str, *, sign: str = "") -> str:
     low, high = row[f"{ends}_low"], row[f"{ends}_high"]
-    told = f"{float(row[key]):{sign}.3f}"
-    return f"{told} [{float(low):{sign}.3f}, {float(high):{sign}.3f}]" if low and high else told
+    value = f"{float(row[key]):{sign}.3f}"
+    return f"{value} [{float(low):{sign}.3f}, {float(high):{sign}.3f}]" if low and high else value
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

@@ -28,17 +28,17 @@ def test_true_precision_counts_mixed_faces_as_wrong(whole: Any, kind: str) -> No
     root, classes = whole.project.root, whole.project.classes
     table = {(row["kind"], row["pool"], row["class"]): row for row in whole.table("precision")}
     for pool in whole.project.pools:
-        told = truth_of(root, pool)
+        true = truth_of(root, pool)
         rows = [
             row for row in pq.read_table(root / "data" / "mined" / f"{kind}.parquet").to_pylist() if row["pool"] == pool
         ]
-        right = sum(told[row["face_id"]] == classes[row["label"]] for row in rows)
+        right = sum(true[row["face_id"]] == classes[row["label"]] for row in rows)
         found = table[kind, pool, "*"]
         assert int(found["faces"]) == len(rows)
         assert float(found["true"]) == pytest.approx(right / len(rows), abs=1e-6)
         low = share_interval(right, len(rows)).low
         assert float(found["true_low"]) == pytest.approx(low, abs=1e-6)
-        assert any(told[row["face_id"]] is None for row in rows) or kind == "mined"
+        assert any(true[row["face_id"]] is None for row in rows) or kind == "mined"
     assert float(table["mined", "street", "*"]["estimated"]) == pytest.approx(0.9)
 
 
@@ -61,12 +61,12 @@ def test_combined_estimate_is_the_weighted_mean_and_one_class_is_itself() -> Non
 def test_true_curve_of_the_sweep_by_brute_force(whole: Any) -> None:
     root, classes = whole.project.root, whole.project.classes
     rows = [row for row in whole.table("sweep") if row["class"] == "*"]
-    scores, told = read_scores(root / "data" / "scores" / "street", classes=classes), truth_of(root, "street")
+    scores, true = read_scores(root / "data" / "scores" / "street", classes=classes), truth_of(root, "street")
     faces = scores.face_id.to_pylist()
     for row in rows:
         kept = [i for i in range(len(faces)) if float(scores.margin[i]) >= float(row["margin"])]
         if kept:
-            share = np.mean([told[faces[i]] == classes[scores.nearest[i]] for i in kept])
+            share = np.mean([true[faces[i]] == classes[scores.nearest[i]] for i in kept])
             assert float(row["true_street"]) == pytest.approx(share, abs=1e-6)
         else:
             assert row["true_street"] == ""

@@ -204,8 +204,8 @@ def test_a_real_checkpoint_is_asked_and_its_label_order_checked(tmp_path: Path) 
     found = read_predictions(tmp_path / "out" / "predictions.parquet")
     faces = read_faces(tmp_path / "faces" / "test")
     for row, seed in enumerate((0, 1)):
-        told = load_checkpoint(tmp_path / "models" / str(seed)).predict(faces.images)[faces.labels >= 0]
-        np.testing.assert_allclose(found.probabilities[row], told, atol=1e-6)
+        expected = load_checkpoint(tmp_path / "models" / str(seed)).predict(faces.images)[faces.labels >= 0]
+        np.testing.assert_allclose(found.probabilities[row], expected, atol=1e-6)
     card = Card(network=network, classes=CLASSES[::-1], preprocessing=Preprocessing(size=8))
     save_checkpoint(tmp_path / "models" / "1", build(network, len(CLASSES), seed=1), card)
     with pytest.raises(DataError, match="was trained with the classes happiness, fear, anger"):
