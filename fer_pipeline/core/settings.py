@@ -83,8 +83,6 @@ class RecipeSettings(Settings):
     sources: Annotated[dict[PlainName, Path], Field(min_length=1, max_length=RECIPE_DEPS)]
     deps: tuple[Path, ...]
     overrides: dict[str, Any] = {}
-    title: str | None = None  # in the report; null: the recipe's name
-    control: PlainName | None = None  # the recipe that the report compares it with beside the baseline
 
     @model_validator(mode="before")
     @classmethod
