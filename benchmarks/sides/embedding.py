@@ -20,11 +20,12 @@ def ours(faces: str, scratch: str, seed: int) -> Round:
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.embeddings import iter_embeddings
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.embedding.shards import EmbedOptions, make_embedder
     from fer_pipeline.sharding.jobs import Job
 
-    plan = Plan(saved(Path(scratch), NETWORK, CROP, seed=seed), weights="generated", batch_size=BATCH, fuse=True)
-    make, out = begin(plan, "cpu"), Path(scratch) / "embeddings.arrow"
+    model = saved(Path(scratch), NETWORK, CROP, seed=seed)
+    options = EmbedOptions(model, weights="generated", extractor={"batch_size": BATCH})
+    make, out = make_embedder(options, "cpu"), Path(scratch) / "embeddings.arrow"
 
     def over(shards: list[Path]) -> dict[str, Any]:
         lengths = []

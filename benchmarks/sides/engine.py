@@ -19,14 +19,14 @@ def bare(faces: str, scratch: str, crop: int, seed: int) -> Round:
     """The loop that one would write: the network once, then shard after shard into a folder."""
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.embedding.shards import EmbedOptions, make_embedder
     from fer_pipeline.sharding.jobs import Job
 
     model = saved(Path(scratch), NETWORK, crop, seed=seed)
-    plan = Plan(model, weights=_weights(model), batch_size=BATCH, fuse=True)
+    options = EmbedOptions(model, weights=_weights(model), extractor={"batch_size": BATCH})
 
     def once(count: int | None = None) -> dict[str, Any]:
-        make, out = begin(plan, "cpu"), Path(tempfile.mkdtemp(dir=scratch))
+        make, out = make_embedder(options, "cpu"), Path(tempfile.mkdtemp(dir=scratch))
         for number, shard in enumerate(shard_paths(Path(faces))[:count]):
             make(Job("", str(shard), 0, shard), out / f"part-{number:05d}.arrow", lambda _: None)
         return {"digest": _digest(out)}

@@ -15,11 +15,12 @@ def embedding(faces: str, scratch: str, device: str, seed: int) -> Round:
     """Shards of faces to shards of embeddings, as a worker of `embed` makes them."""
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.artifacts.faces import shard_paths
-    from fer_pipeline.embedding.shards import Plan, begin
+    from fer_pipeline.embedding.shards import EmbedOptions, make_embedder
     from fer_pipeline.sharding.jobs import Job
 
-    plan = Plan(saved(Path(scratch), NETWORK, CROP, seed=seed), weights="generated", batch_size=BATCH, fuse=True)
-    shards, make = shard_paths(Path(faces) / "train"), begin(plan, device)
+    model = saved(Path(scratch), NETWORK, CROP, seed=seed)
+    options = EmbedOptions(model, weights="generated", extractor={"batch_size": BATCH})
+    shards, make = shard_paths(Path(faces) / "train"), make_embedder(options, device)
 
     def over(chosen: list[Path]) -> dict[str, Any]:
         made = 0

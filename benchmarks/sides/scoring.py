@@ -48,7 +48,7 @@ def ours(folder: str, seed: int) -> Round:
         digest, faces = hashlib.sha256(), 0
         for path in chosen:
             for block in walk_embeddings(path, rows=BLOCK_ROWS):
-                found = engine(block.parts)
+                found = engine.score(block.parts)
                 digest.update(found.nearest.astype(np.int8).tobytes())
                 faces += len(block)
         return {"faces": faces, "labels": digest.hexdigest()[:16], "engine": engine.name}
@@ -70,10 +70,10 @@ def ours_written(folder: str, out: str, seed: int) -> Round:
     schema = score_schema([f"class {k}" for k in range(len(centroids))])
 
     def over(chosen: list[Path]) -> dict[str, Any]:
-        tallies = score_shards(
+        counts = score_shards(
             chosen, out=Path(out), schema=schema, engine=engine, dimensions=centroids.shape[1], workers=1
         )
-        return {"faces": sum(tally.faces for tally in tallies)}
+        return {"faces": sum(shard.faces for shard in counts)}
 
     def once() -> dict[str, Any]:
         shutil.rmtree(out, ignore_errors=True)
@@ -170,7 +170,7 @@ def checked(folder: str, seed: int) -> Round:
         largest = 0.0
         for path in paths:
             for block in walk_embeddings(path, rows=BLOCK_ROWS):
-                found = engine(block.parts)
+                found = engine.score(block.parts)
                 truth = np.concatenate([cosine_reference(part, centroids) for part in block.parts])
                 top = np.partition(truth, -2, axis=1)[:, -2:]
                 clear = top[:, 1] - top[:, 0] > 2 * TOLERANCE

@@ -60,7 +60,8 @@ def _splits(path: Path, project: ProjectSettings) -> tuple[Split, ...]:
             samples=split.samples,
             faces=split.faces,
             counts={
-                label: split.labels.get(label, 0) if split.unlabelled < split.faces else None for label in project.classes
+                label: split.labels.get(label, 0) if split.unlabelled < split.faces else None
+                for label in project.classes
             },
             unlabelled=split.unlabelled,
             rejected=dict(split.rejected),

@@ -1,4 +1,4 @@
-"""Features and centroids in, cosines in float64 out: the truth that every engine is held to; and what follows of them.
+"""Compute cosines between features and centroids in float64, the reference of every engine, and rank the classes.
 
 Source: arXiv:2005.08551, eq. 5. The paper calls the cosine *similarity* a distance and then selects small ones; here
 d = 1 - cos throughout. A zero feature has no direction: its cosines are 0, and the caller counts it.
@@ -12,7 +12,7 @@ TOLERANCE = 2e-6
 
 
 def unit_rows(vectors: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
-    """Rows of length 1 in float64; zero rows stay zero, rows that are not finite become NaN somewhere."""
+    """Scales rows to length 1 in float64; zero rows stay zero, rows that are not finite become NaN somewhere."""
     wide = vectors.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return np.divide(wide, norms, out=np.zeros_like(wide), where=norms != 0)
@@ -21,12 +21,12 @@ def unit_rows(vectors: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
 def cosine_reference(
     features: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "c d"]
 ) -> Float64[np.ndarray, "n c"]:
-    """Eq. 5 in float64, as it stands."""
+    """Computes eq. 5 in float64, as it stands."""
     return unit_rows(features) @ unit_rows(centroids).T
 
 
 def rank_classes(cosine: Float32[np.ndarray, "n c"]) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
-    """The nearest class and the margin, best minus second best; exact ties go to the lowest class and have margin 0.
+    """Finds the nearest class and the margin, best minus second best; ties go to the lowest class with margin 0.
 
     Both are computed from the stored float32 cosines, so that a reader finds the same numbers in the files. With a
     single class the margin is infinite. Walks class by class: fastest where a class lies together (Fortran order).
@@ -43,5 +43,5 @@ def rank_classes(cosine: Float32[np.ndarray, "n c"]) -> tuple[Int64[np.ndarray, 
 
 
 def without_direction(cosine: Float32[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
-    """Which rows belong to a zero feature."""
+    """Tells which rows belong to a zero feature."""
     return np.logical_not(np.any(cosine, axis=1))

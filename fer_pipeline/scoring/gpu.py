@@ -1,4 +1,4 @@
-"""Batches of half-precision features in, their scores out, by FAISS on a GPU.
+"""Score batches of half-precision features with FAISS on a GPU.
 
 Three things happen at the same time: a thread reads the next batch into page-locked memory and starts its copy to the
 GPU on a stream of its own, the GPU searches the batch before, and the processor ranks and writes the one before that.
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from fer_pipeline.scoring.cosine import unit_rows
-from fer_pipeline.scoring.engines import Engine, Parts, Scored, load_faiss, scored_of, sliced
+from fer_pipeline.scoring.cosine import rank_classes, unit_rows
+from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, load_faiss, score_in_slices
 
 T = TypeVar("T")
 
@@ -28,14 +28,14 @@ ROWS = 65536
 
 @dataclass(frozen=True)
 class Upload:
-    """Features on their way to the GPU, and the mark on the stream after which they are there; None: they are."""
+    """Features on their way to the GPU, and the event after which they are there; None: they are there."""
 
     features: Tensor
     arrived: torch.cuda.Event | None
 
 
 class Search:
-    """The unit centroids on one GPU, in an index of FAISS."""
+    """An index of FAISS over the unit centroids, on one GPU."""
 
     def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device) -> None:
         faiss = load_faiss()
@@ -61,26 +61,27 @@ class Search:
         return Upload(features, arrived)
 
     def cosines(self, upload: Upload) -> Float32[np.ndarray, "n c"]:
-        """The cosines of what was uploaded; waits for them."""
+        """Waits for the upload and computes its cosines."""
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
             if upload.arrived is not None:
                 stream.wait_event(upload.arrived)
             upload.features.record_stream(stream)
             wide = upload.features.float()
-            found, order = self.index.search(wide, self.num_classes)
-            return over_lengths(in_order(found, order), wide).cpu().numpy()
+            products, order = self.index.search(wide, self.num_classes)
+            return cosines_of(products, order, wide).cpu().numpy()
 
 
-def in_order(found: Float[Tensor, "n c"], order: Int[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """What FAISS found, best first, put in the order of the classes; NaN where it found nothing and gave -1."""
-    return torch.full_like(found, torch.nan).scatter_(1, order.clamp(min=0), found)
+def cosines_of(
+    products: Float[Tensor, "n c"], order: Int[Tensor, "n c"], wide: Float[Tensor, "n d"]
+) -> Float[Tensor, "n c"]:
+    """Puts what FAISS returned, best first, in the order of the classes and divides it by the features' lengths.
 
-
-def over_lengths(products: Float[Tensor, "n c"], wide: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-    """Products with unit centroids over the lengths of the features: 0 for a zero feature, NaN for one not finite."""
+    0 for a zero feature; NaN for one that is not finite, for which FAISS has classes of -1.
+    """
+    by_class = torch.full_like(products, torch.nan).scatter_(1, order.clamp(min=0), products)
     lengths = wide.square().sum(dim=1, keepdim=True).sqrt()
-    return products / lengths.masked_fill(lengths == 0, 1.0).masked_fill(lengths.isinf(), torch.nan)
+    return by_class / lengths.masked_fill(lengths == 0, 1.0).masked_fill(lengths.isinf(), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -89,25 +90,26 @@ class GpuEngine(Engine):
 
     search: Search | None = None
 
-    def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, Scored]]:
-        """The scores of batch after batch, read ahead by a thread."""
+    def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, ClassScores]]:
+        """Yields the scores of batch after batch, read ahead by a thread."""
         assert self.search is not None
-        waiting, search = iter(batches), self.search
+        remaining, search = iter(batches), self.search
 
         def load() -> tuple[T, Upload] | None:
-            batch = next(waiting, None)
+            batch = next(remaining, None)
             return None if batch is None else (batch[0], search.upload(batch[1]))
 
         with ThreadPoolExecutor(1) as reader:
             ahead = deque(reader.submit(load) for _ in range(READ_AHEAD))
-            while (loaded := ahead.popleft().result()) is not None:
+            while (batch := ahead.popleft().result()) is not None:
                 ahead.append(reader.submit(load))
-                yield loaded[0], scored_of(search.cosines(loaded[1]))
+                cosine = search.cosines(batch[1])
+                yield batch[0], ClassScores(cosine, *rank_classes(cosine))
 
 
 def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:
-    """The centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
-    chosen = torch.device("cuda", torch.device(device).index or 0) if device != "auto" else torch.device("cuda", 0)
-    search = Search(unit_rows(centroids).astype(np.float32), chosen)
-    fill = sliced(lambda rows: search.cosines(search.upload([rows])), rows=ROWS)
-    return GpuEngine("faiss", len(centroids), fill, search=search)
+    """Puts the centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
+    index = 0 if device == "auto" else torch.device(device).index or 0
+    search = Search(unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
+    score = score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
+    return GpuEngine("faiss", score, search=search)

@@ -1,8 +1,8 @@
-"""Unit centroids in, compiled code out that scores half-precision rows: cosines, nearest class and margin in one pass.
+"""Compile code that scores half-precision rows against unit centroids: cosines, nearest class, margin in one pass.
 
 BLAS has no product of half with single precision: the features would first be widened in memory, which costs several
 times what reading them costs. Here a row is widened in registers and multiplied with all classes and itself, by code
-that LLVM makes for this processor. Every sum runs over `LANES` partial sums by fused multiply-add, folded in one fixed
+that LLVM makes for this processor. Every sum runs over `LANES` partial sums by fused multiply-add, added up in a fixed
 order: a row's bits depend on that row and the centroids alone, not on its neighbours nor on the processor's vectors.
 """
 
@@ -28,7 +28,7 @@ Builder = Any  # ir.IRBuilder and ir.Value, whose methods carry no types
 Value = Any
 
 
-def supported() -> bool:
+def is_supported() -> bool:
     """Whether this processor widens half precision and fuses multiply-add by itself; all servers since 2013 do."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
@@ -37,7 +37,7 @@ def supported() -> bool:
 
 
 class Kernel:
-    """The compiled code for some centroids.
+    """Compiled code for some centroids.
 
     It keeps no state between calls and runs without the interpreter's lock, so that threads may share it.
     """
@@ -49,8 +49,9 @@ class Kernel:
         self.table[:, : self.width] = units
         # As many sums at once as the registers hold; more classes take several passes over a row in the first cache.
         wide = llvm.get_host_cpu_features().get("avx512f")
-        module = module_of(num_classes, self.padded, at_once=at_once or (14 if wide else 6))
-        self.code, self.function = compiled(module)
+        self.code, self.function = compile_module(
+            build_module(num_classes, self.padded, at_once=at_once or (14 if wide else 6))
+        )
 
     def fill(
         self,
@@ -70,29 +71,24 @@ class Kernel:
         outs = [(array.ctypes.data, array.strides[0]) for array in (cosine, nearest, margin)]
         start = 0
         for part in parts:
-            rows = self.laid_out(part)
+            assert part.dtype == np.float16, "features in another precision than half"
+            assert part.shape[1] == self.width, "features of another width than the centroids"
+            rows = part if self.padded == self.width else np.pad(part, ((0, 0), (0, self.padded - self.width)))
+            rows = np.ascontiguousarray(rows)  # no copy of what comes from our files
             places = [base + start * stride for base, stride in outs]
             self.function(rows.__array_interface__["data"][0], table, *places, len(rows))
             start += len(rows)
 
-    def laid_out(self, part: Float16[np.ndarray, "n d"]) -> Float16[np.ndarray, "n _"]:
-        """Rows that lie together and fill all lanes: what comes from our files is taken as it is."""
-        assert part.dtype == np.float16, "features in another precision than half"
-        assert part.shape[1] == self.width, "features of another width than the centroids"
-        if self.padded != self.width:
-            part = np.pad(part, ((0, 0), (0, self.padded - self.width)))
-        return part if part.flags.c_contiguous else np.ascontiguousarray(part)
-
 
 def aligned_zeros(rows: int, columns: int) -> Float32[np.ndarray, "rows columns"]:
-    """Zeros whose rows begin at cache lines: a register's load across two lines takes twice the time."""
+    """Allocates zeros whose rows begin at cache lines: a register's load across two lines takes twice the time."""
     memory = np.zeros(rows * columns * 4 + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
     return memory[start : start + rows * columns * 4].view(np.float32).reshape(rows, columns)
 
 
-def compiled(module: ir.Module) -> tuple[Any, Callable[..., None]]:
-    """What owns the machine code and must outlive it, and `score` in it as a function."""
+def compile_module(module: ir.Module) -> tuple[Any, Callable[..., None]]:
+    """Returns what owns the machine code and must outlive it, and its function `score`."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple()
@@ -108,8 +104,8 @@ def compiled(module: ir.Module) -> tuple[Any, Callable[..., None]]:
     return code, signature(code.get_function_address("score"))
 
 
-def module_of(num_classes: int, width: int, *, at_once: int) -> ir.Module:
-    """The code in LLVM's own language, for `width` features: a multiple of the lanes.
+def build_module(num_classes: int, width: int, *, at_once: int) -> ir.Module:
+    """Writes the code in LLVM's own language, for `width` features: a multiple of the lanes.
 
     score(features f16[n, width], centroids f32[c, width], cosine f32[n, c], nearest i64[n], margin f32[n], n)
     """
@@ -119,17 +115,17 @@ def module_of(num_classes: int, width: int, *, at_once: int) -> ir.Module:
     builder: Builder = ir.IRBuilder(function.append_basic_block())
     lines = list(range(num_classes + 1))  # the last is the feature itself
     sums = [builder.alloca(FLOATS) for _ in lines]  # registers, once LLVM has optimised them
-    with counted(builder, rows, 1) as row:
+    with for_range(builder, rows, 1) as row:
         first = builder.gep(features, [builder.mul(row, INDEX(width))], source_etype=HALF)
         for begin in range(0, len(lines), at_once):
             add_products(builder, first, centroids, sums, lines[begin : begin + at_once], width, ahead=begin == 0)
-        products = [folded(builder, builder.load(partial, typ=FLOATS)) for partial in sums]
-        found = ranked(builder, over_length(builder, products[:-1], products[-1]))
-        place = builder.mul(row, INDEX(num_classes))
-        for k, value in enumerate(found[0]):
-            store(builder, value, cosine, builder.add(place, INDEX(k)))
-        store(builder, found[1], nearest, row)
-        store(builder, found[2], margin, row)
+        products = [sum_lanes(builder, builder.load(partial, typ=FLOATS)) for partial in sums]
+        cosines = divide_by_length(builder, products[:-1], products[-1])
+        for k, value in enumerate(cosines):
+            store(builder, value, cosine, builder.add(builder.mul(row, INDEX(num_classes)), INDEX(k)))
+        best, best_margin = rank_classes(builder, cosines)
+        store(builder, best, nearest, row)
+        store(builder, best_margin, margin, row)
     builder.ret_void()
     return module
 
@@ -144,12 +140,12 @@ def add_products(
     *,
     ahead: bool,
 ) -> None:
-    """One pass over a row, for some of its products; the last of all sums is that of the squares."""
-    fma = intrinsic(builder, f"llvm.fma.v{LANES}f32", FLOATS, [FLOATS] * 3)
-    prefetch = intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [POINTER, FLAG, FLAG, FLAG])
+    """Adds up some of a row's products in one pass; the last of all sums is that of the squares."""
+    fma = declare_intrinsic(builder, f"llvm.fma.v{LANES}f32", FLOATS, [FLOATS] * 3)
+    prefetch = declare_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [POINTER, FLAG, FLAG, FLAG])
     for k in group:
         builder.store(ir.Constant(FLOATS, None), sums[k])
-    with counted(builder, INDEX(width), LANES) as column:
+    with for_range(builder, INDEX(width), LANES) as column:
         place = builder.gep(first, [column], source_etype=HALF)
         if ahead:
             beyond = builder.gep(place, [INDEX(AHEAD)], source_etype=HALF)
@@ -163,24 +159,24 @@ def add_products(
             builder.store(builder.call(fma, [x, other, builder.load(sums[k], typ=FLOATS)]), sums[k])
 
 
-def over_length(builder: Builder, products: Sequence[Value], square: Value) -> list[Value]:
-    """Products over the length of the feature: 0 for a zero feature, NaN for one that is not finite."""
-    length = builder.call(intrinsic(builder, "llvm.sqrt.f32", FLOAT, [FLOAT]), [square])
+def divide_by_length(builder: Builder, products: Sequence[Value], square: Value) -> list[Value]:
+    """Divides products by the length of the feature: 0 for a zero feature, NaN for one that is not finite."""
+    length = builder.call(declare_intrinsic(builder, "llvm.sqrt.f32", FLOAT, [FLOAT]), [square])
     length = builder.select(builder.fcmp_ordered("==", length, FLOAT(0.0)), FLOAT(1.0), length)
     length = builder.select(builder.fcmp_ordered("==", length, FLOAT(math.inf)), FLOAT(math.nan), length)
     return [builder.fdiv(product, length) for product in products]
 
 
-def ranked(builder: Builder, cosine: list[Value]) -> tuple[list[Value], Value, Value]:
-    """The cosines, the nearest class and the margin, as `cosine.rank_classes` has them."""
-    best, second, nearest = cosine[0], FLOAT(-math.inf), INDEX(0)
-    for k, value in enumerate(cosine[1:], start=1):
+def rank_classes(builder: Builder, cosines: Sequence[Value]) -> tuple[Value, Value]:
+    """Finds the nearest class and the margin, as `cosine.rank_classes` does."""
+    best, second, nearest = cosines[0], FLOAT(-math.inf), INDEX(0)
+    for k, value in enumerate(cosines[1:], start=1):
         better = builder.fcmp_ordered(">", value, best)
         runner_up = builder.select(builder.fcmp_ordered(">", value, second), value, second)
         second = builder.select(better, best, runner_up)
         nearest = builder.select(better, INDEX(k), nearest)
         best = builder.select(better, value, best)
-    return cosine, nearest, builder.fsub(best, second)
+    return nearest, builder.fsub(best, second)
 
 
 def store(builder: Builder, value: Value, base: Value, at: Value) -> None:
@@ -188,15 +184,15 @@ def store(builder: Builder, value: Value, base: Value, at: Value) -> None:
     builder.store(value, builder.gep(base, [at], source_etype=value.type), align=1)
 
 
-def intrinsic(builder: Builder, name: str, returned: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    """A function that LLVM knows."""
+def declare_intrinsic(builder: Builder, name: str, returned: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
+    """Declares a function that LLVM knows, once a module."""
     known = builder.module.globals
     return known.get(name) or ir.Function(builder.module, ir.FunctionType(returned, arguments), name)
 
 
 @contextmanager
-def counted(builder: Builder, stop: Value, step: int) -> Iterator[Value]:
-    """What is built inside runs for 0, `step`, 2 `step` … below `stop`."""
+def for_range(builder: Builder, stop: Value, step: int) -> Iterator[Value]:
+    """Builds a loop: what is built inside runs for 0, `step`, 2 `step` … below `stop`."""
     with builder.goto_entry_block():
         counter = builder.alloca(INDEX)
     check, body, after = (builder.append_basic_block() for _ in range(3))
@@ -212,15 +208,15 @@ def counted(builder: Builder, stop: Value, step: int) -> Iterator[Value]:
     builder.position_at_end(after)
 
 
-def folded(builder: Builder, vector: Value) -> Value:
-    """The sum of a vector's lanes: its upper half is added to its lower half until one is left."""
+def sum_lanes(builder: Builder, vector: Value) -> Value:
+    """Sums a vector's lanes: its upper half is added to its lower half until one is left."""
     lanes = LANES
     while lanes > 1:
         lanes //= 2
         mask = ir.VectorType(FLAG, lanes)
         halves = [
-            builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(mask, list(taken)))
-            for taken in (range(lanes), range(lanes, 2 * lanes))
+            builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(mask, list(half)))
+            for half in (range(lanes), range(lanes, 2 * lanes))
         ]
         vector = builder.fadd(*halves)
     return builder.extract_element(vector, FLAG(0))

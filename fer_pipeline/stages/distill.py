@@ -6,11 +6,11 @@ lies in the store under the hash of its source, model and settings, so equal wor
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
 from fer_pipeline.artifacts.history import read_history, write_history
+from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
@@ -94,11 +94,7 @@ def run(
 
 def held_out_faces(model: Path) -> frozenset[str]:
     """The anchor's faces that the primitive learner set apart for validation and for estimating precision."""
-    path = model / "split.parquet"
-    if not path.exists():
-        return frozenset()
-    rows = pq.read_table(path, columns=["face_id", "part"]).to_pylist()
-    return frozenset(row["face_id"] for row in rows if row["part"] != "fit")
+    return read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
 
 
 def _make(

@@ -1,16 +1,16 @@
-"""Aligned faces and the primitive learner in, their features out, shard by shard.
+"""Embed one set: compute the features of its aligned faces with the primitive learner, shard by shard.
 
-In: `data/faces/<set>/train` and `models/primitive`. Out: `data/embeddings/<set>`, one shard for each shard of faces. A
-finished shard is kept in the store under its faces, weights and settings and never made again, however often the stage
-is killed and however many shards join the pool. The device is no part of that key: a GPU's shard and a CPU's differ by
-about what half precision cuts off.
+Reads `data/faces/<set>/train` and `models/primitive`; writes `data/embeddings/<set>`, one shard for each shard of
+faces. A finished shard stays in the store under its faces, weights and settings and is never computed again, however
+often the stage is killed and however many shards join the pool. The device is no part of that key: a GPU's shard and a
+CPU's differ by about what half precision cuts off.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import Field
@@ -23,9 +23,8 @@ from fer_pipeline.core.files import file_sha256, replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.embedding.faces import look_at
 from fer_pipeline.embedding.features import VERSION, Precision
-from fer_pipeline.embedding.shards import Plan, begin
+from fer_pipeline.embedding.shards import EmbedOptions, FacesShard, make_embedder
 from fer_pipeline.networks.cards import CARD, read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
 from fer_pipeline.sharding.jobs import Job, Work
@@ -66,65 +65,56 @@ def run(
         verify: Hash faces and finished shards again that look unchanged.
         store: Where finished shards are kept.
     """
-    planned = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
+    work = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
     made = make_shards(
         "embed",
         name,
-        planned.jobs,
-        planned.begin,
+        work.jobs,
+        work.begin,
         store=store,
         resources=project.resources,
-        unit=planned.unit,
-        total=planned.total,
+        unit=work.unit,
+        total=work.total,
         allowed_failures=config.allowed_failures,
         preload=__name__,
         verify=verify,
     )
-    kept, finished = Store(store), {job.key for job in made.finished}
+    finished = {job.key for job in made.finished}
     with replacing_folder(out) as folder:
         for number, job in enumerate(made.jobs):
             if job.key in finished:
-                kept.link(job.key, folder / f"part-{number:05d}.arrow")
+                Store(store).link(job.key, folder / f"part-{number:05d}.arrow")
     counts: dict[str, int | float] = {"faces": sum(job.items for job in made.finished)}
     line = f"{name}: {counts['faces']:,} faces in {len(made.jobs)} shards, {made.reused} reused"
     return Summary("embed", line, counts | made.counts, made.warnings)
 
 
 def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, verify: bool = False) -> Work:
-    """The shards of one set, as jobs: one for each shard of its faces."""
-    shards = [look_at(path) for path in shard_paths(faces)]
-    card = read_card(model)
-    first = next((shard for shard in shards if shard.classes), shards[0])
-    if first.classes and not any(shard.classes == card.classes for shard in shards):
+    """Plans the jobs of one set, one for each shard of its faces; other classes than the model's are a DataError."""
+    shards, card = [FacesShard.read(path) for path in shard_paths(faces)], read_card(model)
+    classes = [shard.classes for shard in shards if shard.classes]
+    if classes and card.classes not in classes:
         raise DataError(
-            f"{faces} holds the classes {', '.join(first.classes)}, but {model} was trained with "
+            f"{faces} holds the classes {', '.join(classes[0])}, but {model} was trained with "
             f"{', '.join(card.classes)}; rerun align or train_primitive"
         )
-    crop = Counter(shard.crop for shard in shards if shard.crop is not None).most_common(1)
-    weights, about = file_sha256(model / WEIGHTS), (model / CARD).read_bytes()
-    contents = Contents(Store(store).memory(f"embed-{name}.json"), verify=verify)
+    crops = Counter(shard.crop for shard in shards if shard.crop is not None).most_common(1)
+    weights, card_bytes = file_sha256(model / WEIGHTS), (model / CARD).read_bytes()
+    crop = crops[0][0] if crops else None
+    options = EmbedOptions(model, weights, extractor_options(config), classes=card.classes, crop=crop)
 
     def jobs() -> Iterator[Job[Path]]:
-        with contents:
+        with Contents(Store(store).memory(f"embed-{name}.json"), verify=verify) as contents:
             for shard in shards:
-                key = shard_key(config, contents.of_file(shard.path), weights=weights, card=about)
+                key = shard_key(config, contents.of_file(shard.path), weights=weights, card=card_bytes)
                 yield Job(key, str(shard.path), shard.rows, shard.path)
 
-    shared = Plan(
-        model,
-        weights,
-        config.batch_size,
-        config.fuse,
-        config.precision,
-        config.compile,
-        classes=card.classes,
-        crop=crop[0][0] if crop else None,
-    )
-    return Work(jobs(), partial(begin, shared), part_of, unit="faces", total=sum(shard.rows for shard in shards))
+    total = sum(shard.rows for shard in shards)
+    return Work(jobs(), partial(make_embedder, options), part_of, unit="faces", total=total)
 
 
 def part_of(job: Job[Path], items: int, folder: Path) -> Job[Path]:
-    """A job of the first faces of another, to see how long they take; they are written into `folder`."""
+    """Makes a job of the first faces of another, to see how long they take; their shard is written into `folder`."""
     first = next(open_shard(job.payload).iter_batches(items))
     faces = folder / f"{job.key}-{items}.parquet"
     write_parquet(faces, pa.Table.from_batches([first]))
@@ -132,6 +122,10 @@ def part_of(job: Job[Path], items: int, folder: Path) -> Job[Path]:
 
 
 def shard_key(config: Config, faces: str, *, weights: str, card: bytes) -> str:
-    """The fingerprint of all that a shard's bytes depend on; `faces` is the hash of its faces, wherever they lie."""
-    settings = config.model_dump(include={"batch_size", "fuse", "precision", "compile"})
-    return fingerprint("embed", VERSION, faces, weights, card, settings)
+    """Computes the fingerprint of all that a shard's bytes depend on; `faces` is the hash of its faces."""
+    return fingerprint("embed", VERSION, faces, weights, card, extractor_options(config))
+
+
+def extractor_options(config: Config) -> dict[str, Any]:
+    """Returns the settings that features depend on, as `Extractor` takes them."""
+    return config.model_dump(include={"batch_size", "fuse", "precision", "compile"})

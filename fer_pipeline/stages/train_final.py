@@ -23,6 +23,7 @@ from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.faces import read_about, read_table
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.split import FIT, VALIDATION
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.artifacts.timings import write_timings
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -40,7 +41,7 @@ from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, length
 from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
 from fer_pipeline.training.memory_budget import memory_budget
-from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.partition import partition
 from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.sources import Source, check_sources
@@ -48,7 +49,6 @@ from fer_pipeline.training.train import TrainingResult, train
 from fer_pipeline.training.worker import Worker, make_worker
 
 STAGE = "train_final"
-VALIDATION = "validation"
 # What a model's bytes depend on, beside its strategy: changed code trains anew.
 CODE = (
     "stages/train_final.py",

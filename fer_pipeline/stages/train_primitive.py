@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
-from fer_pipeline.artifacts.faces import read_about, read_table, write_parquet
+from fer_pipeline.artifacts.faces import read_about, read_table
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.files import file_sha256, fresh_folder
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
@@ -31,15 +30,13 @@ from fer_pipeline.strategies import supervised
 from fer_pipeline.training.fit import Execution, TrainingJob, length
 from fer_pipeline.training.launch import group_devices, run_group
 from fer_pipeline.training.memory_budget import memory_budget
-from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.partition import partition
 from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.train import Speed, train
 from fer_pipeline.training.worker import Worker, make_worker
 
 STAGE = "train_primitive"
-VALIDATION, HELDOUT = "validation", "heldout"
-SPLIT = "split.parquet"
 # What the model's bytes depend on: changed code trains anew.
 CODE = (
     "stages/train_primitive.py",
@@ -120,7 +117,7 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         images = read_images(faces, classes=classes, budget=None)
         refuse_empty_classes(images.counts(len(classes)), classes=classes, where=faces)
         parts = divide(images, config.split, seed=seed, num_classes=len(classes))
-        write_split(folder / SPLIT, images, parts)
+        write_split(folder, face_id=images.face_id.tolist(), label=images.labels.numpy(), part=parts.tolist())
         fit_images = images.take(np.flatnonzero(parts == FIT))
         refuse_empty_classes(fit_images.counts(len(classes)), classes=classes, where=f"the part of {faces} to train on")
         group = group_devices(project.resources, usual="data")
@@ -188,21 +185,9 @@ def divide(images: ImageSet, split: SplitSettings, *, seed: int, num_classes: in
     )
 
 
-def write_split(path: Path, images: ImageSet, parts: np.ndarray) -> None:
-    """Which face is in which part, in the order of the shards."""
-    table = pa.table(
-        {
-            "face_id": pa.array(images.face_id.tolist(), pa.string()),
-            "label": pa.array(images.labels.numpy(), pa.int64()),
-            "part": pa.array(parts.tolist(), pa.string()),
-        }
-    )
-    write_parquet(path, table)
-
-
 def _summary(config: Config, faces: Path, classes: tuple[str, ...], out: Path, speed: Speed | None) -> Summary:
-    split = pq.read_table(out / SPLIT)
-    parts, labels = np.array(split.column("part").to_pylist()), split.column("label").to_numpy()
+    split = read_split(out)
+    parts, labels = split.part, split.label
     unlabelled = read_table(faces, ["label"]).column("label").null_count
     training, history = read_card(out).training, read_history(out)
     chosen = history[training["chosen_epoch"] - 1]

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int64
 
+from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.seeds import derive
-
-FIT = "fit"
 
 
 def partition(

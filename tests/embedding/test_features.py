@@ -14,7 +14,7 @@ from fer_pipeline.artifacts import faces
 from fer_pipeline.artifacts.embeddings import iter_embeddings
 from fer_pipeline.embedding import shards as embedding
 from fer_pipeline.embedding.features import VERSION, Extractor, Precision
-from fer_pipeline.embedding.overlap import overlapped
+from fer_pipeline.embedding.transfer import compute_overlapped
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier
@@ -24,7 +24,6 @@ from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.sharding.jobs import Job
 
 SIZE = 8
-PINNED = {2: "511fe3e59a197014"}  # VERSION: how the SHA-256 of the vectors begins
 
 
 class Exact(nn.Module):
@@ -52,8 +51,8 @@ def extractor(batch_size: int = 4, device: str = "cpu", **options) -> Extractor:
     return Extractor(classifier, batch_size=batch_size, **options)
 
 
-def pictures(n: int = 10) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 32, (n, SIZE, SIZE, 3), dtype=np.uint8)
+def pictures(n: int = 10, *, size: int = SIZE, limit: int = 32) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, limit, (n, size, size, 3), dtype=np.uint8)
 
 
 def test_features_are_the_penultimate_layer_exactly() -> None:
@@ -62,46 +61,84 @@ def test_features_are_the_penultimate_layer_exactly() -> None:
     np.testing.assert_array_equal(extractor()(pictures()), expected)
 
 
+def write_faces(path: Path, encoded: list[bytes], *, crop: int) -> Job[Path]:
+    count = len(encoded)
+    columns = {
+        "face_id": [f"p/{i}" for i in range(count)],
+        "image": [{"bytes": item, "path": None} for item in encoded],
+        "label": [None] * count,
+        "subject": [None] * count,
+        "split": ["train"] * count,
+        "landmarks": [[0.0] * 10] * count,
+        "score": [1.0] * count,
+        "source": [""] * count,
+    }
+    faces.write_shard(path, pa.table(columns, schema=faces.face_schema(("anger", "fear"), crop=crop)))
+    return Job(key="k", name=path.name, items=count, payload=path)
+
+
 @pytest.fixture
 def job(tmp_path: Path) -> Job[Path]:
-    columns = {
-        "face_id": [f"p/{i}" for i in range(10)],
-        "image": [{"bytes": faces.encode(picture, format="png"), "path": None} for picture in pictures()],
-        "label": [None] * 10,
-        "subject": [None] * 10,
-        "split": ["train"] * 10,
-        "landmarks": [[0.0] * 10] * 10,
-        "score": [1.0] * 10,
-        "source": [""] * 10,
-    }
-    rows = pa.table(columns, schema=faces.face_schema(("anger", "fear"), crop=SIZE))
-    faces.write_shard(tmp_path / "part-00000.parquet", rows)
-    return Job(key="k", name="part-00000.parquet", items=10, payload=tmp_path / "part-00000.parquet")
+    encoded = [faces.encode(picture, format="png") for picture in pictures()]
+    return write_faces(tmp_path / "part-00000.parquet", encoded, crop=SIZE)
 
 
-def test_shard_bytes_are_pinned_to_the_version(tmp_path: Path, job: Job[Path]) -> None:
-    told: list[int] = []
-    embedding.write_shard(job, tmp_path / "out.arrow", told.append, extractor=extractor(), weights="weights")
-    assert told == [4, 4, 2]
-    vectors = np.concatenate([part.vector for part in iter_embeddings(tmp_path / "out.arrow")])
-    assert hashlib.sha256(vectors.tobytes()).hexdigest().startswith(PINNED[VERSION])
+def read_vectors(path: Path) -> np.ndarray:
+    return np.concatenate([part.vector for part in iter_embeddings(path)])
+
+
+def test_exact_features_are_pinned_to_the_version(tmp_path: Path, job: Job[Path]) -> None:
+    """Whole numbers, the same to the last bit on any processor.
+
+    `VERSION` is in the key of every embedded shard: raise it where these bytes change.
+    """
+    steps: list[int] = []
+    embedding.write_shard(job, tmp_path / "out.arrow", steps.append, extractor=extractor(), weights="weights")
+    assert steps == [4, 4, 2]
+    digest = hashlib.sha256(read_vectors(tmp_path / "out.arrow").tobytes()).hexdigest()
+    assert VERSION == 2
+    assert digest == "511fe3e59a197014ca0f989ebfc13a99304e5eb1a618b4de333222a848b719d8"
+
+
+def test_features_of_a_trained_network_are_pinned_to_the_version(tmp_path: Path) -> None:
+    """JPEG decoding, resizing, normalisation, fused batch norms, a layer of features: what the exact network lacks.
+
+    Vectors are compared in steps of 1/64, since the last bits of a convolution differ between processors. No
+    number lies within 4e-4 of the middle between two steps: more than half precision can move it there.
+    """
+    images = pictures(5, size=24, limit=256)
+    encoded = [faces.encode(image, format="jpeg" if n % 2 else "png") for n, image in enumerate(images)]
+    job = write_faces(tmp_path / "part-00000.parquet", encoded, crop=24)
+    settings = NetworkSettings(name="small", size=16, width=4, feature_dim=12)
+    model = with_running_statistics(build(settings, 2, seed=58))
+    card = Card(network=settings, classes=("anger", "fear"), preprocessing=Preprocessing(size=16, mean=(0.4, 0.5, 0.6)))
+    extractor = Extractor(Classifier(model, card, device=torch.device("cpu")), batch_size=3)
+    assert extractor.fused
+    embedding.write_shard(job, tmp_path / "out.arrow", lambda _: None, extractor=extractor, weights="weights")
+    scaled = read_vectors(tmp_path / "out.arrow").astype(np.float64) * 64
+    steps = np.round(scaled)
+    assert len(np.unique(steps)) > 10
+    assert VERSION == 2
+    digest = hashlib.sha256(steps.astype(np.int32).tobytes()).hexdigest()
+    assert digest == "2be99271d753ac7ee3ea73ab900e255f85afad849179e3dbfc8ca71ee9f35c02"
+    assert np.abs(np.abs(scaled - steps) - 0.5).min() > 64 * 4e-4
 
 
 def test_the_order_of_work_of_a_gpu_gives_the_same_file(
     tmp_path: Path, job: Job[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Decoding threads and lanes, with a CPU at the end of them."""
+    """Decoding threads and transfer buffers, with a CPU at the end of them."""
     embedding.write_shard(job, tmp_path / "plain.arrow", lambda _: None, extractor=extractor(), weights="weights")
 
     def stream(self: Extractor, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        return overlapped(batches, self.compute, device=self.device, batch_size=self.batch_size, dimensions=6)
+        return compute_overlapped(batches, self.compute, device=self.device, batch_size=self.batch_size, dimensions=6)
 
     monkeypatch.setattr(Extractor, "stream", stream)
-    monkeypatch.setattr(embedding, "decoders", lambda _: 2)
-    told: list[int] = []
-    embedding.write_shard(job, tmp_path / "lanes.arrow", told.append, extractor=extractor(), weights="weights")
-    assert told == [4, 4, 2]
-    assert (tmp_path / "lanes.arrow").read_bytes() == (tmp_path / "plain.arrow").read_bytes()
+    monkeypatch.setattr(embedding, "num_decoders", lambda _: 2)
+    steps: list[int] = []
+    embedding.write_shard(job, tmp_path / "buffers.arrow", steps.append, extractor=extractor(), weights="weights")
+    assert steps == [4, 4, 2]
+    assert (tmp_path / "buffers.arrow").read_bytes() == (tmp_path / "plain.arrow").read_bytes()
 
 
 def test_batch_size_does_not_matter() -> None:
@@ -109,15 +146,19 @@ def test_batch_size_does_not_matter() -> None:
     assert extractor()(pictures(0)).shape == (0, 6)
 
 
-def normed(device: str, seed: int = 0) -> Classifier:
-    """A network whose batch norms can be folded, with running statistics far from their start."""
-    settings = NetworkSettings(name="resnet18", size=32)
-    model = build(settings, 2, seed=seed)
+def with_running_statistics(model: ExpressionNet, seed: int = 0) -> ExpressionNet:
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def normed(device: str, seed: int = 0) -> Classifier:
+    """A network whose batch norms can be folded, with running statistics far from their start."""
+    settings = NetworkSettings(name="resnet18", size=32)
+    model = with_running_statistics(build(settings, 2, seed=seed), seed)
     card = Card(network=settings, classes=("anger", "fear"), preprocessing=Preprocessing(size=32))
     return Classifier(model, card, device=torch.device(device))
 
@@ -153,13 +194,13 @@ def test_folding_keeps_what_half_precision_keeps() -> None:
 def test_a_gpu_worker_has_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding.os, "cpu_count", lambda: 48)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    assert embedding.decoders(torch.device("cpu")) == 0
-    assert embedding.decoders(torch.device("cuda:3")) == 6
+    assert embedding.num_decoders(torch.device("cpu")) == 0
+    assert embedding.num_decoders(torch.device("cuda:3")) == 6
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert embedding.decoders(torch.device("cuda")) == embedding.MOST_DECODERS
+    assert embedding.num_decoders(torch.device("cuda")) == embedding.MAX_DECODERS
     monkeypatch.setattr(embedding.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert embedding.decoders(torch.device("cuda:3")) == 1
+    assert embedding.num_decoders(torch.device("cuda:3")) == 1
 
 
 def test_a_compiled_network_is_the_folded_one(monkeypatch: pytest.MonkeyPatch) -> None:

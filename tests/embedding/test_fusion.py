@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fer_pipeline.embedding.fusion import fused
+from fer_pipeline.embedding.fusion import fuse_batch_norms
 
 
 def warmed(network: nn.Module) -> nn.Module:
@@ -22,7 +22,7 @@ def warmed(network: nn.Module) -> nn.Module:
 
 def test_residual_network_keeps_its_function_and_loses_its_norms() -> None:
     network = warmed(resnet18())
-    folded, done = fused(network, size=32)
+    folded, done = fuse_batch_norms(network, size=32)
     assert done
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
@@ -57,11 +57,11 @@ class Shared(nn.Module):
 @pytest.mark.parametrize("kind", [Branching, Shared])
 def test_what_cannot_be_folded_stays(kind: type[nn.Module]) -> None:
     network = warmed(kind())
-    folded, done = fused(network, size=8)
+    folded, done = fuse_batch_norms(network, size=8)
     assert not done
     assert folded is network
 
 
 def test_a_network_without_norms_stays() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()).eval()
-    assert fused(network, size=8) == (network, False)
+    assert fuse_batch_norms(network, size=8) == (network, False)

@@ -5,13 +5,17 @@ import pytest
 from scipy.stats import binomtest
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.mining.calibration import Calibration, calibrate
-from fer_pipeline.mining.intervals import weighted_interval, wilson
-from fer_pipeline.mining.margin import find_thresholds, passes
-from fer_pipeline.mining.priors import class_weights
-from fer_pipeline.mining.rule import MarginRule
-from fer_pipeline.mining.smoothing import isotonic_share
-from fer_pipeline.mining.sweep import sweep_margins
+from fer_pipeline.mining.calibration import (
+    Calibration,
+    CalibrationSettings,
+    Predictions,
+    calibrate,
+    class_weights,
+    isotonic_share,
+    weighted_interval,
+    wilson,
+)
+from fer_pipeline.mining.margin import MarginRule, find_thresholds, passes
 
 CLASSES = ("anger", "fear", "neutral")
 
@@ -30,23 +34,18 @@ def faces(
 def calibration(heldout, pool, **options) -> Calibration:
     label, nearest, margin = heldout
     _, pool_nearest, pool_margin = pool
-    prior = options.pop("prior", "anchor")
-    weights = class_weights(label, nearest, pool_nearest, num_classes=3) if prior == "pool" else np.ones(3)
     return calibrate(
-        label=label,
-        nearest=nearest,
-        margin=margin,
-        pool_nearest=pool_nearest,
-        pool_margin=pool_margin,
-        class_weights=weights,
-        **{"support": 20, "level": 0.95, **options},
+        Predictions(nearest, margin, label),
+        Predictions(pool_nearest, pool_margin),
+        CalibrationSettings(**{"support": 20, "level": 0.95, **options}),
+        num_classes=3,
     )
 
 
 def estimate_and_truth(made: Calibration, pool, m: float) -> tuple[float, float, float, float]:
     label, nearest, margin = pool
     thresholds = np.full((1, 3), m)
-    mean, low, high = (float(v[0]) for v in made.estimate(thresholds).combined(made.kept(thresholds)))
+    mean, low, high = (float(v[0]) for v in made.estimate(thresholds).combined(made.count_passing(thresholds)))
     kept = margin >= m
     return mean, low, high, float((label == nearest)[kept].mean())
 
@@ -73,7 +72,7 @@ def test_mined_counts_weigh_the_classes() -> None:
     pool = (np.zeros(100, np.int64), np.array([0] * 10 + [1] * 90), np.full(100, 0.5, np.float32))
     made = calibration((label, nearest, margin), pool)
     thresholds = np.full((1, 3), 0.5)
-    mean, _, _ = made.estimate(thresholds).combined(made.kept(thresholds))
+    mean, _, _ = made.estimate(thresholds).combined(made.count_passing(thresholds))
     np.testing.assert_allclose(mean, [0.55])
 
 
@@ -105,7 +104,7 @@ def test_pool_prior_mends_what_other_true_shares_break() -> None:
     truth = (pool[0] == 0)[passing].mean()
     thresholds = np.full((1, 3), 0.3)
     plain = calibration(heldout, pool).estimate(thresholds)
-    mended = calibration(heldout, pool, prior="pool").estimate(thresholds)
+    mended = calibration(heldout, pool, class_prior="pool").estimate(thresholds)
     assert plain.precision[0, 0] - truth > 0.3
     assert abs(mended.precision[0, 0] - truth) < 0.02
     width = mended.high - mended.low
@@ -178,7 +177,7 @@ def test_wanted_precision_is_reached_with_as_many_faces_as_possible(per_class: b
     truth = (label == nearest)[kept].mean()
     assert 0.84 < truth < 0.90
     estimate = made.estimate(found[None])
-    precision, low, _ = estimate.combined(made.kept(found[None]))
+    precision, low, _ = estimate.combined(made.count_passing(found[None]))
     if per_class:
         precision, low = estimate.precision[0], estimate.low[0]
     assert ((precision if bound == "estimate" else low) >= 0.85).all()
@@ -186,7 +185,7 @@ def test_wanted_precision_is_reached_with_as_many_faces_as_possible(per_class: b
         smaller = np.unique(np.append(heldout[2], margin.min()))
         smaller = smaller[smaller < found[0]]
         offers = np.repeat(smaller[:, None].astype(np.float64), 3, axis=1)
-        precision, low, _ = made.estimate(offers).combined(made.kept(offers))
+        precision, low, _ = made.estimate(offers).combined(made.count_passing(offers))
         assert ((precision if bound == "estimate" else low) < 0.85).all()
 
 
@@ -212,7 +211,7 @@ def test_a_class_without_evidence_keeps_nothing_of_a_wanted_precision() -> None:
 def test_sweep_counts_and_precisions_equal_brute_force() -> None:
     pool, heldout = faces(14, 5_000, (0.5, 0.3, 0.2)), faces(15, 2_000, (0.5, 0.3, 0.2))
     made = calibration(heldout, pool, support=1)
-    table = sweep_margins(made, points=11, used=np.array([0.123, np.inf]))
+    table = made.sweep(points=11, used=np.array([0.123, np.inf]))
     assert table.margin[0] == 0
     assert 0.123 in table.margin
     assert len(table.margin) == 12

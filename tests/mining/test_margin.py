@@ -8,9 +8,16 @@ from hypothesis.extra.numpy import arrays
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import validate
-from fer_pipeline.mining.calibration import Calibration, calibrate
-from fer_pipeline.mining.margin import find_thresholds, first_of_class, margin_for_count, ordinals, passes
-from fer_pipeline.mining.rule import NO_CAP, MarginRule
+from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Predictions, calibrate
+from fer_pipeline.mining.margin import (
+    NO_CAP,
+    MarginRule,
+    find_thresholds,
+    first_of_class,
+    margin_for_count,
+    ordinals,
+    passes,
+)
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -20,17 +27,9 @@ NO_CAPS = np.full(3, NO_CAP)
 
 
 def no_evidence() -> Calibration:
-    nothing = np.zeros(0, np.int64)
-    return calibrate(
-        label=nothing,
-        nearest=nothing,
-        margin=np.zeros(0, np.float32),
-        pool_nearest=nothing,
-        pool_margin=np.zeros(0, np.float32),
-        class_weights=np.ones(3),
-        support=1,
-        level=0.95,
-    )
+    labels, margins = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    settings = CalibrationSettings(support=1, level=0.95)
+    return calibrate(Predictions(labels, margins, labels), Predictions(labels, margins), settings, num_classes=3)
 
 
 def thresholds(rule: MarginRule, labels: np.ndarray, margins: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_engine_equals_reference(name: str, d: int, c: int, positive: bool) -> N
     features, centroids = world(d + c, d=d, c=c, positive=positive)
     engine = engines.make_engine(name, centroids, device="cpu")
     assert engine.name == name
-    found, expected = engine([features]), cosine_reference(features, centroids)
+    found, expected = engine.score([features]), cosine_reference(features, centroids)
     assert found.cosine.dtype == np.float32
     np.testing.assert_allclose(found.cosine, expected, rtol=0, atol=TOLERANCE)
     ordered = np.sort(expected, axis=1)
@@ -52,7 +52,7 @@ def test_engine_equals_reference(name: str, d: int, c: int, positive: bool) -> N
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_single_class_is_everybodys_and_its_margin_infinite(name: str) -> None:
     features, centroids = world(7, n=50, d=20, c=1)
-    found = engines.make_engine(name, centroids, device="cpu")([features])
+    found = engines.make_engine(name, centroids, device="cpu").score([features])
     np.testing.assert_allclose(found.cosine, cosine_reference(features, centroids), rtol=0, atol=TOLERANCE)
     assert found.nearest.tolist() == [0] * 50
     assert found.margin.tolist() == [np.inf] * 50
@@ -64,7 +64,9 @@ def test_scale_of_features_and_centroids_does_not_matter(name: str) -> None:
     tiny, huge = (features * np.float16(2.0**-9)), (features * np.float16(2.0**9))
     for scaled, factor in ((tiny, 1e-6), (huge, 1e6)):
         engine = engines.make_engine(name, centroids * factor, device="cpu")
-        np.testing.assert_allclose(engine([scaled]).cosine, cosine_reference(scaled, centroids), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(
+            engine.score([scaled]).cosine, cosine_reference(scaled, centroids), rtol=0, atol=TOLERANCE
+        )
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -73,7 +75,7 @@ def test_the_ends_of_half_precision_are_read_right(name: str) -> None:
     smallest, largest = np.float16(2.0**-24), np.finfo(np.float16).max
     features = np.array([[smallest, 3 * smallest, 0], [largest, -largest, largest], [-smallest, 0, 0]], np.float16)
     centroids = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.25]])
-    found = engines.make_engine(name, centroids, device="cpu")([features]).cosine
+    found = engines.make_engine(name, centroids, device="cpu").score([features]).cosine
     np.testing.assert_allclose(found, cosine_reference(features, centroids), rtol=0, atol=TOLERANCE)
 
 
@@ -81,7 +83,7 @@ def test_the_ends_of_half_precision_are_read_right(name: str) -> None:
 def test_zero_features_have_cosine_zero_and_no_direction(name: str) -> None:
     features, centroids = world(2, n=5, d=16)
     features[[1, 3]] = 0
-    found = engines.make_engine(name, centroids, device="cpu")([features])
+    found = engines.make_engine(name, centroids, device="cpu").score([features])
     np.testing.assert_array_equal(without_direction(found.cosine), [False, True, False, True, False])
     assert (found.nearest[[1, 3]] == 0).all()
     assert (found.margin[[1, 3]] == 0).all()
@@ -93,9 +95,9 @@ def test_zero_features_have_cosine_zero_and_no_direction(name: str) -> None:
 def test_what_is_not_finite_has_no_margin_and_spoils_no_neighbour(name: str, c: int, value: float) -> None:
     features, centroids = world(3, n=9, d=32, c=c)
     engine = engines.make_engine(name, centroids, device="cpu")
-    clean = engine([features])
+    clean = engine.score([features])
     features[4, 5] = value
-    found = engine([features])
+    found = engine.score([features])
     assert np.flatnonzero(np.isnan(found.margin)).tolist() == [4]
     others = np.arange(9) != 4
     np.testing.assert_allclose(found.cosine[others], clean.cosine[others], rtol=0, atol=TOLERANCE)
@@ -105,7 +107,7 @@ def test_what_is_not_finite_has_no_margin_and_spoils_no_neighbour(name: str, c: 
 def test_exact_ties_go_to_the_lowest_class(name: str) -> None:
     centroids = np.array([[0.0, 1.0, 1.0], [1.0, 2.0, 0.0], [1.0, 2.0, 0.0], [2.0, 4.0, 0.0]])
     features = np.array([[1.0, 2.0, 0.0], [0.3, 0.7, 0.0]], np.float16)
-    found = engines.make_engine(name, centroids, device="cpu")([features])
+    found = engines.make_engine(name, centroids, device="cpu").score([features])
     np.testing.assert_array_equal(found.nearest, [1, 1])
     np.testing.assert_array_equal(found.margin, [0, 0])
 
@@ -115,12 +117,12 @@ def test_slices_and_read_only_memory_change_nothing(name: str) -> None:
     features, centroids = world(3, n=4500, d=32)
     features.setflags(write=False)
     engine = engines.make_engine(name, centroids, device="cpu")
-    whole = engine([features]).cosine
-    pieces = engine([features[i : i + 999] for i in range(0, len(features), 999)]).cosine
+    whole = engine.score([features]).cosine
+    pieces = engine.score([features[i : i + 999] for i in range(0, len(features), 999)]).cosine
     np.testing.assert_allclose(pieces, whole, rtol=0, atol=TOLERANCE)
-    assert engine([features[:0]]).cosine.shape == (0, 7)
-    assert engine([]).cosine.shape == (0, 7)
-    assert engine([features[:1]]).cosine.shape == (1, 7)
+    assert engine.score([features[:0]]).cosine.shape == (0, 7)
+    assert engine.score([]).cosine.shape == (0, 7)
+    assert engine.score([features[:1]]).cosine.shape == (1, 7)
 
 
 @pytest.mark.parametrize("d", [512, 33])
@@ -128,13 +130,17 @@ def test_slices_and_read_only_memory_change_nothing(name: str) -> None:
 def test_the_kernel_gives_a_row_the_same_bits_wherever_it_stands(d: int, at_once: int) -> None:
     """Neighbours, parts, slices, memory that is not aligned, and the sums that go together in registers."""
     features, centroids = world(4, n=700, d=d)
-    whole = engines.make_engine("llvm", centroids)([features])
+    whole = engines.make_engine("llvm", centroids).score([features])
     cuts = [0, 1, 2, 255, 255, 400, 700]
     parts = [features[start:stop] for start, stop in pairwise(cuts)]
     odd = np.empty(features.nbytes + 1, np.uint8)[1:]
     odd[:] = features.reshape(-1).view(np.uint8)
     other = engines.llvm_engine(centroids, at_once=at_once)
-    for found in (other(parts), other([odd.view(np.float16).reshape(-1, d)]), other([np.asfortranarray(features)])):
+    for found in (
+        other.score(parts),
+        other.score([odd.view(np.float16).reshape(-1, d)]),
+        other.score([np.asfortranarray(features)]),
+    ):
         assert found.cosine.tobytes() == whole.cosine.tobytes()
         assert found.nearest.tobytes() == whole.nearest.tobytes()
         assert found.margin.tobytes() == whole.margin.tobytes()
@@ -150,11 +156,11 @@ class Features(dict):
 @pytest.mark.skipif(not kernel.llvm.get_host_cpu_features().get("avx512f"), reason="this processor has no AVX-512")
 def test_a_processor_of_narrower_registers_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     features, centroids = world(10, n=300, d=100, c=9)
-    wide = engines.llvm_engine(centroids)([features])
+    wide = engines.llvm_engine(centroids).score([features])
     able = {name: has and "avx512" not in name for name, has in kernel.llvm.get_host_cpu_features().items()}
     monkeypatch.setattr(kernel.llvm, "get_host_cpu_features", lambda: Features(able))
     monkeypatch.setattr(kernel.llvm, "get_host_cpu_name", lambda: "haswell")
-    narrow = engines.llvm_engine(centroids)([features])
+    narrow = engines.llvm_engine(centroids).score([features])
     assert narrow.cosine.tobytes() == wide.cosine.tobytes()
     assert narrow.margin.tobytes() == wide.margin.tobytes()
 
@@ -186,7 +192,7 @@ def test_the_kernel_ranks_as_numpy_does() -> None:
     centroids = np.concatenate([np.eye(6), np.eye(6)[:3]])
     features = rng.integers(-1, 2, (4000, 6)).astype(np.float16)
     features[::97, 2] = np.inf
-    found = engines.make_engine("llvm", centroids)([features])
+    found = engines.make_engine("llvm", centroids).score([features])
     nearest, margin = rank_classes(found.cosine)
     assert found.nearest.tobytes() == nearest.tobytes()
     np.testing.assert_array_equal(found.margin, margin)
@@ -205,14 +211,21 @@ def test_rank_classes_equals_sorting(cosine: np.ndarray) -> None:
 
 
 def test_slices_keep_every_row_in_order() -> None:
-    rows = np.arange(40, dtype=np.float16).reshape(20, 2)
+    rows = np.arange(1, 41, dtype=np.float16).reshape(20, 2)
     for cuts in ([0, 20], [0, 1, 1, 4, 17, 20], [0, 3, 6, 9, 12, 15, 18, 20], [0, 0, 20, 20]):
         parts = [rows[start:stop] for start, stop in pairwise(cuts)]
         for size in (1, 3, 6, 20, 50):
-            pieces = [np.concatenate(piece) for piece in engines.slices(parts, rows=size)]
+            pieces = []
+
+            def cosines(piece: np.ndarray, pieces: list[np.ndarray] = pieces) -> np.ndarray:
+                pieces.append(piece)
+                return piece.astype(np.float32)
+
+            found = engines.score_in_slices(cosines, np.eye(2), size=size)(parts)
+            np.testing.assert_array_equal(found.cosine, rows)
             np.testing.assert_array_equal(np.concatenate(pieces), rows)
             assert [len(piece) for piece in pieces[:-1]] == [size] * (len(pieces) - 1)
-    assert list(engines.slices([rows[:0]], rows=4)) == []
+    assert engines.score_in_slices(cosines, np.eye(2), size=4)([rows[:0]]).cosine.shape == (0, 2)
 
 
 def test_auto_takes_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:

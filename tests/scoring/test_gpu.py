@@ -33,7 +33,7 @@ class Standing(gpu.Search):
 
 def standing_engine() -> tuple[gpu.GpuEngine, Standing]:
     search = Standing(np.random.default_rng(0).standard_normal((4, 6)))
-    return gpu.GpuEngine("faiss", 4, lambda parts, found: None, search=search), search
+    return gpu.GpuEngine("faiss", lambda parts: pytest.fail("only streams are scored"), search=search), search
 
 
 def test_batches_come_in_order_and_are_read_by_one_other_thread() -> None:
@@ -88,8 +88,7 @@ def test_what_faiss_finds_is_put_in_the_order_of_the_classes() -> None:
     wide = features.astype(np.float32)
     found, order = index.search(wide, 3)
     order[6] = -1
-    products = gpu.in_order(torch.from_numpy(found), torch.from_numpy(order))
-    cosine = gpu.over_lengths(products, torch.from_numpy(wide)).numpy()
+    cosine = gpu.cosines_of(torch.from_numpy(found), torch.from_numpy(order), torch.from_numpy(wide)).numpy()
     clean = np.arange(9) != 6
     expected = cosine_reference(features[clean], units)
     np.testing.assert_allclose(cosine[clean], expected, rtol=0, atol=TOLERANCE)
@@ -113,7 +112,7 @@ def test_faiss_on_the_gpu_equals_reference() -> None:
     engine = make_engine("auto", centroids)
     assert isinstance(engine, gpu.GpuEngine)
     expected = cosine_reference(features, centroids)
-    np.testing.assert_allclose(engine([features]).cosine, expected, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(engine.score([features]).cosine, expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.gpu

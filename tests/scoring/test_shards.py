@@ -12,7 +12,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.scoring import shards as scoring
 from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
 from fer_pipeline.scoring.engines import make_engine
-from fer_pipeline.scoring.shards import Tally, score_shards, write_scored
+from fer_pipeline.scoring.shards import FaceCounts, score_blocks, score_shards
 
 CLASSES = ("anger", "fear", "neutral")
 WIDTH = 24
@@ -34,16 +34,16 @@ def embeddings(folder: Path, sizes: list[int], *, batch: int = 7) -> tuple[list[
     return paths, np.concatenate(all_vectors)
 
 
-def scored(paths: list[Path], out: Path, *, workers: int = 1, engine: str = "llvm") -> Tally:
+def scored(paths: list[Path], out: Path, *, workers: int = 1, engine: str = "llvm") -> FaceCounts:
     out.mkdir()
     made = make_engine(engine, np.random.default_rng(1).standard_normal((3, WIDTH)), device="cpu")
-    tallies = score_shards(paths, out=out, schema=score_schema(CLASSES), engine=made, dimensions=WIDTH, workers=workers)
-    return sum(tallies, Tally())
+    counts = score_shards(paths, out=out, schema=score_schema(CLASSES), engine=made, dimensions=WIDTH, workers=workers)
+    return sum(counts, FaceCounts())
 
 
 def test_every_face_is_scored_and_counted(tmp_path: Path) -> None:
     paths, vectors = embeddings(tmp_path / "in", [20, 0, 33])
-    assert scored(paths, tmp_path / "out") == Tally(faces=53, no_direction=2)
+    assert scored(paths, tmp_path / "out") == FaceCounts(faces=53, no_direction=2)
     scores = read_scores(tmp_path / "out", classes=CLASSES)
     assert scores.face_id.to_pylist() == [f"pool/{n}-{row}" for n, size in ((0, 20), (2, 33)) for row in range(size)]
     truth = cosine_reference(vectors, np.random.default_rng(1).standard_normal((3, WIDTH)))
@@ -96,9 +96,9 @@ def test_labels_go_beside_their_faces(tmp_path: Path) -> None:
     ]
     engine = make_engine("llvm", np.eye(3, WIDTH))
     schema = score_schema(CLASSES, labelled=True)
-    tally = write_scored(tmp_path / "heldout.arrow", schema, blocks, engine=engine, source=tmp_path)
+    counts = score_blocks(tmp_path / "heldout.arrow", schema, blocks, engine=engine, source=tmp_path)
     found = read_heldout(tmp_path, classes=CLASSES)
-    assert tally == Tally(3, 0)
+    assert counts == FaceCounts(3, 0)
     assert found.face_id.to_pylist() == ["a", "b", "c"]
     assert found.label is not None
     assert found.label.tolist() == [1, 2, 0]

@@ -1,4 +1,4 @@
-"""`mine` on scores whose outcome is known by hand, on a simulated pool with truth, and on everything it must refuse."""
+"""`mine` on scores whose result is known by hand, on a simulated pool with truth, and on everything it must refuse."""
 
 import hashlib
 from pathlib import Path

@@ -1,0 +1,64 @@
+"""Read and write `split.parquet`, which says what each labelled face of the anchor was used for.
+
+It lies beside the checkpoint of the primitive learner. Columns: `face_id` string, `label` int64 (place in the classes)
+and `part` string: `fit` (trained on, in the centroids), `validation` (chooses the epoch) or `heldout` (neither trained
+on nor in the centroids: the precision of mining is estimated on it). Rows stand in the order of the faces' shards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+from fer_pipeline.artifacts.arrow import places_among
+from fer_pipeline.artifacts.faces import open_shard, write_parquet
+from fer_pipeline.core.errors import DataError
+
+SPLIT = "split.parquet"
+FIT, VALIDATION, HELDOUT = "fit", "validation", "heldout"
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labelled faces of the anchor with their labels and parts, one entry a face."""
+
+    face_id: pa.StringArray
+    label: Int64[np.ndarray, " n"]
+    part: np.ndarray  # of str
+
+    def labels_of(self, face_id: pa.StringArray, parts: Sequence[str]) -> Int64[np.ndarray, " k"]:
+        """Returns the label of each of these faces, `NO_LABEL` for those outside `parts`."""
+        place = places_among(face_id, self.face_id)
+        inside = (place >= 0) & np.isin(self.part, parts)[place]
+        return np.where(inside, self.label[place], NO_LABEL).astype(np.int64)
+
+    def faces_outside(self, part: str) -> frozenset[str]:
+        """Returns the identifiers of the faces that are not in `part`."""
+        return frozenset(self.face_id.filter(pa.array(self.part != part)).to_pylist())
+
+
+def write_split(folder: Path, *, face_id: Sequence[str], label: Int64[np.ndarray, " n"], part: Sequence[str]) -> None:
+    """Writes `split.parquet` into the folder of a checkpoint."""
+    columns = {
+        "face_id": pa.array(face_id, pa.string()),
+        "label": pa.array(label, pa.int64()),
+        "part": pa.array(part, pa.string()),
+    }
+    write_parquet(folder / SPLIT, pa.table(columns))
+
+
+def read_split(model: Path, *, num_classes: int | None = None) -> Split:
+    """Reads the split beside a checkpoint; one that is missing, or has labels beyond the classes, is a DataError."""
+    path = model / SPLIT
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: {model} is no primitive learner; run train_primitive (dvc repro)")
+    table = open_shard(path).read(columns=["face_id", "label", "part"])
+    label = table.column("label").to_numpy().astype(np.int64)
+    if num_classes is not None and len(label) and not (0 <= label.min() and label.max() < num_classes):
+        raise DataError(f"{path} has labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}")
+    part = np.array(table.column("part").to_pylist(), dtype=object)
+    return Split(face_id=table.column("face_id").combine_chunks(), label=label, part=part)
