@@ -1,14 +1,17 @@
-"""The outer loop: real images, a learner and settings in; distilled images, step sizes and their history out.
+"""Move synthetic images and step sizes so that a training on them alone does well on real images: the outer loop.
 
 Source: Wang et al. (arXiv:1811.10959), algorithm 1, with their published code's outer optimiser (Adam, betas 0.5 and
 0.999, rate 0.01 halved every 40 epochs) as default; OS-FER (arXiv:2005.08551) eq. 8. Per outer step: a batch of real
 images, one or several starts, the gradient of unrolled.py averaged over the starts, one step of the optimiser.
 
-It resumes from the last finished epoch: order and starts are drawn from the seed and the epoch's number alone.
+It resumes from the last finished epoch: order and starts are drawn from the seed and the epoch's number alone. Images,
+step sizes, the optimiser's moments and the history stand in *one* file, so that a kill between two writes
+cannot leave halves of two epochs.
 """
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -18,104 +21,127 @@ from torch.nn import functional
 
 from fer_pipeline.artifacts.distilled import saved_name, write_arrays
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import replacing
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.distillation.initial_weights import InitialWeights
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.starts import Learner
-from fer_pipeline.distillation.state import Progress, Row, load_state, save_state
 from fer_pipeline.distillation.synthetic import Synthetic, pixel_bounds
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
 from fer_pipeline.networks.preprocessing import Preprocessing
+
+STATE = "state.pt"
+
+Row = dict[str, float]
 
 
 def distill(
     settings: DistillSettings,
     *,
     source: Source,
-    learner: Learner,
+    initial: InitialWeights,
     preprocessing: Preprocessing,
     synthetic: Synthetic,
     seed: int,
     state: Path,
     advance: Callable[[int], None],
 ) -> list[Row]:
-    """Moves `synthetic` through all outer epochs; gives the history back. Saved images lie in `state / "saved"`."""
-    optimizer = _optimizer(settings, synthetic)
-    progress = load_state(state, synthetic, optimizer)
-    advance(progress.epoch * batches_per_epoch(len(source.labels), settings))
-    bounds = [bound.to(synthetic.images.device) for bound in pixel_bounds(preprocessing)] if settings.clamp else None
-    for epoch in range(progress.epoch, settings.outer_epochs):
+    """Moves `synthetic` through all outer epochs and returns the history. Saved images lie in `state / "saved"`."""
+    optimizer = make_optimizer(settings, synthetic)
+    history = load_state(state, synthetic, optimizer)
+    per_epoch = batches_per_epoch(len(source.labels), settings)
+    advance(len(history) * per_epoch)
+    device = synthetic.images.device
+    bounds = [bound.to(device) for bound in pixel_bounds(preprocessing)] if settings.clamp else None
+    for epoch in range(len(history), settings.outer_epochs):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
         rows = []
         for number, chosen in enumerate(epoch_batches(source.labels, settings, epoch=epoch, seed=seed)):
-            real = preprocessing.apply(source.images(chosen)).to(synthetic.images.device)
-            truth = torch.from_numpy(source.labels[chosen]).to(real.device)
-            first_start = (epoch * batches_per_epoch(len(source.labels), settings) + number) * settings.draws
-            rows.append(_outer_step(settings, learner, synthetic, optimizer, real, truth, first_start, epoch))
+            real = preprocessing.apply(source.images(chosen)).to(device)
+            truth = torch.from_numpy(source.labels[chosen]).to(device)
+            first = (epoch * per_epoch + number) * settings.draws
+            rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
+            gradients = (synthetic.images.grad, synthetic.raw_sizes.grad)
+            if not (np.isfinite(rows[-1]["loss"]) and all(g is not None and g.isfinite().all() for g in gradients)):
+                raise DataError(
+                    f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
+                    "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
+                )
+            optimizer.step()
             if bounds is not None:
                 with torch.no_grad():
                     synthetic.images.clamp_(*bounds)
             advance(1)
-        progress = Progress(epoch + 1, [*progress.history, _row(epoch + 1, rows, synthetic)])
-        if progress.epoch % settings.save_every == 0:
+        means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
+        sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
+        history.append({"epoch": epoch + 1, **means, **sizes})
+        if len(history) % settings.save_every == 0:
             arrays = {"images": synthetic.images.cpu().numpy(), "step_sizes": synthetic.step_sizes.cpu().numpy()}
-            write_arrays(state / "saved" / saved_name(progress.epoch), arrays)
-        save_state(state, synthetic, optimizer, progress)
-    return progress.history
+            write_arrays(state / "saved" / saved_name(len(history)), arrays)
+        save_state(state, synthetic, optimizer, history)
+    return history
+
+
+def make_optimizer(settings: DistillSettings, synthetic: Synthetic) -> torch.optim.Optimizer:
+    """Makes the outer optimiser of the images and of the free numbers behind the step sizes."""
+    tensors = [synthetic.images, synthetic.raw_sizes]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(tensors, lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.Adam(tensors, lr=settings.learning_rate, betas=(0.5, 0.999))
 
 
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:
-    """Outer steps of one epoch."""
+    """Returns the outer steps of one epoch over `count` real images."""
     return settings.batches or -(-count // settings.batch_size)
 
 
 def epoch_batches(
     labels: Int64[np.ndarray, " n"], settings: DistillSettings, *, epoch: int, seed: int
 ) -> Iterator[Int[np.ndarray, " b"]]:
-    """The rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
+    """Yields the rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
     draw = np.random.default_rng(derive(seed, "distill", "order", epoch))
-    total = batches_per_epoch(len(labels), settings)
+    total, size = batches_per_epoch(len(labels), settings), settings.batch_size
     if settings.balance == "batch":
         counts = np.bincount(labels)
         weights = 1 / counts[labels] / np.count_nonzero(counts)
         for _ in range(total):
-            yield draw.choice(len(labels), size=min(settings.batch_size, len(labels)), p=weights)
+            yield draw.choice(len(labels), size=min(size, len(labels)), p=weights)
         return
-    passes = 1 if settings.batches is None else -(-total * settings.batch_size // len(labels))
+    passes = 1 if settings.batches is None else -(-total * size // len(labels))
     order = np.concatenate([draw.permutation(len(labels)) for _ in range(passes)])
     for number in range(total):
-        yield order[number * settings.batch_size : (number + 1) * settings.batch_size]
+        yield order[number * size : (number + 1) * size]
 
 
-def _outer_step(
+def set_gradients(
     settings: DistillSettings,
-    learner: Learner,
+    initial: InitialWeights,
     synthetic: Synthetic,
-    optimizer: torch.optim.Optimizer,
     real: Float[Tensor, "b 3 h w"],
     truth: Int[Tensor, " b"],
+    *,
     first_start: int,
-    epoch: int,
 ) -> Row:
-    """One step of the outer optimiser; gives loss and accuracy on the real batch before and after the unroll."""
-    logits, inner = logits_of(learner.network), cross_entropy_of(learner.network)
-    right: list[float] = []
+    """Sets the gradients of one outer step; returns loss and accuracy on the real batch before and after the unroll."""
+    logits, inner = logits_of(initial.network), cross_entropy_of(initial.network)
 
-    def outer(parameters: Parameters) -> Tensor:
+    def score(parameters: Parameters, when: str) -> Tensor:
         scores = logits(parameters, real)
-        right.append(_accuracy(scores, truth))
-        return functional.cross_entropy(scores, truth)
+        loss = functional.cross_entropy(scores, truth)
+        row[f"loss{when}"] += float(loss.detach()) / settings.draws
+        row[f"accuracy{when}"] += float((scores.argmax(1) == truth).float().mean()) / settings.draws
+        return loss
 
     image_gradient, size_gradient = torch.zeros_like(synthetic.images), torch.zeros_like(synthetic.raw_sizes)
     row: Row = dict.fromkeys(("loss_before", "accuracy_before", "loss", "accuracy"), 0.0)
     for number in range(settings.draws):
-        start = learner.start(first_start + number)
+        start = initial.draw(first_start + number)
         with torch.no_grad():
-            scores = logits(start, real)
-        found = unrolled_gradients(
+            score(start, "_before")
+        gradients = unrolled_gradients(
             inner,
-            outer,
+            lambda parameters: score(parameters, ""),
             start,
             synthetic.images,
             synthetic.labels,
@@ -123,35 +149,32 @@ def _outer_step(
             epochs=settings.epochs,
             weights_kept=settings.weights_kept,
         )
-        image_gradient += found.images / settings.draws
-        size_gradient += found.step_sizes / settings.draws
-        row["loss_before"] += float(functional.cross_entropy(scores, truth)) / settings.draws
-        row["accuracy_before"] += _accuracy(scores, truth) / settings.draws
-        row["loss"] += float(found.loss) / settings.draws
-        row["accuracy"] += right[-1] / settings.draws
-    if not (image_gradient.isfinite().all() and size_gradient.isfinite().all() and np.isfinite(row["loss"])):
-        raise DataError(
-            f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
-            "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
-        )
+        image_gradient += gradients.images / settings.draws
+        size_gradient += gradients.step_sizes / settings.draws
     synthetic.images.grad = image_gradient
     synthetic.raw_sizes.grad = size_gradient * synthetic.size_slope()
-    optimizer.step()
     return row
 
 
-def _optimizer(settings: DistillSettings, synthetic: Synthetic) -> torch.optim.Optimizer:
-    moved = [synthetic.images, synthetic.raw_sizes]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(moved, lr=settings.learning_rate, momentum=0.9)
-    return torch.optim.Adam(moved, lr=settings.learning_rate, betas=(0.5, 0.999))
+def save_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
+    """Replaces the state in `folder` by this one."""
+    tensors = {"images": synthetic.images.detach(), "raw_sizes": synthetic.raw_sizes.detach()}
+    with replacing(folder / STATE) as temporary:
+        torch.save({**tensors, "optimizer": optimizer.state_dict(), "history": history}, temporary)
 
 
-def _row(epoch: int, rows: list[Row], synthetic: Synthetic) -> Row:
-    means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
-    sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
-    return {"epoch": epoch, **means, **sizes}
-
-
-def _accuracy(scores: Float[Tensor, "b c"], truth: Int[Tensor, " b"]) -> float:
-    return float((scores.argmax(1) == truth).float().mean())
+def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer) -> list[Row]:
+    """Puts the state of `folder` into the tensors and the optimiser and returns the history, empty without a state."""
+    path = folder / STATE
+    if not path.exists():
+        return []
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise DataError(f"{path} is damaged ({first_line}); remove it to distil from the start") from None
+    with torch.no_grad():
+        synthetic.images.copy_(state["images"])
+        synthetic.raw_sizes.copy_(state["raw_sizes"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["history"]

@@ -1,4 +1,4 @@
-"""Distilled images as pictures: normalised images in, PNG files out (figure 4 of OS-FER, arXiv:2005.08551)."""
+"""Write distilled images as pictures that a person can look at (figure 4 of OS-FER, arXiv:2005.08551)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,35 +14,20 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 GAP = 2  # white pixels between the pictures
 
 
-def tile(pictures: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Pictures as one, with white gaps."""
-    rows, columns, height, width, _ = pictures.shape
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * (height + GAP), column * (width + GAP)
-            sheet[top : top + height, left : left + width] = pictures[row, column]
-    return sheet
-
-
 def write_previews(
-    folder: Path,
-    images: Float32[np.ndarray, "steps n 3 h w"],
-    *,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
+    folder: Path, images: Float32[np.ndarray, "steps n 3 h w"], *, classes: Sequence[str], preprocessing: Preprocessing
 ) -> None:
-    """`grid.png` (a row a step, columns by class) and `<class>.png` (a row a step, the class's images)."""
-    steps, count = images.shape[:2]
-    flat = torch.from_numpy(images.reshape(-1, *images.shape[2:]))
-    pixels = preprocessing.restore(flat).numpy()
-    pixels = pixels.reshape(steps, count, *pixels.shape[1:])
-    per_class = count // len(classes)
-    _write_png(folder / "grid.png", tile(pixels))
-    for index, name in enumerate(classes):
-        _write_png(folder / f"{name}.png", tile(pixels[:, index * per_class : (index + 1) * per_class]))
+    """Writes `grid.png` (a row a step, columns by class) and `<class>.png` (a row a step, the class's images)."""
+    pixels = preprocessing.restore(torch.from_numpy(images).flatten(0, 1)).unflatten(0, images.shape[:2]).numpy()
+    per_class = images.shape[1] // len(classes)
+    parts = {name: pixels[:, i * per_class : (i + 1) * per_class] for i, name in enumerate(classes)}
+    for name, pictures in {"grid": pixels, **parts}.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            Image.fromarray(tile(pictures)).save(temporary, "PNG")
 
 
-def _write_png(path: Path, picture: UInt8[np.ndarray, "h w 3"]) -> None:
-    with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary, "PNG")
+def tile(pictures: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Joins pictures into one, with white gaps."""
+    padded = np.pad(pictures, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    rows, columns, height, width, _ = padded.shape
+    return padded.swapaxes(1, 2).reshape(rows * height, columns * width, 3)[:-GAP, :-GAP]

@@ -1,4 +1,4 @@
-"""The probe of figure 7: images saved at several moments of a distillation in, how well their classes can be told out.
+"""Measure how well a network tells the classes of images saved at several moments of a distillation (figure 7).
 
 Source: OS-FER (arXiv:2005.08551), section 4.4.3 and figure 7: 42 = 6 x 7 images saved every ten epochs, split 5 : 1, a
 CNN trained on the larger part predicts the classes of the smaller. The paper names neither the network nor how it was
@@ -9,25 +9,18 @@ class pattern than it looks. Where a class has several images, a second curve, `
 images of which no moment was trained on; it says more.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.distillation.settings import ProbeSettings
 
 Curve = list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class _Part:
-    images: Tensor
-    labels: Tensor
 
 
 def probe(
@@ -38,7 +31,7 @@ def probe(
     num_classes: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The content of `probe.json`: accuracies by epoch and seed, or the reason why there are none."""
+    """Returns the content of `probe.json`: accuracies by epoch and seed, or the reason why there are none."""
     about = {"moments": [], "chance": 1 / num_classes, "saved_image": [], "unseen_image": []}
     if len(saved) < settings.moments:
         reason = (
@@ -49,42 +42,38 @@ def probe(
     epochs = sorted(saved)
     moments = [epochs[index] for index in np.linspace(0, len(epochs) - 1, settings.moments).round().astype(int)]
     images = np.stack([saved[epoch].reshape(-1, *saved[epoch].shape[2:]) for epoch in moments])
-    chains = labels.reshape(-1)  # a chain is one image through the moments
-    per_class = np.bincount(chains, minlength=num_classes)
+    labels = labels.reshape(-1)  # of each image, at whatever moment
     curves: dict[str, list[Curve]] = {"saved_image": [], "unseen_image": []}
     for repeat in range(settings.seeds):
         draw = np.random.default_rng(derive(seed, "probe", repeat))
-        curves["saved_image"].append(
-            _curve(
-                images, chains, leave_out_moments(len(moments), len(chains), draw), settings, num_classes, seed=repeat
-            )
-        )
-        if per_class.min() > 1:
-            held = np.broadcast_to(leave_out_images(chains, num_classes, draw), images.shape[:2])
-            curves["unseen_image"].append(_curve(images, chains, held, settings, num_classes, seed=repeat))
+        parts = {"saved_image": leave_out_moments(len(moments), len(labels), draw)}
+        if np.bincount(labels, minlength=num_classes).min() > 1:
+            parts["unseen_image"] = np.tile(leave_out_images(labels, num_classes, draw), (len(moments), 1))
+        for name, tested in parts.items():
+            curves[name].append(fit_curve(images, labels, tested, settings, num_classes, seed=repeat))
     return {**about, "moments": moments, **curves, "reason": ""}
 
 
-def leave_out_moments(moments: int, chains: int, draw: np.random.Generator) -> Bool[np.ndarray, "moments chains"]:
-    """Each image is tested at one of its moments and trained on at the others."""
-    held = np.zeros((moments, chains), dtype=bool)
-    held[draw.integers(moments, size=chains), np.arange(chains)] = True
-    return held
+def leave_out_moments(moments: int, count: int, draw: np.random.Generator) -> Bool[np.ndarray, "moments count"]:
+    """Chooses for each image one of its moments to be tested at; it is trained on at the others."""
+    tested = np.zeros((moments, count), dtype=bool)
+    tested[draw.integers(moments, size=count), np.arange(count)] = True
+    return tested
 
 
 def leave_out_images(
-    chains: Int64[np.ndarray, " chains"], num_classes: int, draw: np.random.Generator
-) -> Bool[np.ndarray, " chains"]:
-    """A sixth of each class's images, at least one, is tested at every moment and never trained on."""
-    held = np.zeros(len(chains), dtype=bool)
+    labels: Int64[np.ndarray, " count"], num_classes: int, draw: np.random.Generator
+) -> Bool[np.ndarray, " count"]:
+    """Chooses a sixth of each class's images, at least one, to be tested at every moment and never trained on."""
+    tested = np.zeros(len(labels), dtype=bool)
     for index in range(num_classes):
-        rows = np.flatnonzero(chains == index)
-        held[draw.choice(rows, size=max(1, len(rows) // 6), replace=False)] = True
-    return held
+        rows = np.flatnonzero(labels == index)
+        tested[draw.choice(rows, size=max(1, len(rows) // 6), replace=False)] = True
+    return tested
 
 
 def small_network(num_classes: int) -> nn.Module:
-    """Three strided convolutions, a 4 x 4 map and a linear layer."""
+    """Makes three strided convolutions, a 4 x 4 map and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1),
         nn.ReLU(),
@@ -98,21 +87,19 @@ def small_network(num_classes: int) -> nn.Module:
     )
 
 
-def _curve(
-    images: Float32[np.ndarray, "moments chains 3 h w"],
-    chains: Int64[np.ndarray, " chains"],
-    held: Bool[np.ndarray, "moments chains"],
+def fit_curve(
+    images: Float32[np.ndarray, "moments count 3 h w"],
+    labels: Int64[np.ndarray, " count"],
+    tested: Bool[np.ndarray, "moments count"],
     settings: ProbeSettings,
     num_classes: int,
     *,
     seed: int,
 ) -> Curve:
-    """Accuracy on both parts after each epoch; an epoch is one step on the whole training part."""
-    labels = np.broadcast_to(chains, held.shape)
-    mean, deviation = images[~held].mean(), images[~held].std() + 1e-6
-    scaled = (images - mean) / deviation
-    trained = _Part(torch.from_numpy(scaled[~held]), torch.from_numpy(labels[~held].copy()))
-    tested = _Part(torch.from_numpy(scaled[held]), torch.from_numpy(labels[held].copy()))
+    """Trains on one part and returns the accuracy on both after each epoch, which is one step on the whole part."""
+    scaled = torch.from_numpy((images - images[~tested].mean()) / (images[~tested].std() + 1e-6))
+    truth = torch.from_numpy(np.tile(labels, (len(images), 1)))
+    parts = {name: (scaled[mask], truth[mask]) for name, mask in (("train", ~tested), ("test", tested))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "probe", "weights"))
         network = small_network(num_classes)
@@ -120,12 +107,10 @@ def _curve(
     curve: Curve = []
     for epoch in range(1, settings.epochs + 1):
         optimizer.zero_grad()
-        functional.cross_entropy(network(trained.images), trained.labels).backward()
+        inputs, targets = parts["train"]
+        functional.cross_entropy(network(inputs), targets).backward()
         optimizer.step()
-        curve.append({"epoch": epoch, "train": _accuracy(network, trained), "test": _accuracy(network, tested)})
+        with torch.no_grad():
+            right = {name: float((network(x).argmax(1) == y).float().mean()) for name, (x, y) in parts.items()}
+        curve.append({"epoch": epoch, **right})
     return curve
-
-
-@torch.no_grad()
-def _accuracy(network: nn.Module, part: _Part) -> float:
-    return float((network(part.images).argmax(1) == part.labels).float().mean())

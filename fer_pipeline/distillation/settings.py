@@ -1,4 +1,4 @@
-"""The settings of one distillation: what a person may vary, checked before any work."""
+"""Define the settings of one distillation, which are checked before any work."""
 
 from typing import Annotated, Literal
 

@@ -1,6 +1,6 @@
-"""The real images to distil: mined shards or a labelled split in, class-labelled encoded images out.
+"""Read the real images that are distilled, with their labels, from mined shards or a labelled split of faces.
 
-The folder's kind is told by its schema: `pseudo_label` is the auxiliary set (the VAS), `label` a split of aligned faces
+The folder's schema says which it is: `pseudo_label` is the auxiliary set (the VAS), `label` a split of aligned faces
 (the paper's DAS-RAF distils the anchor). Only the chosen rows stay in memory, encoded; batches are decoded on demand.
 """
 
@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, UInt8
 
-from fer_pipeline.artifacts.faces import (
-    decode,
-    encoded_images,
-    open_shard,
-    read_classes,
-    read_table,
-    shard_paths,
-)
+from fer_pipeline.artifacts.arrow import is_among
+from fer_pipeline.artifacts.faces import decode, encoded_images, open_shard, read_classes, read_table, shard_paths
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 
@@ -38,15 +33,15 @@ class Source:
     left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
 
     def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
-        """The decoded images of some rows."""
+        """Decodes the images of some rows."""
         return decode([self.encoded[row] for row in rows])
 
     def counts(self) -> Int64[np.ndarray, " c"]:
-        """Images per class."""
+        """Counts the images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
     def sha256(self) -> str:
-        """A hash of the images and labels, the source's part of a fingerprint."""
+        """Hashes images and labels, as the source's part of a fingerprint."""
         digest = hashlib.sha256(self.labels.tobytes())
         for item in self.encoded:
             digest.update(len(item).to_bytes(8, "little"))
@@ -62,27 +57,26 @@ def read_source(
     max_images: int | None = None,
     held_out: frozenset[str] = frozenset(),
 ) -> Source:
-    """The images of an auxiliary folder (any number of pools and classes) or of a faces split.
+    """Reads the images of an auxiliary folder (any number of pools and classes) or of a faces split.
 
-    `held_out` names the anchor's faces that nothing may be learned from; they are left out of a faces split.
+    `held_out` names the anchor's faces that nothing may be learned from; they are left out of a faces split. Other
+    classes, another split than `train` and no labelled image at all are a DataError.
     """
-    found = read_classes(folder)
-    if found != tuple(classes):
+    in_folder = read_classes(folder)
+    if in_folder != tuple(classes):
         raise DataError(
-            f"{folder} has the classes {list(found)}, expected {list(classes)} in this order; rerun its stage"
+            f"{folder} has the classes {list(in_folder)}, expected {list(classes)} in this order; rerun its stage"
         )
     names = open_shard(shard_paths(folder)[0]).schema_arrow.names
-    kind: Literal["auxiliary", "faces"] = "auxiliary" if "pseudo_label" in names else "faces"
-    column = "pseudo_label" if kind == "auxiliary" else "label"
+    kind, column = ("auxiliary", "pseudo_label") if "pseudo_label" in names else ("faces", "label")
     table = read_table(folder, ["face_id", column, "split"])
     if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
         raise DataError(f"{folder} holds the split {sorted(splits)[0]!r}, but only train splits are distilled")
     labels = table.column(column).fill_null(-1).to_numpy().astype(np.int64)
-    unlabelled = labels < 0
-    kept_apart = np.zeros(len(labels), dtype=bool)
+    unlabelled, apart = labels < 0, np.zeros(len(labels), dtype=bool)
     if kind == "faces" and held_out:
-        kept_apart = np.array([name in held_out for name in table.column("face_id").to_pylist()], dtype=bool)
-    usable = ~unlabelled & ~kept_apart
+        apart = is_among(table.column("face_id"), pa.array(sorted(held_out), pa.string())) & ~unlabelled
+    usable = ~unlabelled & ~apart
     if not usable.any():
         raise DataError(
             f"{folder} has no labelled image to distil among {len(labels)}; mine more or choose another source"
@@ -90,25 +84,23 @@ def read_source(
     chosen = usable if max_images is None else _subset(labels, usable, max_images, len(classes), seed)
     left_out = {
         "unlabelled": int(unlabelled.sum()),
-        "held out": int((kept_apart & ~unlabelled).sum()),
+        "held out": int(apart.sum()),
         "beyond max_images": int((usable & ~chosen).sum()),
     }
-    encoded = _read_encoded(folder, chosen)
-    return Source(kind=kind, classes=found, encoded=encoded, labels=labels[chosen], left_out=left_out)
+    return Source(kind, in_folder, _read_encoded(folder, chosen), labels[chosen], left_out)
 
 
 def _subset(
     labels: Int64[np.ndarray, " n"], usable: Bool[np.ndarray, " n"], most: int, classes: int, seed: int
 ) -> Bool[np.ndarray, " n"]:
-    """At most `most` usable rows: rare classes whole, the others sharing evenly what is left, drawn at random."""
+    """Chooses at most `most` usable rows: rare classes whole, the others sharing evenly what is left, at random."""
     draw = np.random.default_rng(derive(seed, "distill", "subset"))
     rows = [np.flatnonzero(usable & (labels == index)) for index in range(classes)]
     chosen = np.zeros(len(labels), dtype=bool)
-    left = most
-    for done, index in enumerate(sorted(range(classes), key=lambda index: (len(rows[index]), index))):
-        take = min(len(rows[index]), left // (classes - done))
-        chosen[draw.choice(rows[index], size=take, replace=False)] = True
-        left -= take
+    for done, members in enumerate(sorted(rows, key=len)):
+        take = min(len(members), most // (classes - done))
+        chosen[draw.choice(members, size=take, replace=False)] = True
+        most -= take
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""The unrolled training and its gradient: synthetic images and step sizes in, d(outer loss)/d(both) out.
+"""Train on synthetic images step by step and differentiate the outer loss by the images and the step sizes.
 
 Source: OS-FER (arXiv:2005.08551), eq. 7 and 8; Wang et al., Dataset Distillation (arXiv:1811.10959), algorithm 1.
 
@@ -12,7 +12,8 @@ backwards with the adjoint a_t = dL/dtheta_t, each step is computed anew and giv
     a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
 
 The theta_t themselves would still grow with the steps, so at most `weights_kept` of them stay and the others are
-computed anew from the nearest one before, placed for the fewest repeated steps (recall.py): equal results, flat memory.
+computed anew from the nearest one before, placed for the fewest repeated steps (see `checkpointing`): equal results,
+flat memory.
 
 Difference from Wang et al.: their published code learns one step size for each of the steps * epochs updates; here a
 step keeps its size in every epoch, so that a distillation is images and sizes of the same `steps`.
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fer_pipeline.distillation.recall import recalled
+from fer_pipeline.distillation.checkpointing import iter_reversed
 
 ALIGNMENT = 16  # numbers: tensors begin where vectors of the processor do
 
@@ -38,7 +39,7 @@ OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> los
 
 @dataclass(frozen=True)
 class Unrolled:
-    """What one outer step learns from one start."""
+    """The outer loss of one start and its gradients."""
 
     loss: Tensor  # outer loss at the last weights
     images: Tensor  # its gradient by the synthetic images
@@ -47,19 +48,19 @@ class Unrolled:
 
 
 def logits_of(model: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
-    """The network as a function of its trainable weights; what else it holds (running statistics) stays as it is."""
+    """Makes the network a function of its trainable weights; what else it holds (running statistics) stays as it is."""
     fixed = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
     fixed |= dict(model.named_buffers())
     return lambda parameters, images: functional_call(model, fixed | parameters, (images,))
 
 
 def trainable(model: nn.Module) -> Parameters:
-    """The weights that the unrolled steps move, cut from any graph."""
+    """Returns the weights that the unrolled steps move, cut from any graph."""
     return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def cross_entropy_of(model: nn.Module) -> InnerLoss:
-    """The loss of the unrolled steps: cross-entropy with the fixed labels."""
+    """Makes the loss of the unrolled steps: cross-entropy with the fixed labels."""
     logits = logits_of(model)
     return lambda parameters, images, labels: functional.cross_entropy(logits(parameters, images), labels)
 
@@ -73,7 +74,7 @@ def train(
     *,
     epochs: int = 1,
 ) -> Parameters:
-    """The weights after all steps, without gradients: what a user of the distilled images gets."""
+    """Returns the weights after all steps, without gradients: what a user of the distilled images gets."""
     parameters = start
     for step in range(len(images) * epochs):
         parameters = _descend(inner, parameters, images, labels, step_sizes, step)
@@ -91,7 +92,7 @@ def unrolled_gradients(
     epochs: int = 1,
     weights_kept: int = 8,
 ) -> Unrolled:
-    """The outer loss after `steps * epochs` updates from `start` and its gradients."""
+    """Computes the outer loss after `steps * epochs` updates from `start`, and its gradients."""
     images, step_sizes = images.detach(), step_sizes.detach()
     total = len(images) * epochs
 
@@ -100,12 +101,15 @@ def unrolled_gradients(
 
     loss, last, adjoint = torch.zeros(()), start, []
     image_gradient, size_gradient = torch.zeros_like(images), torch.zeros_like(step_sizes)
-    for step, parameters in recalled(descend, start, total, kept=weights_kept):
+    for step, parameters in iter_reversed(descend, start, total, checkpoints=weights_kept):
         if step == total - 1:
             last = descend(parameters, step)
-            loss, adjoint = _pull_back_outer(outer, last)
+            leaves = _leaves(last)
+            outer_loss = outer(leaves)
+            adjoint = list(torch.autograd.grad(outer_loss, tuple(leaves.values()), materialize_grads=True))
+            loss = outer_loss.detach()
         which = step % len(images)
-        adjoint, by_images, by_size = _pull_back_step(
+        adjoint, by_images, by_size = _differentiate_step(
             inner, parameters, adjoint, images[which], labels[which], step_sizes[which], is_first=step == 0
         )
         image_gradient[which] += by_images
@@ -116,44 +120,38 @@ def unrolled_gradients(
 def _descend(
     inner: InnerLoss, parameters: Parameters, images: Tensor, labels: Tensor, step_sizes: Tensor, step: int
 ) -> Parameters:
-    """One update of eq. 7."""
+    """Makes one update of eq. 7."""
     which = step % len(images)
     leaves = _leaves(parameters)
     loss = inner(leaves, images[which].detach(), labels[which])
     gradients = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
     size = step_sizes[which].detach()
-    moved = _in_one_block(parameters)
+    moved = _empty_copy(parameters)
     for (name, value), gradient in zip(parameters.items(), gradients, strict=True):
         moved[name].copy_(value - size * gradient)
     return moved
 
 
-def _in_one_block(parameters: Parameters) -> Parameters:
-    """Room for a copy of the weights, of the same strides, in one block of memory for each type.
+def _empty_copy(parameters: Parameters) -> Parameters:
+    """Allocates a copy of the weights, of the same strides, in one block of memory for each type.
 
     Copies come and go between activations of all sizes; tensor by tensor they would leave holes in the heap: a sixth of
     the memory of 30 steps of a ResNet-18.
     """
-    places: dict[tuple[torch.dtype, torch.device], int] = {}
-    starts: dict[str, int] = {}
+    sizes: dict[tuple[torch.dtype, torch.device], int] = {}
+    offsets: dict[str, int] = {}
     for name, value in parameters.items():
         kind = (value.dtype, value.device)
-        starts[name] = places.get(kind, 0)
-        places[kind] = starts[name] + -(-value.numel() // ALIGNMENT) * ALIGNMENT
-    blocks = {kind: torch.empty(size, dtype=kind[0], device=kind[1]) for kind, size in places.items()}
+        offsets[name] = sizes.get(kind, 0)
+        sizes[kind] = offsets[name] + -(-value.numel() // ALIGNMENT) * ALIGNMENT
+    blocks = {kind: torch.empty(size, dtype=kind[0], device=kind[1]) for kind, size in sizes.items()}
     return {
-        name: blocks[value.dtype, value.device].as_strided(value.shape, value.stride(), starts[name])
+        name: blocks[value.dtype, value.device].as_strided(value.shape, value.stride(), offsets[name])
         for name, value in parameters.items()
     }
 
 
-def _pull_back_outer(outer: OuterLoss, parameters: Parameters) -> tuple[Tensor, list[Tensor]]:
-    leaves = _leaves(parameters)
-    loss = outer(leaves)
-    return loss.detach(), list(torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True))
-
-
-def _pull_back_step(
+def _differentiate_step(
     inner: InnerLoss,
     parameters: Parameters,
     adjoint: list[Tensor],

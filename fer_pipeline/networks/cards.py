@@ -1,4 +1,4 @@
-"""The card of a checkpoint: network, order of the classes, preprocessing, and what it was trained with and on."""
+"""Read a checkpoint's card: network, order of the classes, preprocessing, and what it was trained with and on."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Card(Settings):
 
 
 def read_card(folder: Path) -> Card:
-    """The card of a checkpoint."""
+    """Reads the card; one that is missing or of another version is a DataError."""
     if not folder.is_dir():
         raise DataError(f"no checkpoint in {folder}; train it first (dvc repro) or name another folder")
     card = validate(Card, read_json(folder / CARD), where=str(folder / CARD))

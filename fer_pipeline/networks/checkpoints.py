@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with `weights.safetensors` and `card.json`, and the classifier that it becomes.
+"""Save and load checkpoints: folders with `weights.safetensors` and `card.json`.
 
     model = load_checkpoint("models/final/das/10")
     probabilities = model.predict(faces)            # uint8 [n h w 3], aligned as in training
@@ -7,7 +7,7 @@ The card says all that is needed to use the weights: network, order of the class
 trained with and on. The same weights and card give the same bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import CARD, Card, read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.networks.tensors import read_tensors
+from fer_pipeline.networks.weights import read_tensors
 
 WEIGHTS = "weights.safetensors"
 
 
 class Classifier:
-    """A trained network with its card: aligned crops in, probabilities or features out, in batches."""
+    """A trained network with its card, which turns aligned crops into probabilities or features, in batches."""
 
     def __init__(self, model: ExpressionNet, card: Card, *, device: torch.device, batch_size: int = 256) -> None:
         self.model = model.eval().to(device=device).to(memory_format=torch.channels_last)  # pyright: ignore
@@ -43,24 +43,20 @@ class Classifier:
 
     @torch.inference_mode()
     def predict(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n c"]:
-        """Probabilities of the classes, in the order of the card."""
-        found = [self.model(x).float().softmax(1).cpu() for x in self._batches(images)]
-        return _stacked(found, len(self.classes))
+        """Computes probabilities of the classes, in the order of the card."""
+        return self._map(lambda x: self.model(x).float().softmax(1), images, len(self.classes))
 
     @torch.inference_mode()
     def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-        """Penultimate features."""
-        found = [self.model.features(x).float().cpu() for x in self._batches(images)]
-        return _stacked(found, self.model.feature_dim)
+        """Computes penultimate features."""
+        return self._map(lambda x: self.model.features(x).float(), images, self.model.feature_dim)
 
-    def _batches(self, images: UInt8[np.ndarray, "n h w 3"]) -> Iterator[Tensor]:
+    def _map(self, function: Callable[[Tensor], Tensor], images: np.ndarray, columns: int) -> np.ndarray:
+        results = [np.zeros((0, columns), np.float32)]
         for start in range(0, len(images), self.batch_size):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size])).to(self.device)
-            yield self.card.preprocessing.apply(batch)
-
-
-def _stacked(parts: list[Tensor], columns: int) -> np.ndarray:
-    return torch.cat(parts).numpy() if parts else np.zeros((0, columns), np.float32)
+            results.append(function(self.card.preprocessing.apply(batch)).cpu().numpy())
+        return np.concatenate(results)
 
 
 def save_checkpoint(folder: Path, model: ExpressionNet, card: Card) -> None:
@@ -73,7 +69,7 @@ def save_checkpoint(folder: Path, model: ExpressionNet, card: Card) -> None:
 
 
 def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None, device: str = "cpu") -> Classifier:
-    """The classifier of a checkpoint; refuses one whose classes are not `classes` in this very order."""
+    """Loads the classifier of a checkpoint; refuses one whose classes are not `classes` in this very order."""
     folder = Path(folder)
     card = read_card(folder)
     if classes is not None and tuple(classes) != card.classes:
@@ -81,10 +77,9 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
             f"{folder} was trained with the classes {', '.join(card.classes)}, expected {', '.join(classes)} in this "
             "order; train it again or set classes to its own"
         )
-    tensors = read_tensors(folder / WEIGHTS)
     model = build(card.network, len(card.classes), seed=0)
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(read_tensors(folder / WEIGHTS))
     except RuntimeError as error:
         first = " ".join(str(error).split())[:200]
         raise DataError(f"{folder / WEIGHTS} does not fit its card ({first}); train the model again") from None

@@ -1,4 +1,4 @@
-"""The device of the settings as torch knows it, and how torch is held to equal bytes on it."""
+"""Find the device that the settings name, and make torch compute the same bytes on it each time."""
 
 import os
 import warnings
@@ -11,7 +11,7 @@ from fer_pipeline.core.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` takes a GPU where there is one; a device that is not there is refused."""
+    """Returns the device; `auto` takes a GPU where there is one, and a device that is not there is refused."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -25,7 +25,7 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """A number of threads and deterministic algorithms; as before when it ends."""
+    """Sets a number of threads and deterministic algorithms; as before when it ends."""
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore
     # Read by cuBLAS when it starts; without it torch refuses to multiply matrices deterministically.

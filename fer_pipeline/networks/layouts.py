@@ -1,4 +1,4 @@
-"""Published layouts of weights: how a file names its tensors, and the input that its network was trained on."""
+"""Describe published layouts of weights: how a file names its tensors, and the input its network was trained on."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The expression network: prepared crops in, features or class scores out, whatever the backbone."""
+"""Define the expression network, which turns prepared crops into features and class scores by any backbone."""
 
 from typing import Protocol, cast, runtime_checkable
 
@@ -28,7 +28,7 @@ class ExpressionNet(nn.Module):
         self.head = nn.Linear(self.feature_dim, num_classes)
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        """The penultimate layer: what centroids and cosines are made of."""
+        """Computes the penultimate layer: what centroids and cosines are made of."""
         return self.neck(self.backbone(x))
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:

@@ -1,4 +1,4 @@
-"""What a network is: the settings that, with the number of classes, rebuild it from a checkpoint's card."""
+"""Define the settings that, with the number of classes, rebuild a network from a checkpoint's card."""
 
 from typing import Annotated, Literal
 
@@ -21,12 +21,12 @@ class NetworkSettings(Settings):
     normalisation: Normalisation | None = None  # null: that of the weights, or mean = std = 0.5 without weights
 
     def sized(self, crop: int) -> "NetworkSettings":
-        """The same settings with the size of the input written out."""
+        """Returns the same settings with the size of the input written out."""
         return self.model_copy(update={"size": self.size or crop})
 
 
 def preprocessing_of(settings: NetworkSettings, weights: Normalisation | None) -> Preprocessing:
-    """The preprocessing of a sized network: the settings' own, else that of the weights, else the plain one."""
+    """Returns the preprocessing of a sized network: the settings' own, else that of the weights, else the plain one."""
     assert settings.size is not None, "call sized() first"
     chosen = settings.normalisation or weights or Normalisation()
     return Preprocessing(size=settings.size, grey=settings.grey, **chosen.model_dump())

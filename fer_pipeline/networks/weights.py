@@ -1,20 +1,23 @@
-"""Weights from a local file into a network: settings in, a strict report of what was filled out.
+"""Load published weights from a local file into a network, with a strict report of what was filled.
 
 Nothing is left to chance: every name of the file and every tensor of the backbone is in the report, as loaded, missing,
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.backbones import family
 from fer_pipeline.networks.cards import read_card
@@ -22,8 +25,9 @@ from fer_pipeline.networks.layouts import Layout
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
-from fer_pipeline.networks.tensors import read_tensors
 
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
+PREFIXES = ("module.", "_orig_mod.")
 OWN_PREFIXES = ("backbone.", "neck.", "head.")
 
 
@@ -39,7 +43,7 @@ class WeightSettings(Settings):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor; `filled` is the share of the backbone's numbers that the file gave."""
+    """The fate of every tensor; `filled` is the share of the backbone's numbers that the file gave."""
 
     layout: str
     filled: float
@@ -52,29 +56,25 @@ class LoadReport:
 
     @property
     def line(self) -> str:
-        """The report in one line, with the first names of what did not fit."""
-        parts = [
-            f"{self.filled:.1%} of the backbone from the {self.layout} layout",
-            f"{len(self.loaded)} tensors loaded",
-        ]
-        for word, names in (
-            ("missing", self.missing),
-            ("unexpected", self.unexpected),
-            ("mis-shaped", self.misshaped),
-            ("left out", self.left_out),
-        ):
+        """Says the report in one line, with the first names of what did not fit."""
+        line = f"{self.filled:.1%} of the backbone from the {self.layout} layout; {len(self.loaded)} tensors loaded"
+        fates = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.misshaped}
+        for word, names in fates.items():
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            parts.append(f"{len(names)} {word}" + (f" ({shown})" if names and word != "left out" else ""))
-        return "; ".join(parts)
+            line += f"; {len(names)} {word}" + (f" ({shown})" if names else "")
+        return f"{line}; {len(self.left_out)} left out"
 
 
 def load_weights(model: ExpressionNet, network: NetworkSettings, settings: WeightSettings) -> LoadReport:
     """Fills the backbone in place; refuses a file that fits too little of it."""
     tensors = read_tensors(settings.path, sha256=settings.sha256)
     name, layout = choose_layout(network, settings, tensors)
-    targets = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    if not settings.head:
-        targets = {key: value for key, value in targets.items() if not key.startswith("head.")}
+    ignored = ("head.",) if not settings.head else ()
+    targets = {
+        key: value
+        for key, value in model.state_dict().items()
+        if not key.endswith("num_batches_tracked") and not key.startswith(ignored)
+    }
     loaded, unexpected, misshaped, left_out = [], [], [], []
     with torch.no_grad():
         for source, tensor in tensors.items():
@@ -83,11 +83,11 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
                 left_out.append(source)
             elif target not in targets:
                 unexpected.append(source)
-            elif (found := fitted(tensor, targets[target])) is None:
+            elif (reshaped := fit_shape(tensor, targets[target])) is None:
                 expected = tuple(targets[target].shape)
                 misshaped.append(f"{source}: found {tuple(tensor.shape)}, expected {expected}")
             else:
-                targets[target].copy_(found)
+                targets[target].copy_(reshaped)
                 loaded.append(target)
     twice = [key for key, count in Counter(loaded).items() if count > 1]
     if twice:
@@ -114,9 +114,9 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
 
 
 def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Collection[str]) -> tuple[str, Layout]:
-    """The layout that the settings name, or the only one that recognises the file; names refer to the whole network."""
+    """Returns the layout that the settings name, or the only one that recognises the file."""
     published: dict[str, Layout] = family(network.name).layouts(network)
-    choices = {name: _in_backbone(layout) for name, layout in published.items()}
+    choices = {name: _prefix_names(layout) for name, layout in published.items()}
     own = _own_layout(settings)
     if settings.layout == "checkpoint" or (settings.layout == "auto" and own.recognises(keys)):
         return "checkpoint", own
@@ -127,25 +127,25 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
         return settings.layout, choices[settings.layout]
     fitting = [name for name, layout in choices.items() if layout.recognises(keys)]
     if len(fitting) != 1:
-        found = " or ".join(fitting) if fitting else f"none of {', '.join(['checkpoint', *choices])}"
-        raise ConfigError(f"weights {settings.path} could be {found}; say which with the setting layout")
+        candidates = " or ".join(fitting) if fitting else f"none of {', '.join(['checkpoint', *choices])}"
+        raise ConfigError(f"weights {settings.path} could be {candidates}; say which with the setting layout")
     return fitting[0], choices[fitting[0]]
 
 
-def _in_backbone(layout: Layout) -> Layout:
+def _prefix_names(layout: Layout) -> Layout:
     def rename(name: str) -> str | None:
         target = layout.rename(name)
         return None if target is None else f"backbone.{target}"
 
-    return Layout(layout.normalisation, layout.recognises, rename)
+    return replace(layout, rename=rename)
 
 
 def _own_layout(settings: WeightSettings) -> Layout:
     card = settings.path.parent / "card.json"
     normalisation = Normalisation()
     if card.is_file():
-        chosen = read_card(settings.path.parent).preprocessing.model_dump(exclude={"size", "grey"})
-        normalisation = Normalisation.model_validate(chosen)
+        preprocessing = read_card(settings.path.parent).preprocessing
+        normalisation = Normalisation.model_validate(preprocessing.model_dump(exclude={"size", "grey"}))
 
     def rename(name: str) -> str | None:
         return None if name.startswith("head.") and not settings.head else name
@@ -153,11 +153,52 @@ def _own_layout(settings: WeightSettings) -> Layout:
     return Layout(normalisation, lambda keys: all(key.startswith(OWN_PREFIXES) for key in keys), rename)
 
 
-def fitted(tensor: Tensor, target: Tensor) -> Tensor | None:
-    """The tensor in the shape of its target, None where it does not fit."""
+def fit_shape(tensor: Tensor, target: Tensor) -> Tensor | None:
+    """Returns the tensor in the shape of its target, None where it does not fit."""
     if tensor.shape == target.shape:
         return tensor
     # Converted Caffe weights keep the first fully connected layer as a convolution over the whole map.
     if tensor.ndim == 4 and target.ndim == 2 and tensor.flatten(1).shape == target.shape:
         return tensor.flatten(1)
     return None
+
+
+def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """Reads a weights file into a flat mapping, its hash checked first where one is given.
+
+    By safetensors, or by `torch.load(weights_only=True)`, which runs no code: it refuses all but plain tensors.
+    """
+    if not path.is_file():
+        raise DataError(f"weights {path} do not exist; put the file there or change the setting")
+    if sha256 is not None and (digest := file_sha256(path)) != sha256.lower():
+        raise DataError(f"weights {path} have sha256 {digest}, expected {sha256}; fetch the file again")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise DataError(f"weights {path} cannot be read ({_first_line(error)}); fetch the file again") from None
+    except Exception as error:  # pickle.UnpicklingError, and what a damaged pickle may raise besides
+        raise DataError(
+            f"weights {path} hold more than tensors and are refused ({_first_line(error)}); save a plain state_dict"
+        ) from None
+    return {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
+    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
+        inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
+        raise DataError(f"weights {path} hold no state_dict, found {type(loaded).__name__}; save a plain state_dict")
+    names = dict(loaded)
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): value for name, value in names.items()}
+    return names
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

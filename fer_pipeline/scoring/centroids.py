@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float, Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 
 from fer_pipeline.artifacts.arrow import is_among
 from fer_pipeline.artifacts.embeddings import Embeddings, iter_embeddings
@@ -62,22 +62,23 @@ def class_centroids(
             sums[label] += members.sum(axis=0, dtype=np.float64)
             counts[label] += len(members)
 
-    def names(chosen: Bool[np.ndarray, " c"]) -> str:
-        return ", ".join(name for name, is_chosen in zip(classes, chosen, strict=True) if is_chosen)
+    def names(mask: np.ndarray) -> str:
+        return ", ".join(classes[k] for k in np.flatnonzero(mask).tolist())
 
     if sums is None or not counts.all():
         raise DataError(
             f"the anchor has no face to make a centroid of for {names(counts == 0)}; "
             "add labelled faces of it or take it out of `classes`"
         )
-    if not np.isfinite(sums).all():
+    lengths = np.linalg.norm(sums, axis=1)
+    if not np.isfinite(lengths).all():
         raise DataError(
-            f"the anchor's features of {names(~np.isfinite(sums).all(axis=1))} hold NaN or infinite values; "
+            f"the anchor's features of {names(np.logical_not(np.isfinite(lengths)))} hold NaN or infinite values; "
             "train the primitive learner again with a lower learning rate, then rerun embed"
         )
-    if not sums.any(axis=1).all():
+    if not lengths.all():
         raise DataError(
-            f"the centroid of {names(~sums.any(axis=1))} is the zero vector; the primitive learner has collapsed, "
+            f"the centroid of {names(lengths == 0)} is the zero vector; the primitive learner has collapsed, "
             "train it again"
         )
     return sums / counts[:, None], counts

@@ -17,12 +17,12 @@ from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprin
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.distillation.loop import batches_per_epoch, distill
+from fer_pipeline.distillation.initial_weights import fixed_weights, random_weights
+from fer_pipeline.distillation.loop import Row, batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source, read_source
-from fer_pipeline.distillation.starts import fixed_learner, random_learner
 from fer_pipeline.distillation.synthetic import start_synthetic
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
@@ -110,15 +110,15 @@ def _make(
     device = next(classifier.model.parameters()).device
     synthetic = start_synthetic(config, source, card.preprocessing, seed=seed, device=device)
     if config.start == "fixed":
-        learner = fixed_learner(classifier.model, device)
+        initial = fixed_weights(classifier.model, device)
     else:
-        learner = random_learner(card.network, len(card.classes), seed=seed, device=device)
+        initial = random_weights(card.network, len(card.classes), seed=seed, device=device)
     total = config.outer_epochs * batches_per_epoch(len(source.labels), config)
     with deterministic(config.threads), progress("distill", total, "outer steps") as advance:
         history = distill(
             config,
             source=source,
-            learner=learner,
+            initial=initial,
             preprocessing=card.preprocessing,
             synthetic=synthetic,
             seed=seed,

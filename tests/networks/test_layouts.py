@@ -16,7 +16,7 @@ from torchvision.models import resnet18, resnet50
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.backbones import build, family, vgg
 from fer_pipeline.networks.settings import NetworkSettings
-from fer_pipeline.networks.weights import WeightSettings, choose_layout, fitted, load_weights
+from fer_pipeline.networks.weights import WeightSettings, choose_layout, fit_shape, load_weights
 
 CHANNELS, UNITS, SIZE = (64, 128, 256, 512), (3, 4, 14, 3), 32
 Weights = dict[str, Tensor]
@@ -221,9 +221,9 @@ def test_torchvision_names_of_vgg_must_be_said() -> None:
 
 def test_fc6_published_as_a_convolution_is_flattened() -> None:
     kernel = torch.arange(4 * 3 * 2 * 2.0).reshape(4, 3, 2, 2)
-    assert torch.equal(fitted(kernel, torch.zeros(4, 12)), kernel.reshape(4, 12))
-    assert fitted(kernel, torch.zeros(4, 11)) is None
-    assert fitted(kernel[0], torch.zeros(3, 4)) is None
+    assert torch.equal(fit_shape(kernel, torch.zeros(4, 12)), kernel.reshape(4, 12))
+    assert fit_shape(kernel, torch.zeros(4, 11)) is None
+    assert fit_shape(kernel[0], torch.zeros(3, 4)) is None
 
 
 def test_timm_layout_gives_timms_features(tmp_path: Path) -> None:

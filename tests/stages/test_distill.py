@@ -173,9 +173,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fer_pipeline.distillation import loop
 import test_distill
 save = loop.save_state
-def dying(folder, synthetic, optimizer, progress):
-    save(folder, synthetic, optimizer, progress)
-    if progress.epoch == 2:
+def dying(folder, synthetic, optimizer, history):
+    save(folder, synthetic, optimizer, history)
+    if len(history) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 loop.save_state = dying
 test_distill._run(Path({str(world)!r}), Path({str(tmp_path / "cut")!r}), **test_distill.FEW)
@@ -198,9 +198,9 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     _run(world, tmp_path / "whole", **FEW, **changes)
     save = loop.save_state
 
-    def stopping(folder: Path, synthetic: Any, optimizer: Any, progress: Any) -> None:
-        save(folder, synthetic, optimizer, progress)
-        if progress.epoch == 2:
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, history: Any) -> None:
+        save(folder, synthetic, optimizer, history)
+        if len(history) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -219,10 +219,10 @@ def test_resuming_starts_after_the_last_finished_epoch(
     seen: list[int] = []
     save = loop.save_state
 
-    def stopping(folder: Path, synthetic: Any, optimizer: Any, progress: Any) -> None:
-        save(folder, synthetic, optimizer, progress)
-        seen.append(progress.epoch)
-        if progress.epoch == 3:
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, history: Any) -> None:
+        save(folder, synthetic, optimizer, history)
+        seen.append(len(history))
+        if len(history) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save_state", stopping)

@@ -1,24 +1,92 @@
-"""IR-SE-50: ArcFace's improved residual network with squeeze and excitation, in the layout of `ir_se50.pth`.
+"""Build IR-SE-50, ArcFace's improved residual network with squeeze and excitation, in the layout of `ir_se50.pth`.
 
-Source: Deng et al. (arXiv:1801.07698); the published weights name their tensors `input_layer.0.weight`,
-`body.<unit>.res_layer.<n>…`, `output_layer.<n>…`. They expect 112 px crops on the ArcFace template.
+Source: Deng et al., ArcFace (arXiv:1801.07698), section 3.1: BN-Conv-[BN-]PReLU-Conv-BN units, 3 x 3 stem without
+stride, and BN-Dropout-FC-BN after the last 7 x 7 map; squeeze and excitation by Hu et al. (arXiv:1709.01507).
+The modules carry the names of the published weights: `input_layer.0.weight`, `body.<unit>.res_layer.<n>…`,
+`output_layer.<n>…`. They expect 112 px crops on the ArcFace template. `iresnet` differs in two details.
 """
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.networks.backbones._improved_residual import ImprovedResidual
 from fer_pipeline.networks.layouts import ARCFACE, Layout, has, leaving_out
 from fer_pipeline.networks.settings import NetworkSettings
 
+NAMES = ("ir_se50",)
+STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))  # channels and units of the 50-layer network
+NUM_FEATURES = 512
+
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """The published layouts of this family's weights."""
+    """Returns the published layouts of this family's weights."""
     return {"arcface": Layout(ARCFACE, has("input_layer.0.weight", "output_layer.3.weight"), leaving_out("head."))}
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network for the input size of the settings (112 px where none is said)."""
-    if settings.name != "ir_se50":
-        raise ConfigError(f"unknown network {settings.name!r}; of this family there is ir_se50")
+    """Builds the network for the input size of the settings (112 px where there is none)."""
     return ImprovedResidual(settings.size or 112, squeeze=True, norm_between=False, dropout=0.5)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales every channel by a gate that sees the averages of all."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
+        self.relu = nn.ReLU()
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
+
+
+class Unit(nn.Module):
+    """Two convolutions and a shortcut; the second convolution has the stride."""
+
+    def __init__(self, inner: int, outer: int, stride: int, *, squeeze: bool, norm_between: bool) -> None:
+        super().__init__()
+        project = inner != outer or (norm_between and stride != 1)
+        self.shortcut_layer = (
+            nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+            if project
+            else nn.MaxPool2d(1, stride)
+        )
+        layers: list[nn.Module] = [nn.BatchNorm2d(inner), nn.Conv2d(inner, outer, 3, 1, 1, bias=False)]
+        layers += [nn.BatchNorm2d(outer)] if norm_between else []
+        layers += [nn.PReLU(outer), nn.Conv2d(outer, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer)]
+        layers += [SqueezeExcitation(outer)] if squeeze else []
+        self.res_layer = nn.Sequential(*layers)
+
+    def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h2 w2"]:
+        return self.res_layer(x) + self.shortcut_layer(x)
+
+
+class ImprovedResidual(nn.Module):
+    """Fifty layers from a crop (112 px as published) to 512 features."""
+
+    feature_dim = NUM_FEATURES
+
+    def __init__(self, size: int, *, squeeze: bool, norm_between: bool, dropout: float) -> None:
+        super().__init__()
+        self.input_layer = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
+        self.body = nn.Sequential()
+        inner = 64
+        for channels, count in STAGES:
+            for stride in [2] + [1] * (count - 1):
+                self.body.append(Unit(inner, channels, stride, squeeze=squeeze, norm_between=norm_between))
+                inner = channels
+        side = size
+        for _ in STAGES:
+            side = (side + 1) // 2
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(inner),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(inner * side * side, NUM_FEATURES),
+            nn.BatchNorm1d(NUM_FEATURES),
+        )
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 512"]:
+        return self.output_layer(self.body(self.input_layer(x)))

@@ -1,4 +1,4 @@
-"""IResNet-50: ArcFace's improved residual network as InsightFace trains it today, in the layout of its `backbone.pth`.
+"""Build IResNet-50, ArcFace's improved residual network as InsightFace trains it, in the layout of `backbone.pth`.
 
 Source: Deng et al. (arXiv:1801.07698); the published weights name their tensors `conv1`, `layer<s>.<b>.bn1`, `fc`,
 `features`. Against IR-SE-50 a unit has one more batch norm between its convolutions and no squeeze and excitation.
@@ -8,10 +8,11 @@ import re
 
 from torch import nn
 
-from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.networks.backbones._improved_residual import STAGES, ImprovedResidual
+from fer_pipeline.networks.backbones.ir_se import STAGES, ImprovedResidual
 from fer_pipeline.networks.layouts import ARCFACE, Layout, has
 from fer_pipeline.networks.settings import NetworkSettings
+
+NAMES = ("iresnet50",)
 
 _FIRST_UNIT = {1: 0, 2: STAGES[0][1], 3: STAGES[0][1] + STAGES[1][1], 4: sum(count for _, count in STAGES[:3])}
 _IN_UNIT = {"bn1": "0", "conv1": "1", "bn2": "2", "prelu": "3", "conv2": "4", "bn3": "5"}
@@ -30,12 +31,10 @@ def _rename(name: str) -> str | None:
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """The published layouts of this family's weights."""
+    """Returns the published layouts of this family's weights."""
     return {"arcface": Layout(ARCFACE, has("layer1.0.bn1.weight", "features.weight", "fc.weight"), _rename)}
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network for the input size of the settings (112 px where none is said)."""
-    if settings.name != "iresnet50":
-        raise ConfigError(f"unknown network {settings.name!r}; of this family there is iresnet50")
+    """Builds the network for the input size of the settings (112 px where there is none)."""
     return ImprovedResidual(settings.size or 112, squeeze=False, norm_between=True, dropout=0.0)

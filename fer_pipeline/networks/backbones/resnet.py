@@ -1,11 +1,10 @@
-"""ResNet-18, -34 and -50 (He et al., arXiv:1512.03385) as torchvision builds them, without their classifier."""
+"""Build ResNet-18, -34 and -50 (He et al., arXiv:1512.03385) as torchvision builds them, without their classifier."""
 
 from typing import Any, cast
 
 from torch import nn
 from torchvision.models import resnet
 
-from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
 from fer_pipeline.networks.settings import NetworkSettings
 
@@ -13,14 +12,12 @@ NAMES = ("resnet18", "resnet34", "resnet50")
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """The published layouts of this family's weights."""
+    """Returns the published layouts of this family's weights."""
     return {"torchvision": Layout(IMAGENET, has("layer1.0.conv1.weight", "bn1.weight"), leaving_out("fc."))}
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network up to the average pool: 512 features, 2048 of ResNet-50."""
-    if settings.name not in NAMES:
-        raise ConfigError(f"unknown network {settings.name!r}; of this family there are {', '.join(NAMES)}")
+    """Builds the network up to the average pool: 512 features, 2048 of ResNet-50."""
     network = cast(Any, getattr(resnet, settings.name)(weights=None))
     network.feature_dim = network.fc.in_features
     network.fc = nn.Identity()

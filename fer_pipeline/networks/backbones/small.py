@@ -1,4 +1,4 @@
-"""A small residual network for CPU demos: at 48 px and width 16 about 10 million FLOPs and 128 features.
+"""Build a small residual network for CPU demos: at 48 px and width 16 about 10 million FLOPs and 128 features.
 
 Source: the basic block of He et al. (arXiv:1512.03385) twice, after two plain convolutions; four halvings, so that 48
 px end at 3 x 3.
@@ -14,7 +14,7 @@ from fer_pipeline.networks.settings import NetworkSettings
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """None: nobody publishes weights of this network; our own checkpoints fit every family."""
+    """Returns none: nobody publishes weights of this network; our own checkpoints fit every family."""
     return {}
 
 
@@ -64,5 +64,5 @@ class Small(nn.Module):
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network; widths are multiples of 4, as the groups need."""
+    """Builds the network; widths are multiples of 4, as the groups need."""
     return Small(settings.width - settings.width % 4, settings.norm)

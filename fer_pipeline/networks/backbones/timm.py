@@ -1,4 +1,4 @@
-"""Any network of timm by its name there (`timm/convnext_atto`), without its classifier and never downloaded.
+"""Build any network of timm by its name there (`timm/convnext_atto`), without its classifier and never downloaded.
 
 Source: Wightman, PyTorch Image Models. Weights in timm's layout have the normalisation that timm notes for them.
 """
@@ -16,14 +16,14 @@ from fer_pipeline.networks.settings import NetworkSettings
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """timm's own names, which are the backbone's; the classifier's tensors stay over and are reported."""
-    noted = timm.get_pretrained_cfg(_name(settings), allow_unregistered=True)
-    normalisation = Normalisation(mean=noted.mean, std=noted.std) if noted else Normalisation()  # pyright: ignore
+    """Returns timm's own names, which are the backbone's; the classifier's tensors are reported as unexpected."""
+    config = timm.get_pretrained_cfg(_name(settings), allow_unregistered=True)
+    normalisation = Normalisation(mean=config.mean, std=config.std) if config else Normalisation()  # pyright: ignore
     return {"timm": Layout(normalisation, lambda keys: True, lambda name: name)}
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network with pooled features; its input size is handed over where the architecture fixes one."""
+    """Builds the network with pooled features, for the input size of the settings where the architecture fixes one."""
     name = _name(settings)
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     try:

@@ -1,9 +1,9 @@
-"""VGG-16 up to fc7 (4096 features), the network of VGG-Face.
+"""Build VGG-16 up to fc7 (4096 features), the network of VGG-Face.
 
 Sources: Simonyan & Zisserman (arXiv:1409.1556); Parkhi et al., Deep Face Recognition (BMVC 2015), whose weights are
 published under three namings. `vgg_face` (torchvision's `features.N` or Torch7's `conv_1_1`) sees BGR, 0 to 255 less
 the mean face; `vgg_face_dag` (`conv1_1`, converted from MatConvNet) sees the same in RGB. A file with `features.N` may
-as well be torchvision's ImageNet network, so there the layout must be said.
+as well be torchvision's ImageNet network, so there the layout must be named.
 """
 
 import re
@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
 
+NAMES = ("vgg16",)
 MEAN_FACE = (129.1863, 104.7624, 93.5940)  # red, green, blue
 RGB = Normalisation(mean=MEAN_FACE, std=(1.0, 1.0, 1.0), scale=1.0)
 BGR = Normalisation(mean=(93.5940, 104.7624, 129.1863), std=(1.0, 1.0, 1.0), scale=1.0, channels="bgr")
@@ -42,7 +42,7 @@ def _is_vgg_face(keys: Collection[str]) -> bool:
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """The published layouts of this family's weights."""
+    """Returns the published layouts of this family's weights."""
     return {
         "torchvision": Layout(IMAGENET, has("features.0.weight", "classifier.0.weight"), leaving_out("classifier.6.")),
         "vgg_face": Layout(BGR, _is_vgg_face, _rename),
@@ -67,7 +67,5 @@ class Vgg16(nn.Module):
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """The network; any input size from 32 px on, since the last map is pooled to 7 x 7."""
-    if settings.name != "vgg16":
-        raise ConfigError(f"unknown network {settings.name!r}; of this family there is vgg16")
+    """Builds the network; any input size from 32 px on, since the last map is pooled to 7 x 7."""
     return Vgg16()
