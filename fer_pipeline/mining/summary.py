@@ -71,15 +71,15 @@ def describe_empty_classes(
 
 
 def expected_precision(
-    calibration: Calibration, thresholds: Thresholds, kept: Int64[np.ndarray, " c"], *, classes: Sequence[str]
+    calibration: Calibration, thresholds: Thresholds, num_mined: Int64[np.ndarray, " c"], *, classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Estimates the precision of every class and of the whole mined set, for the summary; `kept` counts mined faces."""
+    """Estimates the precision of every class and of the whole mined set, for the summary; `num_mined` a class."""
     estimate = calibration.estimate(thresholds[None])
-    mean, low, high = (json_number(value[0]) for value in estimate.combined(kept[None]))
+    mean, low, high = (json_number(value[0]) for value in estimate.combined(num_mined[None]))
     passed = calibration.count_passing(thresholds[None])[0]
     by_class = {
         name: {
-            "kept": int(kept[k]),
+            "kept": int(num_mined[k]),
             "passed": int(passed[k]),
             "heldout": int(estimate.heldout[0, k]),
             **{key: json_number(getattr(estimate, key)[0, k]) for key in ("precision", "low", "high")},

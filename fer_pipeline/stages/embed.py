@@ -66,7 +66,7 @@ def run(
         store: Where finished shards are kept.
     """
     work = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
-    made = make_shards(
+    result = make_shards(
         "embed",
         name,
         work.jobs,
@@ -79,14 +79,14 @@ def run(
         preload=__name__,
         verify=verify,
     )
-    finished = {job.key for job in made.finished}
+    finished = {job.key for job in result.finished}
     with replacing_folder(out) as folder:
-        for number, job in enumerate(made.jobs):
+        for number, job in enumerate(result.jobs):
             if job.key in finished:
                 Store(store).link(job.key, folder / f"part-{number:05d}.arrow")
-    counts: dict[str, int | float] = {"faces": sum(job.items for job in made.finished)}
-    line = f"{name}: {counts['faces']:,} faces in {len(made.jobs)} shards, {made.reused} reused"
-    return Summary("embed", line, counts | made.counts, made.warnings)
+    counts: dict[str, int | float] = {"faces": sum(job.items for job in result.finished)}
+    line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.reused} reused"
+    return Summary("embed", line, counts | result.counts, result.warnings)
 
 
 def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, verify: bool = False) -> Work:

@@ -4,7 +4,6 @@ Reads `data/mined` and `data/faces/<pool>/train`; writes `data/auxiliary/<pool>`
 `data/control/<pool>` with the random ones, laid out alike (see `artifacts.auxiliary`).
 """
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
