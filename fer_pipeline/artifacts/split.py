@@ -33,8 +33,8 @@ class Split:
     def labels_of(self, face_id: pa.StringArray, parts: Sequence[str]) -> Int64[np.ndarray, " k"]:
         """Returns the label of each of these faces, `NO_LABEL` for those outside `parts`."""
         place = places_among(face_id, self.face_id)
-        inside = (place >= 0) & np.isin(self.part, parts)[place]
-        return np.where(inside, self.label[place], NO_LABEL).astype(np.int64)
+        labels = np.append(np.where(np.isin(self.part, parts), self.label, NO_LABEL), NO_LABEL)  # the last is place -1
+        return labels[place]
 
     def faces_outside(self, part: str) -> frozenset[str]:
         """Returns the identifiers of the faces that are not in `part`."""

@@ -18,7 +18,7 @@ from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.distillation.initial_weights import fixed_weights, random_weights
-from fer_pipeline.distillation.loop import Row, batches_per_epoch, distill
+from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.previews import write_previews
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings

@@ -1,4 +1,4 @@
-"""The probe on images whose classes can, or cannot, be told: limiting cases, and the split counted by hand."""
+"""The probe on images whose classes can, or cannot, be recognised: limiting cases, and the split counted by hand."""
 
 import numpy as np
 

@@ -72,7 +72,7 @@ def test_a_bound_keeps_rare_classes_whole(split: Path) -> None:
     assert len(others) > 1
 
 
-def test_auxiliary_shards_are_told_by_their_schema(tmp_path: Path) -> None:
+def test_auxiliary_shards_are_known_by_their_schema(tmp_path: Path) -> None:
     fields = [*face_fields(), pa.field("pseudo_label", pa.int64()), pa.field("margin", pa.float32())]
     schema = image_schema(fields, CLASSES)
     for pool, name, label, value in [("a", "anger", 0, 10), ("a", "neutral", 2, 20), ("b", "anger", 0, 30)]:

@@ -52,7 +52,7 @@ def test_unknown_names_are_refused_in_one_line(name: str) -> None:
         build(NetworkSettings(name=name, size=32), 5, seed=0)
 
 
-def test_timm_names_near_the_wrong_one_are_told() -> None:
+def test_timm_names_near_the_wrong_one_are_named() -> None:
     with pytest.raises(ConfigError, match="timm/convnext_atto"):
         build(NetworkSettings(name="timm/convnext_atte", size=32), 5, seed=0)
 

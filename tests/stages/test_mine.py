@@ -88,8 +88,8 @@ def test_two_pools_by_hand(by_hand: Path) -> None:
         ("s/a", "street", 0, 12, 8, 3),
         ("s/e", "street", 1, 9, 6, 1),
     ]
-    told = read_json(by_hand / "mined" / "summary.json")
-    assert told["pools"]["street"] == {
+    content = read_json(by_hand / "mined" / "summary.json")
+    assert content["pools"]["street"] == {
         "faces": 5,
         "excluded": 0,
         "no_direction": 1,
@@ -98,9 +98,9 @@ def test_two_pools_by_hand(by_hand: Path) -> None:
         "kept": 2,
         "by_class": {"anger": 1, "fear": 1, "neutral": 0},
     }
-    assert told["margins"] == dict.fromkeys(CLASSES, 6 / 16)
-    assert told["kept"] == 4
-    assert told["by_class"]["anger"]["kept"] == 3
+    assert content["margins"] == dict.fromkeys(CLASSES, 6 / 16)
+    assert content["kept"] == 4
+    assert content["by_class"]["anger"]["kept"] == 3
     assert summary.counts == {"faces": 7, "excluded": 0, "no_direction": 1, "below_margin": 2, "over_cap": 0, "kept": 4}
     assert "no face was mined for neutral (never predicted" in summary.warnings[0]
 
@@ -145,8 +145,8 @@ def test_an_exclusion_list_is_pinned_by_its_hash(by_hand: Path) -> None:
     path = by_hand / "leaks.csv"
     path.write_text("face_id\ns/a\n")
     digest = hashlib.sha256(b"face_id\ns/a\n").hexdigest()
-    told = run(mine.Config(value=1 / 16, exclude=path), by_hand).warnings
-    assert any(f"mine.exclude_sha256: {digest}" in line for line in told)
+    warnings = run(mine.Config(value=1 / 16, exclude=path), by_hand).warnings
+    assert any(f"mine.exclude_sha256: {digest}" in line for line in warnings)
     pinned = mine.Config(value=1 / 16, exclude=path, exclude_sha256=digest.upper())
     assert not any("exclude" in line for line in run(pinned, by_hand).warnings)
     path.write_text("face_id\ns/b\n")
@@ -217,21 +217,21 @@ def test_expected_precision_meets_the_truth(simulated, options: dict) -> None:
     run(mine.Config(**options), tmp_path)
     found = rows(tmp_path)
     right = np.mean([truth[row["face_id"]] == row["label"] for row in found])
-    told = read_json(tmp_path / "mined" / "summary.json")
-    expected = told["precision"]
+    content = read_json(tmp_path / "mined" / "summary.json")
+    expected = content["precision"]
     deviation = max((expected["high"] - expected["low"]) / 3.92, 1e-3)
     assert abs(expected["estimate"] - right) < 4 * deviation
     if options.get("by") == "precision":
         assert expected["estimate"] >= 0.85
     if options.get("by") == "count":
-        assert [told["by_class"][name]["kept"] for name in CLASSES] == [500] * 3
+        assert [content["by_class"][name]["kept"] for name in CLASSES] == [500] * 3
     for row in pq.read_table(tmp_path / "mined" / "sweep.parquet").to_pylist():
         if (
             row["class"] == "*"
-            and row["margin"] == told["margins"]["anger"]
-            and len(set(told["margins"].values())) == 1
+            and row["margin"] == content["margins"]["anger"]
+            and len(set(content["margins"].values())) == 1
         ):
-            assert row["kept"] == told["kept"]
+            assert row["kept"] == content["kept"]
             assert row["precision"] == pytest.approx(expected["estimate"])
 
 
@@ -268,8 +268,8 @@ def test_without_held_out_faces_there_is_no_estimate(tmp_path: Path) -> None:
     _, cosine = simulate(6, 300)
     write_pool(tmp_path / "scores", "street", [([f"street/{i}" for i in range(300)], cosine)], heldout=0)
     summary = run(mine.Config(value=0.1), tmp_path)
-    told = read_json(tmp_path / "mined" / "summary.json")
-    assert told["precision"]["estimate"] is None
+    content = read_json(tmp_path / "mined" / "summary.json")
+    assert content["precision"]["estimate"] is None
     assert "no held-out face is predicted anger, fear, neutral" in summary.warnings[0]
     with pytest.raises(DataError, match="keeps none"):
         run(mine.Config(by="precision", value=0.9), tmp_path)

@@ -77,7 +77,9 @@ def values(chosen: Supervised, batch: Batch) -> Tensor:
 
 def test_alone_it_is_cross_entropy() -> None:
     chosen = strategy(Options())
-    assert total_of(chosen, {"labelled": crops(8, 0)}) == pytest.approx(float(values(chosen, crops(8, 0)).mean().detach()))
+    assert total_of(chosen, {"labelled": crops(8, 0)}) == pytest.approx(
+        float(values(chosen, crops(8, 0)).mean().detach())
+    )
 
 
 def test_pooled_is_one_mean_over_both_sets() -> None:
