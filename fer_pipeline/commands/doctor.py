@@ -9,7 +9,7 @@ from fer_pipeline.commands import plan
 from fer_pipeline.commands.check import check
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
-from fer_pipeline.core.progress import span
+from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import Resources, read_project
 from fer_pipeline.health import disks, gpus, machine, server, tracking, versions
 from fer_pipeline.health.disks import link_type
@@ -103,7 +103,7 @@ def room(place: Place, plans: Callable[[], Iterable[plan.Planned]]) -> Finding:
     # With copies for links, DVC's cache holds every shard once more.
     needed = sum(one.size for one in estimates) * (2 if kind == "copy" else 1)
     free = min(one.free for one in estimates)
-    time = span(sum(one.seconds[1] for one in estimates))
+    time = format_seconds(sum(one.seconds[1] for one in estimates))
     found = f"{size_of(needed)} of disk and {time} to come (by {kind} into DVC's cache), {size_of(free)} are free{rest}"
     if needed > free:
         return Finding("plan", "problem", found, "a larger disk, or fewer pools; python -m fer_pipeline prune")

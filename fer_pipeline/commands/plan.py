@@ -8,7 +8,7 @@ from typing import Any
 from fer_pipeline.commands.check import Ready, check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
-from fer_pipeline.core.progress import span
+from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.sharding.estimates import Estimate, estimate
 from fer_pipeline.sharding.jobs import Work
 from fer_pipeline.sharding.locks import at_work
@@ -92,7 +92,7 @@ def _words(found: Estimate) -> str:
     if not found.missing:
         return f"{there}, nothing to make"
     low, likely, high = found.seconds
-    time = f"{span(likely)} ({span(low)} to {span(high)})"
+    time = f"{format_seconds(likely)} ({format_seconds(low)} to {format_seconds(high)})"
     where = f"{found.workers} {found.device or 'Ray'} workers at {found.rate:,.1f} {found.unit}/s each"
     disk = f"{size_of(found.size)} of disk, {size_of(found.free)} are free"
     short = "; THAT IS TOO LITTLE" if found.size > found.free else ""

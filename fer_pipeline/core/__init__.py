@@ -1,1 +1,1 @@
-"""The ground floor: names, errors, settings, files, seeds and progress. Imports nothing heavy and no torch."""
+"""Names, errors, settings, files, seeds and progress: what every other package builds on, without torch."""

@@ -1,4 +1,7 @@
-"""Faults that a user can cause and mend. The command line prints one as `error: <one line>` and exits with 1."""
+"""Define the errors that a user can cause and correct.
+
+The command line prints one as `error: <one line>` and exits with 1.
+"""
 
 
 class PipelineError(Exception):

@@ -1,4 +1,4 @@
-"""The names of facial expressions: any spelling in, the pipeline's canonical name out.
+"""Map any spelling of a facial expression to the pipeline's canonical name.
 
 The basic expressions are those of Ekman (1992), with `neutral`; contempt is the eighth of AffectNet and FERPlus.
 Labels are always mapped by name and never by number, since every data set numbers them differently.
@@ -21,6 +21,6 @@ _CANONICAL = {spelling: name for name, spellings in _SPELLINGS.items() for spell
 
 
 def canonical(name: str) -> str:
-    """The canonical name of an expression; a name that is no known spelling comes back stripped and in lower case."""
+    """Returns the canonical name of an expression; an unknown spelling comes back stripped and in lower case."""
     plain = name.strip().lower()
     return _CANONICAL.get(plain, plain)

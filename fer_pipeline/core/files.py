@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: write beside, fsync, rename."""
+"""Write files and folders atomically: write beside, fsync, rename."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from fer_pipeline.core.errors import DataError
 
 
 def fsync_path(path: Path) -> None:
-    """Brings a file or folder to the disk."""
+    """Flushes a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -24,7 +24,7 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; its file takes the place of `path` on success, else it is removed."""
+    """Yields a temporary path beside `path`; its file replaces `path` on success and is removed otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Like `replacing`, for a whole folder: what stood at `path` is there until the new one is complete."""
+    """Does the same for a folder: the one at `path` stays until the new one is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     temporary.mkdir()
@@ -71,7 +71,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whose bytes depend on the value alone: sorted keys, no NaN, a newline at the end."""
+    """Writes JSON whose bytes depend on the value alone: keys sorted, no NaN, a newline at the end."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -82,17 +82,17 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is no valid JSON ({error}); remove it and run the stage that writes it") from None
+        raise DataError(f"{path} is not valid JSON ({error}); remove it and run the stage that writes it") from None
 
 
 def fresh_folder(path: Path) -> Path:
-    """An empty folder at `path`; what was there is removed."""
+    """Makes an empty folder at `path` and returns it; what was there is removed."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes in hex."""
+    """Returns the SHA-256 of a file's bytes in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

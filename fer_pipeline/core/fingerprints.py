@@ -11,13 +11,13 @@ from typing import Any
 from pydantic import BaseModel
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {"settings": type(value).__name__, **_plain(value.model_dump(mode="json"))}
+        return {"settings": type(value).__name__, **_to_json(value.model_dump(mode="json"))}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if isinstance(value, bytes):
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, Path):
@@ -27,9 +27,9 @@ def _plain(value: Any) -> Any:
 
 
 def fingerprint(*parts: Any) -> str:
-    """The fingerprint of JSON-able values, settings, paths (their names, not their contents) and bytes."""
-    text = json.dumps(_plain(parts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    # File names that are no UTF-8 are surrogates in Python.
+    """Returns the fingerprint of JSON values, settings, bytes, and paths (their names, not their contents)."""
+    text = json.dumps(_to_json(parts), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    # Python holds file names that are not UTF-8 as surrogates.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, so that the next batch of the same size need not ask for it again.
+"""Keep freed memory in the process, so that the next batch of the same size need not ask for it again.
 
 A forward pass on a CPU makes and frees hundreds of megabytes a batch. The C library gives large blocks back to the
 system at once, and the system clears every page anew: a fifth of the time of a ResNet-18 in batches of 256.
@@ -11,9 +11,9 @@ _NEVER, _NONE = -1, 0
 
 
 def keep_freed_memory() -> bool:
-    """From now on this process keeps what it frees; False where the C library (not glibc) does not know how.
+    """Makes this process keep what it frees; False where the C library (not glibc) does not know how.
 
-    For processes that do the same work over and over: their memory stays at its highest.
+    For processes that do the same work over and over: their memory stays at its peak.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

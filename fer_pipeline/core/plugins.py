@@ -25,7 +25,7 @@ def available(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str) -> ModuleType:
-    """The part `name` of `package`; ConfigError lists the choices where there is none of that name."""
+    """Imports the plugin `name` of `package`; ConfigError lists the choices where there is none of that name."""
     choices = available(package)
     if name not in choices:
         raise ConfigError(f"unknown {package.rpartition('.')[2]} {name!r}; choose one of {', '.join(choices)}")

@@ -1,4 +1,4 @@
-"""Progress on the error stream: a bar where a person watches, a line every half minute in a log."""
+"""Show progress on the error stream: a bar on a terminal, a line every half minute in a log."""
 
 import sys
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 LINE_EVERY_SECONDS = 30.0
-Watcher = Callable[["Progress", int], None]
-_LISTENERS: list[Watcher] = []
+Listener = Callable[["Progress", int], None]
+_listeners: list[Listener] = []  # of every progress that begins
 
 
 class Progress:
-    """How far a piece of work is: call it with a number of items that were done; watchers hear of it.
+    """How far some work is: call it with a number of finished items; its listeners are called, too.
 
     `total` is None where the end is unknown.
     """
@@ -19,29 +19,29 @@ class Progress:
     def __init__(self, description: str, total: int | None, unit: str) -> None:
         self.description, self.total, self.unit = description, total, unit
         self.done = 0
-        self.watchers: list[Watcher] = []
+        self.listeners: list[Listener] = []
         self._skipped = 0
         self._started = time.monotonic()
 
     def __call__(self, items: int) -> None:
-        """Items were done; a negative number takes back what was lost."""
+        """Counts finished items; a negative number takes back what has to be done again."""
         self.done += items
-        for watch in self.watchers:
-            watch(self, items)
+        for listener in self.listeners:
+            listener(self, items)
 
     def skip(self, items: int) -> None:
-        """Items were there already: they say nothing of the rate."""
+        """Counts items that were there already and say nothing about the rate."""
         self._skipped += items
         self(items)
 
     @property
     def rate(self) -> float:
-        """Items a second, of those that were made."""
+        """Items per second, skipped ones left out."""
         return max(self.done - self._skipped, 0) / max(time.monotonic() - self._started, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """None where nobody can know."""
+        """None where it cannot be known."""
         return None if self.total is None or self.rate == 0 else max(self.total - self.done, 0) / self.rate
 
 
@@ -49,23 +49,23 @@ class Progress:
 def progress(description: str, total: int | None, unit: str = "items") -> Iterator[Progress]:
     """Yields the progress of some work, shown until the block ends."""
     advance = Progress(description, total, unit)
-    advance.watchers.extend(_LISTENERS)
+    advance.listeners.extend(_listeners)
     if sys.stderr.isatty():
         with _bar(advance):
             yield advance
     else:
-        advance.watchers.append(_Lines())
+        advance.listeners.append(_Lines())
         yield advance
 
 
 @contextmanager
-def overheard(listener: Watcher) -> Iterator[None]:
-    """Every progress that begins in the block is heard by the listener, too."""
-    _LISTENERS.append(listener)
+def with_listener(listener: Listener) -> Iterator[None]:
+    """Calls the listener for every progress that begins in the block."""
+    _listeners.append(listener)
     try:
         yield
     finally:
-        _LISTENERS.remove(listener)
+        _listeners.remove(listener)
 
 
 @contextmanager
@@ -74,10 +74,10 @@ def _bar(advance: Progress) -> Iterator[None]:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(advance.description, total=advance.total, told=told(advance))
-        advance.watchers.append(lambda now, items: bar.update(task, completed=now.done, told=told(now)))
+        task = bar.add_task(advance.description, total=advance.total, text=describe(advance))
+        advance.listeners.append(lambda now, items: bar.update(task, completed=now.done, text=describe(now)))
         yield
 
 
@@ -88,20 +88,20 @@ class _Lines:
     def __call__(self, now: Progress, items: int) -> None:
         if time.monotonic() - self._last >= LINE_EVERY_SECONDS:
             self._last = time.monotonic()
-            sys.stderr.write(f"{now.description}: {told(now)}\n")
+            sys.stderr.write(f"{now.description}: {describe(now)}\n")
             sys.stderr.flush()
 
 
-def told(now: Progress) -> str:
-    """`1,200/5,000 faces, 92.1 faces/s, 41 s left`."""
-    of = f"/{now.total:,}" if now.total else ""
+def describe(now: Progress) -> str:
+    """Describes a progress: `1,200/5,000 faces, 92.1 faces/s, 41 s left`."""
+    total = f"/{now.total:,}" if now.total else ""
     left = now.seconds_left
     rate = f", {now.rate:,.1f} {now.unit}/s" if now.rate > 0 else ""
-    return f"{now.done:,}{of} {now.unit}{rate}" + (f", {span(left)} left" if left is not None else "")
+    return f"{now.done:,}{total} {now.unit}{rate}" + (f", {format_seconds(left)} left" if left is not None else "")
 
 
-def span(seconds: float) -> str:
-    """A time in the unit that a person would use."""
+def format_seconds(seconds: float) -> str:
+    """Formats a duration in the unit that a person would use."""
     if seconds < 120:
         return f"{seconds:,.0f} s"
     return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

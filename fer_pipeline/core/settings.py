@@ -1,7 +1,7 @@
-"""Settings: `params.yaml` in, frozen and checked models out, or one line that says what to mend.
+"""Read `params.yaml` into frozen, checked models; an error is one line that says what to correct.
 
 Every stage owns the section of its own name as `class Config(Settings)`. What several stages share (classes, seeds,
-data sets, recipes) stands at the top level and is read as a `ProjectSettings`.
+data sets, recipes) is at the top level and is read as `ProjectSettings`.
 """
 
 import re
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
-PARAMS, STORE = Path("params.yaml"), Path(".store")  # where they lie unless a person says otherwise
+PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line names others
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
 
@@ -133,13 +133,13 @@ class ProjectSettings(BaseModel):
         return self
 
     def dataset(self, name: str) -> DatasetSettings:
-        """The settings of a data set; ConfigError where there is none of that name."""
+        """Returns the settings of a data set; ConfigError where there is none of that name."""
         if name not in self.datasets:
             raise ConfigError(f"no data set {name!r} in the settings; they have {', '.join(sorted(self.datasets))}")
         return self.datasets[name]
 
     def recipe(self, name: str) -> RecipeSettings:
-        """The settings of a recipe; ConfigError where there is none of that name."""
+        """Returns the settings of a recipe; ConfigError where there is none of that name."""
         if name not in self.recipes:
             raise ConfigError(f"no recipe {name!r} in the settings; they have {', '.join(sorted(self.recipes))}")
         return self.recipes[name]
@@ -149,7 +149,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_params(params: Path) -> dict[str, Any]:
-    """The mapping in a YAML file of settings."""
+    """Returns the mapping in a YAML file of settings."""
     try:
         loaded = yaml.safe_load(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -157,14 +157,14 @@ def load_params(params: Path) -> dict[str, Any]:
             f"{params} does not exist; run in the project's folder or name the file with --params"
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{params} is no valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
     return loaded
 
 
 def validate(model: type[Model], values: Any, *, where: str) -> Model:
-    """`values` as a `model`; a fault becomes one line that names the place, what was found and the known keys."""
+    """Returns `values` as a `model`; ConfigError names the key, what was found and the known keys in one line."""
     try:
         return model.model_validate(values if values is not None else {})
     except ValidationError as error:
@@ -172,17 +172,17 @@ def validate(model: type[Model], values: Any, *, where: str) -> Model:
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault of a validation in one line, with the known keys where a key is unknown."""
+    """Describes the first error of a validation in one line, with the known keys where a key is unknown."""
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"unknown key {place!r}; known keys are {', '.join(_known_keys(model, first['loc'][:-1]))}"
+        return f"unknown key {key!r}; known keys are {', '.join(_known_keys(model, first['loc'][:-1]))}"
     if first["type"] == "missing":
-        return f"the key {place!r} is missing"
+        return f"the key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    found = f", found {first['input']!r}" if not isinstance(first["input"], dict) else ""
-    return " ".join(f"{place + ': ' if place else ''}{message}{found}{more}".split())
+    value = f", found {first['input']!r}" if not isinstance(first["input"], dict) else ""
+    return " ".join(f"{key + ': ' if key else ''}{message}{value}{more}".split())
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -194,14 +194,6 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
     return sorted(inner.model_fields)
 
 
-def read_section(model: type[Model], section: str, params: Path) -> Model:
-    """The section of one stage as its own `Config`."""
-    values = load_params(params)
-    if section not in values:
-        raise ConfigError(f"{params} has no section {section!r}; it has {', '.join(sorted(map(str, values)))}")
-    return validate(model, values[section], where=f"{params}, {section}")
-
-
 def read_project(params: Path) -> ProjectSettings:
-    """What the stages share."""
+    """Returns what the stages share."""
     return validate(ProjectSettings, load_params(params), where=str(params))

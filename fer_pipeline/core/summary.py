@@ -1,11 +1,11 @@
-"""What a stage says when it ends: one line, counts and warnings. The command line prints them."""
+"""Hold what a stage reports when it ends. The command line prints it."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The end of a stage: `failed` makes the command exit with 1 although everything that could be done was done."""
+    """One line, counts and warnings; `failed` makes the command exit with 1 after all possible work was done."""
 
     stage: str
     line: str

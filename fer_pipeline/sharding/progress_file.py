@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fer_pipeline.core.progress import Progress, overheard
+from fer_pipeline.core.progress import Progress, with_listener
 
 SECONDS_BETWEEN_WRITINGS = 2.0
 
@@ -31,7 +31,7 @@ class Bulletin:
     @contextmanager
     def watching(self, now: Progress) -> Iterator[None]:
         """Written from the first item to the end of the block, and how it ended."""
-        now.watchers.append(self._hear)
+        now.listeners.append(self._hear)
         try:
             yield
         except BaseException:
@@ -49,7 +49,7 @@ class Bulletin:
             self._hear(now, items)
 
         try:
-            with overheard(hear):
+            with with_listener(hear):
                 yield
         except BaseException:
             if heard:

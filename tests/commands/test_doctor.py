@@ -54,7 +54,7 @@ def test_settings_that_do_not_hold_are_one_problem(project: Path) -> None:
     told = CliRunner().invoke(app, ["doctor"])
     assert told.exit_code == 1
     lines = told.output.splitlines()
-    assert lines[0].startswith("PROBLEM  settings: params.yaml is no valid YAML")
+    assert lines[0].startswith("PROBLEM  settings: params.yaml is not valid YAML")
     assert len(lines) == len(doctor.CHECKS) + 1
 
 

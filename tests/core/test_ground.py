@@ -92,7 +92,7 @@ def test_json_is_read_back_and_damage_is_told(tmp_path: Path) -> None:
     assert read_json(path) == json.loads(path.read_text(encoding="utf-8"))
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     path.write_text('{"a": ')
-    with pytest.raises(DataError, match="no valid JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         read_json(path)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fer_pipeline.core import progress
-from fer_pipeline.core.progress import Progress, span, told
+from fer_pipeline.core.progress import Progress, describe, format_seconds
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def test_what_was_there_already_says_nothing_of_the_rate(clock: list[float]) -> 
     clock[0] += 10
     advance(500)
     assert (advance.done, advance.rate, advance.seconds_left) == (3500, 50, 30)
-    assert told(advance) == "3,500/5,000 faces, 50.0 faces/s, 30 s left"
+    assert describe(advance) == "3,500/5,000 faces, 50.0 faces/s, 30 s left"
     advance(-100)  # a worker was lost
     assert (advance.done, advance.rate) == (3400, 40)
 
@@ -30,7 +30,7 @@ def test_without_a_total_nothing_is_left(clock: list[float]) -> None:
     clock[0] += 2
     advance(10)
     assert advance.seconds_left is None
-    assert told(advance) == "10 faces, 5.0 faces/s"
+    assert describe(advance) == "10 faces, 5.0 faces/s"
 
 
 def test_lines_come_every_half_minute(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,4 +46,4 @@ def test_lines_come_every_half_minute(clock: list[float], capsys: pytest.Capture
 
 @pytest.mark.parametrize(("seconds", "words"), [(41.2, "41 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_times_in_the_unit_that_a_person_would_use(seconds: float, words: str) -> None:
-    assert span(seconds) == words
+    assert format_seconds(seconds) == words

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Settings, read_project, read_section
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Settings, load_params, read_project, validate
 
 
 class Inner(Settings):
@@ -41,21 +41,19 @@ def write(folder: Path, values: object) -> Path:
 def test_unknown_key_is_one_line_with_the_known_ones(tmp_path: Path) -> None:
     params = write(tmp_path, {"outer": {"inner": {"deep": 1}}})
     with pytest.raises(ConfigError) as caught:
-        read_section(Outer, "outer", params)
+        validate(Outer, load_params(params)["outer"], where=f"{params}, outer")
     assert str(caught.value) == f"{params}, outer: unknown key 'inner.deep'; known keys are depth"
 
 
 def test_wrong_type_names_the_key_and_what_was_found(tmp_path: Path) -> None:
     params = write(tmp_path, {"outer": {"rate": "fast"}})
     with pytest.raises(ConfigError, match=r"outer: rate: .*number.*found 'fast'"):
-        read_section(Outer, "outer", params)
+        validate(Outer, load_params(params)["outer"], where=f"{params}, outer")
 
 
-def test_missing_section_and_missing_file_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no section 'outer'; it has inner"):
-        read_section(Outer, "outer", write(tmp_path, {"inner": {}}))
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist; run in the project's folder"):
-        read_section(Outer, "outer", tmp_path / "nothing.yaml")
+        load_params(tmp_path / "nothing.yaml")
 
 
 def test_settings_are_frozen() -> None:

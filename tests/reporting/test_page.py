@@ -174,7 +174,7 @@ def test_damage_and_emptiness_are_one_line(
         "reports/metrics/vas/film/predictions.parquet": "no predictions table",
         "data/truth/street.parquet": "no table of face_id and dominant",
         "data/mined/sweep.parquet": "cannot be read",
-        "reports/census/studio.json": "no valid JSON",
+        "reports/census/studio.json": "not valid JSON",
         "models/final/vas/10/history.csv": "no table of numbers",
     }.items():
         path = made.root / name
