@@ -1,4 +1,4 @@
-"""Build the command line from the signatures of the stages and print what they return.
+"""Build the command line from the signatures of stages and commands and print what they return.
 
 `--help` answers at once, since what is heavy (torch, the stages) is imported on use.
 """
@@ -7,12 +7,14 @@ import inspect
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from fer_pipeline.commands.check import WALK
+from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import PARAMS, STORE
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.options import read_command, read_other_options
 from fer_pipeline.terminal import print_summary, report_errors
 
@@ -29,31 +31,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-COMMANDS = "Commands"
+PANELS = {"stages": "Stages, in walking order", "commands": "Commands"}
 
 
-def _stage_command(stage: str) -> tuple[Callable[..., None], bool]:
-    """A command that runs a stage with the options of its `run`, and whether it takes any others."""
-    command = read_command(Path(__file__).parent / "stages" / f"{stage}.py")
+def _run_stage(stage: str, /, *, params: Path, **options: Any) -> Summary:
+    from fer_pipeline.stage_runner import run_stage
 
-    def run(context: typer.Context, *, params: Path, **options: Any) -> None:
+    return run_stage(stage, options, params=params)
+
+
+def _run_command(name: str, /, **options: Any) -> Summary | str:
+    return load("fer_pipeline.commands", name).run(**options)
+
+
+def _add_command(folder: str, name: str, run: Callable[..., Summary | str], *more: inspect.Parameter) -> None:
+    """Adds a command with the parameters of the `run` in `folder/name.py`."""
+    command = read_command(Path(__file__).parent / folder / f"{name}.py")
+
+    def call(context: typer.Context, **options: Any) -> None:
         with report_errors():
-            from fer_pipeline.stage_runner import run_stage
-
             if command.other_options:
                 options[command.other_options] = read_other_options(context.args)
-            summary = run_stage(stage, options, params=params)
-        print_summary(summary)
+            result = run(name, **options)
+        print_summary(result) if isinstance(result, Summary) else typer.echo(result)
 
-    run.__doc__ = command.help
-    run.__signature__ = inspect.Signature([CONTEXT, *command.parameters, PARAMS_OPTION])  # pyright: ignore[reportFunctionMemberAccess]
-    return run, command.other_options is not None
+    call.__signature__ = inspect.Signature([CONTEXT, *command.parameters, *more])  # pyright: ignore[reportFunctionMemberAccess]
+    others = command.other_options is not None
+    settings = {"allow_extra_args": others, "ignore_unknown_options": others}
+    app.command(name, help=command.help, rich_help_panel=PANELS[folder], context_settings=settings)(call)
 
 
-for _stage in WALK:
-    _run, _open = _stage_command(_stage)
-    _context = {"allow_extra_args": _open, "ignore_unknown_options": _open}
-    app.command(_stage, rich_help_panel="Stages, in walking order", context_settings=_context)(_run)
+for _name in WALK:
+    _add_command("stages", _name, _run_stage, PARAMS_OPTION)
+for _name in ("init", "predict", "check", "profile", "plan"):
+    _add_command("commands", _name, _run_command)
 
 
 def main() -> None:
@@ -63,96 +74,7 @@ def main() -> None:
     app()
 
 
-@app.command("init", rich_help_panel=COMMANDS)
-def init_project(
-    anchor: Annotated[str, typer.Option(help="The labelled set, FORMAT:PATH, for example csv:faces/labels.csv.")],
-    pool: Annotated[list[str], typer.Option(help="An unlabelled set, FORMAT:PATH; may be said several times.")],
-    classes: Annotated[str, typer.Option(help="The expressions, with commas between.")],
-    target: Annotated[list[str] | None, typer.Option(help="A test set, FORMAT:PATH; several.")] = None,
-    train: Annotated[
-        str | None, typer.Option(help="The set that the final models train on, if not the anchor.")
-    ] = None,
-    image_root: Annotated[
-        list[Path] | None, typer.Option(help="Where the pictures of a CSV lie, [SET=]FOLDER.")
-    ] = None,
-    image_column: Annotated[list[str] | None, typer.Option(help="The column of pictures, [SET=]NAME.")] = None,
-    label_column: Annotated[list[str] | None, typer.Option(help="The column of labels, [SET=]NAME.")] = None,
-    subject_column: Annotated[list[str] | None, typer.Option(help="The column of persons, [SET=]NAME.")] = None,
-    split_column: Annotated[list[str] | None, typer.Option(help="The column of splits, [SET=]NAME.")] = None,
-    rename: Annotated[list[str] | None, typer.Option(help="What a label of the source means, LABEL=CLASS.")] = None,
-    drop_outside: Annotated[bool, typer.Option(help="Leave out labels that are no class; they are counted.")] = False,
-    reject_missing: Annotated[bool, typer.Option(help="Leave out rows without a picture; they are counted.")] = False,
-    params: ParamsOption = PARAMS,
-    force: Annotated[bool, typer.Option(help="Replace the settings that stand there.")] = False,
-) -> None:
-    """Write a checked params.yaml for your own data."""
-    with report_errors():
-        from fer_pipeline.commands import init
-
-        told = init.run(
-            anchor=anchor,
-            pools=pool,
-            targets=target or [],
-            classes=classes,
-            train=train,
-            image_root=image_root or (),
-            image_column=image_column or (),
-            label_column=label_column or (),
-            subject_column=subject_column or (),
-            split_column=split_column or (),
-            renamed=rename or (),
-            drop_outside=drop_outside,
-            reject_missing=reject_missing,
-            params=params,
-            force=force,
-        )
-        typer.echo(told)
-
-
-@app.command(rich_help_panel=COMMANDS)
-def predict(
-    folder: Annotated[Path, typer.Argument(help="A folder of pictures, or one picture.")],
-    model: Annotated[Path, typer.Option(help="A trained model's folder.")],
-    out: Annotated[Path, typer.Option(help="What is written.")],
-    faces: Annotated[
-        Literal["all", "largest", "most_central", "highest_score", "reject"],
-        typer.Option(help="Which faces of a picture with several."),
-    ] = "all",
-    crops: Annotated[bool, typer.Option(help="The pictures are aligned crops already.")] = False,
-    batch: Annotated[int, typer.Option(help="Pictures at a time.", min=1)] = 32,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
-) -> None:
-    """Find, align and classify every face of any pictures."""
-    with report_errors():
-        from fer_pipeline.commands import predict as prediction
-
-        summary = prediction.run(folder, model=model, out=out, faces=faces, crops=crops, batch=batch, device=device)
-    print_summary(summary)
-
-
-@app.command("check", rich_help_panel=COMMANDS)
-def check_settings(params: ParamsOption = PARAMS) -> None:
-    """Check every section of the settings without running anything."""
-    with report_errors():
-        from fer_pipeline.commands import check
-
-        typer.echo(check.check(params).line)
-
-
-@app.command(rich_help_panel=COMMANDS)
-def profile(
-    name: Annotated[str | None, typer.Argument(help="The profile to put in place; without it, all are listed.")] = None,
-    params: ParamsOption = PARAMS,
-    force: Annotated[bool, typer.Option(help="Replace the settings that stand there.")] = False,
-) -> None:
-    """List the papers' settings, or put one of them in place of params.yaml."""
-    with report_errors():
-        from fer_pipeline.commands import profile as profiles
-
-        typer.echo(profiles.listing() if name is None else profiles.put(name, params, force=force))
-
-
-@app.command(rich_help_panel=COMMANDS)
+@app.command(rich_help_panel=PANELS["commands"])
 def results(reports: Annotated[Path, typer.Option(help="What `report` wrote.")] = Path("reports")) -> None:
     """Print the results table and where the report lies."""
     with report_errors():
@@ -161,33 +83,7 @@ def results(reports: Annotated[Path, typer.Option(help="What `report` wrote.")] 
         typer.echo(format_results(reports))
 
 
-@app.command(rich_help_panel=COMMANDS)
-def plan(
-    stage: Annotated[list[str] | None, typer.Argument(help="align, embed; else both.")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="A set; may be said several times. Else all.")] = None,
-    faces: Annotated[
-        Path | None, typer.Option(help="The faces to embed, if not data/faces/<set>/train.", show_default=False)
-    ] = None,
-    model: Annotated[Path, typer.Option(help="The model to embed with.")] = Path("models/primitive"),
-    seconds: Annotated[float, typer.Option(help="How long a timed sample of a set may take.", min=1)] = 20.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
-    params: ParamsOption = PARAMS,
-    store: StoreOption = STORE,
-) -> None:
-    """Say before a long run how many shards are missing, how many hours and how much disk they take."""
-    with report_errors():
-        import json
-
-        from fer_pipeline.commands import plan as planning
-
-        found = planning.run(
-            stage or (), name or (), params=params, store=store, faces=faces, model=model, seconds=seconds
-        )
-        told = json.dumps([one.content for one in found], indent=1) if as_json else "\n".join(one.line for one in found)
-        typer.echo(told)
-
-
-@app.command(rich_help_panel=COMMANDS)
+@app.command(rich_help_panel=PANELS["commands"])
 def prune(
     store: StoreOption = STORE,
     dry_run: Annotated[bool, typer.Option(help="Tell what would be removed, and remove nothing.")] = False,
@@ -199,7 +95,7 @@ def prune(
         typer.echo(pruning.run(store, dry_run=dry_run))
 
 
-@app.command(rich_help_panel=COMMANDS)
+@app.command(rich_help_panel=PANELS["commands"])
 def fsck(
     remove: Annotated[bool, typer.Option(help="Take rotten bytes away, so that the printed command can heal.")] = False,
     remote: Annotated[
@@ -221,7 +117,7 @@ def fsck(
         raise typer.Exit(1)
 
 
-@app.command(rich_help_panel=COMMANDS)
+@app.command(rich_help_panel=PANELS["commands"])
 def doctor(
     with_plan: Annotated[
         bool, typer.Option("--plan/--no-plan", help="Time samples of missing shards: hours and disk of the run.")

@@ -20,8 +20,8 @@ import typer
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import PARAMS, STORE
 
-# What annotations and defaults of a `run` may name.
-NAMES = {"Path": Path, "Literal": Literal, "PARAMS": PARAMS, "STORE": STORE}
+# What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
+NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 
 

@@ -15,7 +15,7 @@ import fer_pipeline
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import ProjectSettings, load_params, validate
+from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, validate
 
 WALK = (
     "synthesize",
@@ -72,6 +72,15 @@ def _seal(params: Path) -> str:
     code = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
     state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in code)]
     return hashlib.sha256("\n".join(state).encode()).hexdigest()
+
+
+def run(*, params: Path = PARAMS) -> str:
+    """Check every section of the settings without running anything.
+
+    Args:
+        params: The file of settings.
+    """
+    return check(params).line
 
 
 def check(params: Path) -> Checked:

@@ -82,19 +82,19 @@ def settings(params: Path) -> tuple[Finding, Resources]:
         ), Resources()
 
 
-def planned(params: Path, store: Path) -> list[plan.Planned]:
+def planned(params: Path, store: Path) -> list[plan.StagePlan]:
     """What `align` and `embed` have yet to make, as far as it can be told today."""
-    return plan.run((), (), params=params, store=store, seconds=SAMPLE_SECONDS)
+    return plan.plan_stages(params=params, store=store, seconds=SAMPLE_SECONDS)
 
 
-def room(place: Place, plans: Callable[[], Iterable[plan.Planned]]) -> Finding:
+def room(place: Place, plans: Callable[[], Iterable[plan.StagePlan]]) -> Finding:
     """The disk that the missing shards take, against what is free where they go."""
     try:
         known = list(plans())
     except PipelineError as error:
         return Finding("plan", "warning", f"cannot be told: {error}", "python -m fer_pipeline plan")
-    estimates = [one.found for one in known if isinstance(one.found, Estimate)]
-    later = [f"{one.stage} {one.name}" for one in known if not isinstance(one.found, Estimate)]
+    estimates = [one.estimate for one in known if isinstance(one.estimate, Estimate)]
+    later = [f"{one.stage} {one.name}" for one in known if not isinstance(one.estimate, Estimate)]
     rest = f"; not to be told yet: {', '.join(later)}" if later else ""
     if not estimates:
         return Finding("plan", "warning", f"nothing can be told yet{rest}", "python -m fer_pipeline plan")

@@ -1,168 +1,193 @@
-"""The user's own sets in (`--anchor csv:PATH --pool recordio:PATH --target csv:PATH --classes …`), a checked
-`params.yaml` and a table of what was found out.
+"""Write a checked `params.yaml` for a user's own data sets.
 
 The settings are those of the profile for photographs, its comments kept; only what names the data is filled in.
 """
 
 import io
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from fer_pipeline.commands import check
-from fer_pipeline.commands.guess import Wishes
-from fer_pipeline.commands.survey import Found, Named, Source, Survey, name_of, parse, survey_labelled, survey_pool
-from fer_pipeline.commands.survey_table import table
+from fer_pipeline.commands.check import check
+from fer_pipeline.commands.csv_columns import ColumnChoices
+from fer_pipeline.commands.profile import PROFILES, check_replaceable
+from fer_pipeline.commands.survey import (
+    DatasetSurvey,
+    Named,
+    Source,
+    SurveySettings,
+    name_source,
+    parse_source,
+    survey_labelled,
+    survey_pool,
+)
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import replacing
-from fer_pipeline.core.settings import Split, validate
-from fer_pipeline.datasets import csv
+from fer_pipeline.core.settings import PARAMS, Split, validate
 
-PROFILE = Path("profiles") / "photographs.yaml"
+PROFILE = "photographs.yaml"
 NULL_TAG = "tag:yaml.org,2002:null"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which source plays which role."""
+
+    anchor: Source
+    train: Source | None  # None: the anchor
+    pools: Sequence[Source]
+    targets: Sequence[Source]
+
+
+@dataclass(frozen=True)
+class ProjectSurvey:
+    """The sets by name in the order of the settings, and the roles they play."""
+
+    sets: Mapping[str, DatasetSurvey]
+    anchor: str
+    train: str
+    pools: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 def run(
     *,
     anchor: str,
-    pools: Sequence[str],
-    targets: Sequence[str],
+    pool: Sequence[str],
     classes: str,
+    target: Sequence[str] = (),
     train: str | None = None,
-    image_root: Sequence[Path] = (),
+    image_root: Sequence[str] = (),
     image_column: Sequence[str] = (),
     label_column: Sequence[str] = (),
     subject_column: Sequence[str] = (),
     split_column: Sequence[str] = (),
-    renamed: Sequence[str] = (),
+    rename: Sequence[str] = (),
     drop_outside: bool = False,
     reject_missing: bool = False,
-    params: Path = Path("params.yaml"),
-    profile: Path = PROFILE,
+    params: Path = PARAMS,
     force: bool = False,
 ) -> str:
-    """Writes `params` and tells what was found; `renamed` is `LABEL=CLASS`, several."""
-    names = _classes(classes)
-    refuse_own_settings(params, profile.parent, force=force)
-    wishes = Wishes(image_root, image_column, label_column, subject_column, split_column, reject_missing)
-    found = survey(
-        anchor=parse(anchor, option="--anchor"),
-        train=None if train is None else parse(train, option="--train"),
-        pools=[parse(pool, option="--pool") for pool in pools],
-        targets=[parse(target, option="--target") for target in targets],
-        classes=names,
-        renamed=_renamed(renamed, names),
-        drop_outside=drop_outside,
-        wishes=wishes,
-        project=params.parent,
+    """Write a checked params.yaml for your own data.
+
+    Args:
+        anchor: The labelled set, FORMAT:PATH, for example csv:faces/labels.csv.
+        pool: An unlabelled set, FORMAT:PATH; may be said several times.
+        classes: The expressions, with commas between.
+        target: A test set, FORMAT:PATH; several.
+        train: The set that the final models train on, if not the anchor.
+        image_root: Where the pictures of a CSV lie, [SET=]FOLDER.
+        image_column: The column of pictures, [SET=]NAME.
+        label_column: The column of labels, [SET=]NAME.
+        subject_column: The column of persons, [SET=]NAME.
+        split_column: The column of splits, [SET=]NAME.
+        rename: What a label of the source means, LABEL=CLASS.
+        drop_outside: Leave out labels that are no class; they are counted.
+        reject_missing: Leave out rows without a picture; they are counted.
+        params: The file of settings.
+        force: Replace the settings that stand there.
+    """
+    names = _parse_classes(classes)
+    check_replaceable(params, PROFILES, force=force)
+    roles = Roles(
+        parse_source(anchor, option="--anchor"),
+        None if train is None else parse_source(train, option="--train"),
+        [parse_source(one, option="--pool") for one in pool],
+        [parse_source(one, option="--target") for one in target],
     )
-    text = filled(profile, build(found, classes=names))
-    with replacing(params) as beside:
-        beside.write_text(text, encoding="utf-8")
+    columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
+    survey = survey_project(
+        roles, SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent)
+    )
+    text = fill_profile(PROFILES / PROFILE, data_settings(survey, names))
+    with replacing(params) as temporary:
+        temporary.write_text(text, encoding="utf-8")
         try:
-            check.check(beside)
+            check(temporary)
         except ConfigError as error:
-            raise ConfigError(str(error).replace(str(beside), f"{params} (not written)")) from None
-    return "\n".join([*table(found, names), f"{params} is written and checked; now run: dvc repro"])
+            raise ConfigError(str(error).replace(str(temporary), f"{params} (not written)")) from None
+    return "\n".join([*format_survey(survey, names), f"{params} is written and checked; now run: dvc repro"])
 
 
-def survey(
-    *,
-    anchor: Source,
-    train: Source | None,
-    pools: Sequence[Source],
-    targets: Sequence[Source],
-    classes: Sequence[str],
-    renamed: Mapping[str, str],
-    drop_outside: bool,
-    wishes: Wishes,
-    project: Path,
-) -> Found:
-    """Looks at every source once, whatever parts it plays, and refuses what could not be trained or measured."""
+def survey_project(roles: Roles, settings: SurveySettings) -> ProjectSurvey:
+    """Surveys every source once, whatever roles it plays, and refuses what could not be trained or measured."""
     names: dict[tuple[str, str], str] = {}
-    sets: dict[str, Survey] = {}
+    sets: dict[str, DatasetSurvey] = {}
 
-    def enter(source: Source, split: Split | None) -> str:
-        place = csv.find_table(source.path, csv.Options()) if source.adapter == "csv" else source.path
-        key = (source.adapter, os.path.realpath(place))
+    def add(source: Source, default_split: Split | None) -> str:
+        key = (source.adapter, source.real_path)
         if key not in names:
-            name, number = name_of(source), 2
+            name, number = name_source(source), 2
             while name in sets:
-                name, number = f"{name_of(source)}_{number}", number + 1
-            names[key] = name
-            if split is None:
-                sets[name] = survey_pool(source, wishes.of(name), project=project)
+                name, number = f"{name_source(source)}_{number}", number + 1
+            names[key], columns = name, settings.columns.for_set(name)
+            if default_split is None:
+                sets[name] = survey_pool(source, columns, project=settings.project)
             else:
-                sets[name] = survey_labelled(
-                    source,
-                    wishes.of(name),
-                    split=split,
-                    classes=classes,
-                    renamed=renamed,
-                    drop_outside=drop_outside,
-                    project=project,
-                )
+                sets[name] = survey_labelled(source, columns, settings, default_split=default_split)
         return names[key]
 
-    anchor_name = enter(anchor, "train")
-    train_name = anchor_name if train is None else enter(train, "train")
-    target_names = [enter(target, "test") for target in targets]
-    pool_names = [enter(pool, None) for pool in pools]
-    if strangers := sorted(wishes.sets() - set(sets)):
-        raise ConfigError(f"{strangers[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
-    for name in dict.fromkeys((anchor_name, train_name)):
-        empty = [label for label in classes if not sets[name].classes_in("train").get(label)]
-        if empty:
+    anchor = add(roles.anchor, "train")
+    train = anchor if roles.train is None else add(roles.train, "train")
+    targets = [add(target, "test") for target in roles.targets]
+    pools = [add(pool, None) for pool in roles.pools]
+    if unknown := sorted(settings.columns.named_sets() - set(sets)):
+        raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
+    for name in dict.fromkeys((anchor, train)):
+        labelled = sets[name].class_counts("train")
+        if empty := [label for label in settings.classes if not labelled.get(label)]:
             raise DataError(
                 f"{name} has no train picture of {', '.join(empty)}; take it out of --classes, or name the label that "
                 f"means it by --rename LABEL=CLASS"
             )
-    # The labelled sets' own test splits are the measure within the data set.
-    own = [name for name in dict.fromkeys((anchor_name, train_name)) if sets[name].classes_in("test")]
-    chosen = tuple(dict.fromkeys((*own, *target_names)))
-    for name in chosen:
-        if not sets[name].classes_in("test"):
+    # The labelled sets' own test splits measure within the data set.
+    own = [name for name in (anchor, train) if sets[name].class_counts("test")]
+    targets = list(dict.fromkeys((*own, *targets)))
+    for name in targets:
+        if not sets[name].class_counts("test"):
             splits = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
             raise DataError(
                 f"{name} has no labelled test picture (its splits: {splits}); a target needs a split column with test "
                 f"rows, or none"
             )
-    if not chosen:
+    if not targets:
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
-    if not pool_names:
+    if not pools:
         raise ConfigError("nothing to mine: name an unlabelled set by --pool")
-    return Found(sets, anchor_name, train_name, tuple(dict.fromkeys(pool_names)), chosen)
+    return ProjectSurvey(sets, anchor, train, tuple(dict.fromkeys(pools)), tuple(targets))
 
 
-def build(found: Found, *, classes: Sequence[str]) -> dict[str, Any]:
-    """What the settings say of the data, section by section; nothing else of the profile is touched."""
-    datasets = {
-        name: found_set.settings.model_dump(mode="json", exclude_defaults=True)
-        for name, found_set in found.sets.items()
-    }
+def data_settings(survey: ProjectSurvey, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns what the settings say about the data, by section; nothing else of the profile changes."""
     return {
         "classes": list(classes),
-        "anchor": found.anchor,
-        "train": found.train,
-        "pools": list(found.pools),
-        "targets": list(found.targets),
-        "datasets": datasets,
+        "anchor": survey.anchor,
+        "train": survey.train,
+        "pools": list(survey.pools),
+        "targets": list(survey.targets),
+        "datasets": {
+            name: one.settings.model_dump(mode="json", exclude_defaults=True) for name, one in survey.sets.items()
+        },
         "synthesize": {"sets": {}},
-        "align": {"sets": {name: {"prealigned": True} for name, one in found.sets.items() if one.prealigned}},
-        "embed": {"sets": [found.anchor, *found.pools]},
+        "align": {"sets": {name: {"prealigned": True} for name, one in survey.sets.items() if one.prealigned}},
+        "embed": {"sets": [survey.anchor, *survey.pools]},
     }
 
 
-def filled(profile: Path, values: Mapping[str, Any]) -> str:
-    """The profile's text with `values` in their places and `data/faces/<set>` renamed; comments and order stay."""
+def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
+    """Returns the profile's text with `values` in their places and its paths of faces renamed.
+
+    Comments and order stay; YAML's anchors and aliases are written out, so that each section can be edited alone.
+    """
     yaml = YAML()
     yaml.width = 120
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
+    yaml.representer.ignore_aliases = lambda _: True
     try:
         settings = yaml.load(profile.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -179,22 +204,43 @@ def filled(profile: Path, values: Mapping[str, Any]) -> str:
         if section == "datasets":
             settings[section] = value
         elif isinstance(value, dict):
-            settings[section].update({key: _flow(inner) for key, inner in value.items()})
+            settings[section].update({key: _in_one_line(inner) for key, inner in value.items()})
         else:
-            settings[section] = _flow(value)
+            settings[section] = _in_one_line(value)
     text = io.StringIO()
     yaml.dump(settings, text)
     return text.getvalue()
 
 
-def refuse_own_settings(params: Path, profiles: Path, *, force: bool) -> None:
-    """Settings that stand there and are no profile's own are replaced only with `force`."""
-    known = [path.read_bytes() for path in sorted(profiles.glob("*.yaml"))]
-    if params.exists() and params.read_bytes() not in known and not force:
-        raise ConfigError(f"{params} holds settings of its own; keep a copy and say --force to replace it")
+def format_survey(survey: ProjectSurvey, classes: Sequence[str]) -> list[str]:
+    """Returns a table with a line per set and split and the counts of its classes, then a line per decision."""
+    rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
+    notes: list[str] = []
+    for name, one in survey.sets.items():
+        plays = {
+            "anchor": name == survey.anchor,
+            "train": name == survey.train != survey.anchor,
+            "pool": name in survey.pools,
+            "target": name in survey.targets,
+        }
+        for split in sorted({split for split, _ in one.counts}, key=("train", "val", "test").index):
+            total = sum(count for (other, _), count in one.counts.items() if other == split)
+            labelled = one.class_counts(split)
+            cells = [f"{labelled.get(label, 0):,}" if labelled else "-" for label in classes]
+            rows.append((name, "+".join(role for role in plays if plays[role]), split, f"{total:,}", *cells))
+        options = ", ".join(f"{key} {value}" for key, value in one.settings.options.items())
+        notes.append(f"{name}: {one.settings.adapter} in {one.settings.path}{f' ({options})' if options else ''}")
+        notes += [f"{name}: {label} means {target}" for label, target in one.settings.classes.items() if target]
+        notes += [f"{name}: {note}" for note in one.notes]
+        tested = one.class_counts("test")
+        if name in survey.targets and (absent := [label for label in classes if not tested.get(label)]):
+            notes.append(f"{name}: no test picture of {', '.join(absent)}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    layout = "  ".join(f"{{:{'<' if column < 3 else '>'}{width}}}" for column, width in enumerate(widths))
+    return [layout.format(*row).rstrip() for row in rows] + notes
 
 
-def _classes(text: str) -> tuple[str, ...]:
+def _parse_classes(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if len(names) < 2:
         raise ConfigError(f"--classes {text!r} names fewer than two; write for example anger,happiness,neutral")
@@ -205,7 +251,7 @@ def _classes(text: str) -> tuple[str, ...]:
     return names
 
 
-def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
+def _parse_renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     renamed = {}
     for pair in pairs:
         label, mark, target = pair.rpartition("=")
@@ -215,12 +261,12 @@ def _renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
     return renamed
 
 
-def _flow(value: Any) -> Any:
+def _in_one_line(value: Any) -> Any:
     """Lists and mappings in one line, as the profiles write them."""
     if isinstance(value, list):
         value = CommentedSeq(value)
     elif isinstance(value, dict):
-        value = CommentedMap({key: _flow(inner) for key, inner in value.items()})
+        value = CommentedMap({key: _in_one_line(inner) for key, inner in value.items()})
     else:
         return value
     value.fa.set_flow_style()

@@ -1,7 +1,8 @@
-"""Settings and what lies on the disk in; what `align` and `embed` have yet to make, its hours and its disk, out."""
+"""Estimate, before a long run, what `align` and `embed` have yet to make, and its hours and disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from fer_pipeline.commands.check import Ready, check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.progress import format_seconds
+from fer_pipeline.core.settings import PARAMS, STORE
 from fer_pipeline.sharding.estimates import Estimate, estimate
 from fer_pipeline.sharding.jobs import Work
 from fer_pipeline.sharding.locks import at_work
@@ -17,52 +19,82 @@ STAGES = ("align", "embed")
 
 
 @dataclass(frozen=True)
-class Planned:
+class StagePlan:
     """One stage and set: its estimate, or why there can be none yet."""
 
     stage: str
     name: str
-    found: Estimate | str
+    estimate: Estimate | str
 
     @property
     def line(self) -> str:
-        """What a person is told."""
-        return f"{self.stage} {self.name}: {self.found if isinstance(self.found, str) else _words(self.found)}"
+        """The plan as one line."""
+        words = self.estimate if isinstance(self.estimate, str) else _describe(self.estimate)
+        return f"{self.stage} {self.name}: {words}"
 
     @property
     def content(self) -> dict[str, Any]:
-        """The same as JSON."""
-        about = {"stage": self.stage, "name": self.name}
-        if isinstance(self.found, str):
-            return {**about, "fault": self.found}
-        low, likely, high = (round(seconds / 3600, 6) for seconds in self.found.seconds)
+        """The same for JSON."""
+        about, work = {"stage": self.stage, "name": self.name}, self.estimate
+        if isinstance(work, str):
+            return {**about, "fault": work}
+        low, likely, high = (round(seconds / 3600, 6) for seconds in work.seconds)
         return {
             **about,
-            "shards": {"all": self.found.shards, "missing": self.found.missing},
-            self.found.unit: self.found.items_missing,
+            "shards": {"all": work.shards, "missing": work.missing},
+            work.unit: work.items_missing,
             "hours": {"low": low, "likely": likely, "high": high},
-            "workers": self.found.workers,
-            "device": self.found.device,
-            "rate": round(self.found.rate, 3),
-            "disk": {"needed": round(self.found.size), "free": self.found.free},
-            "basis": self.found.basis,
+            "workers": work.workers,
+            "device": work.device,
+            "rate": round(work.rate, 3),
+            "disk": {"needed": round(work.size), "free": work.free},
+            "basis": work.basis,
         }
 
 
 def run(
-    stages: Sequence[str],
-    names: Sequence[str],
+    stage: Sequence[str] = (),
+    *,
+    name: Sequence[str] = (),
+    faces: Path | None = None,
+    model: Path = Path("models/primitive"),
+    seconds: float = 20.0,
+    json: bool = False,
+    params: Path = PARAMS,
+    store: Path = STORE,
+) -> str:
+    """Say before a long run how many shards are missing, how many hours and how much disk they take.
+
+    Args:
+        stage: align, embed; else both.
+        name: A set; may be said several times. Else all.
+        faces: The faces to embed, if not data/faces/<set>/train.
+        model: The model to embed with.
+        seconds: How long a timed sample of a set may take, at least 1.
+        json: Print JSON.
+        params: The file of settings.
+        store: Where finished shards are kept.
+    """
+    plans = plan_stages(stage, name, params=params, store=store, faces=faces, model=model, seconds=seconds)
+    return dumps([one.content for one in plans], indent=1) if json else "\n".join(one.line for one in plans)
+
+
+def plan_stages(
+    stages: Sequence[str] = (),
+    names: Sequence[str] = (),
     *,
     params: Path,
     store: Path,
     faces: Path | None = None,
     model: Path = Path("models/primitive"),
     seconds: float = 20.0,
-) -> list[Planned]:
+) -> list[StagePlan]:
     """Plans each stage for each set; where nothing is named, both stages for the sets that the settings give them."""
-    planned: list[Planned] = []
-    if strangers := sorted({*stages} - {*STAGES}):
-        raise ConfigError(f"{strangers[0]!r} is not planned; choose from {', '.join(STAGES)}")
+    if unknown := sorted({*stages} - {*STAGES}):
+        raise ConfigError(f"{unknown[0]!r} is not planned; choose from {', '.join(STAGES)}")
+    if seconds < 1:
+        raise ConfigError(f"--seconds must be at least 1, found {seconds:g}")
+    plans: list[StagePlan] = []
     for stage in stages or STAGES:
         ready = check_for(stage, params, remembered=store / "memory" / "checked")
         sets = tuple(ready.project.datasets) if stage == "align" else ready.config.sets
@@ -72,28 +104,29 @@ def run(
             with at_work(store, f"{stage}@{name}"):
                 try:
                     work = _work(ready, stage, name, store=store, faces=faces, model=model)
-                    resources = ready.project.resources
-                    found = estimate(stage, name, work, store=store, resources=resources, seconds=seconds)
+                    result = estimate(
+                        stage, name, work, store=store, resources=ready.project.resources, seconds=seconds
+                    )
                 except PipelineError as error:
-                    found = str(error)
-            planned.append(Planned(stage, name, found))
-    return planned
+                    result = str(error)
+            plans.append(StagePlan(stage, name, result))
+    return plans
 
 
 def _work(ready: Ready, stage: str, name: str, *, store: Path, faces: Path | None, model: Path) -> Work:
     if stage == "align":
         return ready.module.plan(ready.config, ready.project, name=name, store=store)
-    place = faces or Path("data/faces") / name / "train"
-    return ready.module.plan(ready.config, name=name, faces=place, model=model, store=store)
+    folder = faces or Path("data/faces") / name / "train"
+    return ready.module.plan(ready.config, name=name, faces=folder, model=model, store=store)
 
 
-def _words(found: Estimate) -> str:
-    there = f"{found.shards - found.missing:,} of {found.shards:,} shards are there"
-    if not found.missing:
-        return f"{there}, nothing to make"
-    low, likely, high = found.seconds
-    time = f"{format_seconds(likely)} ({format_seconds(low)} to {format_seconds(high)})"
-    where = f"{found.workers} {found.device or 'Ray'} workers at {found.rate:,.1f} {found.unit}/s each"
-    disk = f"{size_of(found.size)} of disk, {size_of(found.free)} are free"
-    short = "; THAT IS TOO LITTLE" if found.size > found.free else ""
-    return f"{there}, {found.items_missing:,} {found.unit} to come: {time} with {where}, {found.basis}; {disk}{short}"
+def _describe(work: Estimate) -> str:
+    finished = f"{work.shards - work.missing:,} of {work.shards:,} shards are there"
+    if not work.missing:
+        return f"{finished}, nothing to make"
+    low, likely, high = map(format_seconds, work.seconds)
+    workers = f"{work.workers} {work.device or 'Ray'} workers at {work.rate:,.1f} {work.unit}/s each"
+    disk = f"{size_of(work.size)} of disk, {size_of(work.free)} are free"
+    short = "; THAT IS TOO LITTLE" if work.size > work.free else ""
+    items = f"{work.items_missing:,} {work.unit} to come"
+    return f"{finished}, {items}: {likely} ({low} to {high}) with {workers}, {work.basis}; {disk}{short}"

@@ -60,15 +60,15 @@ def test_an_adapter_and_a_section_must_exist(params: Path) -> None:
 
 def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path) -> None:
     folder, params = root / "profiles", tmp_path / "params.yaml"
-    assert all(path.stem in profile.listing(folder) for path in folder.glob("*.yaml"))
-    profile.put("photographs", params, force=False, folder=folder)
+    assert all(path.stem in profile.list_profiles(folder) for path in folder.glob("*.yaml"))
+    profile.use_profile("photographs", params, force=False, folder=folder)
     assert params.read_bytes() == (folder / "photographs.yaml").read_bytes()
-    profile.put("demo", params, force=False, folder=folder)
+    profile.use_profile("demo", params, force=False, folder=folder)
     params.write_text("mine: {}")
     with pytest.raises(ConfigError, match="say --force"):
-        profile.put("demo", params, force=False, folder=folder)
+        profile.use_profile("demo", params, force=False, folder=folder)
     with pytest.raises(ConfigError, match=r"unknown profile 'x'; choose one of demo"):
-        profile.put("x", params, force=False, folder=folder)
+        profile.use_profile("x", params, force=False, folder=folder)
     assert params.read_text() == "mine: {}"
 
 

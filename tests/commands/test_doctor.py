@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
 from fer_pipeline.commands import doctor
-from fer_pipeline.commands.plan import Planned
+from fer_pipeline.commands.plan import StagePlan
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.finding import Finding, Place
 from fer_pipeline.sharding.estimates import Estimate
@@ -76,8 +76,8 @@ def test_the_plan_against_the_disk(
     project: Path, monkeypatch: pytest.MonkeyPatch, size: int, link: str, level: str
 ) -> None:
     monkeypatch.setattr(doctor, "link_type", lambda *_: link)
-    plans = [Planned("align", name, estimate(size, 100 * MB)) for name in ("a", "b")]
-    found = doctor.room(Place(project), lambda: [*plans, Planned("embed", "a", "no faces yet")])
+    plans = [StagePlan("align", name, estimate(size, 100 * MB)) for name in ("a", "b")]
+    found = doctor.room(Place(project), lambda: [*plans, StagePlan("embed", "a", "no faces yet")])
     assert found.level == level
     needed = 2 * size // MB * (2 if link == "copy" else 1)
     assert found.found.startswith(f"{needed} MB" if needed >= 100 else f"{needed}.0 MB")
@@ -86,11 +86,11 @@ def test_the_plan_against_the_disk(
 
 
 def test_a_plan_that_cannot_be_told(project: Path) -> None:
-    def busy() -> list[Planned]:
+    def busy() -> list[StagePlan]:
         raise DataError("another run of align@a is at work")
 
     assert doctor.room(Place(project), busy).level == "warning"
-    assert doctor.room(Place(project), lambda: [Planned("align", "a", "no raw data")]).level == "warning"
+    assert doctor.room(Place(project), lambda: [StagePlan("align", "a", "no raw data")]).level == "warning"
 
 
 def test_the_plan_is_that_of_the_command(project: Path) -> None:

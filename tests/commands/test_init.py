@@ -14,8 +14,8 @@ from PIL import Image
 
 from fer_pipeline.commands import init
 from fer_pipeline.commands.check import check
-from fer_pipeline.commands.guess import Wishes, guess_csv
-from fer_pipeline.commands.survey import Source, name_of
+from fer_pipeline.commands.csv_columns import ColumnChoices, guess_csv
+from fer_pipeline.commands.survey import Source, name_source
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import read_project
@@ -79,8 +79,8 @@ def call(project: Path) -> Init:
     def called(**changes: Any) -> str:
         usual: dict[str, Any] = {
             "anchor": "csv:../anchor/labels.csv",
-            "pools": ["image_folder:../pool"],
-            "targets": ["csv:../wild/labels.csv"],
+            "pool": ["image_folder:../pool"],
+            "target": ["csv:../wild/labels.csv"],
             "classes": CLASSES,
         }
         return init.run(**{**usual, **changes})
@@ -106,8 +106,8 @@ def test_the_sample_faces(sample_faces: Path, root: Path, tmp_path: Path, monkey
     params = tmp_path / "params.yaml"
     told = init.run(
         anchor=f"csv:{sample_faces}/lfw/labels.csv",
-        pools=[f"recordio:{sample_faces}/pool/pool.rec"],
-        targets=[f"csv:{sample_faces}/movies/labels.csv"],
+        pool=[f"recordio:{sample_faces}/pool/pool.rec"],
+        target=[f"csv:{sample_faces}/movies/labels.csv"],
         classes="anger,happiness,sadness,surprise,neutral",
         drop_outside=True,
         params=params,
@@ -156,7 +156,7 @@ def test_labels_are_mapped_by_name(call: Init) -> None:
 
 
 def test_classes_keep_the_users_spelling(call: Init) -> None:
-    call(classes="mad,Happy,sad", renamed=["Angry=mad"])
+    call(classes="mad,Happy,sad", rename=["Angry=mad"])
     assert written()["datasets"]["anchor"]["classes"] == {"Angry": "mad", "happy": "Happy", "SADNESS": "sad"}
 
 
@@ -176,6 +176,9 @@ def test_the_profiles_comments_and_order_are_kept(call: Init, project: Path) -> 
     comments = [line.partition("#")[2] for line in profile.splitlines() if "#" in line]
     assert all(comment in text for comment in comments)
     assert list(written()) == list(yaml.safe_load(profile))
+    assert not [token for token in yaml.scan(text) if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
+    for section in ("train_primitive", "train_final"):
+        assert written()[section]["training"] == yaml.safe_load(profile)[section]["training"]
 
 
 def test_settings_of_ones_own_are_kept_unless_forced(call: Init, project: Path) -> None:
@@ -205,10 +208,10 @@ def test_numbers_as_labels_are_named_by_the_user(call: Init) -> None:
     write_set(Path("../numbers"), rows)
     changes = {"anchor": "csv:../numbers/labels.csv"}
     assert "labels outside the classes anger, happiness, sadness: 0 1, 1 1, 2 1" in fault(call, **changes)
-    told = call(**changes, renamed=["0=sadness", "1=anger", "2=happiness"])
+    told = call(**changes, rename=["0=sadness", "1=anger", "2=happiness"])
     assert "numbers: 0 means sadness" in told
     assert written()["datasets"]["numbers"]["classes"] == {"0": "sadness", "1": "anger", "2": "happiness"}
-    assert "no LABEL=CLASS" in fault(call, renamed=["0=joy"], force=True)
+    assert "no LABEL=CLASS" in fault(call, rename=["0=joy"], force=True)
 
 
 def test_a_class_without_a_train_picture_is_refused(call: Init) -> None:
@@ -226,12 +229,12 @@ def test_rows_without_a_split(call: Init) -> None:
     assert settings["targets"] == ["wild"]
     assert "plain: 3 pictures name no split: they are train" in told
     assert "wild: 2 pictures name no split: they are test" in told
-    assert "nothing to measure on" in fault(call, anchor="csv:../plain/labels.csv", targets=[], force=True)
+    assert "nothing to measure on" in fault(call, anchor="csv:../plain/labels.csv", target=[], force=True)
 
 
 def test_a_target_without_test_rows_is_refused(call: Init) -> None:
     write_set(Path("../only"), labelled_rows(splits=("train",)))
-    assert "only has no labelled test picture (its splits: train)" in fault(call, targets=["csv:../only/labels.csv"])
+    assert "only has no labelled test picture (its splits: train)" in fault(call, target=["csv:../only/labels.csv"])
 
 
 def test_a_column_called_set_that_holds_no_splits_is_none(call: Init) -> None:
@@ -243,16 +246,16 @@ def test_a_column_called_set_that_holds_no_splits_is_none(call: Init) -> None:
 
 
 def test_the_same_table_as_anchor_and_target_is_one_set(call: Init) -> None:
-    call(targets=["csv:../anchor/labels.csv", "csv:../anchor"])
+    call(target=["csv:../anchor/labels.csv", "csv:../anchor"])
     assert written()["targets"] == ["anchor"]
     assert list(written()["datasets"]) == ["anchor", "pool"]
 
 
 def test_sets_of_one_name_are_told_apart(call: Init) -> None:
     write_set(Path("../more/wild"), labelled_rows(splits=("test",)))
-    call(targets=["csv:../wild/labels.csv", "csv:../more/wild/labels.csv"])
+    call(target=["csv:../wild/labels.csv", "csv:../more/wild/labels.csv"])
     assert written()["targets"] == ["anchor", "wild", "wild_2"]
-    call(targets=["first=csv:../wild/labels.csv", "csv:../more/wild/labels.csv"], force=True)
+    call(target=["first=csv:../wild/labels.csv", "csv:../more/wild/labels.csv"], force=True)
     assert written()["targets"] == ["anchor", "first", "wild"]
 
 
@@ -269,7 +272,7 @@ def test_sets_of_one_name_are_told_apart(call: Init) -> None:
 def test_names_come_from_the_path(tmp_path: Path, path: str, name: str) -> None:
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).touch()
-    assert name_of(Source("csv", tmp_path / path, None)) == name
+    assert name_source(Source("csv", tmp_path / path, None)) == name
 
 
 @pytest.mark.parametrize(
@@ -297,8 +300,8 @@ def test_classes_that_cannot_be(call: Init, classes: str, said: str) -> None:
     assert said in fault(call, classes=classes)
 
 
-def guessed(file: Path, **wishes: Any) -> tuple[Path, dict[str, Any]]:
-    folder, options = guess_csv(file, Wishes(**wishes), labelled=True, project=Path("project"))
+def guessed(file: Path, **choices: Any) -> tuple[Path, dict[str, Any]]:
+    folder, options = guess_csv(file, ColumnChoices(**choices), labelled=True, project=Path("project"))
     return folder, options.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -338,9 +341,9 @@ def test_columns_are_guessed_by_name(tmp_path: Path) -> None:
     }
 
 
-def ask(file: Path, **wishes: Any) -> str:
+def ask(file: Path, **choices: Any) -> str:
     with pytest.raises(DataError) as caught:
-        guessed(file, **wishes)
+        guessed(file, **choices)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -361,7 +364,7 @@ def test_more_than_one_answer_is_asked(tmp_path: Path) -> None:
 
 def test_what_is_said_to_one_set_is_not_said_to_the_others(call: Init) -> None:
     write_set(Path("../two"), [{"image": "a.jpg", "emotion": "sad", "label": "happy"}])
-    changes = {"targets": ["csv:../wild/labels.csv", "csv:../two/labels.csv"]}
+    changes = {"target": ["csv:../wild/labels.csv", "csv:../two/labels.csv"]}
     assert "'emotion', 'label'; name one by --label-column" in fault(call, **changes)
     assert "has no column 'label'; found 'image', 'emotion', 'split'" in fault(call, label_column=["label"], **changes)
     assert "'tow' in SET=" in fault(call, label_column=["two=label", "tow=label"], **changes)
@@ -416,7 +419,7 @@ def test_a_rec_of_whole_pictures_is_not_taken_as_crops(
         buffer = io.BytesIO()
         Image.new("RGB", size).save(buffer, format="png")
         world_writer.write(tmp_path / name, [world_writer.pack(buffer.getvalue(), label=1, number=0)])
-    call(pools=["recordio:../crops", "whole=recordio:../pictures/pool.rec"])
+    call(pool=["recordio:../crops", "whole=recordio:../pictures/pool.rec"])
     assert written()["align"]["sets"] == {"crops": {"prealigned": True}}
     assert written()["pools"] == ["crops", "whole"]
 
@@ -428,4 +431,4 @@ def test_a_truncated_pool_is_told_before_anything_is_written(
     records = [world_writer.pack(b"p" * 50, label=1, number=number) for number in range(9)]
     path = world_writer.write(tmp_path / "cut", records, index=index)
     path.write_bytes(path.read_bytes()[:-30])
-    assert "truncated: record 8 at byte" in fault(call, pools=["recordio:../cut/pool.rec"])
+    assert "truncated: record 8 at byte" in fault(call, pool=["recordio:../cut/pool.rec"])

@@ -269,7 +269,7 @@ def test_a_stopped_run_leaves_the_earlier_result(tmp_path: Path, monkeypatch: py
     def stop(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(predict, "classified", stop)
+    monkeypatch.setattr(predict, "classify", stop)
     with pytest.raises(KeyboardInterrupt):
         predict.run(tmp_path / "crops", model=model, out=out, crops=True, device="cpu")
     assert out.read_bytes() == before

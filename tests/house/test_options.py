@@ -1,7 +1,8 @@
-"""The command line offers what a stage's `run` takes, though it only parses the file."""
+"""The command line offers what the `run` of a stage or command takes, though it only parses the file."""
 
 import inspect
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +11,7 @@ import pytest
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
-from fer_pipeline.options import read_command
+from fer_pipeline.options import Command, read_command
 from tests.project import project_settings
 
 
@@ -20,10 +21,20 @@ def test_options_are_the_parameters_of_run(root: Path, stage: str) -> None:
     run = inspect.signature(load("fer_pipeline.stages", stage).run)
     config, project, *expected = run.parameters.values()
     assert (config.name, project.name) == ("config", "project")
+    check_same(command, expected)
+
+
+@pytest.mark.parametrize("name", ["check", "init", "plan", "predict", "profile"])
+def test_options_of_commands_are_the_parameters_of_run(root: Path, name: str) -> None:
+    command = read_command(root / "fer_pipeline" / "commands" / f"{name}.py")
+    check_same(command, list(inspect.signature(load("fer_pipeline.commands", name).run).parameters.values()))
+
+
+def check_same(command: Command, expected: list[inspect.Parameter]) -> None:
     assert [(one.name, one.default) for one in command.parameters] == [(one.name, one.default) for one in expected]
     for option, parameter in zip(command.parameters, expected, strict=True):
         kind, about = get_args(option.annotation)
-        assert kind == parameter.annotation
+        assert kind == (list[str] if parameter.annotation == Sequence[str] else parameter.annotation)
         assert about.help
 
 
