@@ -34,13 +34,13 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     made of the options that are plain text: a data set, a pool, a recipe and its target.
     """
     store = options.get("store", STORE)
-    ready = check_for(stage, params, remembered=store / "memory" / "checked")
-    parameters = inspect.signature(ready.module.run).parameters.values()
+    checked = check_for(stage, params, remembered=store / "memory" / "checked")
+    parameters = inspect.signature(checked.module.run).parameters.values()
     name = "-".join(options[one.name] for one in parameters if one.annotation is str)
     owner = f"{stage}@{name}" if name else stage
     progress_file = nullcontext() if stage in SHARDED_STAGES else Bulletin(store, stage, name).overhearing()
     with at_work(store, owner), recorded(store / "provenance" / f"{owner}.json", stage=stage), progress_file:
-        return ready.module.run(ready.config, limit_workers(ready.project), **options)
+        return checked.module.run(checked.config, limit_workers(checked.project), **options)
 
 
 def limit_workers(project: ProjectSettings) -> ProjectSettings:

@@ -1,8 +1,8 @@
-"""All settings at once: `params.yaml` in, every stage's checked `Config` out, or one line before any work is done.
+"""Check all settings before any work is done: every stage's section of `params.yaml` and how they fit together.
 
-Every stage calls `check_for` first, so that a fault in the settings of the last stage is told before the first one has
-run. Checking everything imports every stage and with them torch; so the store remembers which settings were found good
-by which code, and a stage that finds its own remembered imports only itself.
+Every stage calls `check_for` first, so that an error in the settings of the last stage is reported before the first one
+has run. Checking everything imports every stage and with them torch; so the store remembers which settings were valid
+for which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
@@ -17,24 +17,12 @@ from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, validate
 
-WALK = (
-    "synthesize",
-    "align",
-    "train_primitive",
-    "embed",
-    "score",
-    "mine",
-    "shard",
-    "distill",
-    "train_final",
-    "evaluate",
-    "report",
-)
+WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the settings say, checked: the shared part, and module and `Config` of every stage."""
+class CheckedSettings:
+    """The settings that stages share, and module and `Config` of every stage."""
 
     project: ProjectSettings
     configs: dict[str, Any]
@@ -43,35 +31,12 @@ class Checked:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """One stage, ready to run: its module, its `Config`, and what all stages share."""
+class CheckedStage:
+    """One stage, ready to run: its module, its `Config`, and the settings that all stages share."""
 
     module: ModuleType
     config: Any
     project: ProjectSettings
-
-
-def check_for(stage: str, params: Path, *, remembered: Path) -> Ready:
-    """One stage's settings, after all settings were checked, now or before by the same code."""
-    try:
-        seal = _seal(params)
-    except FileNotFoundError:
-        seal = ""  # the full check says it better
-    if not seal or not remembered.exists() or remembered.read_text(encoding="utf-8") != seal:
-        checked = check(params)
-        write_text(remembered, seal)
-        return Ready(checked.modules[stage], checked.configs[stage], checked.project)
-    values = load_params(params)
-    module = load("fer_pipeline.stages", stage)
-    config = validate(module.Config, values[stage], where=f"{params}, {stage}")
-    return Ready(module, config, validate(ProjectSettings, values, where=str(params)))
-
-
-def _seal(params: Path) -> str:
-    package = Path(fer_pipeline.__file__).parent
-    code = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
-    state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in code)]
-    return hashlib.sha256("\n".join(state).encode()).hexdigest()
 
 
 def run(*, params: Path = PARAMS) -> str:
@@ -83,10 +48,34 @@ def run(*, params: Path = PARAMS) -> str:
     return check(params).line
 
 
-def check(params: Path) -> Checked:
-    """Reads and checks the whole file of settings; ConfigError names the first fault."""
+def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedStage:
+    """Returns one stage's settings, after all settings were checked, now or before by the same code."""
+    try:
+        state = _hash_state(params)
+    except FileNotFoundError:
+        state = ""  # the full check says it better
+    if not state or not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
+        checked = check(params)
+        write_text(remembered, state)
+        return CheckedStage(checked.modules[stage], checked.configs[stage], checked.project)
     values = load_params(params)
-    assert set(available("fer_pipeline.stages")) == set(WALK), "a stage stands outside of the walk"
+    module = load("fer_pipeline.stages", stage)
+    config = validate(module.Config, values[stage], where=f"{params}, {stage}")
+    return CheckedStage(module, config, validate(ProjectSettings, values, where=str(params)))
+
+
+def _hash_state(params: Path) -> str:
+    """A hash of the settings and of the size and time of every file of the package."""
+    package = Path(fer_pipeline.__file__).parent
+    files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
+    state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files)]
+    return hashlib.sha256("\n".join(state).encode()).hexdigest()
+
+
+def check(params: Path) -> CheckedSettings:
+    """Reads and checks the whole file of settings; ConfigError names the first error."""
+    values = load_params(params)
+    assert set(available("fer_pipeline.stages")) == set(WALK), "WALK does not list the stages"
     known = {*ProjectSettings.model_fields, *WALK}
     if unknown := sorted(set(map(str, values)) - known):
         raise ConfigError(f"{params}: unknown section {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -97,15 +86,18 @@ def check(params: Path) -> Checked:
     configs = {
         stage: validate(module.Config, values[stage], where=f"{params}, {stage}") for stage, module in modules.items()
     }
-    _sets_agree(params, project, configs)
-    _parts_exist(params, project)
-    _recipes_fit(params, project, modules["train_final"], configs["train_final"])
+    _check_names(params, project, configs)
+    _check_datasets(params, project)
+    for name, recipe in project.recipes.items():
+        try:
+            modules["train_final"].settle(configs["train_final"], recipe, recipe=name)
+        except ConfigError as error:
+            raise ConfigError(f"{params}, {error}") from None
     counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
-    line = f"{params}: {counts}, all settings hold"
-    return Checked(project, configs, modules, line)
+    return CheckedSettings(project, configs, modules, f"{params}: {counts}, all settings are valid")
 
 
-def _sets_agree(params: Path, project: ProjectSettings, configs: dict[str, Any]) -> None:
+def _check_names(params: Path, project: ProjectSettings, configs: dict[str, Any]) -> None:
     wanted = {project.anchor, *project.pools}
     if set(configs["embed"].sets) != wanted:
         raise ConfigError(
@@ -118,8 +110,8 @@ def _sets_agree(params: Path, project: ProjectSettings, configs: dict[str, Any])
         "report.controls": (*report.controls, *report.controls.values()),
         "report.descriptions": report.descriptions,
     }.items():
-        if strangers := sorted(set(recipes) - set(project.recipes)):
-            raise ConfigError(f"{params}, {key}: no recipe {strangers[0]!r}; choose from {sorted(project.recipes)}")
+        if unknown := sorted(set(recipes) - set(project.recipes)):
+            raise ConfigError(f"{params}, {key}: no recipe {unknown[0]!r}; choose from {sorted(project.recipes)}")
     drawn = configs["synthesize"].sets
     for name, dataset in project.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:
@@ -128,17 +120,9 @@ def _sets_agree(params: Path, project: ProjectSettings, configs: dict[str, Any])
             )
 
 
-def _parts_exist(params: Path, project: ProjectSettings) -> None:
+def _check_datasets(params: Path, project: ProjectSettings) -> None:
     for name, dataset in project.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
-        if strangers := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
-            raise ConfigError(f"{params}, datasets.{name}.classes: {strangers[0]!r} is none of {list(project.classes)}")
-
-
-def _recipes_fit(params: Path, project: ProjectSettings, stage: ModuleType, config: Any) -> None:
-    for name, recipe in project.recipes.items():
-        try:
-            stage.settle(config, recipe, recipe=name)
-        except ConfigError as error:
-            raise ConfigError(f"{params}, {error}") from None
+        if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
+            raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")

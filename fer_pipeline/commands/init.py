@@ -35,16 +35,6 @@ NULL_TAG = "tag:yaml.org,2002:null"
 
 
 @dataclass(frozen=True)
-class Roles:
-    """Which source plays which role."""
-
-    anchor: Source
-    train: Source | None  # None: the anchor
-    pools: Sequence[Source]
-    targets: Sequence[Source]
-
-
-@dataclass(frozen=True)
 class ProjectSurvey:
     """The sets by name in the order of the settings, and the roles they play."""
 
@@ -94,15 +84,13 @@ def run(
     """
     names = _parse_classes(classes)
     check_replaceable(params, PROFILES, force=force)
-    roles = Roles(
+    columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
+    survey = survey_project(
         parse_source(anchor, option="--anchor"),
         None if train is None else parse_source(train, option="--train"),
         [parse_source(one, option="--pool") for one in pool],
         [parse_source(one, option="--target") for one in target],
-    )
-    columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
-    survey = survey_project(
-        roles, SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent)
+        SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent),
     )
     text = fill_profile(PROFILES / PROFILE, data_settings(survey, names))
     with replacing(params) as temporary:
@@ -114,8 +102,17 @@ def run(
     return "\n".join([*format_survey(survey, names), f"{params} is written and checked; now run: dvc repro"])
 
 
-def survey_project(roles: Roles, settings: SurveySettings) -> ProjectSurvey:
-    """Surveys every source once, whatever roles it plays, and refuses what could not be trained or measured."""
+def survey_project(
+    anchor: Source,
+    train: Source | None,
+    pools: Sequence[Source],
+    targets: Sequence[Source],
+    settings: SurveySettings,
+) -> ProjectSurvey:
+    """Surveys every source once, whatever roles it plays, and refuses what could not be trained or measured.
+
+    Without `train`, the final models train on the anchor.
+    """
     names: dict[tuple[str, str], str] = {}
     sets: dict[str, DatasetSurvey] = {}
 
@@ -132,13 +129,13 @@ def survey_project(roles: Roles, settings: SurveySettings) -> ProjectSurvey:
                 sets[name] = survey_labelled(source, columns, settings, default_split=default_split)
         return names[key]
 
-    anchor = add(roles.anchor, "train")
-    train = anchor if roles.train is None else add(roles.train, "train")
-    targets = [add(target, "test") for target in roles.targets]
-    pools = [add(pool, None) for pool in roles.pools]
+    anchor_name = add(anchor, "train")
+    train_name = anchor_name if train is None else add(train, "train")
+    target_names = [add(target, "test") for target in targets]
+    pool_names = [add(pool, None) for pool in pools]
     if unknown := sorted(settings.columns.named_sets() - set(sets)):
         raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
-    for name in dict.fromkeys((anchor, train)):
+    for name in dict.fromkeys((anchor_name, train_name)):
         labelled = sets[name].class_counts("train")
         if empty := [label for label in settings.classes if not labelled.get(label)]:
             raise DataError(
@@ -146,20 +143,20 @@ def survey_project(roles: Roles, settings: SurveySettings) -> ProjectSurvey:
                 f"means it by --rename LABEL=CLASS"
             )
     # The labelled sets' own test splits measure within the data set.
-    own = [name for name in (anchor, train) if sets[name].class_counts("test")]
-    targets = list(dict.fromkeys((*own, *targets)))
-    for name in targets:
+    own = [name for name in (anchor_name, train_name) if sets[name].class_counts("test")]
+    measured = tuple(dict.fromkeys((*own, *target_names)))
+    for name in measured:
         if not sets[name].class_counts("test"):
             splits = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
             raise DataError(
                 f"{name} has no labelled test picture (its splits: {splits}); a target needs a split column with test "
                 f"rows, or none"
             )
-    if not targets:
+    if not measured:
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
-    if not pools:
+    if not pool_names:
         raise ConfigError("nothing to mine: name an unlabelled set by --pool")
-    return ProjectSurvey(sets, anchor, train, tuple(dict.fromkeys(pools)), tuple(targets))
+    return ProjectSurvey(sets, anchor_name, train_name, tuple(dict.fromkeys(pool_names)), measured)
 
 
 def data_settings(survey: ProjectSurvey, classes: Sequence[str]) -> dict[str, Any]:

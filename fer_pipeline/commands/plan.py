@@ -6,7 +6,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.commands.check import Ready, check_for
+from fer_pipeline.commands.check import CheckedStage, check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.progress import format_seconds
@@ -96,16 +96,16 @@ def plan_stages(
         raise ConfigError(f"--seconds must be at least 1, found {seconds:g}")
     plans: list[StagePlan] = []
     for stage in stages or STAGES:
-        ready = check_for(stage, params, remembered=store / "memory" / "checked")
-        sets = tuple(ready.project.datasets) if stage == "align" else ready.config.sets
+        checked = check_for(stage, params, remembered=store / "memory" / "checked")
+        sets = tuple(checked.project.datasets) if stage == "align" else checked.config.sets
         for name in names or sets:
             if name not in sets:
                 raise DataError(f"{params} has no set {name!r} for {stage}; it has {', '.join(sorted(sets))}")
             with at_work(store, f"{stage}@{name}"):
                 try:
-                    work = _work(ready, stage, name, store=store, faces=faces, model=model)
+                    work = _work(checked, stage, name, store=store, faces=faces, model=model)
                     result = estimate(
-                        stage, name, work, store=store, resources=ready.project.resources, seconds=seconds
+                        stage, name, work, store=store, resources=checked.project.resources, seconds=seconds
                     )
                 except PipelineError as error:
                     result = str(error)
@@ -113,11 +113,11 @@ def plan_stages(
     return plans
 
 
-def _work(ready: Ready, stage: str, name: str, *, store: Path, faces: Path | None, model: Path) -> Work:
+def _work(checked: CheckedStage, stage: str, name: str, *, store: Path, faces: Path | None, model: Path) -> Work:
     if stage == "align":
-        return ready.module.plan(ready.config, ready.project, name=name, store=store)
+        return checked.module.plan(checked.config, checked.project, name=name, store=store)
     folder = faces or Path("data/faces") / name / "train"
-    return ready.module.plan(ready.config, name=name, faces=folder, model=model, store=store)
+    return checked.module.plan(checked.config, name=name, faces=folder, model=model, store=store)
 
 
 def _describe(work: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""The ground floor against truths of its own: names, seeds, fingerprints, files, plugins."""
+"""Names, seeds, fingerprints, files and plugins against independent truths."""
 
 import hashlib
 import json
