@@ -24,7 +24,7 @@ from fer_pipeline.alignment.warp import fit_similarity, scale_template, transfor
 from fer_pipeline.artifacts.faces import encode, encoded_images, face_schema, write_shard
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.synthesis.sets import SetSettings, Studio, Turn
+from fer_pipeline.synthesis.sets import PortraitSet, SampleKey, SetSettings
 
 CROP = 112
 DRAWN = 2000  # portraits; more faces than these are variations of them
@@ -81,12 +81,12 @@ def write_part(folder: Path, plan: Plan, part: tuple[str, range]) -> int:
     """One shard of faces; a face's identifier is the one that `align` gives to its record in the `.rec`."""
     file, numbers = part
     settings = SetSettings(splits={"train": plan.drawn}, subjects=plan.drawn, styles=STYLES, balance={})
-    studio = Studio(settings, seed=plan.seed, name=plan.name, size=PORTRAIT)
+    portraits = PortraitSet(settings, seed=plan.seed, name=plan.name, size=PORTRAIT)
     rows, last, portrait = [], -1, None
     for number in numbers:
         which = plan.portrait(number)
         if which != last:
-            last, portrait = which, studio.draw(Turn("train", which))[0]
+            last, portrait = which, portraits.draw(SampleKey("train", which))[0]
         assert portrait is not None
         rng = np.random.default_rng(derive(plan.seed, plan.name, "face", number))
         image, landmarks = varied(portrait.image, portrait.landmarks, rng)

@@ -99,14 +99,14 @@ def _faces(folder: Path, *, shards: int, seed: int) -> None:
 
 def _pictures(folder: Path, *, shards: int, seed: int) -> None:
     from fer_pipeline.artifacts.faces import encode
-    from fer_pipeline.synthesis.sets import SetSettings, Studio, Turn
+    from fer_pipeline.synthesis.sets import PortraitSet, SampleKey, SetSettings
 
     settings = SetSettings(splits={"train": DRAWN}, subjects=DRAWN, styles={"wild": 1.0}, balance={})
-    studio = Studio(settings, seed=seed, name="raw", size=144)
-    portraits = [encode(studio.draw(Turn("train", number))[0].image) for number in range(DRAWN)]
+    portraits = PortraitSet(settings, seed=seed, name="raw", size=144)
+    images = [encode(portraits.draw(SampleKey("train", number))[0].image) for number in range(DRAWN)]
     (folder / "raw" / "anger").mkdir(parents=True)
     for number in range(shards * FACES_A_SHARD["align"]):
-        (folder / "raw" / "anger" / f"{number:06d}.jpg").write_bytes(portraits[number % DRAWN])
+        (folder / "raw" / "anger" / f"{number:06d}.jpg").write_bytes(images[number % DRAWN])
 
 
 def _run(stage: str, folder: Path) -> int:

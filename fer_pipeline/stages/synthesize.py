@@ -1,10 +1,9 @@
-"""Stage `synthesize`: settings in, one raw set of the demo world and its truth out.
+"""Draw one raw set of the demo world into Parquet parts, and its truth into a file apart.
 
-The only stage that may know the truth, which it writes apart. The bytes do not depend on the number of workers.
+The only stage that may know the truth. The bytes do not depend on the number of workers.
 """
 
 import multiprocessing
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -12,16 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.files import replacing_folder
+from fer_pipeline.core.files import replacing, replacing_folder
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.synthesis.records import data_table, part_path, truth_table, write_table
-from fer_pipeline.synthesis.sets import Row, SetSettings, Studio, Turn, parts
-from fer_pipeline.synthesis.styles import find_style
+from fer_pipeline.synthesis.sets import PortraitSet, Row, SetSettings, data_table, truth_table
+
+ROWS_PER_CALL = 50  # so few that all workers end together, also in a set of one part
 
 
 class Config(Settings):
@@ -32,10 +32,6 @@ class Config(Settings):
     styles: dict[str, dict[str, Any]] = Field({})  # changes to the built-in styles, or new ones
     rows_per_part: Annotated[int, Field(ge=1)] = 1000
     workers: Annotated[int, Field(ge=1)] = 2
-
-
-TURNS_PER_CALL = 50  # so few that all workers end together, also in a set of one part
-_studio: Studio | None = None  # in a worker
 
 
 def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth: Path) -> Summary:
@@ -51,54 +47,40 @@ def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth
     if name not in config.sets:
         raise ConfigError(f"synthesize: there is no set {name!r}; params has the sets {', '.join(sorted(config.sets))}")
     settings = config.sets[name]
-    for style in settings.styles:
-        find_style(style, config.styles)
-    studio = Studio(settings, seed=project.seeds[0], name=name, size=config.size, styles=config.styles)
-    turns = studio.turns()
+    portraits = PortraitSet(settings, seed=project.seeds[0], name=name, size=config.size, styles=config.styles)
+    count = len(portraits.keys())
+    tables = []
     with replacing_folder(out) as folder:
-        with progress(f"synthesize {name}", len(turns), "portraits") as advance:
-            rows = _drawn(studio, turns, config.workers)
-            tables = []
-            for number, part in parts(turns, config.rows_per_part):
-                drawn = []
-                for row in islice(rows, len(part)):
-                    drawn.append(row)
+        with progress(f"synthesize {name}", count, "portraits") as advance:
+            rows = _draw_rows(portraits, config.workers)
+            for number in range(-(-count // config.rows_per_part)):
+                part = []
+                for row in islice(rows, config.rows_per_part):
+                    part.append(row)
                     advance(1)
-                write_table(part_path(folder, number), data_table(drawn))
-                tables.append(truth_table(drawn, name=name))
-        told = pa.concat_tables(tables)
-        write_table(truth, told)
-    dominant = told.num_rows - told.column("dominant").null_count
-    counts: dict[str, int | float] = {"portraits": told.num_rows, "parts": len(tables), "with_dominant": dominant}
-    splits = ", ".join(f"{split} {count:,}" for split, count in sorted(settings.splits.items()))
-    line = f"synthesize {name}: {told.num_rows:,} portraits ({splits}), {dominant:,} with a dominant expression"
+                _write_table(data_table(part), folder / f"part-{number:05d}.parquet")
+                tables.append(truth_table(part, name=name))
+        table = pa.concat_tables(tables)
+        with replacing(truth) as temporary:
+            _write_table(table, temporary)
+    dominant = count - table.column("dominant").null_count
+    splits = ", ".join(f"{split} {number:,}" for split, number in sorted(settings.splits.items()))
+    line = f"synthesize {name}: {count:,} portraits ({splits}), {dominant:,} with a dominant expression"
+    counts: dict[str, int | float] = {"portraits": count, "parts": len(tables), "with_dominant": dominant}
     return Summary(stage="synthesize", line=line, counts=counts)
 
 
-def _drawn(studio: Studio, turns: list[Turn], workers: int) -> Iterator[Row]:
-    """The portraits in order, drawn here or by worker processes, which are given a few at a time."""
-    if workers == 1 or len(turns) <= TURNS_PER_CALL:
-        yield from (studio.draw(turn)[1] for turn in turns)
+def _draw_rows(portraits: PortraitSet, workers: int) -> Iterator[Row]:
+    """The portraits in order, drawn here or by worker processes."""
+    keys = portraits.keys()
+    if workers == 1 or len(keys) <= ROWS_PER_CALL:
+        yield from map(portraits.draw_row, keys)
         return
-    calls = [turns[start : start + TURNS_PER_CALL] for start in range(0, len(turns), TURNS_PER_CALL)]
+    workers = min(workers, -(-len(keys) // ROWS_PER_CALL))
     # Spawned, not forked: the caller may hold threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(workers, len(calls)), mp_context=context, initializer=_begin, initargs=(studio,)
-    ) as pool:
-        waiting = deque(pool.submit(_draw, call) for call in calls[: 2 * workers])
-        for number in range(len(calls)):
-            rows = waiting.popleft().result()
-            if number + 2 * workers < len(calls):
-                waiting.append(pool.submit(_draw, calls[number + 2 * workers]))
-            yield from rows
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(portraits.draw_row, keys, chunksize=ROWS_PER_CALL)
 
 
-def _begin(studio: Studio) -> None:
-    global _studio
-    _studio = studio
-
-
-def _draw(turns: list[Turn]) -> list[Row]:
-    assert _studio is not None
-    return [_studio.draw(turn)[1] for turn in turns]
+def _write_table(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, row_group_size=100, compression="zstd")  # few rows: one picture is cheap to read

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fer_pipeline.synthesis.action_units import Activation, Units
+from fer_pipeline.synthesis.expressions import Activation, Units
 from fer_pipeline.synthesis.people import Person
 
 Curve = Float[np.ndarray, "points 2"]

@@ -1,4 +1,4 @@
-"""Painting with soft edges: outlines in pixels in, coverage masks out, and colours blended through them.
+"""Paint with soft edges: turn outlines in pixels into coverage masks and blend colours through them.
 
 A mask is drawn by Pillow at four times the resolution inside a small window and averaged down, which costs a few dozen
 microseconds; only windows are ever touched.
@@ -6,17 +6,20 @@ microseconds; only windows are ever touched.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFilter
 
-_FINE = 4
+_SUPERSAMPLING = 4
 
 Mask = Float[np.ndarray, "h w"]
 Points = Float[np.ndarray, "n 2"]
+Colour = Float[np.ndarray, "..."] | float  # one, or one for each pixel
 Line = tuple[Float[np.ndarray, "_ 2"], float, float]  # points, thickness in pixels, strength
+
+_ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_CIRCLE = np.cos(_ANGLES), np.sin(_ANGLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Window:
     top: int
     right: int
     bottom: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
 
     @property
     def empty(self) -> bool:
@@ -46,72 +54,62 @@ class Canvas:
         self.pixels = np.zeros((height, width, 3), np.float32)
 
     def window(self, points: Points, margin: float = 2.0) -> Window:
-        """The smallest window around points, with a margin in pixels, inside the picture."""
+        """Returns the smallest window around points, with a margin in pixels, inside the picture."""
         height, width = self.pixels.shape[:2]
         left, top = np.floor(points.min(0) - margin).tolist()
         right, bottom = np.ceil(points.max(0) + margin).tolist()
-        return Window(_within(left, width), _within(top, height), _within(right, width), _within(bottom, height))
+        return Window(_clamp(left, width), _clamp(top, height), _clamp(right, width), _clamp(bottom, height))
 
-    def blend(self, window: Window, mask: Mask, colour: Float[np.ndarray, "..."] | float) -> None:
-        """Moves the pixels of a window towards a colour (one, or one for each pixel) by the mask."""
+    def blend(self, window: Window, mask: Mask, colour: Colour) -> None:
+        """Moves the pixels of a window towards a colour by the mask."""
         if not window.empty:
             part = self.pixels[window.slices]
             part += mask[..., None] * (np.asarray(colour, np.float32) - part)
 
-    def shade(self, window: Window, mask: Mask, factor: float | Float[np.ndarray, "..."]) -> None:
+    def shade(self, window: Window, mask: Mask, factor: Colour) -> None:
         """Multiplies the pixels of a window by a factor where the mask is one."""
         if not window.empty:
             self.pixels[window.slices] *= 1 + mask[..., None] * (np.asarray(factor, np.float32) - 1)
 
-    def fill(
-        self, points: Points, colour: Float[np.ndarray, "..."] | float, *, opacity: float = 1.0, soft: float = 0.0
-    ) -> None:
+    def fill(self, points: Points, colour: Colour, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Paints a polygon in one colour."""
-        window = self.window(points, 2 + 2 * soft)
-        self.blend(window, polygon(window, points, soft=soft) * np.float32(opacity), colour)
+        window = self.window(points, 2 + 2 * blur)
+        self.blend(window, polygon(window, points, blur=blur) * np.float32(opacity), colour)
 
-    def line(
-        self,
-        points: Points,
-        thick: float,
-        colour: Float[np.ndarray, "..."] | float,
-        *,
-        opacity: float = 1.0,
-        soft: float = 0.0,
-    ) -> None:
+    def line(self, points: Points, thick: float, colour: Colour, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Paints an open line of a thickness in pixels."""
-        window = self.window(points, 2 + thick + 2 * soft)
-        self.blend(window, stroke(window, points, thick, soft=soft) * np.float32(opacity), colour)
+        window = self.window(points, 2 + thick + 2 * blur)
+        self.blend(window, stroke(window, points, thick, blur=blur) * np.float32(opacity), colour)
 
 
-def polygon(window: Window, points: Points, *, soft: float = 0.0) -> Mask:
-    """Coverage of a polygon in a window; `soft` is a blur in pixels."""
-    return _drawn(window, soft, lambda draw: draw.polygon(_placed(points, window), fill=255))
+def polygon(window: Window, points: Points, *, blur: float = 0.0) -> Mask:
+    """Returns the coverage of a polygon in a window; `blur` is in pixels."""
+    return _rasterize(window, blur, lambda draw: draw.polygon(_supersampled(points, window), fill=255))
 
 
-def stroke(window: Window, points: Points, thick: float, *, soft: float = 0.0) -> Mask:
-    """Coverage of an open line in a window; lines thinner than the finest one become fainter instead."""
-    fine = max(1, round(thick * _FINE))
-    mask = _drawn(window, soft, lambda draw: draw.line(_placed(points, window), fill=255, width=fine, joint="curve"))
-    return mask * np.float32(min(1.0, thick * _FINE / fine))
+def stroke(window: Window, points: Points, thick: float, *, blur: float = 0.0) -> Mask:
+    """Returns the coverage of an open line in a window; lines too thin to draw become fainter instead."""
+    width, strength = _line_width(thick)
+    mask = _rasterize(
+        window, blur, lambda draw: draw.line(_supersampled(points, window), fill=255, width=width, joint="curve")
+    )
+    return mask * np.float32(strength)
 
 
-def strokes(window: Window, lines: Sequence[Line], *, soft: float = 0.0) -> Mask:
-    """Coverage of many lines, later ones over earlier ones, in one pass."""
-    return _drawn(window, soft, partial(_paint_strokes, lines=lines, window=window))
+def strokes(window: Window, lines: Sequence[Line], *, blur: float = 0.0) -> Mask:
+    """Returns the coverage of many lines, later ones over earlier ones, in one pass."""
+    return _rasterize(window, blur, lambda draw: _draw_lines(draw, lines, window))
 
 
-def disc(
-    centre: Float[np.ndarray, " 2"], radius_x: float, radius_y: float | None = None, *, turn: float = 0.0
-) -> Points:
-    """The outline of an ellipse."""
-    angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    ring = np.stack([radius_x * np.cos(angle), (radius_x if radius_y is None else radius_y) * np.sin(angle)], 1)
-    return ring @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + centre
+def ellipse(centre: Float[np.ndarray, " 2"], rx: float, ry: float | None = None, *, angle: float = 0.0) -> Points:
+    """Returns the outline of a circle, or of an ellipse with the radii `rx` and `ry` turned by `angle` radians."""
+    cos, sin = _CIRCLE
+    outline = np.column_stack([rx * cos, (rx if ry is None else ry) * sin])
+    return outline @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + centre
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, ...], cell_y: float, cell_x: float) -> Mask:
-    """Smooth noise about 0 with spread 1, whose grains are about `cell_y` by `cell_x` pixels."""
+    """Returns smooth noise about 0 with spread 1, whose grains are about `cell_y` by `cell_x` pixels."""
     height, width = shape
     coarse = rng.standard_normal((max(2, round(height / cell_y) + 1), max(2, round(width / cell_x) + 1)))
     image = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
@@ -119,35 +117,39 @@ def noise(rng: np.random.Generator, shape: tuple[int, ...], cell_y: float, cell_
 
 
 def smoothstep(low: float, high: float, x: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
-    """0 below `low`, 1 above `high` (or the reverse when low > high), smooth between."""
+    """Returns 0 below `low`, 1 above `high` (or the reverse when low > high), smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def _within(place: float, size: int) -> int:
-    return int(min(max(place, 0), size))  # a twentieth of what numpy's clip costs for one number
+def _clamp(position: float, size: int) -> int:
+    return int(min(max(position, 0), size))  # a twentieth of what numpy's clip costs for one number
 
 
-def _placed(points: Points, window: Window) -> list[tuple[float, float]]:
-    """Points on the finer grid of a window."""
-    return [tuple(point) for point in ((points - np.array([window.left, window.top])) * _FINE - 0.5).tolist()]
+def _line_width(thick: float) -> tuple[int, float]:
+    """A thickness in whole pixels of the supersampled window, and the strength that makes up for rounding up to one."""
+    width = max(1, round(thick * _SUPERSAMPLING))
+    return width, min(1.0, thick * _SUPERSAMPLING / width)
 
 
-def _paint_strokes(draw: ImageDraw.ImageDraw, *, lines: Sequence[Line], window: Window) -> None:
+def _supersampled(points: Points, window: Window) -> list[float]:
+    """Coordinates x, y, x, y … of points on the finer grid of a window."""
+    return ((points - np.array([window.left, window.top])) * _SUPERSAMPLING - 0.5).ravel().tolist()
+
+
+def _draw_lines(draw: ImageDraw.ImageDraw, lines: Sequence[Line], window: Window) -> None:
     for points, thick, strength in lines:
-        fine = max(1, round(thick * _FINE))
-        shade = round(255 * strength * min(1.0, thick * _FINE / fine))
-        draw.line(_placed(points, window), fill=shade, width=fine)
+        width, faintness = _line_width(thick)
+        draw.line(_supersampled(points, window), fill=round(255 * strength * faintness), width=width)
 
 
-def _drawn(window: Window, soft: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Mask:
-    width, height = window.right - window.left, window.bottom - window.top
+def _rasterize(window: Window, blur: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Mask:
+    height, width = window.shape
     if window.empty:
-        return np.zeros((max(height, 0), max(width, 0)), np.float32)
-    image = Image.new("L", (width * _FINE, height * _FINE))
+        return np.zeros(window.shape, np.float32)
+    image = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     paint(ImageDraw.Draw(image))
-    image = image.reduce(_FINE)
-    if soft > 0:
-        image = image.filter(ImageFilter.GaussianBlur(soft))
-    covered = np.frombuffer(image.tobytes(), np.uint8).reshape(height, width)
-    return covered * np.float32(1 / 255)
+    image = image.reduce(_SUPERSAMPLING)
+    if blur > 0:
+        image = image.filter(ImageFilter.GaussianBlur(blur))
+    return np.asarray(image) * np.float32(1 / 255)

@@ -1,4 +1,4 @@
-"""Identities: a random generator and a population in, a person whose traits stay the same in every portrait out.
+"""Draw the people of a demo set: identities whose traits stay the same in every portrait.
 
 Lengths are in head units (half the width of a face at the cheekbones). The means follow common adult proportions
 (eyes 63 mm apart on a face 135 mm wide, mouth 68 mm below the eyes), rounded; the spreads are ours. Resting traits such
@@ -20,27 +20,24 @@ Share = Annotated[float, Field(ge=0, le=1)]
 HAIR_STYLES = ("short", "side", "fringe", "curly", "long", "bun", "receding", "bald")
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")
 
-_SKIN = np.array(
-    [
-        [0.97, 0.83, 0.74],
-        [0.93, 0.75, 0.63],
-        [0.86, 0.66, 0.52],
-        [0.74, 0.53, 0.39],
-        [0.57, 0.38, 0.27],
-        [0.42, 0.28, 0.2],
-    ]
-)
-_HAIR = np.array(
-    [
-        [0.07, 0.06, 0.06],
-        [0.16, 0.1, 0.07],
-        [0.3, 0.19, 0.12],
-        [0.45, 0.26, 0.13],
-        [0.74, 0.58, 0.36],
-        [0.6, 0.58, 0.56],
-    ]
-)
+_SKIN = np.array([[0.97, 0.83, 0.74], [0.93, 0.75, 0.63], [0.86, 0.66, 0.52],
+                  [0.74, 0.53, 0.39], [0.57, 0.38, 0.27], [0.42, 0.28, 0.2]])  # fmt: skip
+_HAIR = np.array([[0.07, 0.06, 0.06], [0.16, 0.1, 0.07], [0.3, 0.19, 0.12], [0.45, 0.26, 0.13], [0.74, 0.58, 0.36]])
+_GREY_HAIR = np.array([0.6, 0.58, 0.56])
 _IRIS = np.array([[0.2, 0.12, 0.07], [0.33, 0.2, 0.1], [0.3, 0.36, 0.22], [0.3, 0.44, 0.56], [0.42, 0.46, 0.48]])
+_GLASSES = np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])
+
+# Trait: mean, standard deviation, and how far men lie above and women below the mean.
+_TRAITS: dict[str, tuple[float, float, float]] = {
+    "width": (1.0, 0.035, 0.0), "jaw": (0.79, 0.05, 0.035), "chin": (0.43, 0.06, 0.03), "length": (1.66, 0.06, 0.03),
+    "eye_x": (0.445, 0.02, 0.0), "eye_width": (0.225, 0.014, 0.0), "eye_open": (0.088, 0.013, -0.006),
+    "eye_tilt": (0.018, 0.02, 0.0), "iris": (0.1, 0.005, 0.0), "brow_y": (-0.265, 0.025, 0.015),
+    "brow_thick": (0.058, 0.013, 0.013), "brow_arch": (0.05, 0.022, -0.012), "brow_tilt": (0.0, 0.022, 0.0),
+    "nose_length": (0.6, 0.035, 0.0), "nose_width": (0.225, 0.022, 0.012), "nose_height": (0.3, 0.05, 0.02),
+    "mouth_y": (0.985, 0.035, 0.0), "mouth_width": (0.37, 0.027, 0.008), "lip_upper": (0.075, 0.016, -0.008),
+    "lip_lower": (0.105, 0.02, -0.008), "corner_rest": (0.0, 0.02, 0.0), "brow_rest": (0.0, 0.02, 0.0),
+    "lid_rest": (0.0, 0.09, 0.0), "cheeks": (0.0, 0.5, 0.0),
+}  # fmt: skip
 
 
 class Population(Settings):
@@ -99,76 +96,45 @@ class Person:
 
 
 def draw_person(rng: np.random.Generator, population: Population) -> Person:
-    """A person of a population; everything comes from `rng` alone."""
+    """Draws a person of a population; everything comes from `rng` alone."""
     male = bool(rng.random() < population.male)
-
-    def trait(mean: float, deviation: float, of_men: float = 0.0) -> float:
-        shift = of_men if male else -of_men
-        return float(mean + shift + deviation * population.spread * np.clip(rng.standard_normal(), -2.2, 2.2))
-
     age = float(rng.uniform(*population.age))
     tone = float(rng.uniform(*population.skin))
-    skin = _along(_SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.012, 3)
+    skin = _interpolate(_SKIN, tone) * rng.uniform(0.96, 1.03) + rng.normal(0, 0.012, 3)
     grey = np.clip((age - 0.55) * 2 + rng.normal(0, 0.2), 0, 1) if age > 0.5 else 0.0
     dark = rng.random() ** (0.6 + 2.5 * tone) * (1 - 0.8 * tone * tone)  # dark skin goes with dark hair and eyes
-    hair = (1 - grey) * _along(_HAIR[:5], dark) + grey * _HAIR[5] * rng.uniform(0.7, 1.25) * (1 - 0.35 * tone)
+    hair = (1 - grey) * _interpolate(_HAIR, dark) + grey * _GREY_HAIR * rng.uniform(0.7, 1.25) * (1 - 0.35 * tone)
     lips = skin * np.array([0.86, 0.6, 0.6]) + np.array([0.06, 0.0, 0.02]) + rng.normal(0, 0.02, 3)
     if not male and rng.random() < 0.45:
         lips = 0.5 * lips + 0.5 * np.array([0.72, 0.16, 0.2]) * rng.uniform(0.8, 1.15)
     styles = list(population.hair)
-    weights = np.array([population.hair[style] for style in styles], np.float64)
-    if not male:
-        weights *= [
-            0.05 if style in ("bald", "receding") else 2.0 if style in ("long", "bun") else 1.0 for style in styles
-        ]
-    else:
-        weights *= [0.15 if style in ("long", "bun") else 1.0 for style in styles]
+    rates = {"long": 0.15, "bun": 0.15} if male else {"bald": 0.05, "receding": 0.05, "long": 2.0, "bun": 2.0}
+    weights = np.array([population.hair[style] * rates.get(style, 1.0) for style in styles], np.float64)
     style = styles[int(rng.choice(len(styles), p=weights / weights.sum()))]
     bearded = male and rng.random() < population.beards
+    mean, deviation, difference = np.array(list(_TRAITS.values())).T
+    variation = np.clip(rng.standard_normal(len(_TRAITS)), -2.2, 2.2)
+    traits = mean + (difference if male else -difference) + deviation * population.spread * variation
     return Person(
-        width=trait(1.0, 0.035),
-        jaw=trait(0.79, 0.05, 0.035),
-        chin=trait(0.43, 0.06, 0.03),
-        length=trait(1.66, 0.06, 0.03),
-        eye_x=trait(0.445, 0.02),
-        eye_width=trait(0.225, 0.014),
-        eye_open=trait(0.088, 0.013, -0.006),
-        eye_tilt=trait(0.018, 0.02),
-        iris=trait(0.1, 0.005),
-        brow_y=trait(-0.265, 0.025, 0.015),
-        brow_thick=trait(0.058, 0.013, 0.013),
-        brow_arch=trait(0.05, 0.022, -0.012),
-        brow_tilt=trait(0.0, 0.022),
-        nose_length=trait(0.6, 0.035),
-        nose_width=trait(0.225, 0.022, 0.012),
-        nose_height=trait(0.3, 0.05, 0.02),
-        mouth_y=trait(0.985, 0.035),
-        mouth_width=trait(0.37, 0.027, 0.008),
-        lip_upper=trait(0.075, 0.016, -0.008),
-        lip_lower=trait(0.105, 0.02, -0.008),
-        corner_rest=trait(0.0, 0.02),
-        brow_rest=trait(0.0, 0.02),
-        lid_rest=trait(0.0, 0.09),
-        cheeks=trait(0.0, 0.5),
+        **dict(zip(_TRAITS, traits.tolist(), strict=True)),
         age=age,
         male=male,
         skin=np.clip(skin, 0.05, 1.0),
         hair=np.clip(hair, 0.02, 1.0),
-        eyes=np.clip(_along(_IRIS, dark) * rng.uniform(0.85, 1.15), 0, 1),
+        eyes=np.clip(_interpolate(_IRIS, dark) * rng.uniform(0.85, 1.15), 0, 1),
         lips=np.clip(lips, 0.02, 1.0),
         hair_style=style,
         hairline=float(rng.normal(-0.92, 0.07)),
         hair_volume=float(rng.uniform(0.1, 0.26)),
         beard=str(rng.choice(BEARDS[1:])) if bearded else "none",
         glasses=int(rng.integers(1, 4)) if rng.random() < population.glasses else 0,
-        glasses_colour=rng.choice(
-            np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])
-        ),
+        glasses_colour=rng.choice(_GLASSES),
         texture=int(rng.integers(2**31)),
     )
 
 
-def _along(palette: Float[np.ndarray, "n 3"], position: float) -> Colour:
-    place = np.clip(position, 0, 1) * (len(palette) - 1)
-    low = min(int(place), len(palette) - 2)
-    return palette[low] + (place - low) * (palette[low + 1] - palette[low])
+def _interpolate(palette: Float[np.ndarray, "n 3"], position: float) -> Colour:
+    """The colour at a position between 0 (first) and 1 (last of the palette)."""
+    index = np.clip(position, 0, 1) * (len(palette) - 1)
+    low = min(int(index), len(palette) - 2)
+    return palette[low] + (index - low) * (palette[low + 1] - palette[low])

@@ -1,26 +1,37 @@
-"""One portrait: a person, action units and a scene in, the picture and the five true landmarks out."""
+"""Draw one portrait: paint a person's face, its surroundings and hair, then take the picture with a simulated camera.
 
+Order of the camera's effects: low resolution and blur, contrast and gamma, colour cast or grey, vignette, press screen,
+grain, JPEG.
+"""
+
+import io
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image, ImageFilter
 
-from fer_pipeline.synthesis.action_units import Activation
 from fer_pipeline.synthesis.anatomy import pose_face
-from fer_pipeline.synthesis.backdrops import paint_backdrop
-from fer_pipeline.synthesis.camera import develop
-from fer_pipeline.synthesis.canvas import Canvas
-from fer_pipeline.synthesis.eyes import paint_brows, paint_eyes
-from fer_pipeline.synthesis.hair import paint_back_hair, paint_beard, paint_front_hair
+from fer_pipeline.synthesis.canvas import Canvas, smoothstep
+from fer_pipeline.synthesis.expressions import Activation
+from fer_pipeline.synthesis.features import (
+    paint_back_hair,
+    paint_beard,
+    paint_brows,
+    paint_eyes,
+    paint_front_hair,
+    paint_mouth,
+    paint_nose,
+)
 from fer_pipeline.synthesis.head import Head
-from fer_pipeline.synthesis.mouth import paint_mouth, paint_nose
 from fer_pipeline.synthesis.people import Person
 from fer_pipeline.synthesis.skin import Skin, paint_skin
-from fer_pipeline.synthesis.styles import Scene
-from fer_pipeline.synthesis.wearing import paint_bust, paint_glasses, paint_occlusion
+from fer_pipeline.synthesis.styles import Exposure, Scene
+from fer_pipeline.synthesis.surroundings import paint_backdrop, paint_bust, paint_glasses, paint_occlusion
 
-_METERED = 0.56  # brightness that a camera gives a face …
-_METERING = 0.45  # … as far as it corrects
+_FACE_BRIGHTNESS = 0.56  # what a camera's automatic exposure aims at …
+_CORRECTION = 0.45  # … and how far it gets (exponent; 1 would be all the way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class Portrait:
 
 
 def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, seed: int) -> Portrait:
-    """Draws a square portrait; `seed` rules the fine texture only."""
+    """Draws a square portrait; `seed` decides the fine texture only."""
     rng = np.random.default_rng(seed)
     head = Head(pose_face(person, aus), scene.view)
     canvas = Canvas(size, size)
@@ -49,13 +60,59 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     paint_glasses(canvas, head)
     if scene.occlusion is not None:
         paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
-    _expose(canvas, skin)
+    _expose_for_face(canvas, skin)
     image = develop(canvas.pixels, scene.exposure, rng)
     return Portrait(image=image, landmarks=head.project(head.face.landmarks()))
 
 
-def _expose(canvas: Canvas, skin: Skin) -> None:
+def develop(
+    pixels: Float[np.ndarray, "h w 3"], exposure: Exposure, rng: np.random.Generator
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the picture after optics, film and print."""
+    height, width = pixels.shape[:2]
+    image = Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
+    if exposure.shrink > 1.05:
+        small = (max(8, round(width / exposure.shrink)), max(8, round(height / exposure.shrink)))
+        image = image.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BICUBIC)
+    if exposure.blur > 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(exposure.blur))
+    picture = np.asarray(image, np.float32) * np.float32(1 / 255)
+    picture = (picture ** np.float32(exposure.gamma) - 0.5) * np.float32(exposure.contrast)
+    picture += np.float32(0.5 + exposure.brightness)
+    picture *= exposure.cast.astype(np.float32)
+    if exposure.grey > 0:
+        luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)
+        picture += np.float32(exposure.grey) * (luma[..., None] - picture)
+    corners, dots = _masks(height, width)
+    if exposure.vignette > 0:
+        picture *= 1 - np.float32(exposure.vignette) * corners
+    if exposure.screen > 0:
+        picture += np.float32(0.16 * exposure.screen) * dots
+    if exposure.grain > 0:
+        grain = rng.standard_normal((height, width), np.float32)[..., None]
+        if exposure.grey < 0.9:
+            grain = 0.75 * grain + 0.4 * rng.standard_normal((height, width, 3), np.float32)
+        picture += np.float32(exposure.grain) * grain
+    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    """Returns the picture as JPEG bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
+
+
+def _expose_for_face(canvas: Canvas, skin: Skin) -> None:
     """Exposes for the face, partly, as cameras do; else dark skin drowns in dark scenes."""
     face = canvas.pixels[skin.window.slices][skin.mask > 0.5]
     if len(face):
-        canvas.pixels *= np.float32((_METERED / max(float(face.mean()), 0.05)) ** _METERING)
+        canvas.pixels *= np.float32((_FACE_BRIGHTNESS / max(float(face.mean()), 0.05)) ** _CORRECTION)
+
+
+@cache
+def _masks(height: int, width: int) -> tuple[Float[np.ndarray, "h w 1"], Float[np.ndarray, "h w 1"]]:
+    """How far a pixel lies in the dark corners, and the dots of a halftone screen."""
+    down, across = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    dots = np.sin((across + down) * (height * 0.55)) * np.sin((across - down) * (height * 0.55))
+    return smoothstep(0.5, 1.5, np.hypot(down, across))[..., None], dots[..., None].astype(np.float32)

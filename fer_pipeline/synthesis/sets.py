@@ -1,25 +1,50 @@
-"""The sets of the demo world: settings and a seed in, portraits with their rows of data and of truth out.
+"""Draw the portraits of a demo set and tabulate what the pipeline may see and, apart from it, the truth.
 
 Portrait i of a split depends only on (seed, set, split, i) and the settings, never on how many are drawn or by whom.
 Classes take turns in shuffled blocks, so every whole block is balanced exactly. No subject is in two splits.
+Data and truth never share a table: no stage that learns reads the truth.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field, model_validator
 
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.synthesis.action_units import PROTOTYPES
-from fer_pipeline.synthesis.camera import encode_jpeg
+from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, draw_performance
 from fer_pipeline.synthesis.people import Person, Population, draw_person
-from fer_pipeline.synthesis.performances import Acting, Kind, draw_performance
-from fer_pipeline.synthesis.portraits import Portrait, draw_portrait
-from fer_pipeline.synthesis.styles import Style, draw_scene, find_style
+from fer_pipeline.synthesis.portraits import Portrait, draw_portrait, encode_jpeg
+from fer_pipeline.synthesis.styles import draw_scene, find_style
+
+DATA_SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("subject", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+    ]
+)
+TRUTH_SCHEMA = pa.schema(
+    [
+        pa.field("face_id", pa.string(), nullable=False),  # the id that alignment gives the face
+        pa.field("dominant", pa.string()),  # null: no prototype dominates
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("intensity", pa.float32(), nullable=False),
+        pa.field("aus", pa.list_(pa.float32(), 2 * len(ORDER)), nullable=False),  # left and right of each unit
+        pa.field("style", pa.string(), nullable=False),
+        pa.field("pose", pa.list_(pa.float32(), 3), nullable=False),  # yaw, pitch, roll in degrees
+        pa.field("frontal", pa.bool_(), nullable=False),
+        pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of five points; pixel i is [i, i + 1)
+    ],
+    metadata={"action_units": ",".join(map(str, ORDER))},
+)
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0)]
@@ -40,32 +65,32 @@ class SetSettings(Settings):
     label_noise: Share = 0.0  # share of labels that name another class
 
     @model_validator(mode="after")
-    def _names_agree(self) -> "SetSettings":
-        unknown = [name for name in self.classes if name not in PROTOTYPES]
-        if unknown:
-            raise ValueError(f"classes: {unknown[0]!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
-        strange = [name for name in self.balance if name not in self.classes]
-        if strange:
-            raise ValueError(f"balance: {strange[0]!r} is not among the classes {', '.join(self.classes)}")
-        if not self.turns():
+    def _check_names(self) -> "SetSettings":
+        for name in self.classes:
+            if name not in PROTOTYPES:
+                raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
+        for name in self.balance:
+            if name not in self.classes:
+                raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
+        if not self.block():
             raise ValueError("balance leaves no class a turn; give one at least 1")
-        missing = [split for split in self.splits if isinstance(self.subjects, dict) and split not in self.subjects]
-        if missing:
-            raise ValueError(f"subjects names no number for the split {missing[0]!r}")
+        for split in self.splits:
+            if isinstance(self.subjects, dict) and split not in self.subjects:
+                raise ValueError(f"subjects names no number for the split {split!r}")
         return self
 
-    def turns(self) -> list[str]:
-        """The classes of one block, each as often as its turn comes."""
+    def block(self) -> list[str]:
+        """Returns the classes of one block, each as often as its turn comes."""
         return [name for name in self.classes for _ in range(self.balance.get(name, 1))]
 
-    def subjects_of(self, split: Split) -> int:
-        """The number of people in a split."""
+    def subject_count(self, split: Split) -> int:
+        """Returns the number of people in a split."""
         return self.subjects[split] if isinstance(self.subjects, dict) else self.subjects
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Which portrait: its split and its number there."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class SampleKey:
+    """Names a portrait by its split and its number there."""
 
     split: Split
     number: int
@@ -76,7 +101,7 @@ class Turn:
         return f"{self.split}-{self.number:07d}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class Row:
     """All that is known of one drawn portrait; the first five fields are data, the rest is truth."""
 
@@ -85,18 +110,14 @@ class Row:
     label: str | None
     subject: str
     split: str
-    kind: Kind
-    detail: str
-    dominant: str | None
-    intensity: float
-    aus: np.ndarray
+    performance: Performance
     style: str
     pose: tuple[float, float, float]  # yaw, pitch, roll in degrees
     frontal: bool
-    landmarks: np.ndarray
+    landmarks: np.ndarray  # float32[5, 2]
 
 
-class Studio:
+class PortraitSet:
     """Draws the portraits of one set."""
 
     def __init__(
@@ -106,83 +127,90 @@ class Studio:
         seed: int,
         name: str,
         size: int = 128,
-        styles: dict[str, dict[str, Any]] | None = None,
+        styles: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.settings, self.seed, self.name, self.size = settings, seed, name, size
-        self._styles: dict[str, Style] = {style: find_style(style, styles or {}) for style in settings.styles}
+        self._styles = {style: find_style(style, styles or {}) for style in sorted(settings.styles)}
         self._people: dict[str, Person] = {}
 
-    def turns(self) -> list[Turn]:
-        """Every portrait of the set, split by split."""
-        return [Turn(split, number) for split, count in sorted(self.settings.splits.items()) for number in range(count)]
+    def keys(self) -> list[SampleKey]:
+        """Returns every portrait of the set, split by split."""
+        splits = sorted(self.settings.splits.items())
+        return [SampleKey(split, number) for split, count in splits for number in range(count)]
 
-    def expression(self, turn: Turn) -> str:
-        """The class whose turn it is."""
-        block = self.settings.turns()
-        order = np.random.default_rng(
-            derive(self.seed, self.name, turn.split, "block", turn.number // len(block))
-        ).permutation(len(block))
-        return block[int(order[turn.number % len(block)])]
+    def expression(self, key: SampleKey) -> str:
+        """Returns the class whose turn it is."""
+        block = self.settings.block()
+        rng = self._rng(key.split, "block", key.number // len(block))
+        return block[int(rng.permutation(len(block))[key.number % len(block)])]
 
-    def label(self, turn: Turn) -> str | None:
-        """The label that the set gives: the expression whose turn it is, another one by mistake, or none."""
-        expression = self.expression(turn)
+    def label(self, key: SampleKey) -> str | None:
+        """Returns the label that the set gives: the class whose turn it is, another one by mistake, or none."""
+        if not self.settings.labelled:
+            return None
+        expression = self.expression(key)
         others = [name for name in self.settings.classes if name != expression]
-        rng = np.random.default_rng(derive(self.seed, self.name, turn.split, turn.number, "label"))
+        rng = self._rng(key.split, key.number, "label")
         wrong = bool(others) and rng.random() < self.settings.label_noise
-        return None if not self.settings.labelled else others[int(rng.integers(len(others)))] if wrong else expression
+        return others[int(rng.integers(len(others)))] if wrong else expression
 
     def person(self, subject: str) -> Person:
-        """The same person for the same subject in every portrait."""
+        """Returns the same person for the same subject in every portrait."""
         if subject not in self._people:
-            rng = np.random.default_rng(derive(self.seed, self.name, "subject", subject))
-            self._people[subject] = draw_person(rng, self.settings.population)
+            self._people[subject] = draw_person(self._rng("subject", subject), self.settings.population)
         return self._people[subject]
 
-    def draw(self, turn: Turn) -> tuple[Portrait, Row]:
-        """One portrait and everything known about it."""
+    def draw(self, key: SampleKey) -> tuple[Portrait, Row]:
+        """Draws one portrait and returns it with everything known about it."""
         settings = self.settings
-        seed = derive(self.seed, self.name, turn.split, turn.number)
+        seed = derive(self.seed, self.name, key.split, key.number)
         rng = np.random.default_rng(seed)
-        subject = f"{self.name}-{turn.split}-{int(rng.integers(settings.subjects_of(turn.split))):05d}"
-        names = sorted(settings.styles)
+        subject = f"{self.name}-{key.split}-{int(rng.integers(settings.subject_count(key.split))):05d}"
+        names = list(self._styles)
         weights = np.array([settings.styles[style] for style in names])
         style = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        performance = draw_performance(rng, settings.acting, self.expression(turn), settings.classes)
+        performance = draw_performance(rng, settings.acting, self.expression(key), settings.classes)
         scene = draw_scene(rng, self._styles[style], size=self.size)
-        portrait = draw_portrait(
-            self.person(subject), performance.aus, scene, size=self.size, seed=derive(seed, "texture")
-        )
-        view = np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll])
+        texture = derive(seed, "texture")
+        portrait = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
+        yaw, pitch, roll = np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist()
         row = Row(
-            sample_id=turn.sample_id,
+            sample_id=key.sample_id,
             image=encode_jpeg(portrait.image, scene.exposure.quality),
-            label=self.label(turn),
+            label=self.label(key),
             subject=subject,
-            split=turn.split,
-            kind=performance.kind,
-            detail=performance.detail,
-            dominant=performance.dominant,
-            intensity=performance.intensity,
-            aus=performance.aus,
+            split=key.split,
+            performance=performance,
             style=style,
-            pose=(float(view[0]), float(view[1]), float(view[2])),
+            pose=(yaw, pitch, roll),
             frontal=scene.frontal,
             landmarks=portrait.landmarks.astype(np.float32),
         )
         return portrait, row
 
+    def draw_row(self, key: SampleKey) -> Row:
+        """Draws one portrait and returns only its row, which is all that need pass between processes."""
+        return self.draw(key)[1]
 
-def draw_set(
-    settings: SetSettings, seed: int, name: str, *, size: int = 128, styles: dict[str, dict[str, Any]] | None = None
-) -> tuple[list[np.ndarray], list[Row]]:
-    """A whole set in memory: decoded pictures before JPEG, and their rows."""
-    studio = Studio(settings, seed=seed, name=name, size=size, styles=styles)
-    drawn = [studio.draw(turn) for turn in studio.turns()]
-    return [portrait.image for portrait, _ in drawn], [row for _, row in drawn]
+    def _rng(self, *names: str | int) -> np.random.Generator:
+        return np.random.default_rng(derive(self.seed, self.name, *names))
 
 
-def parts(turns: list[Turn], rows: int) -> Iterator[tuple[int, list[Turn]]]:
-    """Turns cut into numbered parts of at most `rows`."""
-    for number, start in enumerate(range(0, len(turns), rows)):
-        yield number, turns[start : start + rows]
+def data_table(rows: Sequence[Row]) -> pa.Table:
+    """Tabulates what the pipeline may see."""
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=DATA_SCHEMA)
+
+
+def truth_table(rows: Sequence[Row], *, name: str) -> pa.Table:
+    """Tabulates what only the report may see of the set `name`."""
+    records = [
+        {
+            **vars(row),
+            **vars(row.performance),
+            "face_id": f"{name}/{row.sample_id}",
+            "aus": row.performance.aus.ravel(),
+            "landmarks": row.landmarks.ravel(),
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(records, schema=TRUTH_SCHEMA)

@@ -1,9 +1,10 @@
-"""Styles: how the pictures of a source look, each a set of ranges; a style and a generator in, a `Scene` out.
+"""Define how the pictures of a source look, as ranges, and draw scenes from them.
 
 `anchor` is a clean studio, `wild` is everything, `film` (dark, grainy, flat) and `press` (grey, hard, screened) are the
 two shifted domains. A pair is the range of a uniform draw; a `chance` is a probability.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,11 +14,9 @@ from pydantic import Field
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Settings, validate
-from fer_pipeline.synthesis.backdrops import BACKDROPS
-from fer_pipeline.synthesis.camera import Exposure
 from fer_pipeline.synthesis.head import View
 from fer_pipeline.synthesis.skin import Light
-from fer_pipeline.synthesis.wearing import OCCLUSIONS
+from fer_pipeline.synthesis.surroundings import BACKDROPS, OCCLUSIONS
 
 Range = tuple[float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,6 +82,23 @@ STYLES: dict[str, Style] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Exposure:
+    """How one picture was taken."""
+
+    shrink: float  # 1 full resolution, 2 half of it scaled up again
+    blur: float  # pixels
+    contrast: float
+    brightness: float
+    gamma: float
+    cast: Float[np.ndarray, " 3"]
+    grey: float  # share of colour that is lost
+    vignette: float
+    screen: float  # strength of a halftone screen
+    grain: float
+    quality: int
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One draw of a style."""
 
@@ -103,8 +119,8 @@ class Scene:
         return self.occlusion is None and bool(turned <= np.deg2rad(15))
 
 
-def find_style(name: str, overrides: dict[str, dict[str, Any]]) -> Style:
-    """A built-in style with the overrides of the settings; a new name starts from `anchor`'s values."""
+def find_style(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Style:
+    """Returns a built-in style with the overrides of the settings; a new name starts from `anchor`'s values."""
     if name not in STYLES and name not in overrides:
         raise ConfigError(
             f"unknown style {name!r}; choose one of {', '.join(sorted({*STYLES, *overrides}))}, or add it to styles"
@@ -116,7 +132,7 @@ def find_style(name: str, overrides: dict[str, dict[str, Any]]) -> Style:
 
 
 def draw_scene(rng: np.random.Generator, style: Style, *, size: int) -> Scene:
-    """A scene of a style for a square picture of `size` pixels."""
+    """Draws a scene of a style for a square picture of `size` pixels."""
 
     def spread(deviation: float) -> float:
         return float(deviation * np.clip(rng.standard_normal(), -2.5, 2.5))

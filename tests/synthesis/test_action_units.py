@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.action_units import ORDER, PROTOTYPES, UNITS, Units, activation, prototype
 from fer_pipeline.synthesis.anatomy import Face, pose_face
+from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, UNITS, Units, activation, prototype
 from fer_pipeline.synthesis.people import Person, Population, draw_person
 
 
@@ -123,7 +123,7 @@ def test_au9_shortens_the_nose(person: Person) -> None:
 
 def test_every_unit_moves_or_creases_something(person: Person) -> None:
     from fer_pipeline.synthesis.head import Head, View
-    from fer_pipeline.synthesis.skin import _lines
+    from fer_pipeline.synthesis.skin import creases
 
     view = View(yaw=0.0, pitch=0.0, roll=0.0, centre=(64.0, 60.0), unit=30.0)
 
@@ -131,8 +131,8 @@ def test_every_unit_moves_or_creases_something(person: Person) -> None:
         posed = pose_face(person, aus)
         head = Head(posed, view)
         outlines = [posed.eyes[0].upper, posed.eyes[0].lower, posed.brows[0], posed.mouth.outer_upper, head.outline()]
-        creases = np.array([strength for _, _, strength in _lines(posed)])
-        return np.concatenate([*(outline.ravel() for outline in outlines), posed.mouth.inner_lower.ravel(), creases])
+        folds = np.array([strength for _, _, strength in creases(posed)])
+        return np.concatenate([*(outline.ravel() for outline in outlines), posed.mouth.inner_lower.ravel(), folds])
 
     rest = shape(activation({}))
     for unit in ORDER:

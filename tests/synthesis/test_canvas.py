@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.canvas import Canvas, Window, disc, polygon, smoothstep, stroke
+from fer_pipeline.synthesis.canvas import Canvas, Window, ellipse, polygon, smoothstep, stroke
 
 WINDOW = Window(0, 0, 40, 40)
 
@@ -11,7 +11,7 @@ WINDOW = Window(0, 0, 40, 40)
 def test_areas() -> None:
     square = np.array([[10.0, 10.0], [30.0, 10.0], [30.0, 25.0], [10.0, 25.0]])
     assert polygon(WINDOW, square).sum() == pytest.approx(300, rel=0.04)
-    assert polygon(WINDOW, disc(np.array([20.0, 20.0]), 10.0)).sum() == pytest.approx(np.pi * 100, rel=0.04)
+    assert polygon(WINDOW, ellipse(np.array([20.0, 20.0]), 10.0)).sum() == pytest.approx(np.pi * 100, rel=0.04)
     assert stroke(WINDOW, np.array([[5.0, 20.0], [35.0, 20.0]]), 4.0).sum() == pytest.approx(120, rel=0.1)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fer_pipeline.alignment.cascade import Detector
-from fer_pipeline.synthesis.sets import Row, SetSettings, draw_set
+from fer_pipeline.synthesis.sets import Row, SetSettings
+from tests.synthesis.drawing import draw_set
 
 STYLES = ("anchor", "film", "press", "wild")
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.action_units import activation
 from fer_pipeline.synthesis.anatomy import Face, pose_face
+from fer_pipeline.synthesis.canvas import Window
+from fer_pipeline.synthesis.expressions import activation
 from fer_pipeline.synthesis.head import Head, View
 from fer_pipeline.synthesis.people import Population, draw_person
 
@@ -36,7 +37,7 @@ def test_rotations_by_hand(face: Face) -> None:
 @pytest.mark.parametrize("pose", [(0, 0, 0), (18, 0, 0), (0, 10, 0), (-12, 8, 15)])
 def test_pixels_find_the_place_that_projects_onto_them(face: Face, pose: tuple[float, float, float]) -> None:
     head = Head(face, view(*pose))
-    surface = head.surface(30, 10, 98, 110)
+    surface = head.surface(Window(30, 10, 98, 110))
     rows, columns = np.array([[20, 45], [50, 20], [50, 45], [70, 30]]).T  # forehead, eyes, cheek
     places = np.stack([surface.x[rows, columns], surface.y[rows, columns]], 1)
     assert surface.inside[rows, columns].all()

@@ -1,5 +1,6 @@
 """Sets: seeded, balanced, independent of their size, no person in two splits."""
 
+import hashlib
 import io
 from collections import Counter
 
@@ -10,7 +11,8 @@ from PIL import Image
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.settings import validate
-from fer_pipeline.synthesis.sets import SetSettings, Studio, Turn, draw_set
+from fer_pipeline.synthesis.sets import PortraitSet, SampleKey, SetSettings
+from tests.synthesis.drawing import draw_set
 
 SMALL = SetSettings(splits={"train": 8, "test": 4}, subjects=3, styles={"anchor": 1.0, "wild": 1.0})
 
@@ -23,10 +25,32 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
         assert not {row.image for row in first[1]} & {row.image for row in other[1]}
 
 
+def test_the_pixels_and_the_truth_are_those_of_earlier_versions() -> None:
+    """A refactoring must not change the demo's data: whoever changes a portrait on purpose writes the new hash here."""
+    settings = SetSettings.model_validate(
+        {
+            "splits": {"train": 16},
+            "styles": {"anchor": 1, "wild": 2, "film": 1, "press": 1, "turned": 1},
+            "population": {"glasses": 0.5, "beards": 1},
+            "acting": {"mixed": 0.2, "other": 0.2, "weak": 0.2},
+            "label_noise": 0.2,
+        }
+    )
+    turned = {"yaw": 30.0, "pitch": 20.0, "roll": 30.0, "occlusion": 0.8, "backdrops": ["blobs", "stripes", "room"]}
+    images, rows = draw_set(settings, 10, "pinned", size=96, styles={"turned": turned})
+    digest = hashlib.sha256()
+    for image, row in zip(images, rows, strict=True):
+        digest.update(image.tobytes())
+        truth = (row.label, row.subject, row.style, row.performance.detail, row.performance.dominant)
+        digest.update(repr((truth, row.landmarks.round(2).tolist())).encode())
+    assert {row.style for row in rows} == set(settings.styles)
+    assert digest.hexdigest()[:16] == "24a257ec00e930d7"
+
+
 def test_a_portrait_does_not_depend_on_how_many_are_drawn() -> None:
     larger = SMALL.model_copy(update={"splits": {"train": 50, "test": 1}})
-    one = Studio(SMALL, seed=5, name="demo", size=64).draw(Turn("train", 7))[1]
-    same = Studio(larger, seed=5, name="demo", size=64).draw(Turn("train", 7))[1]
+    one = PortraitSet(SMALL, seed=5, name="demo", size=64).draw(SampleKey("train", 7))[1]
+    same = PortraitSet(larger, seed=5, name="demo", size=64).draw(SampleKey("train", 7))[1]
     assert one.image == same.image
     assert one.subject == same.subject
 
@@ -44,8 +68,8 @@ def test_rows_name_what_was_drawn() -> None:
 
 def test_classes_are_balanced_in_every_whole_block() -> None:
     settings = SetSettings(splits={"train": 70}, balance={"fear": 2, "anger": 0})
-    studio = Studio(settings, seed=0, name="demo")
-    names = [studio.expression(turn) for turn in studio.turns()]
+    portraits = PortraitSet(settings, seed=0, name="demo")
+    names = [portraits.expression(key) for key in portraits.keys()]
     assert Counter(names) == {"fear": 20, **{name: 10 for name in BASIC_7 if name not in ("fear", "anger")}}
     assert Counter(names[:7]) == Counter(names[7:14])
     assert names[:7] != names[7:14]
@@ -58,28 +82,28 @@ def test_no_subject_is_in_two_splits_and_people_stay_themselves() -> None:
     assert not people["train"] & people["test"]
     assert len(people["train"]) == 3
     assert 4 <= len(people["test"]) <= 5
-    again = Studio(settings, seed=1, name="demo"), Studio(settings, seed=1, name="demo")
-    first, second = (studio.person("demo-train-00001") for studio in again)
+    again = PortraitSet(settings, seed=1, name="demo"), PortraitSet(settings, seed=1, name="demo")
+    first, second = (portraits.person("demo-train-00001") for portraits in again)
     assert first.eye_x == second.eye_x
     assert first.hair_style == second.hair_style
 
 
 def test_labels() -> None:
-    turns = [Turn("train", number) for number in range(1000)]
+    keys = [SampleKey("train", number) for number in range(1000)]
 
     def wrong(**changes: object) -> float:
-        studio = Studio(SetSettings.model_validate({"splits": {"train": 1000}, **changes}), seed=0, name="demo")
-        return float(np.mean([studio.label(turn) != studio.expression(turn) for turn in turns]))
+        portraits = PortraitSet(SetSettings.model_validate({"splits": {"train": 1000}, **changes}), seed=0, name="demo")
+        return float(np.mean([portraits.label(key) != portraits.expression(key) for key in keys]))
 
     assert wrong() == 0
     assert wrong(label_noise=0.3) == pytest.approx(0.3, abs=0.045)
-    pool = Studio(SMALL.model_copy(update={"labelled": False}), seed=0, name="pool", size=48)
-    assert {pool.label(turn) for turn in turns[:20]} == {None}
-    assert pool.draw(turns[0])[1].label is None
-    clean = Studio(SMALL, seed=0, name="demo", size=48)
-    for turn in turns[:8]:
-        row = clean.draw(turn)[1]
-        assert row.label == row.dominant == clean.expression(turn)
+    pool = PortraitSet(SMALL.model_copy(update={"labelled": False}), seed=0, name="pool", size=48)
+    assert {pool.label(key) for key in keys[:20]} == {None}
+    assert pool.draw(keys[0])[1].label is None
+    clean = PortraitSet(SMALL, seed=0, name="demo", size=48)
+    for key in keys[:8]:
+        row = clean.draw(key)[1]
+        assert row.label == row.performance.dominant == clean.expression(key)
 
 
 def test_style_changes_the_picture_and_not_the_person() -> None:
@@ -113,5 +137,5 @@ def test_styles_can_be_changed_and_added() -> None:
 )
 def test_faults_are_told_in_one_line(change: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as told:
-        Studio(validate(SetSettings, {"splits": {"train": 2}, **change}, where="sets.demo"), seed=0, name="demo")
+        PortraitSet(validate(SetSettings, {"splits": {"train": 2}, **change}, where="sets.demo"), seed=0, name="demo")
     assert "\n" not in str(told.value)
