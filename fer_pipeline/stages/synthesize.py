@@ -4,8 +4,9 @@ The only stage that may know the truth. The bytes do not depend on the number of
 """
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from fer_pipeline.core.summary import Summary
 from fer_pipeline.synthesis.sets import PortraitSet, Row, SetSettings, data_table, truth_table
 
 ROWS_PER_CALL = 50  # so few that all workers end together, also in a set of one part
+PARQUET: dict[str, Any] = {"row_group_size": 100, "compression": "zstd"}  # few rows: one picture is cheap to read
 
 
 class Config(Settings):
@@ -51,18 +53,21 @@ def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth
     count = len(portraits.keys())
     tables = []
     with replacing_folder(out) as folder:
-        with progress(f"synthesize {name}", count, "portraits") as advance:
-            rows = _draw_rows(portraits, config.workers)
-            for number in range(-(-count // config.rows_per_part)):
+        with (
+            progress(f"synthesize {name}", count, "portraits") as advance,
+            closing(_draw_rows(portraits, config.workers)) as rows,
+        ):
+            for start in range(0, count, config.rows_per_part):
                 part = []
                 for row in islice(rows, config.rows_per_part):
                     part.append(row)
                     advance(1)
-                _write_table(data_table(part), folder / f"part-{number:05d}.parquet")
+                path = folder / f"part-{start // config.rows_per_part:05d}.parquet"
+                pq.write_table(data_table(part), path, **PARQUET)
                 tables.append(truth_table(part, name=name))
         table = pa.concat_tables(tables)
         with replacing(truth) as temporary:
-            _write_table(table, temporary)
+            pq.write_table(table, temporary, **PARQUET)
     dominant = count - table.column("dominant").null_count
     splits = ", ".join(f"{split} {number:,}" for split, number in sorted(settings.splits.items()))
     line = f"synthesize {name}: {count:,} portraits ({splits}), {dominant:,} with a dominant expression"
@@ -70,7 +75,7 @@ def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth
     return Summary(stage="synthesize", line=line, counts=counts)
 
 
-def _draw_rows(portraits: PortraitSet, workers: int) -> Iterator[Row]:
+def _draw_rows(portraits: PortraitSet, workers: int) -> Generator[Row, None, None]:
     """The portraits in order, drawn here or by worker processes."""
     keys = portraits.keys()
     if workers == 1 or len(keys) <= ROWS_PER_CALL:
@@ -80,7 +85,3 @@ def _draw_rows(portraits: PortraitSet, workers: int) -> Iterator[Row]:
     # Spawned, not forked: the caller may hold threads.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(portraits.draw_row, keys, chunksize=ROWS_PER_CALL)
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, row_group_size=100, compression="zstd")  # few rows: one picture is cheap to read

@@ -1,6 +1,6 @@
-"""The moving face: a person and action units in, the curves and strengths that are drawn out.
+"""Move a person's face by action units: the curves that are drawn and how far they shift.
 
-Head frame, in head units: x to the right of the picture, y down, origin between the eyes; depth comes from `head.py`.
+Head frame, in head units: x to the right of the picture, y down, origin between the eyes; depth comes from `head`.
 What a unit moves follows the descriptions of the FACS manual (Ekman, Friesen and Hager, 2002); how far is ours, chosen
 so that full intensity looks strong and not grotesque (AU12 lifts a mouth corner by 0.17, AU1 an inner brow by 0.15).
 """
@@ -48,7 +48,6 @@ class Face:
 
     eyes: tuple[Eye, Eye]
     brows: tuple[Curve, Curve]  # centre lines from the inner to the outer end
-    brow_thick: float
     nose_tip: Float[np.ndarray, " 2"]
     nose_wing: tuple[float, float]  # half width and height of the wings
     mouth: Mouth
@@ -57,24 +56,20 @@ class Face:
     person: Person
 
     def landmarks(self) -> Float[np.ndarray, "5 2"]:
-        """Left eye, right eye, nose tip, left and right mouth corner in the head frame."""
+        """Returns left eye, right eye, nose tip, left and right mouth corner in the head frame."""
         corners = [self.mouth.outer_upper[0], self.mouth.outer_upper[-1]]
         return np.array([self.eyes[0].centre, self.eyes[1].centre, self.nose_tip, *corners])
 
 
 def pose_face(person: Person, aus: Activation) -> Face:
-    """The face of a person while it performs the action units."""
+    """Returns the face of a person while it performs the action units."""
     au = Units(aus)
-    jaw = 0.31 * au.mean(26)
-    lifted = 0.05 * au.mean(9)
-    nose_tip = np.array([0.0, person.nose_length - lifted])
-    wing = (person.nose_width * (1 + 0.15 * au.mean(9)), person.nose_length + 0.05 - 1.2 * lifted)
+    jaw, lifted = 0.31 * au.mean(26), 0.05 * au.mean(9)
     return Face(
         eyes=(_eye(person, au, 0), _eye(person, au, 1)),
         brows=(_brow(person, au, 0), _brow(person, au, 1)),
-        brow_thick=person.brow_thick,
-        nose_tip=nose_tip,
-        nose_wing=wing,
+        nose_tip=np.array([0.0, person.nose_length - lifted]),
+        nose_wing=(person.nose_width * (1 + 0.15 * au.mean(9)), person.nose_length + 0.05 - 1.2 * lifted),
         mouth=_mouth(person, au, jaw),
         jaw=jaw,
         units=au,

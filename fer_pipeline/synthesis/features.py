@@ -189,7 +189,7 @@ def paint_front_hair(canvas: Canvas, head: Head, skin: Skin, light: Light) -> No
     if person.hair_style == "bald":
         return
     rng = np.random.default_rng(person.texture + 1)
-    x, y = skin.surface.x, skin.surface.y
+    x, y = skin.x, skin.y
     line = _hairline(person.hair_style, person.hairline, np.abs(x) if person.hair_style != "side" else x)
     ragged = 0.035 * noise(rng, x.shape, 12, 2.2)
     # All of a pixel on the skull's edge, lest a rim of skin shines through.
@@ -207,7 +207,7 @@ def paint_beard(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
     if person.beard == "none":
         return
     rng = np.random.default_rng(person.texture + 2)
-    x, y = np.abs(skin.surface.x), skin.surface.y
+    x, y = np.abs(skin.x), skin.y
     mouth, jaw = head.face.mouth, head.face.jaw
     lip = float(mouth.outer_upper[8, 1])
     corner = float(max(mouth.outer_upper[0, 1], mouth.outer_upper[-1, 1]))

@@ -9,10 +9,10 @@ Depth z points to the viewer; yaw > 0 turns the face to the right of the picture
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from fer_pipeline.synthesis.anatomy import Face
-from fer_pipeline.synthesis.canvas import Window
+from fer_pipeline.synthesis.canvas import Mask, Window
 
 _ROWS = 512
 _TOP = -1.75
@@ -42,16 +42,6 @@ class View:
         """Returns how far each column and each row of a window lies from the head's origin, in head units."""
         columns, rows = np.arange(window.left, window.right), np.arange(window.top, window.bottom)
         return (columns - self.centre[0]) / self.unit, (rows - self.centre[1]) / self.unit
-
-
-@dataclass(frozen=True, slots=True)
-class Surface:
-    """The head under a window of pixels: head-frame place and height towards the viewer (undefined outside)."""
-
-    x: Float[np.ndarray, "h w"]
-    y: Float[np.ndarray, "h w"]
-    height: Float[np.ndarray, "h w"]
-    inside: Bool[np.ndarray, "h w"]
 
 
 class Head:
@@ -113,12 +103,10 @@ class Head:
         self, points: Float[np.ndarray, "n 2"], depth: Float[np.ndarray, " n"] | float | None = None
     ) -> Float[np.ndarray, "n 2"]:
         """Returns the pixels of points of the head frame, on the surface or at a given depth."""
-        points = np.asarray(points, np.float64)
+        x, y = np.asarray(points, np.float64).T
         z = self.depth_at(points) if depth is None else np.broadcast_to(np.asarray(depth, np.float64), len(points))
-        yaw, pitch = self.view.yaw, self.view.pitch
-        x = points[:, 0] * np.cos(yaw) + z * np.sin(yaw)
-        far = z * np.cos(yaw) - points[:, 0] * np.sin(yaw)
-        return self.to_pixels(np.stack([x, points[:, 1] * np.cos(pitch) - far * np.sin(pitch)], 1))
+        sin, cos = np.sin(self.view.yaw), np.cos(self.view.yaw)
+        return self.to_pixels(np.column_stack([x * cos + z * sin, self._pitched(x, y, z)]))
 
     def project_curves(self, *curves: Float[np.ndarray, "_ 2"]) -> list[Float[np.ndarray, "_ 2"]]:
         """Returns the pixels of several curves of the surface, in one pass."""
@@ -134,24 +122,27 @@ class Head:
     def outline(self) -> Float[np.ndarray, "n 2"]:
         """Returns the silhouette in the upright picture plane, from the top down the left side and up the right."""
         rows = np.r_[0:_ROWS:8, _ROWS - 1]
-        yaw, pitch = self.view.yaw, self.view.pitch
         sides = []
         for sign in (-1.0, 1.0):
             angle = sign * np.pi / 2 - self._turn[rows]
             x, z = self.width[rows] * np.sin(angle), self.middle[rows] + self.depth[rows] * np.cos(angle)
             across = self._shift[rows] + sign * self._reach[rows]
-            far = z * np.cos(yaw) - x * np.sin(yaw)
-            sides.append(np.stack([across, self._rows[rows] * np.cos(pitch) - far * np.sin(pitch)], 1))
+            sides.append(np.column_stack([across, self._pitched(x, self._rows[rows], z)]))
         return np.concatenate([sides[0], sides[1][::-1]])
 
-    def surface(self, window: Window) -> Surface:
-        """Finds the place on the head that each pixel of a window shows."""
+    def _pitched(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Heights in the upright picture plane of points of the head frame."""
+        yaw, pitch = self.view.yaw, self.view.pitch
+        return y * np.cos(pitch) - (z * np.cos(yaw) - x * np.sin(yaw)) * np.sin(pitch)
+
+    def surface(self, window: Window) -> tuple[Mask, Mask, Mask]:
+        """Finds the place (x, y) on the head under each pixel of a window, and its height towards the viewer.
+
+        Off the head, these are values of its nearest edge.
+        """
         view = self.view
-        px, py = np.meshgrid(
-            np.arange(window.left, window.right, dtype=np.float32) + 0.5,
-            np.arange(window.top, window.bottom, dtype=np.float32) + 0.5,
-        )
-        px, py = (px - view.centre[0]) / view.unit, (py - view.centre[1]) / view.unit
+        px = (np.arange(window.left, window.right, dtype=np.float32)[None] + 0.5 - view.centre[0]) / view.unit
+        py = (np.arange(window.top, window.bottom, dtype=np.float32)[:, None] + 0.5 - view.centre[1]) / view.unit
         cos, sin = np.float32(np.cos(view.roll)), np.float32(np.sin(view.roll))
         across, down = px * cos + py * sin, py * cos - px * sin
         cos_yaw, sin_yaw = np.float32(np.cos(view.yaw)), np.float32(np.sin(view.yaw))
@@ -167,10 +158,8 @@ class Head:
             z = self.middle[row] + self.depth[row] * np.cos(angle)
             lift = self._relief_at(x, y, 4)  # parallax of the nose alone: nothing else stands out far enough
             far = (z + lift) * cos_yaw - x * sin_yaw
-        inside = (np.abs(ratio) < 1) & (y > _TOP) & (y < self._low)
-        z = z + self._relief_at(x, y)
-        far = z * cos_yaw - x * sin_yaw
-        return Surface(x=x, y=y, height=far * cos_pitch + y * sin_pitch, inside=inside)
+        far = (z + self._relief_at(x, y)) * cos_yaw - x * sin_yaw
+        return x, y, far * cos_pitch + y * sin_pitch
 
 
 def _relief(face: Face) -> Float[np.ndarray, "bumps 5"]:

@@ -5,8 +5,8 @@ Lengths are in head units (half the width of a face at the cheekbones). The mean
 as low brows or drooping mouth corners look like weak action units on purpose: that is what makes identity a nuisance.
 """
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -27,18 +27,6 @@ _GREY_HAIR = np.array([0.6, 0.58, 0.56])
 _IRIS = np.array([[0.2, 0.12, 0.07], [0.33, 0.2, 0.1], [0.3, 0.36, 0.22], [0.3, 0.44, 0.56], [0.42, 0.46, 0.48]])
 _GLASSES = np.array([[0.05, 0.05, 0.06], [0.25, 0.14, 0.08], [0.5, 0.5, 0.52], [0.3, 0.05, 0.08]])
 
-# Trait: mean, standard deviation, and how far men lie above and women below the mean.
-_TRAITS: dict[str, tuple[float, float, float]] = {
-    "width": (1.0, 0.035, 0.0), "jaw": (0.79, 0.05, 0.035), "chin": (0.43, 0.06, 0.03), "length": (1.66, 0.06, 0.03),
-    "eye_x": (0.445, 0.02, 0.0), "eye_width": (0.225, 0.014, 0.0), "eye_open": (0.088, 0.013, -0.006),
-    "eye_tilt": (0.018, 0.02, 0.0), "iris": (0.1, 0.005, 0.0), "brow_y": (-0.265, 0.025, 0.015),
-    "brow_thick": (0.058, 0.013, 0.013), "brow_arch": (0.05, 0.022, -0.012), "brow_tilt": (0.0, 0.022, 0.0),
-    "nose_length": (0.6, 0.035, 0.0), "nose_width": (0.225, 0.022, 0.012), "nose_height": (0.3, 0.05, 0.02),
-    "mouth_y": (0.985, 0.035, 0.0), "mouth_width": (0.37, 0.027, 0.008), "lip_upper": (0.075, 0.016, -0.008),
-    "lip_lower": (0.105, 0.02, -0.008), "corner_rest": (0.0, 0.02, 0.0), "brow_rest": (0.0, 0.02, 0.0),
-    "lid_rest": (0.0, 0.09, 0.0), "cheeks": (0.0, 0.5, 0.0),
-}  # fmt: skip
-
 
 class Population(Settings):
     """From whom the people of a set are drawn."""
@@ -52,34 +40,39 @@ class Population(Settings):
     hair: dict[str, float] = dict.fromkeys(HAIR_STYLES, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
+def _trait(mean: float, deviation: float, *, men: float = 0.0) -> Any:
+    """A field that is normally distributed; men lie `men` above the mean and women below."""
+    return field(metadata={"distribution": (mean, deviation, men)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
     """One identity: lengths in head units, colours in 0 to 1, styles by name."""
 
-    width: float
-    jaw: float
-    chin: float
-    length: float
-    eye_x: float
-    eye_width: float
-    eye_open: float
-    eye_tilt: float
-    iris: float
-    brow_y: float
-    brow_thick: float
-    brow_arch: float
-    brow_tilt: float
-    nose_length: float
-    nose_width: float
-    nose_height: float
-    mouth_y: float
-    mouth_width: float
-    lip_upper: float
-    lip_lower: float
-    corner_rest: float
-    brow_rest: float
-    lid_rest: float
-    cheeks: float
+    width: float = _trait(1.0, 0.035)
+    jaw: float = _trait(0.79, 0.05, men=0.035)
+    chin: float = _trait(0.43, 0.06, men=0.03)
+    length: float = _trait(1.66, 0.06, men=0.03)
+    eye_x: float = _trait(0.445, 0.02)
+    eye_width: float = _trait(0.225, 0.014)
+    eye_open: float = _trait(0.088, 0.013, men=-0.006)
+    eye_tilt: float = _trait(0.018, 0.02)
+    iris: float = _trait(0.1, 0.005)
+    brow_y: float = _trait(-0.265, 0.025, men=0.015)
+    brow_thick: float = _trait(0.058, 0.013, men=0.013)
+    brow_arch: float = _trait(0.05, 0.022, men=-0.012)
+    brow_tilt: float = _trait(0.0, 0.022)
+    nose_length: float = _trait(0.6, 0.035)
+    nose_width: float = _trait(0.225, 0.022, men=0.012)
+    nose_height: float = _trait(0.3, 0.05, men=0.02)
+    mouth_y: float = _trait(0.985, 0.035)
+    mouth_width: float = _trait(0.37, 0.027, men=0.008)
+    lip_upper: float = _trait(0.075, 0.016, men=-0.008)
+    lip_lower: float = _trait(0.105, 0.02, men=-0.008)
+    corner_rest: float = _trait(0.0, 0.02)
+    brow_rest: float = _trait(0.0, 0.02)
+    lid_rest: float = _trait(0.0, 0.09)
+    cheeks: float = _trait(0.0, 0.5)
     age: float
     male: bool
     skin: Colour
@@ -93,6 +86,9 @@ class Person:
     glasses: int
     glasses_colour: Colour
     texture: int
+
+
+_TRAITS = {trait.name: trait.metadata["distribution"] for trait in fields(Person) if trait.metadata}
 
 
 def draw_person(rng: np.random.Generator, population: Population) -> Person:

@@ -12,23 +12,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
+from fer_pipeline.synthesis import features, surroundings
 from fer_pipeline.synthesis.anatomy import pose_face
 from fer_pipeline.synthesis.canvas import Canvas, smoothstep
 from fer_pipeline.synthesis.expressions import Activation
-from fer_pipeline.synthesis.features import (
-    paint_back_hair,
-    paint_beard,
-    paint_brows,
-    paint_eyes,
-    paint_front_hair,
-    paint_mouth,
-    paint_nose,
-)
 from fer_pipeline.synthesis.head import Head
 from fer_pipeline.synthesis.people import Person
 from fer_pipeline.synthesis.skin import Skin, paint_skin
 from fer_pipeline.synthesis.styles import Exposure, Scene
-from fer_pipeline.synthesis.surroundings import paint_backdrop, paint_bust, paint_glasses, paint_occlusion
 
 _FACE_BRIGHTNESS = 0.56  # what a camera's automatic exposure aims at …
 _CORRECTION = 0.45  # … and how far it gets (exponent; 1 would be all the way)
@@ -47,19 +38,19 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     rng = np.random.default_rng(seed)
     head = Head(pose_face(person, aus), scene.view)
     canvas = Canvas(size, size)
-    paint_backdrop(canvas, scene.backdrop, scene.backdrop_colour, rng)
-    paint_back_hair(canvas, head, scene.light)
-    paint_bust(canvas, head, scene.light, scene.clothes)
+    surroundings.paint_backdrop(canvas, scene.backdrop, scene.backdrop_colour, rng)
+    features.paint_back_hair(canvas, head, scene.light)
+    surroundings.paint_bust(canvas, head, scene.light, scene.clothes)
     skin = paint_skin(canvas, head, scene.light, rng)
-    paint_beard(canvas, head, skin, scene.light)
-    paint_nose(canvas, head)
-    paint_eyes(canvas, head, skin, scene.light, scene.gaze)
-    paint_brows(canvas, head, rng)
-    paint_mouth(canvas, head, skin, scene.light)
-    paint_front_hair(canvas, head, skin, scene.light)
-    paint_glasses(canvas, head)
+    features.paint_beard(canvas, head, skin, scene.light)
+    features.paint_nose(canvas, head)
+    features.paint_eyes(canvas, head, skin, scene.light, scene.gaze)
+    features.paint_brows(canvas, head, rng)
+    features.paint_mouth(canvas, head, skin, scene.light)
+    features.paint_front_hair(canvas, head, skin, scene.light)
+    surroundings.paint_glasses(canvas, head)
     if scene.occlusion is not None:
-        paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
+        surroundings.paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
     _expose_for_face(canvas, skin)
     image = develop(canvas.pixels, scene.exposure, rng)
     return Portrait(image=image, landmarks=head.project(head.face.landmarks()))

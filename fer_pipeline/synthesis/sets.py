@@ -6,8 +6,8 @@ Data and truth never share a table: no stage that learns reads the truth.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, draw_performance
 from fer_pipeline.synthesis.people import Person, Population, draw_person
 from fer_pipeline.synthesis.portraits import Portrait, draw_portrait, encode_jpeg
-from fer_pipeline.synthesis.styles import draw_scene, find_style
+from fer_pipeline.synthesis.styles import Overrides, draw_scene, find_style
 
 DATA_SCHEMA = pa.schema(
     [
@@ -83,10 +83,6 @@ class SetSettings(Settings):
         """Returns the classes of one block, each as often as its turn comes."""
         return [name for name in self.classes for _ in range(self.balance.get(name, 1))]
 
-    def subject_count(self, split: Split) -> int:
-        """Returns the number of people in a split."""
-        return self.subjects[split] if isinstance(self.subjects, dict) else self.subjects
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SampleKey:
@@ -121,13 +117,7 @@ class PortraitSet:
     """Draws the portraits of one set."""
 
     def __init__(
-        self,
-        settings: SetSettings,
-        *,
-        seed: int,
-        name: str,
-        size: int = 128,
-        styles: Mapping[str, Mapping[str, Any]] | None = None,
+        self, settings: SetSettings, *, seed: int, name: str, size: int = 128, styles: Overrides | None = None
     ) -> None:
         self.settings, self.seed, self.name, self.size = settings, seed, name, size
         self._styles = {style: find_style(style, styles or {}) for style in sorted(settings.styles)}
@@ -165,10 +155,10 @@ class PortraitSet:
         settings = self.settings
         seed = derive(self.seed, self.name, key.split, key.number)
         rng = np.random.default_rng(seed)
-        subject = f"{self.name}-{key.split}-{int(rng.integers(settings.subject_count(key.split))):05d}"
-        names = list(self._styles)
-        weights = np.array([settings.styles[style] for style in names])
-        style = names[int(rng.choice(len(names), p=weights / weights.sum()))]
+        subjects = settings.subjects[key.split] if isinstance(settings.subjects, dict) else settings.subjects
+        subject = f"{self.name}-{key.split}-{int(rng.integers(subjects)):05d}"
+        weights = np.array([settings.styles[style] for style in self._styles])
+        style = list(self._styles)[int(rng.choice(len(weights), p=weights / weights.sum()))]
         performance = draw_performance(rng, settings.acting, self.expression(key), settings.classes)
         scene = draw_scene(rng, self._styles[style], size=self.size)
         texture = derive(seed, "texture")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from fer_pipeline.synthesis.anatomy import Curve, Face
 from fer_pipeline.synthesis.canvas import Canvas, Mask, Points, Window, noise, polygon, strokes
-from fer_pipeline.synthesis.head import Head, Surface
+from fer_pipeline.synthesis.head import Head
 
 Point = tuple[float, float]
 Crease = tuple[Curve, float, float]  # curve of the head frame, thickness in head units, strength
@@ -32,11 +32,12 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class Skin:
-    """What later layers need: the window of the face, its mask, surface and brightness."""
+    """What later layers need: the window of the face, its mask, place on the head (x, y) and brightness."""
 
     window: Window
     mask: Mask
-    surface: Surface
+    x: Mask
+    y: Mask
     brightness: Mask
 
     def brightness_at(self, points: Points) -> float:
@@ -50,13 +51,12 @@ def paint_skin(canvas: Canvas, head: Head, light: Light, rng: np.random.Generato
     """Paints the bare face (no eyes, mouth or hair) and returns the layers that others build on."""
     outline = head.to_pixels(head.outline())
     window = canvas.window(outline)
-    surface = head.surface(window)
+    x, y, height = head.surface(window)
     mask = polygon(window, outline)
     unit, person = head.view.unit, head.face.person
-    down, across = np.gradient(surface.height * unit)
+    down, across = np.gradient(height * unit)
     brightness, gloss = shade_normals(-np.asarray(across), -np.asarray(down), light)
 
-    x, y = surface.x, surface.y
     beside = np.abs(x)
     tip = head.face.nose_tip[1]
     hidden = 0.22 * _spot(beside - person.eye_x, y + 0.1, 0.2, 0.1) + 0.16 * _spot(beside - 0.19, y, 0.08, 0.14)
@@ -74,7 +74,7 @@ def paint_skin(canvas: Canvas, head: Head, light: Light, rng: np.random.Generato
     colour = albedo * depth * light.colour + gloss[..., None] * light.gloss
     colour = colour * (1 - _crease_darkness(head, window)[..., None] * np.array([0.42, 0.52, 0.54]))
     canvas.blend(window, mask, np.clip(colour, 0, 1))
-    return Skin(window=window, mask=mask, surface=surface, brightness=brightness)
+    return Skin(window=window, mask=mask, x=x, y=y, brightness=brightness)
 
 
 def shade_normals(nx: Mask, ny: Mask, light: Light) -> tuple[Mask, Mask]:

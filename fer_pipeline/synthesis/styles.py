@@ -19,6 +19,7 @@ from fer_pipeline.synthesis.skin import Light
 from fer_pipeline.synthesis.surroundings import BACKDROPS, OCCLUSIONS
 
 Range = tuple[float, float]
+Overrides = Mapping[str, Mapping[str, Any]]  # by style: changed fields of a built-in style, or a new one
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -119,7 +120,7 @@ class Scene:
         return self.occlusion is None and bool(turned <= np.deg2rad(15))
 
 
-def find_style(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Style:
+def find_style(name: str, overrides: Overrides) -> Style:
     """Returns a built-in style with the overrides of the settings; a new name starts from `anchor`'s values."""
     if name not in STYLES and name not in overrides:
         raise ConfigError(
@@ -133,46 +134,46 @@ def find_style(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Style:
 
 def draw_scene(rng: np.random.Generator, style: Style, *, size: int) -> Scene:
     """Draws a scene of a style for a square picture of `size` pixels."""
-
-    def spread(deviation: float) -> float:
-        return float(deviation * np.clip(rng.standard_normal(), -2.5, 2.5))
-
     view = View(
-        yaw=np.deg2rad(spread(style.yaw)),
-        pitch=np.deg2rad(spread(style.pitch)),
-        roll=np.deg2rad(spread(style.roll)),
-        centre=(size * (0.5 + spread(style.shift)), size * (0.475 + spread(style.shift))),
-        unit=size * float(rng.uniform(*style.face)),
+        yaw=np.deg2rad(_normal(rng, style.yaw)),
+        pitch=np.deg2rad(_normal(rng, style.pitch)),
+        roll=np.deg2rad(_normal(rng, style.roll)),
+        centre=(size * (0.5 + _normal(rng, style.shift)), size * (0.475 + _normal(rng, style.shift))),
+        unit=size * rng.uniform(*style.face),
     )
-    towards = np.array([spread(style.side_light), rng.uniform(*style.top_light), 0.85])
-    warmth = spread(style.warmth)
+    direction = np.array([_normal(rng, style.side_light), rng.uniform(*style.top_light), 0.85])
+    warmth = _normal(rng, style.warmth)
     light = Light(
-        direction=towards / np.linalg.norm(towards),
-        ambient=float(rng.uniform(*style.ambient)),
+        direction=direction / np.linalg.norm(direction),
+        ambient=rng.uniform(*style.ambient),
         colour=np.array([1 + warmth, 1.0, 1 - warmth]),
-        gloss=float(rng.uniform(*style.gloss)),
+        gloss=rng.uniform(*style.gloss),
     )
     exposure = Exposure(
-        shrink=float(rng.uniform(*style.shrink)),
-        blur=float(rng.uniform(*style.blur)) * size / 128,
-        contrast=float(rng.uniform(*style.contrast)),
-        brightness=float(rng.uniform(*style.brightness)),
-        gamma=float(rng.uniform(*style.gamma)),
-        cast=1 + np.array([spread(style.cast), spread(0.5 * style.cast), spread(style.cast)]),
-        grey=1.0 if rng.random() < style.grey else float(rng.uniform(*style.fade)),
-        vignette=float(rng.uniform(*style.vignette)),
-        screen=float(rng.uniform(*style.screen)),
-        grain=float(rng.uniform(*style.grain)),
+        shrink=rng.uniform(*style.shrink),
+        blur=rng.uniform(*style.blur) * size / 128,
+        contrast=rng.uniform(*style.contrast),
+        brightness=rng.uniform(*style.brightness),
+        gamma=rng.uniform(*style.gamma),
+        cast=1 + np.array([_normal(rng, share * style.cast) for share in (1, 0.5, 1)]),
+        grey=1.0 if rng.random() < style.grey else rng.uniform(*style.fade),
+        vignette=rng.uniform(*style.vignette),
+        screen=rng.uniform(*style.screen),
+        grain=rng.uniform(*style.grain),
         quality=int(rng.integers(style.quality[0], style.quality[1] + 1)),
     )
-    level = rng.uniform(*style.backdrop)
+    brightness = rng.uniform(*style.backdrop)
     return Scene(
         view=view,
         light=light,
-        gaze=np.array([spread(style.gaze), spread(0.4 * style.gaze)]),
+        exposure=exposure,
+        gaze=np.array([_normal(rng, style.gaze), _normal(rng, 0.4 * style.gaze)]),
         occlusion=str(rng.choice(OCCLUSIONS)) if rng.random() < style.occlusion else None,
         backdrop=style.backdrops[int(rng.integers(len(style.backdrops)))],
-        backdrop_colour=np.clip(level + rng.normal(0, 1, 3) * style.backdrop_colour, 0.02, 1),
+        backdrop_colour=np.clip(brightness + rng.normal(0, 1, 3) * style.backdrop_colour, 0.02, 1),
         clothes=np.clip(rng.uniform(0.1, 0.7) + rng.normal(0, 0.12, 3), 0.03, 0.95),
-        exposure=exposure,
     )
+
+
+def _normal(rng: np.random.Generator, deviation: float) -> float:
+    return deviation * min(max(rng.standard_normal(), -2.5), 2.5)

@@ -37,10 +37,9 @@ def test_rotations_by_hand(face: Face) -> None:
 @pytest.mark.parametrize("pose", [(0, 0, 0), (18, 0, 0), (0, 10, 0), (-12, 8, 15)])
 def test_pixels_find_the_place_that_projects_onto_them(face: Face, pose: tuple[float, float, float]) -> None:
     head = Head(face, view(*pose))
-    surface = head.surface(Window(30, 10, 98, 110))
+    x, y, _ = head.surface(Window(30, 10, 98, 110))
     rows, columns = np.array([[20, 45], [50, 20], [50, 45], [70, 30]]).T  # forehead, eyes, cheek
-    places = np.stack([surface.x[rows, columns], surface.y[rows, columns]], 1)
-    assert surface.inside[rows, columns].all()
+    places = np.stack([x[rows, columns], y[rows, columns]], 1)
     pixels = head.project(places.astype(np.float64))
     expected = np.stack([columns + 30.5, rows + 10.5], 1)
     assert np.abs(pixels - expected).max() < 3.0  # a tenth of a head unit: relief other than the nose has no parallax
