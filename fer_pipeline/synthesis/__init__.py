@@ -1,1 +1,1 @@
-"""The demo world: procedural portraits drawn from FACS action units, and the truth about them."""
+"""Draw the portraits of the demo world from FACS action units, with the truth about them."""

@@ -116,8 +116,8 @@ class Head:
     def to_pixels(self, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 2"]:
         """Returns the pixels of points of the upright picture plane in head units: roll, scale, shift."""
         cos, sin = np.cos(self.view.roll), np.sin(self.view.roll)
-        turned = points @ np.array([[cos, sin], [-sin, cos]])
-        return turned * self.view.unit + np.asarray(self.view.centre)
+        rotated = points @ np.array([[cos, sin], [-sin, cos]])
+        return rotated * self.view.unit + np.asarray(self.view.centre)
 
     def outline(self) -> Float[np.ndarray, "n 2"]:
         """Returns the silhouette in the upright picture plane, from the top down the left side and up the right."""

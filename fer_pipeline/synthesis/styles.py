@@ -116,8 +116,8 @@ class Scene:
     def frontal(self) -> bool:
         """Whether the face looks at the camera with nothing before it: within 15° of yaw and of pitch, 20° of roll."""
         view = self.view
-        turned = max(abs(view.yaw), abs(view.pitch), 0.75 * abs(view.roll))
-        return self.occlusion is None and bool(turned <= np.deg2rad(15))
+        angle = max(abs(view.yaw), abs(view.pitch), 0.75 * abs(view.roll))
+        return self.occlusion is None and bool(angle <= np.deg2rad(15))
 
 
 def find_style(name: str, overrides: Overrides) -> Style:

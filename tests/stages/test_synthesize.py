@@ -14,7 +14,7 @@ SETS = {"street": {"splits": {"train": 9}, "styles": {"wild": 1.0}, "labelled": 
 CONFIG = synthesize.Config.model_validate({"sets": SETS, "size": 48, "rows_per_part": 4, "workers": 1})
 
 
-def drawn(config: synthesize.Config, folder: Path, *, seed: int = 0) -> dict[str, bytes]:
+def draw(config: synthesize.Config, folder: Path, *, seed: int = 0) -> dict[str, bytes]:
     summary = synthesize.run(
         config,
         project_settings(seeds=(seed,)),
@@ -26,16 +26,17 @@ def drawn(config: synthesize.Config, folder: Path, *, seed: int = 0) -> dict[str
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.parquet"))}
 
 
-def test_bytes_depend_on_the_seed_and_not_on_the_workers(tmp_path: Path) -> None:
-    alone = drawn(CONFIG, tmp_path / "alone")
+def test_bytes_depend_on_the_seed_and_not_on_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = draw(CONFIG, tmp_path / "alone")
     assert list(alone) == [*(f"raw/part-0000{part}.parquet" for part in range(3)), "truth/street.parquet"]
-    assert drawn(CONFIG.model_copy(update={"workers": 2}), tmp_path / "two") == alone
-    assert drawn(CONFIG, tmp_path / "alone") == alone  # over an earlier run
-    assert drawn(CONFIG, tmp_path / "other", seed=1) != alone
+    monkeypatch.setattr(synthesize, "ROWS_PER_CALL", 2)
+    assert draw(CONFIG.model_copy(update={"workers": 2}), tmp_path / "two") == alone
+    assert draw(CONFIG, tmp_path / "alone") == alone  # over an earlier run
+    assert draw(CONFIG, tmp_path / "other", seed=1) != alone
 
 
 def test_data_hold_no_truth_and_truth_meets_the_data_by_face_id(tmp_path: Path) -> None:
-    drawn(CONFIG, tmp_path)
+    draw(CONFIG, tmp_path)
     samples = list(synthetic.samples(tmp_path / "raw", synthetic.Options()))
     assert pq.read_schema(tmp_path / "raw" / "part-00000.parquet").names == [
         "sample_id",
@@ -53,8 +54,8 @@ def test_data_hold_no_truth_and_truth_meets_the_data_by_face_id(tmp_path: Path) 
     assert len(truth.column("aus")[0]) == 2 * len(units)
 
 
-def test_an_unknown_set_is_told_in_one_line_and_nothing_is_touched(tmp_path: Path) -> None:
-    before = drawn(CONFIG, tmp_path)
+def test_an_unknown_set_is_reported_in_one_line_and_nothing_is_touched(tmp_path: Path) -> None:
+    before = draw(CONFIG, tmp_path)
     with pytest.raises(ConfigError, match=r"no set 'studio'; params has the sets street"):
         synthesize.run(
             CONFIG,

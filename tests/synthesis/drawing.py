@@ -12,5 +12,5 @@ def draw_set(
 ) -> tuple[list[np.ndarray], list[Row]]:
     """Returns the decoded pictures of a set before JPEG, and their rows."""
     portraits = PortraitSet(settings, seed=seed, name=name, size=size, styles=styles)
-    drawn = [portraits.draw(key) for key in portraits.keys()]
-    return [portrait.image for portrait, _ in drawn], [row for _, row in drawn]
+    pairs = [portraits.draw(key) for key in portraits.keys()]
+    return [portrait.image for portrait, _ in pairs], [row for _, row in pairs]

@@ -11,7 +11,7 @@ STYLES = ("anchor", "film", "press", "wild")
 
 
 @pytest.fixture(scope="module")
-def met() -> list[tuple[Row, np.ndarray | None]]:
+def detections() -> list[tuple[Row, np.ndarray | None]]:
     """Frontal portraits of every style, and the landmarks of the face that was found in each."""
     detector = Detector()
     pairs = []
@@ -25,14 +25,14 @@ def met() -> list[tuple[Row, np.ndarray | None]]:
     return pairs
 
 
-def test_at_least_99_of_100_frontal_faces_are_found(met: list[tuple[Row, np.ndarray | None]]) -> None:
-    assert len(met) >= 200
-    assert np.mean([landmarks is not None for _, landmarks in met]) >= 0.99
+def test_at_least_99_of_100_frontal_faces_are_found(detections: list[tuple[Row, np.ndarray | None]]) -> None:
+    assert len(detections) >= 200
+    assert np.mean([landmarks is not None for _, landmarks in detections]) >= 0.99
 
 
-def test_landmarks_lie_on_eyes_nose_and_mouth(met: list[tuple[Row, np.ndarray | None]]) -> None:
+def test_landmarks_lie_on_eyes_nose_and_mouth(detections: list[tuple[Row, np.ndarray | None]]) -> None:
     errors = []
-    for row, landmarks in met:
+    for row, landmarks in detections:
         if landmarks is not None:
             eyes = np.linalg.norm(row.landmarks[1] - row.landmarks[0])
             errors.append(np.linalg.norm(landmarks - row.landmarks, axis=1) / eyes)

@@ -27,57 +27,61 @@ def test_dominance(weights: dict[str, float], expected: str | None) -> None:
     assert dominant(weights, RULE) == expected
 
 
-def drawn(acting: Acting, count: int = 400, expression: str = "anger"):
+def perform(acting: Acting, count: int = 400, expression: str = "anger"):
     rng = np.random.default_rng(0)
     return [draw_performance(rng, acting, expression, BASIC_7) for _ in range(count)]
 
 
 def test_a_still_actor_shows_the_prototype_exactly() -> None:
-    acted = drawn(Acting(intensity=(0.7, 0.7), **STILL), 1, "sadness")[0]
-    np.testing.assert_allclose(acted.aus, prototype("sadness", 0.7), atol=1e-6)
-    assert (acted.kind, acted.dominant, acted.intensity) == ("prototype", "sadness", pytest.approx(0.7))
+    performance = perform(Acting(intensity=(0.7, 0.7), **STILL), 1, "sadness")[0]
+    np.testing.assert_allclose(performance.aus, prototype("sadness", 0.7), atol=1e-6)
+    assert (performance.kind, performance.dominant, performance.intensity) == (
+        "prototype",
+        "sadness",
+        pytest.approx(0.7),
+    )
 
 
 def test_shares_of_the_kinds() -> None:
-    kinds = [acted.kind for acted in drawn(Acting(weak=0.2, mixed=0.3, other=0.1), 2000)]
+    kinds = [performance.kind for performance in perform(Acting(weak=0.2, mixed=0.3, other=0.1), 2000)]
     shares = {kind: kinds.count(kind) / 2000 for kind in ("weak", "mixed", "other", "prototype")}
     assert shares == pytest.approx({"weak": 0.2, "mixed": 0.3, "other": 0.1, "prototype": 0.4}, abs=0.035)
 
 
 def test_truth_of_each_kind() -> None:
-    for acted in drawn(Acting(weak=0.25, mixed=0.25, other=0.25)):
-        names = acted.detail.split("+")
-        if acted.kind == "other":
-            assert acted.dominant is None
-        elif acted.kind == "mixed":
+    for performance in perform(Acting(weak=0.25, mixed=0.25, other=0.25)):
+        names = performance.detail.split("+")
+        if performance.kind == "other":
+            assert performance.dominant is None
+        elif performance.kind == "mixed":
             assert names[0] == "anger"
             assert len(set(names)) == 2
-            assert acted.dominant in (None, "anger")
-        elif acted.kind == "weak":
-            assert acted.dominant == (
-                "anger" if acted.intensity >= 0.3 else "neutral" if acted.intensity < 0.12 else None
+            assert performance.dominant in (None, "anger")
+        elif performance.kind == "weak":
+            assert performance.dominant == (
+                "anger" if performance.intensity >= 0.3 else "neutral" if performance.intensity < 0.12 else None
             )
         else:
-            assert acted.dominant == "anger"
+            assert performance.dominant == "anger"
 
 
 def test_a_neutral_face_is_neutral_and_almost_still() -> None:
-    for acted in drawn(Acting(), 50, "neutral"):
-        assert acted.dominant == "neutral"
-        assert acted.aus.max() <= 2 * Acting().stray
+    for performance in perform(Acting(), 50, "neutral"):
+        assert performance.dominant == "neutral"
+        assert performance.aus.max() <= 2 * Acting().stray
 
 
 def test_blends_pair_only_what_the_classes_know() -> None:
     rng = np.random.default_rng(1)
     for _ in range(100):
-        acted = draw_performance(rng, Acting(mixed=1.0), "neutral", ("anger", "fear", "neutral"))
-        assert set(acted.detail.split("+")) == {"anger", "fear"}
+        performance = draw_performance(rng, Acting(mixed=1.0), "neutral", ("anger", "fear", "neutral"))
+        assert set(performance.detail.split("+")) == {"anger", "fear"}
 
 
 def test_units_stay_between_0_and_1() -> None:
-    for acted in drawn(Acting(mixed=0.5, other=0.5, unit_spread=1.0, asymmetry=1.0)):
-        assert acted.aus.min() >= 0
-        assert acted.aus.max() <= 1
+    for performance in perform(Acting(mixed=0.5, other=0.5, unit_spread=1.0, asymmetry=1.0)):
+        assert performance.aus.min() >= 0
+        assert performance.aus.max() <= 1
 
 
 def test_contempt_shows_on_one_side_only() -> None:

@@ -135,7 +135,7 @@ def test_styles_can_be_changed_and_added() -> None:
         ({"classes": ["anger"], "balance": {"anger": 0}}, "leaves no class a turn"),
     ],
 )
-def test_faults_are_told_in_one_line(change: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as told:
+def test_faults_are_reported_in_one_line(change: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
         PortraitSet(validate(SetSettings, {"splits": {"train": 2}, **change}, where="sets.demo"), seed=0, name="demo")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
