@@ -20,8 +20,8 @@ from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.files import write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.sharding.locks import at_work
-from fer_pipeline.sharding.progress_file import Bulletin
+from fer_pipeline.sharding.locks import lock_for_run
+from fer_pipeline.sharding.progress_file import ProgressFile
 
 SHARDED_STAGES = ("align", "embed")  # they write their progress file themselves, with counts of shards
 PACKAGES = ("fer_pipeline", "torch", "torchvision", "numpy", "pyarrow", "pillow")
@@ -38,8 +38,8 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     parameters = inspect.signature(checked.module.run).parameters.values()
     name = "-".join(options[one.name] for one in parameters if one.annotation is str)
     owner = f"{stage}@{name}" if name else stage
-    progress_file = nullcontext() if stage in SHARDED_STAGES else Bulletin(store, stage, name).overhearing()
-    with at_work(store, owner), recorded(store / "provenance" / f"{owner}.json", stage=stage), progress_file:
+    progress_file = nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow()
+    with lock_for_run(store, owner), recorded(store / "provenance" / f"{owner}.json", stage=stage), progress_file:
         return checked.module.run(checked.config, limit_workers(checked.project), **options)
 
 

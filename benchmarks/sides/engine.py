@@ -36,7 +36,7 @@ def bare(faces: str, scratch: str, crop: int, seed: int) -> Round:
 
 
 def engine(faces: str, scratch: str, crop: int, seed: int) -> Round:
-    """The stage `embed` on an empty store: hashes, shard store, seals, ledger, progress and all."""
+    """The stage `embed` on an empty store: hashes, shard store, checksums, last runs, progress and all."""
     from benchmarks.sides.checkpoints import saved
 
     model = saved(Path(scratch), NETWORK, crop, seed=seed)

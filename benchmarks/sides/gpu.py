@@ -66,7 +66,7 @@ def scoring(folder: str, device: str, seed: int) -> Round:
     import numpy as np
 
     from benchmarks.sides.scoring import BLOCK_ROWS, centroids_and_paths
-    from fer_pipeline.artifacts.embeddings import walk_embeddings
+    from fer_pipeline.artifacts.embeddings import stream_embeddings
     from fer_pipeline.scoring.engines import make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
@@ -74,7 +74,7 @@ def scoring(folder: str, device: str, seed: int) -> Round:
 
     def over(chosen: list[Path]) -> dict[str, Any]:
         digest, faces = hashlib.sha256(), 0
-        blocks = (block for path in chosen for block in walk_embeddings(path, rows=BLOCK_ROWS))
+        blocks = (block for path in chosen for block in stream_embeddings(path, rows=BLOCK_ROWS))
         for block, found in engine.stream((block, block.parts) for block in blocks):
             digest.update(found.nearest.astype(np.int8).tobytes())
             faces += len(block)

@@ -38,7 +38,7 @@ def reading(folder: str, seed: int) -> Round:
 
 def ours(folder: str, seed: int) -> Round:
     """Our engine over the same blocks as the stage, without writing."""
-    from fer_pipeline.artifacts.embeddings import walk_embeddings
+    from fer_pipeline.artifacts.embeddings import stream_embeddings
     from fer_pipeline.scoring.engines import make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
@@ -47,7 +47,7 @@ def ours(folder: str, seed: int) -> Round:
     def over(chosen: list[Path]) -> dict[str, Any]:
         digest, faces = hashlib.sha256(), 0
         for path in chosen:
-            for block in walk_embeddings(path, rows=BLOCK_ROWS):
+            for block in stream_embeddings(path, rows=BLOCK_ROWS):
                 found = engine.score(block.parts)
                 digest.update(found.nearest.astype(np.int8).tobytes())
                 faces += len(block)
@@ -158,7 +158,7 @@ def with_simsimd(folder: str, seed: int) -> Round:
 
 def checked(folder: str, seed: int) -> Round:
     """Ours beside float64, row by row."""
-    from fer_pipeline.artifacts.embeddings import walk_embeddings
+    from fer_pipeline.artifacts.embeddings import stream_embeddings
     from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
     from fer_pipeline.scoring.engines import make_engine
 
@@ -169,7 +169,7 @@ def checked(folder: str, seed: int) -> Round:
         faces = ties = other = wrong = 0
         largest = 0.0
         for path in paths:
-            for block in walk_embeddings(path, rows=BLOCK_ROWS):
+            for block in stream_embeddings(path, rows=BLOCK_ROWS):
                 found = engine.score(block.parts)
                 truth = np.concatenate([cosine_reference(part, centroids) for part in block.parts])
                 top = np.partition(truth, -2, axis=1)[:, -2:]
@@ -185,14 +185,14 @@ def checked(folder: str, seed: int) -> Round:
 
 def by_parts(folder: str, score: Score) -> Round:
     """A peer's round, one record batch at a time."""
-    from fer_pipeline.artifacts.embeddings import walk_embeddings
+    from fer_pipeline.artifacts.embeddings import stream_embeddings
 
     paths = sorted(Path(folder).glob("part-*.arrow"))
 
     def over(chosen: list[Path]) -> dict[str, Any]:
         digest, faces = hashlib.sha256(), 0
         for path in chosen:
-            for block in walk_embeddings(path, rows=BLOCK_ROWS):
+            for block in stream_embeddings(path, rows=BLOCK_ROWS):
                 for part in block.parts:
                     _, nearest, _ = score(part)
                     digest.update(nearest.astype(np.int8).tobytes())
@@ -206,10 +206,10 @@ def by_parts(folder: str, score: Score) -> Round:
 def centroids_and_paths(folder: str, seed: int) -> tuple[np.ndarray, list[Path]]:
     """The centres that the pool was drawn around, and its shards."""
     from benchmarks.pools.embeddings import class_centres
-    from fer_pipeline.artifacts.embeddings import embedding_paths, model_of
+    from fer_pipeline.artifacts.embeddings import embedding_paths, read_model_and_width
 
     paths = embedding_paths(Path(folder))
-    return class_centres(model_of(paths[0])[1], seed=seed), paths
+    return class_centres(read_model_and_width(paths[0])[1], seed=seed), paths
 
 
 def unit_centroids(folder: str, seed: int) -> np.ndarray:

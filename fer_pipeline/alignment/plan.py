@@ -18,7 +18,7 @@ from fer_pipeline.alignment import shards
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.shards import LabelledSample, ShardFormat, ShardJob, make_shard
 from fer_pipeline.artifacts.census import RejectedSample
-from fer_pipeline.artifacts.input_hashes import Contents
+from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.fingerprints import fingerprint
@@ -134,7 +134,7 @@ def ends_shard(sample_id: str, length: int, *, rows: int, cut: Cut) -> bool:
 
 
 def plan_jobs(
-    plan: AlignmentPlan, labels: LabelMap, contents: Contents, rejected: list[RejectedSample]
+    plan: AlignmentPlan, labels: LabelMap, hashes: InputHashes, rejected: list[RejectedSample]
 ) -> Iterator[Job[ShardJob]]:
     """Yields a job for each shard, in the adapter's order; samples without a class of theirs are put into `rejected`.
 
@@ -147,7 +147,7 @@ def plan_jobs(
         samples = tuple(waiting.pop(split))
         shard = ShardJob(plan.name, split, numbers[split], samples)
         numbers[split] += 1
-        return Job(_key(plan, shard, contents), shard.name, len(samples), shard, folder=True)
+        return Job(_key(plan, shard, hashes), shard.name, len(samples), shard, folder=True)
 
     for sample in plan.samples():
         split, label, source = str(sample.split), labels.look_up(sample.label), _source(plan, sample)
@@ -190,7 +190,7 @@ def _source(plan: AlignmentPlan, sample: Sample) -> str:
     return f"{source}#{inside}" if inside else source
 
 
-def _key(plan: AlignmentPlan, shard: ShardJob, contents: Contents) -> str:
+def _key(plan: AlignmentPlan, shard: ShardJob, hashes: InputHashes) -> str:
     """Returns the fingerprint of all that a shard's bytes depend on; where the data set lies is no part of it."""
     adapter, _ = plan.load_adapter()
     return fingerprint(
@@ -200,5 +200,5 @@ def _key(plan: AlignmentPlan, shard: ShardJob, contents: Contents) -> str:
         (plan.dataset.adapter, getattr(adapter, "VERSION", 1), plan.dataset.options),
         (shard.dataset, shard.split, plan.format.classes, plan.format.metadata(plan.alignment)),
         [(one.sample.id, one.label, one.sample.subject, one.source, one.sample.key) for one in shard.samples],
-        contents.of([one.sample for one in shard.samples]),
+        hashes.hash_samples([one.sample for one in shard.samples]),
     )

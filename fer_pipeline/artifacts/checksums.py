@@ -1,4 +1,4 @@
-"""Seals of finished shards: size, time and SHA-256 of each file, written before the shard is there; later the verdict.
+"""Record size, time and SHA-256 of the files of a finished shard, and verify later that it is still the same.
 
 A shard may be cut short, overwritten or replaced from outside, since it shares its inode with the outputs. Sizes are
 compared at every use; where only the time differs, and wherever a caller asks for it, the bytes are hashed again.
@@ -12,12 +12,12 @@ from typing import Any
 
 from fer_pipeline.core.files import file_sha256, write_text
 
-FileSeal = tuple[int, int, str]  # size, time of change in ns, SHA-256
+FileChecksum = tuple[int, int, str]  # size in bytes, time of change in ns, SHA-256
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a maker tells of a shard, for estimates and for pruning: no part of its bytes."""
+    """Who made a shard, with what and how long it took, for estimates and for pruning: no part of its bytes."""
 
     owner: str = ""  # stage@set
     items: int = 0
@@ -26,64 +26,58 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Seal:
-    """What a finished shard was when it was made; the file of a shard that is no folder has the name ''."""
+class Checksums:
+    """What a shard was when it was finished; the file of a shard that is no folder has the name ''."""
 
-    files: dict[str, FileSeal]
+    files: dict[str, FileChecksum]
     origin: Origin
-    made: float = field(default_factory=time.time)
+    created: float = field(default_factory=time.time)
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Returns the bytes of all files."""
         return sum(size for size, _, _ in self.files.values())
 
+    def verify(self, shard: Path, *, rehash: bool = False) -> "Checksums | None":
+        """Returns the checksums with the present times of the files, or None where the shard has changed."""
+        paths = shard_files(shard)
+        if paths.keys() != self.files.keys():
+            return None
+        files: dict[str, FileChecksum] = {}
+        for name, path in paths.items():
+            size, changed, sha256 = self.files[name]
+            state = path.stat()
+            if state.st_size != size:
+                return None
+            if (rehash or state.st_mtime_ns != changed) and file_sha256(path) != sha256:
+                return None
+            files[name] = (size, state.st_mtime_ns, sha256)
+        return self if files == self.files else replace(self, files=files)
 
-def seal_of(shard: Path, origin: Origin) -> Seal:
-    """The seal of a shard as it lies there now."""
-    return Seal({name: _file_seal(path) for name, path in files_of(shard).items()}, origin)
+
+def compute_checksums(shard: Path, origin: Origin) -> Checksums:
+    """Hashes a shard as it is on the disk now."""
+    states = {name: (path.stat(), path) for name, path in shard_files(shard).items()}
+    return Checksums({n: (s.st_size, s.st_mtime_ns, file_sha256(path)) for n, (s, path) in states.items()}, origin)
 
 
-def files_of(shard: Path) -> dict[str, Path]:
-    """The files of a shard by their names in it."""
+def shard_files(shard: Path) -> dict[str, Path]:
+    """Returns the files of a shard by their names in it."""
     if not shard.is_dir():
         return {"": shard}
     return {path.relative_to(shard).as_posix(): path for path in sorted(shard.rglob("*")) if path.is_file()}
 
 
-def write_seal(path: Path, seal: Seal) -> None:
-    """Writes a seal, whole or not at all."""
-    content = {"files": seal.files, "origin": asdict(seal.origin), "made": seal.made}
-    write_text(path, json.dumps(content, sort_keys=True) + "\n")
+def write_checksums(path: Path, checksums: Checksums) -> None:
+    """Writes checksums, whole or not at all."""
+    write_text(path, json.dumps(asdict(checksums), sort_keys=True) + "\n")
 
 
-def read_seal(path: Path) -> Seal | None:
-    """The seal in a file; None where there is none that can be read."""
+def read_checksums(path: Path) -> Checksums | None:
+    """Reads checksums; None where the file is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: (int(size), int(changed), str(sha)) for name, (size, changed, sha) in content["files"].items()}
-        return Seal(files, Origin(**content["origin"]), float(content["made"]))
+        files = {name: (int(size), int(ns), str(sha)) for name, (size, ns, sha) in content["files"].items()}
+        return Checksums(files, Origin(**content["origin"]), float(content["created"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def judged(seal: Seal, shard: Path, *, verify: bool = False) -> Seal | None:
-    """The seal of a shard that is what was sealed, with the times of its files as they are now; None for another."""
-    found = files_of(shard)
-    if found.keys() != seal.files.keys():
-        return None
-    files: dict[str, FileSeal] = {}
-    for name, path in found.items():
-        size, changed, sha = seal.files[name]
-        state = path.stat()
-        if state.st_size != size:
-            return None
-        if (verify or state.st_mtime_ns != changed) and file_sha256(path) != sha:
-            return None
-        files[name] = (size, state.st_mtime_ns, sha)
-    return seal if files == seal.files else replace(seal, files=files)
-
-
-def _file_seal(path: Path) -> FileSeal:
-    state = path.stat()
-    return state.st_size, state.st_mtime_ns, file_sha256(path)

@@ -1,4 +1,4 @@
-"""Distilled sets on disk: synthetic images, labels and step sizes in, one folder out, and back; one folder or several.
+"""Read and write distilled sets: synthetic images with labels and step sizes, one folder a set.
 
 `data/distilled/<name>/distilled.safetensors` holds `images` f32 [steps n 3 h w] in the network's *normalised* input
 space, `labels` i64 [steps n] and `step_sizes` f32 [steps]; `card.json` says for which classes and which preprocessing.
@@ -7,7 +7,7 @@ Beside them: `saved/epoch-*.safetensors` (the images of earlier outer epochs), `
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from fer_pipeline.core.files import read_json, write_bytes, write_json
 ARRAYS = "distilled.safetensors"
 CARD = "card.json"
 SAVED = re.compile(r"epoch-(\d+)\.safetensors")
+ARRAY_NAMES = ("images", "labels", "step_sizes")
 
 
 @dataclass(frozen=True)
-class Distilled:
+class DistilledSet:
     """A distilled set. `preprocessing` is the dumped settings that turn a crop into the images' space."""
 
     images: Float32[np.ndarray, "steps n 3 h w"]
@@ -35,11 +36,11 @@ class Distilled:
     preprocessing: Mapping[str, Any]
 
     def flat(self) -> tuple[Float32[np.ndarray, "k 3 h w"], Int64[np.ndarray, " k"]]:
-        """All images with their labels, without the order of steps: what the final training uses."""
+        """Returns all images with their labels, without the order of steps: what the final training uses."""
         return self.images.reshape(-1, *self.images.shape[2:]), self.labels.reshape(-1)
 
 
-def write_distilled(folder: Path, distilled: Distilled, about: Mapping[str, Any]) -> None:
+def write_distilled(folder: Path, distilled: DistilledSet, about: Mapping[str, Any]) -> None:
     """Writes arrays and card; `about` (settings, hashes of source and model) goes into the card beside the rest."""
     steps, count, _, height, width = distilled.images.shape
     if not np.isfinite(distilled.images).all():
@@ -53,18 +54,17 @@ def write_distilled(folder: Path, distilled: Distilled, about: Mapping[str, Any]
         "height": height,
         "width": width,
     }
-    arrays = {"images": distilled.images, "labels": distilled.labels, "step_sizes": distilled.step_sizes}
-    write_arrays(folder / ARRAYS, arrays)
+    write_arrays(folder / ARRAYS, {name: getattr(distilled, name) for name in ARRAY_NAMES})
     write_json(folder / CARD, card)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays as one safetensors file, whole or not at all."""
+    """Writes named arrays as one safetensors file, whole or not at all."""
     write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of one safetensors file; a missing or damaged file is a DataError."""
+    """Reads the arrays of one safetensors file; a missing or damaged file is a DataError."""
     try:
         return load_file(path)
     except FileNotFoundError:
@@ -74,17 +74,17 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def distilled_folders(folder: Path) -> list[Path]:
-    """The folder itself where it is a distilled set, else its subfolders that are, by name."""
+    """Returns the folder itself where it is a distilled set, else its subfolders that are, by name."""
     if (folder / CARD).exists():
         return [folder]
-    found = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
-    if not found:
+    folders = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    if not folders:
         raise DataError(f"no distilled set in {folder} (no {CARD}, nor in its subfolders); run: dvc repro distill")
-    return found
+    return folders
 
 
-def read_distilled(folder: Path, *, classes: Sequence[str] | None = None) -> Distilled:
-    """One distilled set, or all those of a parent folder one after the other as more steps."""
+def read_distilled(folder: Path, *, classes: Sequence[str] | None = None) -> DistilledSet:
+    """Reads one distilled set, or joins those of a parent folder as more steps; sets that differ are a DataError."""
     parts = [_read_one(path) for path in distilled_folders(folder)]
     first = parts[0]
     if classes is not None and first.classes != tuple(classes):
@@ -101,38 +101,25 @@ def read_distilled(folder: Path, *, classes: Sequence[str] | None = None) -> Dis
                 raise DataError(
                     f"the distilled sets in {folder} differ in {what} ({found} and {expected}); use one at a time"
                 )
-    return Distilled(
-        images=np.concatenate([part.images for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        step_sizes=np.concatenate([part.step_sizes for part in parts]),
-        classes=first.classes,
-        preprocessing=first.preprocessing,
-    )
+    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES})
 
 
-def _read_one(folder: Path) -> Distilled:
+def _read_one(folder: Path) -> DistilledSet:
     card = read_json(folder / CARD)
     arrays = read_arrays(folder / ARRAYS)
-    if missing := {"images", "labels", "step_sizes"} - set(arrays):
+    if missing := {*ARRAY_NAMES} - set(arrays):
         raise DataError(f"{folder / ARRAYS} lacks {sorted(missing)}; remove the folder and run: dvc repro distill")
-    return Distilled(
-        images=arrays["images"],
-        labels=arrays["labels"],
-        step_sizes=arrays["step_sizes"],
-        classes=tuple(card["classes"]),
-        preprocessing=card["preprocessing"],
-    )
+    chosen = {name: arrays[name] for name in ARRAY_NAMES}
+    return DistilledSet(**chosen, classes=tuple(card["classes"]), preprocessing=card["preprocessing"])
 
 
 def saved_name(epoch: int) -> str:
-    """The file of the images after an outer epoch."""
+    """Returns the file name of the images after an outer epoch."""
     return f"epoch-{epoch:04d}.safetensors"
 
 
 def read_saved(folder: Path) -> dict[int, Float32[np.ndarray, "steps n 3 h w"]]:
-    """The saved images under `folder / "saved"` by outer epoch, in order."""
-    found = {}
-    for path in folder.glob("saved/epoch-*.safetensors"):
-        if match := SAVED.fullmatch(path.name):
-            found[int(match.group(1))] = read_arrays(path)["images"]
-    return dict(sorted(found.items()))
+    """Reads the saved images under `folder / "saved"` by outer epoch, in order."""
+    matches = {path: SAVED.fullmatch(path.name) for path in folder.glob("saved/epoch-*.safetensors")}
+    epochs = {int(match.group(1)): path for path, match in matches.items() if match}
+    return {epoch: read_arrays(path)["images"] for epoch, path in sorted(epochs.items())}

@@ -1,8 +1,8 @@
-"""Features on disk: identifiers and half-precision vectors in, `data/embeddings/<set>/part-*.arrow` out, and back.
+"""Read and write the embeddings of faces: `data/embeddings/<set>/part-*.arrow`.
 
 Columns: `face_id`, `vector` fixed-size list of f16[d], every number finite. A shard holds the faces of the shard of
 `data/faces` with the same number, in the same order. The metadata names the checkpoint by the SHA-256 of its weights:
-features of two checkpoints must never meet.
+embeddings of two checkpoints must never meet.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,17 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Float16
 
-from fer_pipeline.artifacts.arrow import (
-    about_of,
-    ipc_paths,
-    matrix_column,
-    matrix_view,
-    open_ipc,
-    read_batches,
-    walk_ipc,
-    with_about,
-    write_ipc,
-)
+from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
 
 
@@ -49,12 +39,6 @@ class Block:
         return len(self.face_id)
 
 
-def embedding_schema(dimensions: int, *, model: str) -> pa.Schema:
-    """The schema of features of `dimensions` numbers from the checkpoint with this hash."""
-    fields = [pa.field("face_id", pa.string()), pa.field("vector", pa.list_(pa.float16(), dimensions))]
-    return with_about(fields, model=model)
-
-
 def write_embeddings(
     path: Path,
     batches: Iterable[tuple[pa.StringArray, Float[np.ndarray, "_ d"]]],
@@ -63,8 +47,12 @@ def write_embeddings(
     model: str,
     shard: str,
 ) -> int:
-    """Writes one shard in place and gives its rows; a NaN or infinite number is a DataError that names `shard`."""
-    schema = embedding_schema(dimensions, model=model)
+    """Writes one shard in place and returns its rows; a NaN or infinite number is a DataError that names `shard`.
+
+    `model` is the SHA-256 of the checkpoint's weights, `dimensions` the length of a vector.
+    """
+    fields = [pa.field("face_id", pa.string()), pa.field("vector", pa.list_(pa.float16(), dimensions))]
+    schema = pa.schema(fields, metadata=arrow.encode_metadata(model=model))
     bad = 0
 
     def rows() -> Iterator[pa.RecordBatch]:
@@ -73,9 +61,9 @@ def write_embeddings(
             with np.errstate(over="ignore"):  # what half precision cannot hold is counted below
                 half = vector.astype(np.float16)
             bad += int((~np.isfinite(half).all(axis=1)).sum())
-            yield pa.RecordBatch.from_arrays([face_id, matrix_column(half)], schema=schema)
+            yield pa.RecordBatch.from_arrays([face_id, arrow.matrix_column(half)], schema=schema)
 
-    written = write_ipc(path, schema, rows())
+    written = arrow.write_ipc(path, schema, rows())
     if bad:
         raise DataError(
             f"{shard}: {bad} of {written} faces have NaN or infinite features (half precision holds up to 65,504); "
@@ -85,49 +73,44 @@ def write_embeddings(
 
 
 def iter_embeddings(path: Path, *, batch_size: int | None = None) -> Iterator[Embeddings]:
-    """The batches of one shard as views into its memory map, at most `batch_size` rows each."""
-    for batch in read_batches(path):
+    """Yields the batches of one shard as views into its memory map, at most `batch_size` rows each."""
+    for batch in arrow.read_batches(path):
         step = batch_size or max(batch.num_rows, 1)
         for start in range(0, batch.num_rows, step):
             part = batch.slice(start, step)
-            yield Embeddings(face_id=part.column("face_id"), vector=matrix_view(part.column("vector")))
+            yield Embeddings(face_id=part.column("face_id"), vector=arrow.matrix_view(part.column("vector")))
 
 
-def walk_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
-    """A shard in blocks of at most `rows` faces, for one pass over it; `walk_ipc` says how long the views are good."""
-    for table in walk_ipc(path, rows=rows):
+def stream_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
+    """Yields a shard in blocks of at most `rows` faces, for one pass over it.
+
+    `arrow.stream_ipc` says how long the views are valid. A face without a vector is a DataError.
+    """
+    for table in arrow.stream_ipc(path, rows=rows):
         column = table.column("vector")
         if column.null_count:
             raise DataError(f"{path} has {column.null_count:,} faces without a vector; remove it and rerun embed")
-        yield Block(table.column("face_id"), tuple(rows_of(chunk) for chunk in column.chunks))
-
-
-def rows_of(chunk: pa.FixedSizeListArray) -> Float16[np.ndarray, "n d"]:
-    """`matrix_view` in a quarter of the time, which counts where record batches are small."""
-    width = chunk.type.list_size
-    numbers = chunk.values.to_numpy()[chunk.offset * width : (chunk.offset + len(chunk)) * width]
-    return numbers.reshape(len(chunk), width)
+        yield Block(table.column("face_id"), tuple(map(arrow.matrix_view, column.chunks)))
 
 
 def embedding_paths(folder: Path) -> list[Path]:
-    """The shards of a set in order; shards of different checkpoints or widths are a DataError."""
-    paths = ipc_paths(folder)
-    first = model_of(paths[0])
+    """Returns the shards of a set in order; shards of different checkpoints or widths are a DataError."""
+    paths = arrow.list_shards(folder, "part-*.arrow")
+    first = read_model_and_width(paths[0])
     for path in paths[1:]:
-        if model_of(path) != first:
+        if read_model_and_width(path) != first:
             raise DataError(f"{path} and {paths[0]} hold features of different checkpoints; rerun embed")
     return paths
 
 
-def model_of(path: Path) -> tuple[str, int]:
-    """The checkpoint's hash and the number of dimensions of a shard."""
-    schema = open_ipc(path).schema
-    columns = dict(zip(schema.names, schema.types, strict=True))
-    vector = columns.get("vector")
+def read_model_and_width(path: Path) -> tuple[str, int]:
+    """Returns the hash of the checkpoint that a shard was made with and the length of its vectors."""
+    schema = arrow.open_ipc(path).schema
+    vector = dict(zip(schema.names, schema.types, strict=True)).get("vector")
     if vector is None or not pa.types.is_fixed_size_list(vector) or vector.value_type != pa.float16():
         found = f"has {vector}" if vector is not None else "is missing"
         raise DataError(
             f"{path} was not written by embed (its column vector {found}, expected lists of half-precision numbers); "
             "remove it and rerun embed"
         )
-    return about_of(schema).get("model", ""), schema.field("vector").type.list_size
+    return arrow.schema_metadata(schema).get("model", ""), vector.list_size

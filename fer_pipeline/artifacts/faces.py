@@ -1,4 +1,4 @@
-"""Aligned faces on disk: rows in, Parquet shards out, and back as arrays.
+"""Read and write aligned faces: Parquet shards with one row a face.
 
 `data/faces/<set>/<split>/part-*.parquet` follows the image convention of the `datasets` library (a struct of bytes and
 path, with its schema metadata), so that `datasets`, its viewer and DuckDB open it; `label` is int64 because smaller
@@ -20,13 +20,21 @@ import simplejpeg
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 
 ROWS_PER_GROUP = 100
-IMAGE_TYPE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-LANDMARKS_TYPE = pa.list_(pa.float32(), 10)
-METADATA_KEY = b"fer_pipeline"
+FACE_COLUMNS = {
+    "face_id": pa.string(),
+    "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
+    "label": pa.int64(),
+    "subject": pa.string(),
+    "split": pa.string(),
+    "landmarks": pa.list_(pa.float32(), 10),
+    "score": pa.float32(),
+    "source": pa.string(),
+}
 
 
 @dataclass(frozen=True)
@@ -44,21 +52,12 @@ class Faces:
 
 
 def face_fields() -> list[pa.Field]:
-    """The columns of an aligned face, in order; all nullable, or `datasets` would not see their metadata."""
-    return [
-        pa.field("face_id", pa.string()),
-        pa.field("image", IMAGE_TYPE),
-        pa.field("label", pa.int64()),
-        pa.field("subject", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("landmarks", LANDMARKS_TYPE),
-        pa.field("score", pa.float32()),
-        pa.field("source", pa.string()),
-    ]
+    """Returns the columns of an aligned face, in order; all nullable, or `datasets` would not see their metadata."""
+    return [pa.field(name, kind) for name, kind in FACE_COLUMNS.items()]
 
 
 def image_schema(fields: Sequence[pa.Field], classes: Sequence[str], **about: Any) -> pa.Schema:
-    """A schema with the metadata of `datasets`: integer columns called *label become class labels, `image` an image."""
+    """Builds a schema with the metadata of `datasets`: columns called *label become class labels, `image` an image."""
     features: dict[str, Any] = {}
     for field in fields:
         if field.name.endswith("label"):
@@ -70,11 +69,8 @@ def image_schema(fields: Sequence[pa.Field], classes: Sequence[str], **about: An
             features[field.name] = {"feature": item, "length": field.type.list_size, "_type": "List"}
         else:
             features[field.name] = {"dtype": _dtype(field.type), "_type": "Value"}
-    metadata = {
-        b"huggingface": json.dumps({"info": {"features": features}}).encode(),
-        METADATA_KEY: json.dumps({"classes": list(classes), **about}, sort_keys=True).encode(),
-    }
-    return pa.schema(list(fields), metadata=metadata)
+    features_metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    return pa.schema(list(fields), metadata=features_metadata | arrow.encode_metadata(classes=list(classes), **about))
 
 
 def _dtype(kind: pa.DataType) -> str:
@@ -82,7 +78,7 @@ def _dtype(kind: pa.DataType) -> str:
 
 
 def face_schema(classes: Sequence[str], *, crop: int, **about: Any) -> pa.Schema:
-    """The schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side."""
+    """Builds the schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side."""
     return image_schema(face_fields(), classes, crop=crop, **about)
 
 
@@ -106,54 +102,46 @@ def write_parquet(path: Path, rows: pa.Table) -> None:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards under a folder in order of their names, at any depth."""
-    found = sorted(path for path in folder.rglob("part-*.parquet") if not path.name.startswith("."))
-    if not found:
-        raise DataError(f"no shards in {folder}; run the stage that writes it (dvc repro)")
-    return found
+    """Returns the shards under a folder, at any depth, in order of their names; DataError where there is none."""
+    return arrow.list_shards(folder, "**/part-*.parquet")
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What the shards' metadata says: `classes`, `crop`, `border` and what else the writer noted."""
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Reads what the shards' metadata says: `classes`, `crop`, `border` and what else the writer noted."""
     path = shard_paths(folder)[0]
-    metadata = open_shard(path).schema_arrow.metadata or {}
-    if METADATA_KEY not in metadata:
+    metadata = arrow.schema_metadata(open_shard(path).schema_arrow)
+    if "classes" not in metadata:
         raise DataError(
             f"{path} carries no class names; it was not written by this pipeline, import it with an adapter"
         )
-    return json.loads(metadata[METADATA_KEY])
+    return metadata
 
 
 def read_classes(folder: Path) -> tuple[str, ...]:
-    """The class names, in the order of the label numbers."""
-    return tuple(read_about(folder)["classes"])
+    """Returns the class names, in the order of the label numbers."""
+    return tuple(read_metadata(folder)["classes"])
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
-    """A shard opened for reading; a damaged one is a DataError."""
+    """Opens a shard for reading; a damaged one is a DataError."""
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    told = " ".join(str(error).split())
-    return DataError(f"{path} is no readable Parquet shard ({told}); remove it and rerun its stage")
+        raise arrow.unreadable(path, error, "Parquet shard") from None
 
 
 def read_table(folder: Path, columns: list[str]) -> pa.Table:
-    """Columns of a whole split without decoding, in shard order."""
+    """Reads columns of a whole split without decoding, in shard order."""
     return pa.concat_tables([open_shard(path).read(columns=columns) for path in shard_paths(folder)])
 
 
 def read_faces(folder: Path) -> Faces:
-    """A whole split, decoded into memory."""
+    """Reads and decodes a whole split into memory."""
     return join_faces(list(iter_faces(folder, batch_size=1024)))
 
 
 def join_faces(parts: Sequence[Faces]) -> Faces:
-    """Batches of one set as one."""
+    """Concatenates batches of one set."""
     return Faces(
         face_id=np.concatenate([part.face_id for part in parts]),
         images=np.concatenate([part.images for part in parts]),
@@ -164,33 +152,27 @@ def join_faces(parts: Sequence[Faces]) -> Faces:
 
 
 def iter_faces(folder: Path, batch_size: int, *, label: Literal["label", "pseudo_label"] = "label") -> Iterator[Faces]:
-    """Decoded batches in shard order with bounded memory; `label` names the column that gives the labels."""
+    """Yields decoded batches in shard order with bounded memory; `label` names the column that gives the labels."""
     classes = read_classes(folder)
     for path in shard_paths(folder):
-        shard = open_shard(path)
-        for batch in shard.iter_batches(batch_size, columns=["face_id", "image", label, "subject"]):
-            yield faces_of(batch, classes, label=label)
-
-
-def faces_of(batch: pa.RecordBatch, classes: tuple[str, ...], *, label: str = "label") -> Faces:
-    """One record batch, decoded."""
-    return Faces(
-        face_id=np.array(batch.column("face_id").to_pylist(), dtype=object),
-        images=decode(encoded_images(batch)),
-        labels=batch.column(label).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
-        subjects=np.array([subject or "" for subject in batch.column("subject").to_pylist()], dtype=object),
-        classes=classes,
-    )
+        for batch in open_shard(path).iter_batches(batch_size, columns=["face_id", "image", label, "subject"]):
+            yield Faces(
+                face_id=np.array(batch.column("face_id").to_pylist(), dtype=object),
+                images=decode(encoded_images(batch)),
+                labels=batch.column(label).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
+                subjects=np.array([subject or "" for subject in batch.column("subject").to_pylist()], dtype=object),
+                classes=classes,
+            )
 
 
 def iter_encoded(path: Path, batch_size: int) -> Iterator[tuple[pa.StringArray, list[memoryview]]]:
-    """Identifiers and encoded pictures of one shard, `batch_size` at a time, whatever its row groups are.
+    """Yields identifiers and encoded images of one shard, `batch_size` at a time, whatever its row groups are.
 
-    The pictures are views into what Parquet gave; no more than a batch and a row group of them is held.
+    The images are views into what Parquet gave; no more than a batch and a row group of them is held.
     """
     waiting: list[pa.StringArray] = []
     images: list[memoryview] = []
-    for batch in iter_columns(path, ["face_id", "image.bytes"], most=batch_size):
+    for batch in iter_columns(path, ["face_id", "image.bytes"], max_rows=batch_size):
         waiting.append(batch.column("face_id"))
         images += encoded_images(batch)
         while len(images) >= batch_size:
@@ -201,26 +183,26 @@ def iter_encoded(path: Path, batch_size: int) -> Iterator[tuple[pa.StringArray, 
         yield pa.chunked_array(waiting).combine_chunks(), images
 
 
-def iter_columns(path: Path, columns: Sequence[str], *, most: int = 10_000) -> Iterator[pa.RecordBatch]:
-    """Columns of one shard, a row group at a time, or in parts of `most` rows where row groups have more."""
+def iter_columns(path: Path, columns: Sequence[str], *, max_rows: int = 10_000) -> Iterator[pa.RecordBatch]:
+    """Yields columns of one shard, a row group at a time, or in parts of `max_rows` where row groups have more."""
     shard = open_shard(path)
     if missing := {column.split(".")[0] for column in columns} - set(shard.schema_arrow.names):
         raise DataError(f"{path} has no column {' and '.join(sorted(missing))}; it is no shard of faces, rerun align")
-    # Arrow copies pictures once more that it must gather from two row groups.
-    rows = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
-    batches = shard.iter_batches(min([most, *rows[:1]]), columns=list(columns), use_threads=False)
+    # Arrow copies images once more that it must gather from two row groups.
+    group_rows = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
+    batches = shard.iter_batches(min([max_rows, *group_rows[:1]]), columns=list(columns), use_threads=False)
     while True:
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(path, error) from None
+            raise arrow.unreadable(path, error, "Parquet shard") from None
         if batch is None:
             return
         yield batch
 
 
 def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
-    """The encoded pictures of a batch as views into Arrow's buffer, without a copy."""
+    """Returns the encoded images of a batch as views into Arrow's buffer, without a copy."""
     column = batch.column("image").field("bytes")
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
@@ -229,12 +211,12 @@ def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
 
 
 def decode(encoded: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "n h w 3"]:
-    """Encoded crops of one size as RGB."""
-    return stacked([decode_one(item) for item in encoded])
+    """Decodes crops of one size as RGB."""
+    return stack_images([decode_one(item) for item in encoded])
 
 
-def stacked(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "n h w 3"]:
-    """Decoded crops of one size as one array."""
+def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "n h w 3"]:
+    """Stacks decoded crops of one size; crops of several sizes are a DataError."""
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise DataError(f"crops of different sizes {sorted(sizes)} in one shard; rerun align with one crop size")
@@ -242,7 +224,7 @@ def stacked(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "
 
 
 def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
-    """One of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow."""
+    """Decodes one of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow."""
     if bytes(encoded[:2]) == b"\xff\xd8":
         return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
     with Image.open(io.BytesIO(encoded)) as picture:
@@ -250,7 +232,7 @@ def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def encode(image: UInt8[np.ndarray, "h w 3"], *, format: Literal["jpeg", "png"] = "jpeg", quality: int = 95) -> bytes:
-    """An RGB crop as JPEG (4:4:4, so that colour keeps its resolution) or PNG bytes, the same for the same pixels."""
+    """Encodes an RGB crop as JPEG (4:4:4, so that colour keeps its resolution) or PNG, equal bytes for equal pixels."""
     if format == "jpeg":
         return simplejpeg.encode_jpeg(
             np.ascontiguousarray(image), quality=quality, colorspace="RGB", colorsubsampling="444"

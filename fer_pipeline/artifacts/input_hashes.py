@@ -1,14 +1,14 @@
-"""Files, or ranges of them, in, a hash of their bytes out; remembered by size, time, inode and range.
+"""Hash input files, or ranges of them, and remember the hashes by size, time, inode and range.
 
-What is remembered is one line for each shard of input, so that a pool of millions of records stays cheap. A file that
-cannot be read is part of the hash as such and is not remembered.
+One line is remembered for each shard of input, so that a pool of millions of records stays cheap. A file that cannot be
+read is part of the hash as such and is not remembered.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
@@ -18,101 +18,96 @@ from fer_pipeline.core.samples import Sample
 
 CHUNK = 1 << 20
 SECONDS_BETWEEN_SAVES = 30.0
+WHOLE_FILES = 64  # hashes of whole files that are held at a time
 
-Range = tuple[Path, int, int]
+Range = tuple[Path, int, int]  # path, offset, length; -1 for the rest of the file
 
 
-class Contents:
-    """The memory of one data set, in a file of the store."""
+class InputHashes:
+    """The remembered hashes of one data set, in a file of the store. As a context manager it saves them at the end."""
 
     def __init__(self, memory: Path, *, verify: bool = False) -> None:
         self._path = memory
         self._known = {} if verify else _load(memory)
         self._used: dict[str, str] = {}
-        self._whole: dict[Range, str] = {}
+        self._whole_files: dict[Range, str] = {}
         self._saved = time.monotonic()
 
-    def of(self, samples: Sequence[Sample]) -> str:
-        """The hash of what these samples' pictures depend on, in order."""
+    def hash_samples(self, samples: Sequence[Sample]) -> str:
+        """Returns the hash of what these samples' images depend on, in order."""
         ranges = list(dict.fromkeys((sample.path, sample.offset, sample.length) for sample in samples))
         states = {path: _state(path) for path in {path for path, _, _ in ranges}}
         key = fingerprint(*((str(path), *states[path], offset, length) for path, offset, length in ranges))
-        found = self._known.get(key)
-        if found is None:
+
+        def compute() -> tuple[str, bool]:
             hashes = [self._hash(part) for part in ranges]
-            found = fingerprint(*hashes)
-            if "" in hashes:
-                return found
-            self._remember(key, found)
-        self._used[key] = found
-        return found
+            return fingerprint(*hashes), "" not in hashes
 
-    def of_file(self, path: Path) -> str:
-        """The SHA-256 of one whole file; DataError where it cannot be read."""
-        key = fingerprint(str(path), *_state(path))
-        found = self._known.get(key)
-        if found is None:
-            found = self._hash((path, 0, -1))
-            if not found:
+        return self._look_up(key, compute)
+
+    def hash_file(self, path: Path) -> str:
+        """Returns the SHA-256 of one whole file; DataError where it cannot be read."""
+
+        def compute() -> tuple[str, bool]:
+            if not (sha256 := self._hash((path, 0, -1))):
                 raise DataError(f"{path} cannot be read; look at the file, or rerun the stage that writes it")
-            self._remember(key, found)
-        self._used[key] = found
-        return found
+            return sha256, True
 
-    def save(self) -> None:
-        """Writes what was used this time; the rest is forgotten."""
-        self._write(self._used)
+        return self._look_up(fingerprint(str(path), *_state(path)), compute)
 
-    def __enter__(self) -> "Contents":
+    def __enter__(self) -> "InputHashes":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Saves; after a fault nothing is forgotten, since not all was asked for."""
-        if kind is None:
-            self.save()
-        else:
-            self._write({**self._known, **self._used})
+        # What was not used this time is forgotten, but not after an error, since not all was asked for.
+        self._write(self._used if kind is None else {**self._known, **self._used})
 
-    def _remember(self, key: str, found: str) -> None:
-        self._known[key] = found
-        # To read a pool again after every crash would cost hours.
-        if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:
-            self._write(self._known)
+    def _look_up(self, key: str, compute: Callable[[], tuple[str, bool]]) -> str:
+        """Returns the hash under `key`; `compute` gives it and tells whether it may be remembered."""
+        if key not in self._known:
+            value, readable = compute()
+            if not readable:
+                return value
+            self._known[key] = value
+            if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:  # to read a pool again would cost hours
+                self._write(self._known)
+        self._used[key] = self._known[key]
+        return self._known[key]
 
     def _write(self, hashes: dict[str, str]) -> None:
         write_text(self._path, json.dumps(hashes, sort_keys=True))
         self._saved = time.monotonic()
 
     def _hash(self, part: Range) -> str:
-        # Many samples of one shard, and many shards, may depend on one whole file.
-        if part not in self._whole:
-            digest = hashlib.sha256()
-            try:
-                for block in _blocks(part):
-                    digest.update(block)
-            except OSError:
-                return ""
-            if part[2] >= 0:
-                return digest.hexdigest()
-            self._whole = (
-                {**self._whole, part: digest.hexdigest()} if len(self._whole) < 64 else {part: digest.hexdigest()}
-            )
-        return self._whole[part]
+        """Returns the SHA-256 of a range, '' where it cannot be read."""
+        if part in self._whole_files:
+            return self._whole_files[part]
+        digest = hashlib.sha256()
+        try:
+            for block in _blocks(part):
+                digest.update(block)
+        except OSError:
+            return ""
+        if part[2] < 0:  # many samples of one shard, and many shards, may depend on one whole file
+            if len(self._whole_files) >= WHOLE_FILES:
+                self._whole_files.clear()
+            self._whole_files[part] = digest.hexdigest()
+        return digest.hexdigest()
 
 
 def _load(memory: Path) -> dict[str, str]:
     try:
         return dict(json.loads(memory.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return {}  # a lost memory costs a reading, nothing else
+        return {}  # lost hashes cost a reading, nothing else
 
 
 def _state(path: Path) -> tuple[int, int, int]:
     try:
-        found = os.stat(path)
+        state = os.stat(path)
     except OSError:
         return (-1, -1, -1)
-    return (found.st_size, found.st_mtime_ns, found.st_ino)
+    return (state.st_size, state.st_mtime_ns, state.st_ino)
 
 
 def _blocks(part: Range) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Who was mined: `data/mined/{mined.parquet, random.parquet, summary.json, sweep.parquet}`.
+"""Read and write what was mined: `data/mined/{mined.parquet, random.parquet, summary.json, sweep.parquet}`.
 
 `mined.parquet` has one row a face that passed the margin rule: `face_id`, `pool`, `label` (the pseudo-label), `cosine`
 to its centroid, `margin`, and `rank` in its class over all pools, from 1, nearest to the centroid first; rows stand in
@@ -22,28 +22,20 @@ from fer_pipeline.core.files import read_json, replacing
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
-SWEEP_FIELDS = (
-    pa.field("margin", pa.float64()),
-    pa.field("class", pa.string()),
-    pa.field("kept", pa.int64()),
-    pa.field("heldout", pa.int64()),
-    pa.field("precision", pa.float64()),
-    pa.field("low", pa.float64()),
-    pa.field("high", pa.float64()),
-)
+SWEEP_COLUMNS = ("margin", "class", "kept", "heldout", "precision", "low", "high")
+MINED_COLUMNS = {
+    "face_id": pa.string(),
+    "pool": pa.string(),
+    "label": pa.int64(),
+    "cosine": pa.float32(),
+    "margin": pa.float32(),
+    "rank": pa.int64(),
+}
 
 
 def mined_schema(classes: Sequence[str]) -> pa.Schema:
-    """The columns of mined and of random faces."""
-    fields = [
-        pa.field("face_id", pa.string()),
-        pa.field("pool", pa.string()),
-        pa.field("label", pa.int64()),
-        pa.field("cosine", pa.float32()),
-        pa.field("margin", pa.float32()),
-        pa.field("rank", pa.int64()),
-    ]
-    return image_schema(fields, classes)
+    """Returns the schema of mined and of random faces."""
+    return image_schema([pa.field(name, kind) for name, kind in MINED_COLUMNS.items()], classes)
 
 
 def write_rows(path: Path, rows: pa.Table) -> None:
@@ -53,7 +45,7 @@ def write_rows(path: Path, rows: pa.Table) -> None:
 
 
 def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
-    """`mined.parquet` or `random.parquet`; other classes than asked for are a DataError."""
+    """Reads `mined.parquet` or `random.parquet`; other classes than asked for are a DataError."""
     path = folder / name
     if not path.is_file():
         raise DataError(f"{path} does not exist; run mine (dvc repro)")
@@ -65,7 +57,7 @@ def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """The rule, the margins, counts and estimated precisions."""
+    """Reads the rule, the margins, counts and estimated precisions."""
     return read_json(folder / SUMMARY)
 
 
@@ -78,23 +70,28 @@ def sweep_table(
     interval: Float64[np.ndarray, "t c 3"],
     overall: Float64[np.ndarray, "t 3"],
 ) -> pa.Table:
-    """The sweep as one row a margin and class; NaN becomes null."""
+    """Builds the sweep with one row for each margin and class; NaN becomes null."""
     names = [ALL_CLASSES, *classes]
     counts = [np.concatenate([part.sum(axis=1, keepdims=True), part], axis=1).ravel() for part in (kept, heldout)]
-    values = np.concatenate([overall[:, None], interval], axis=1).reshape(-1, 3)
-    columns = [
-        pa.array(np.repeat(margin, len(names))),
-        pa.array(names * len(margin)),
-        *(pa.array(part) for part in counts),
-        *(pa.array(values[:, i], from_pandas=True) for i in range(3)),
-    ]
-    return pa.Table.from_arrays(columns, schema=pa.schema(list(SWEEP_FIELDS)))
+    precisions = np.concatenate([overall[:, None], interval], axis=1).reshape(-1, 3)
+    return pa.table(
+        {
+            "margin": pa.array(np.repeat(margin, len(names)), pa.float64()),
+            "class": pa.array(names * len(margin), pa.string()),
+            "kept": pa.array(counts[0], pa.int64()),
+            "heldout": pa.array(counts[1], pa.int64()),
+            **{
+                name: pa.array(precisions[:, i], pa.float64(), from_pandas=True)
+                for i, name in enumerate(("precision", "low", "high"))
+            },
+        }
+    )
 
 
 def read_sweep(folder: Path) -> pa.Table | None:
     """Read `sweep.parquet`, None where there is none; a damaged file is a DataError."""
     path = folder / SWEEP
     try:
-        return pq.read_table(path, columns=[field.name for field in SWEEP_FIELDS]) if path.exists() else None
+        return pq.read_table(path, columns=list(SWEEP_COLUMNS)) if path.exists() else None
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({error}); run: dvc repro mine") from None

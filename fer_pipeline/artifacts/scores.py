@@ -1,4 +1,4 @@
-"""Cosines on disk: `data/scores/<pool>/{part-*.arrow, heldout.arrow, centroids.safetensors, summary.json}`.
+"""Read and write scores: `data/scores/<pool>/{part-*.arrow, heldout.arrow, centroids.safetensors, summary.json}`.
 
 Columns: `face_id`, `cosine` fixed-size list of f32[c] in the order of the classes, `nearest` int64 (exact ties: the
 lowest class), `margin` f32, best cosine minus second best. `heldout.arrow` holds the anchor faces that were neither
@@ -17,15 +17,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fer_pipeline.artifacts.arrow import (
-    about_of,
-    ipc_paths,
-    matrix_column,
-    matrix_view,
-    read_ipc,
-    with_about,
-    write_ipc,
-)
+from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing, write_bytes
 
@@ -58,14 +50,15 @@ class Centroids:
 
 
 def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema:
-    """The schema of scores against these classes."""
+    """Returns the schema of scores against these classes."""
     fields = [
         pa.field("face_id", pa.string()),
         pa.field("cosine", pa.list_(pa.float32(), len(classes))),
         pa.field("nearest", pa.int64()),
         pa.field("margin", pa.float32()),
     ]
-    return with_about([*fields, pa.field("label", pa.int64())] if labelled else fields, classes=list(classes))
+    fields += [pa.field("label", pa.int64())] if labelled else []
+    return pa.schema(fields, metadata=arrow.encode_metadata(classes=list(classes)))
 
 
 def score_batch(
@@ -77,38 +70,38 @@ def score_batch(
     margin: Float32[np.ndarray, " n"],
     label: Int64[np.ndarray, " n"] | None = None,
 ) -> pa.RecordBatch:
-    """One record batch of scores."""
-    columns = [face_id, matrix_column(cosine), pa.array(nearest), pa.array(margin)]
+    """Builds one record batch of scores."""
+    columns = [face_id, arrow.matrix_column(cosine), pa.array(nearest), pa.array(margin)]
     return pa.RecordBatch.from_arrays(columns if label is None else [*columns, pa.array(label)], schema=schema)
 
 
 def write_scores(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
-    """Writes one file of scores, whole or not at all, and gives its rows."""
+    """Writes one file of scores, whole or not at all, and returns its rows."""
     with replacing(path) as temporary:
-        return write_ipc(temporary, schema, batches)
+        return arrow.write_ipc(temporary, schema, batches)
 
 
 def read_scores(folder: Path, *, classes: Sequence[str]) -> Scores:
-    """All scores of a pool; the identifiers stay on the disk until they are asked for."""
-    return scores_of(read_ipc(ipc_paths(folder)), classes=classes, where=folder)
+    """Reads all scores of a pool; the identifiers stay on the disk until they are used."""
+    return _read_scores(arrow.list_shards(folder, "part-*.arrow"), classes, where=folder)
 
 
 def read_heldout(folder: Path, *, classes: Sequence[str]) -> Scores:
-    """The scores of the held-out anchor faces, with their labels."""
+    """Reads the scores of the held-out anchor faces, with their labels."""
     path = folder / HELDOUT
     if not path.is_file():
         raise DataError(f"{path} does not exist; run score (dvc repro)")
-    return scores_of(read_ipc([path]), classes=classes, where=path)
+    return _read_scores([path], classes, where=path)
 
 
-def scores_of(table: pa.Table, *, classes: Sequence[str], where: Path) -> Scores:
-    """A table of scores as arrays; other classes than asked for are a DataError."""
-    found = about_of(table.schema).get("classes")
-    if found != list(classes):
-        raise DataError(f"{where} was scored against the classes {found}, expected {list(classes)}; rerun score")
+def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path) -> Scores:
+    table = pa.concat_tables([arrow.open_ipc(path).read_all() for path in paths])
+    stored = arrow.schema_metadata(table.schema).get("classes")
+    if stored != list(classes):
+        raise DataError(f"{where} was scored against the classes {stored}, expected {list(classes)}; rerun score")
     best, directed = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for chunk in table.column("cosine").chunks:
-        cosine = matrix_view(chunk)
+        cosine = arrow.matrix_view(chunk)
         best.append(cosine.max(axis=1))
         directed.append(np.any(cosine, axis=1))
     return Scores(
@@ -128,7 +121,7 @@ def write_centroids(folder: Path, centroids: Centroids) -> None:
 
 
 def read_centroids(folder: Path) -> Centroids:
-    """The centroids of a pool's scores."""
+    """Reads the centroids of a pool's scores; a missing or damaged file is a DataError."""
     path = folder / CENTROIDS
     try:
         with safe_open(path, framework="numpy") as stored:

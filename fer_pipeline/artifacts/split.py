@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from fer_pipeline.artifacts.arrow import places_among
+from fer_pipeline.artifacts.arrow import positions_in
 from fer_pipeline.artifacts.faces import open_shard, write_parquet
 from fer_pipeline.core.errors import DataError
 
@@ -32,7 +32,7 @@ class Split:
 
     def labels_of(self, face_id: pa.StringArray, parts: Sequence[str]) -> Int64[np.ndarray, " k"]:
         """Returns the label of each of these faces, `NO_LABEL` for those outside `parts`."""
-        place = places_among(face_id, self.face_id)
+        place = positions_in(face_id, self.face_id)
         labels = np.append(np.where(np.isin(self.part, parts), self.label, NO_LABEL), NO_LABEL)  # the last is place -1
         return labels[place]
 

@@ -16,7 +16,7 @@ from fer_pipeline.health.dvc_config import DvcConfig, read_config
 from fer_pipeline.health.faults import Fault
 from fer_pipeline.health.inspection import Inspection, inspect
 from fer_pipeline.health.outputs import promised
-from fer_pipeline.sharding.locks import alone
+from fer_pipeline.sharding.locks import lock_exclusively
 
 MEGABYTE = 1_000_000
 MOST_ROWS = 40
@@ -142,7 +142,7 @@ def run(
 
     with ExitStack() as stack:
         if remove and store.is_dir():
-            stack.enter_context(alone(store))
+            stack.enter_context(lock_exclusively(store))
         found = inspect(
             root, config, outputs, store=root / store, remote=remote, removal=removal(options), hashing=hashing
         )

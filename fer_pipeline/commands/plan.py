@@ -13,7 +13,7 @@ from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import PARAMS, STORE
 from fer_pipeline.sharding.estimates import Estimate, estimate
 from fer_pipeline.sharding.jobs import Work
-from fer_pipeline.sharding.locks import at_work
+from fer_pipeline.sharding.locks import lock_for_run
 
 STAGES = ("align", "embed")
 
@@ -101,7 +101,7 @@ def plan_stages(
         for name in names or sets:
             if name not in sets:
                 raise DataError(f"{params} has no set {name!r} for {stage}; it has {', '.join(sorted(sets))}")
-            with at_work(store, f"{stage}@{name}"):
+            with lock_for_run(store, f"{stage}@{name}"):
                 try:
                     work = _work(checked, stage, name, store=store, faces=faces, model=model)
                     result = estimate(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.sharding.locks import alone
-from fer_pipeline.sharding.pruning import Useless, remove, useless
+from fer_pipeline.sharding.locks import lock_exclusively
+from fer_pipeline.sharding.pruning import Unused, find_unused, remove
 
 KINDS = {"shard": "shards of no last run", "state": "states of no use", "leftover": "leftovers of dead runs"}
 
@@ -15,22 +15,22 @@ def run(store: Path, *, dry_run: bool = False) -> str:
     """Prunes a store that no run is at work on; `dry_run` only tells."""
     if not any((store / folder).is_dir() for folder in ("shards", "states", "memory")):
         raise DataError(f"{store} is no store of finished shards; name it with --store")
-    with alone(store):
+    with lock_exclusively(store):
         shelf = Store(store)
-        found = useless(shelf)
+        found = find_unused(shelf)
         kept = sum(not path.name.startswith(".") for path in store.glob("shards/*/*"))
         kept -= sum(one.kind == "shard" for one in found)
         if not dry_run:
             for one in found:
                 remove(shelf, one)
-    freed = sum(one.size - one.held for one in found)
-    held = sum(one.held for one in found)
+    freed = sum(one.size - one.linked for one in found)
+    held = sum(one.linked for one in found)
     more = f"; {size_of(held)} more are held by outputs or DVC's cache" if held else ""
     verb = "would be removed" if dry_run else "removed"
     return f"prune: {_counted(found)} {verb}, {size_of(freed)} freed{more}; {kept:,} shards kept"
 
 
-def _counted(found: Sequence[Useless]) -> str:
+def _counted(found: Sequence[Unused]) -> str:
     parts = [(words, [one.size for one in found if one.kind == kind]) for kind, words in KINDS.items()]
     told = [f"{len(sizes):,} {words} ({size_of(sum(sizes))})" for words, sizes in parts if sizes]
     return ", ".join(told) if told else "nothing"

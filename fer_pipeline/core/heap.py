@@ -1,6 +1,6 @@
 """Keep freed memory in the process, so that the next batch of the same size need not ask for it again.
 
-A forward pass on a CPU makes and frees hundreds of megabytes a batch. The C library gives large blocks back to the
+A forward pass on a CPU allocates and frees hundreds of megabytes a batch. The C library gives large blocks back to the
 system at once, and the system clears every page anew: a fifth of the time of a ResNet-18 in batches of 256.
 """
 

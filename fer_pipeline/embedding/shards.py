@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import UInt8
 
-from fer_pipeline.artifacts.arrow import about_of
+from fer_pipeline.artifacts.arrow import schema_metadata
 from fer_pipeline.artifacts.embeddings import write_embeddings
 from fer_pipeline.artifacts.faces import open_shard
 from fer_pipeline.core.errors import DataError
@@ -44,8 +44,8 @@ class FacesShard:
             shard = open_shard(path)
         except DataError:
             return cls(path)
-        about = about_of(shard.schema_arrow)
-        return cls(path, shard.metadata.num_rows, tuple(about.get("classes", ())), about.get("crop"))
+        metadata = schema_metadata(shard.schema_arrow)
+        return cls(path, shard.metadata.num_rows, tuple(metadata.get("classes", ())), metadata.get("crop"))
 
 
 @dataclass(frozen=True)

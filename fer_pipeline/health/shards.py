@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fer_pipeline.artifacts.checksums import Seal, files_of
+from fer_pipeline.artifacts.checksums import Checksums, shard_files
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.health.cures import Cure
 from fer_pipeline.health.digests import Inode, Ledger
@@ -20,7 +20,7 @@ class Shards:
     """The sealed shards of a store and the inodes of their files, by key and by the name of the file in the shard."""
 
     store: Store
-    seals: dict[str, Seal] = field(default_factory=dict)
+    seals: dict[str, Checksums] = field(default_factory=dict)
     inodes: dict[str, dict[str, Inode]] = field(default_factory=dict)
     unsealed: int = 0
 
@@ -39,12 +39,12 @@ def shards(root: Path, ledger: Ledger) -> Shards:
     for path in sorted(root.glob("shards/*/*")):
         if path.name.startswith("."):
             continue
-        seal = found.store.seal(path.name)
+        seal = found.store.checksums(path.name)
         if seal is None:
             found.unsealed += 1
             continue
         found.seals[path.name] = seal
-        found.inodes[path.name] = {name: ledger.note(file, "sha256") for name, file in files_of(path).items()}
+        found.inodes[path.name] = {name: ledger.note(file, "sha256") for name, file in shard_files(path).items()}
     return found
 
 

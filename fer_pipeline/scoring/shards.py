@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from fer_pipeline.artifacts.embeddings import Block, walk_embeddings
+from fer_pipeline.artifacts.embeddings import Block, stream_embeddings
 from fer_pipeline.artifacts.scores import score_batch, write_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.scoring.cosine import without_direction
@@ -42,7 +42,7 @@ def score_shards(
     rows = max(1, BLOCK // (2 * dimensions))
 
     def score_shard(shard: Path) -> FaceCounts:
-        blocks = ((block, None) for block in walk_embeddings(shard, rows=rows))
+        blocks = ((block, None) for block in stream_embeddings(shard, rows=rows))
         return score_blocks(out / shard.name, schema, blocks, engine=engine, source=shard)
 
     with ThreadPoolExecutor(workers if engine.parallel else 1) as threads:

@@ -1,4 +1,4 @@
-"""What a long run will take: the work of one stage and set in; shards there and missing, time and disk out.
+"""Estimate the time and the disk that the missing shards of one stage and set will take.
 
 The rate is that of finished shards of the same set where there are enough of them; else parts of missing shards are
 made and timed, by as many workers as the settings name and on their devices, and thrown away.
@@ -8,7 +8,7 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from fer_pipeline.sharding.run import backend
 
 ENOUGH_RECORDED = 3  # finished shards whose rate is worth more than a sample
 SHARDS_SAMPLED = 8
-FIRST_ITEMS = 32  # of the first look, which tells how many make a sample
-PARTS_A_WORKER = 3
+FIRST_ITEMS = 32  # of a first round, which tells how many make a sample
+PARTS_PER_WORKER = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Items that one worker made, in so many seconds and bytes."""
+    """Items that one worker made, in how many seconds and bytes."""
 
     items: int
     seconds: float
@@ -36,12 +36,13 @@ class Timing:
 
     @property
     def rate(self) -> float:
+        """Returns items a second."""
         return self.items / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is there and what is to come; seconds and bytes, low and high from the slowest and fastest timing."""
+    """What is there and what is to come; low and high seconds are those of the fastest and the slowest timing."""
 
     shards: int
     missing: int
@@ -49,22 +50,22 @@ class Estimate:
     unit: str
     workers: int
     device: str
-    rate: float  # of one worker
+    rate: float  # items a second, of one worker
     seconds: tuple[float, float, float]  # low, likely, high
-    size: float
-    free: int
+    size: float  # bytes
+    free: int  # bytes
     basis: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inventory:
-    """The shards of some work: how many there are and are missing, and a few of those that are missing."""
+    """The shards of some work: how many there are and are missing, the timings of finished and a few missing ones."""
 
-    shards: int
-    missing: int
-    items_missing: int
-    recorded: tuple[Timing, ...]
-    some: tuple[Job[Any], ...]
+    shards: int = 0
+    missing: int = 0
+    items_missing: int = 0
+    timings: list[Timing] = field(default_factory=list)
+    examples: list[Job[Any]] = field(default_factory=list)
 
 
 def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resources, seconds: float) -> Estimate:
@@ -74,63 +75,62 @@ def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resou
     else:
         devices = worker_devices(resources)
         workers, kind = len(devices), devices[0].partition(":")[0]
-    found = take_stock(f"plan {stage} {name}", work, store=store, kind=kind)
-    timings, basis = found.recorded, f"as {len(found.recorded):,} finished shards took"
-    if found.missing and len(timings) < ENOUGH_RECORDED:
-        preload = f"fer_pipeline.stages.{stage}"
-        timings = sample(
-            work, found.some, store=store, resources=resources, workers=workers, seconds=seconds, preload=preload
-        )
+    inventory = take_inventory(f"plan {stage} {name}", work, store=store, kind=kind)
+    timings, basis = inventory.timings, f"as {len(inventory.timings):,} finished shards took"
+    if not inventory.missing:
+        basis = "nothing to make"
+    elif len(timings) < ENOUGH_RECORDED:
+        preload, jobs = f"fer_pipeline.stages.{stage}", inventory.examples
+        timings = _sample(preload, work, jobs, store=store, resources=resources, workers=workers, seconds=seconds)
         basis = f"by a sample of {sum(timing.items for timing in timings):,} {work.unit}"
-    made = sum(timing.items for timing in timings)
-    rate = made / max(sum(timing.seconds for timing in timings), 1e-9)
+    items = sum(timing.items for timing in timings)
+    rate = items / max(sum(timing.seconds for timing in timings), 1e-9)
     rates = [timing.rate for timing in timings] or [1.0]
-    workers = min(workers, max(found.missing, 1))
-    low, likely, high = (found.items_missing / (workers * one) for one in (max(rates), rate or 1.0, min(rates)))
+    workers = min(workers, max(inventory.missing, 1))
+    low, likely, high = (inventory.items_missing / (workers * one) for one in (max(rates), rate or 1.0, min(rates)))
     return Estimate(
-        shards=found.shards,
-        missing=found.missing,
-        items_missing=found.items_missing,
+        shards=inventory.shards,
+        missing=inventory.missing,
+        items_missing=inventory.items_missing,
         unit=work.unit,
         workers=workers,
         device=kind,
         rate=rate,
         seconds=(low, likely, high),
-        size=sum(timing.size for timing in timings) / max(made, 1) * found.items_missing,
+        size=sum(timing.size for timing in timings) / max(items, 1) * inventory.items_missing,
         free=shutil.disk_usage(store).free,
-        basis=basis if found.missing else "nothing to make",
+        basis=basis,
     )
 
 
-def take_stock(description: str, work: Work, *, store: Path, kind: str) -> Inventory:
-    """Which shards are there, and the timings of those that were made on a `kind` of device ('' for any).
+def take_inventory(description: str, work: Work, *, store: Path, kind: str) -> Inventory:
+    """Counts the shards and collects the timings of those that were made on a `kind` of device ('' for any).
 
     Their inputs are hashed, which the run itself then need not do.
     """
-    kept, shards, items = Store(store), 0, 0
-    recorded: list[Timing] = []
-    missing: list[Job[Any]] = []
-    step = 1  # every so many-th missing shard is remembered, so that they are from all over the set
-    count = 0
+    finished, inventory = Store(store), Inventory()
+    step = 1  # every so many-th missing shard is an example, so that they are from all over the set
     with progress(description, work.total, work.unit) as advance:
         for job in work.jobs:
-            shards += 1
+            inventory.shards += 1
             advance.skip(job.items)
-            if kept.has(job.key):
-                seal = kept.seal(job.key)
-                if seal is not None and seal.origin.device.startswith(kind) and seal.origin.seconds > 0:
-                    recorded.append(Timing(seal.origin.items, seal.origin.seconds, seal.size))
+            if finished.has(job.key):
+                checksums = finished.checksums(job.key)
+                origin = checksums.origin if checksums else None
+                if checksums and origin and origin.device.startswith(kind) and origin.seconds > 0:
+                    inventory.timings.append(Timing(origin.items, origin.seconds, checksums.size))
                 continue
-            items += job.items
-            if count % step == 0:
-                missing.append(job)
-            count += 1
-            if len(missing) == 2 * SHARDS_SAMPLED:
-                missing, step = missing[::2], 2 * step
-    return Inventory(shards, count, items, tuple(recorded), tuple(missing))
+            if inventory.missing % step == 0:
+                inventory.examples.append(job)
+            inventory.missing += 1
+            inventory.items_missing += job.items
+            if len(inventory.examples) == 2 * SHARDS_SAMPLED:
+                inventory.examples, step = inventory.examples[::2], 2 * step
+    return inventory
 
 
-def sample(
+def _sample(
+    preload: str,
     work: Work,
     jobs: Sequence[Job[Any]],
     *,
@@ -138,38 +138,29 @@ def sample(
     resources: Resources,
     workers: int,
     seconds: float,
-    preload: str,
-) -> tuple[Timing, ...]:
-    """Timings of parts of some jobs, made with all workers at once as in a run."""
+) -> list[Timing]:
+    """Times parts of some jobs, made with all workers at once as in a run."""
     store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store, prefix=".plan.", suffix=".tmp") as folder:
-        look = _parts(work, jobs, workers, FIRST_ITEMS, Path(folder) / "look")
-        first = _timed(work, look, Path(folder) / "look", resources, preload)
-        pace = statistics.median(timing.rate for timing in first)
-        items = max(int(pace * seconds / PARTS_A_WORKER), FIRST_ITEMS)
-        parts = _parts(work, jobs, workers * PARTS_A_WORKER, items, Path(folder) / "parts")
-        return _timed(work, parts, Path(folder) / "parts", resources, preload)
+    with tempfile.TemporaryDirectory(dir=store, prefix=".plan.", suffix=".tmp") as scratch:
 
+        def time_parts(count: int, items: int) -> list[Timing]:
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            parts = []
+            for number in range(count):  # from all over the set, again where there are too few
+                part = work.part(jobs[number * len(jobs) // count], items, folder)
+                parts.append(replace(part, key=f"{part.key}-{number}"))
+            made, timings = Store(folder), []
+            for outcome in backend(resources).run_jobs(
+                parts, work.setup, store=made, resources=resources, preload=preload, advance=lambda _: None
+            ):
+                if outcome.fault is not None:
+                    name = outcome.job.name
+                    raise DataError(f"the sample failed at {name}: {outcome.fault}; correct it and plan again")
+                checksums = made.checksums(outcome.job.key)
+                assert checksums is not None
+                timings.append(Timing(outcome.job.items, outcome.seconds, checksums.size))
+            return timings
 
-def _parts(work: Work, jobs: Sequence[Job[Any]], count: int, items: int, folder: Path) -> list[Job[Any]]:
-    folder.mkdir()
-    chosen = [jobs[number * len(jobs) // count] for number in range(count)]  # over all, again where there are too few
-    parts = [work.part(job, items, folder) for job in chosen]
-    return [replace(part, key=f"{part.key}-{number}") for number, part in enumerate(parts)]
-
-
-def _timed(
-    work: Work, parts: Sequence[Job[Any]], folder: Path, resources: Resources, preload: str
-) -> tuple[Timing, ...]:
-    kept = Store(folder)
-    outcomes = backend(resources)(
-        parts, work.begin, store=folder, owner="", resources=resources, preload=preload, advance=lambda _: None
-    )
-    timings: list[Timing] = []
-    for outcome in outcomes:
-        if outcome.fault is not None:
-            raise DataError(f"the sample failed at {outcome.job.name}: {outcome.fault}; mend it and plan again")
-        seal = kept.seal(outcome.job.key)
-        assert seal is not None
-        timings.append(Timing(outcome.job.items, outcome.seconds, seal.size))
-    return tuple(timings)
+        pace = statistics.median(timing.rate for timing in time_parts(workers, FIRST_ITEMS))
+        items = max(int(pace * seconds / PARTS_PER_WORKER), FIRST_ITEMS)
+        return time_parts(workers * PARTS_PER_WORKER, items)

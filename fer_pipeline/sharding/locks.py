@@ -1,6 +1,7 @@
-"""One run of one stage and set at a time on a store, and none while it is pruned; the locks die with their process.
+"""Lock a store: one run of a stage and set at a time, and none while it is pruned; a lock ends with its process.
 
-Source: flock(2). A file system that knows no locks is used without.
+Source: flock(2). It is shared by all runs and exclusive for pruning, and the file names its holder, neither of which
+the package filelock does. A file system without locks is used without.
 """
 
 import errno
@@ -12,43 +13,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.sharding.pruning import sweep
+from fer_pipeline.sharding.pruning import remove_temporary_files
 
 FOLDER = "locks"
-WHOLE = ".store"  # held together by all runs, alone by pruning
-WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+WHOLE_STORE = ".store"  # shared by all runs, exclusive for pruning
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
-def at_work(store: Path, owner: str) -> Iterator[None]:
-    """A run of `owner` (stage@set) on a store; a DataError says who else is at it."""
-    with _opened(store, WHOLE) as whole, _opened(store, owner) as own:
-        if not _locked(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
+def lock_for_run(store: Path, owner: str) -> Iterator[None]:
+    """Locks a store for a run of `owner` (stage@set); a DataError names another run of it."""
+    with _opened(store, WHOLE_STORE) as whole, _opened(store, owner) as own:
+        if not _lock(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
             raise DataError(f"another run of {owner} is at work on {store} ({_holder(own)}); wait for it, or end it")
-        if _locked(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            sweep(store)
-        _locked(whole, fcntl.LOCK_SH)  # waits for pruning, which is soon over
-        _sign(own)
+        if _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            remove_temporary_files(store)
+        _lock(whole, fcntl.LOCK_SH)  # waits for pruning, which is soon over
+        holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        os.ftruncate(own, 0)
+        os.pwrite(own, json.dumps(holder).encode(), 0)
         yield
 
 
 @contextmanager
-def alone(store: Path) -> Iterator[None]:
-    """Nobody else on the store; a DataError names one who is."""
-    with _opened(store, WHOLE) as whole:
-        if not _locked(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            raise DataError(f"{store} is in use: {_somebody(store)}; wait for it to end")
+def lock_exclusively(store: Path) -> Iterator[None]:
+    """Locks a store that no run is at work on; a DataError names one that is."""
+    with _opened(store, WHOLE_STORE) as whole:
+        if not _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            raise DataError(f"{store} is in use: {_running(store)}; wait for it to end")
         yield
 
 
-def _somebody(store: Path) -> str:
+def _running(store: Path) -> str:
     for path in sorted((store / FOLDER).iterdir()):
-        if path.name != WHOLE:
+        if path.name != WHOLE_STORE:
             with _opened(store, path.name) as other:
-                if not _locked(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                if not _lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
                     return f"{path.name} is at work ({_holder(other)})"
     return "a run is at work"
 
@@ -63,27 +65,20 @@ def _opened(store: Path, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _locked(descriptor: int, how: int) -> bool:
+def _lock(descriptor: int, operation: int) -> bool:
     try:
-        fcntl.flock(descriptor, how)
+        fcntl.flock(descriptor, operation)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in WITHOUT:
+        if error.errno not in NO_LOCKS:
             raise
     return True
 
 
-def _sign(descriptor: int) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    signature = {"pid": os.getpid(), "host": platform.node(), "since": now}
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(signature).encode(), 0)
-
-
 def _holder(descriptor: int) -> str:
     try:
-        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {found['pid']} on {found['host']}, since {found['since']}"
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (ValueError, KeyError, TypeError):
         return "it has just begun"

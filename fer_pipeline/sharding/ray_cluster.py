@@ -1,4 +1,4 @@
-"""Settings in, a Ray that this process has joined out: a running cluster by its address, or a local one of our own.
+"""Join a running Ray cluster by its address, or start a local one of our own.
 
 A local Ray listens on the loopback alone, asks for a token, sends no usage statistics, keeps its files in a short-lived
 folder, and is gone when this process is, however that ends.
@@ -15,18 +15,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.errors import ConfigError, PipelineError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.sharding import ray_leftovers
+from fer_pipeline.sharding import ray_cleanup
 from fer_pipeline.sharding.devices import environment
 
 ADDRESS = "RAY_ADDRESS"
 SECONDS_TO_ANSWER = 10.0
+SECONDS_BETWEEN_CALLS = 10.0  # to the cluster's head
+MISSED_CALLS = 3  # before the cluster counts as lost
 OBJECT_STORE_BYTES = 100 * 2**20  # jobs and outcomes are small; Ray would take a third of the memory
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's own way to have no node but this one; read when imported
 SETTINGS = b"\x04"  # the frame that opens an HTTP/2 connection on either side (RFC 9113, 3.4 and 6.5)
@@ -36,7 +39,7 @@ LOGS: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 
 
 @contextmanager
-def joined(resources: Resources) -> Iterator[Any]:
+def join_cluster(resources: Resources) -> Iterator[Any]:
     """Yields the module `ray`, joined; a Ray that this process has joined before is used and left as it is."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -51,15 +54,19 @@ def joined(resources: Resources) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it speaks before it reads what it is told below
-    with _termination_kept() as keep_termination, _silent(ray):
-        with _joined_by(ray, address) if address else _started(ray, resources):
-            keep_termination()
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it logs before it reads the settings below
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with _silenced(ray), _join(ray, address) if address else _start(ray, resources):
+            # Ray has taken SIGTERM for itself, to end this process by a crash.
+            _set_sigterm(_exit if before == signal.SIG_DFL else before)
             yield ray
+    finally:
+        _set_sigterm(before)
 
 
 def answers(address: str) -> bool:
-    """Whether a server of the protocol that Ray speaks (gRPC, over HTTP/2) answers at "host:port".
+    """Tells whether a server of the protocol that Ray speaks (gRPC, over HTTP/2) answers at "host:port".
 
     Ray itself waits for minutes for one that does not. Where Ray speaks TLS, only whether something listens.
     """
@@ -74,8 +81,33 @@ def answers(address: str) -> bool:
         return False
 
 
+class HeadMonitor:
+    """Checks that the cluster's head still answers; Ray itself would wait for a minute and then end this process."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._called = time.monotonic()
+        self._missed = 0
+
+    @property
+    def lost(self) -> bool:
+        """Tells whether the head has not answered several times in a row."""
+        return self._missed >= MISSED_CALLS
+
+    def check(self) -> None:
+        """Calls the head every few seconds; PipelineError where it is lost."""
+        if time.monotonic() - self._called < SECONDS_BETWEEN_CALLS:
+            return
+        self._called = time.monotonic()
+        self._missed = 0 if answers(self._address) else self._missed + 1
+        if self.lost:
+            raise PipelineError(
+                f"the Ray cluster at {self._address} no longer answers; finished shards are kept, run again"
+            )
+
+
 @contextmanager
-def _joined_by(ray: Any, address: str) -> Iterator[None]:
+def _join(ray: Any, address: str) -> Iterator[None]:
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit() or "/" in address:
@@ -84,7 +116,7 @@ def _joined_by(ray: Any, address: str) -> Iterator[None]:
             )
         if not answers(address):
             raise ConfigError(
-                f"no Ray cluster answers at {address}; start it, mend resources.ray.address or {ADDRESS}, or say "
+                f"no Ray cluster answers at {address}; start it, correct resources.ray.address or {ADDRESS}, or say "
                 f"backend local"
             )
     try:
@@ -98,23 +130,20 @@ def _joined_by(ray: Any, address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(ray: Any, resources: Resources) -> Iterator[None]:
+def _start(ray: Any, resources: Resources) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="ray-")).resolve()
-    script = [sys.executable, "-I", "-S", str(Path(ray_leftovers.__file__).resolve()), str(folder), str(os.getpid())]
-    nowhere = subprocess.DEVNULL
-    with subprocess.Popen(
-        script, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd="/"
-    ):
-        ours = LOOPBACK | {"RAY_AUTH_TOKEN": _token()}
-        with environment(ours):
+    script = [sys.executable, "-I", "-S", str(Path(ray_cleanup.__file__).resolve()), str(folder), str(os.getpid())]
+    null = subprocess.DEVNULL
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True, cwd="/"):
+        with environment(LOOPBACK | {"RAY_AUTH_TOKEN": _token()}):
             try:
-                _start(ray, resources, folder)
+                _start_local(ray, resources, folder)
                 yield
             finally:
                 ray.shutdown()  # before what is left of it is removed
 
 
-def _start(ray: Any, resources: Resources, folder: Path) -> None:
+def _start_local(ray: Any, resources: Resources, folder: Path) -> None:
     try:
         ray.init(
             address="local",
@@ -134,31 +163,18 @@ def _token() -> str:
     return secrets.token_hex(32)  # one for the life of this process, since Ray reads it once
 
 
-@contextmanager
-def _termination_kept() -> Iterator[Callable[[], None]]:
-    """Yields what is to be called after Ray has taken SIGTERM for itself, to end this process by a crash."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    meanwhile = _leave if before == signal.SIG_DFL else before
-    try:
-        yield lambda: _handle_termination(meanwhile)
-    finally:
-        _handle_termination(before)
+def _set_sigterm(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
-def _handle_termination(handler: Any) -> None:
-    signal.signal(signal.SIGTERM, handler)
-
-
-def _leave(signum: int, frame: Any) -> None:
-    raise SystemExit(128 + signum)  # workers and files are tidied on the way
+def _exit(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)  # workers and files are cleaned up on the way
 
 
 @contextmanager
-def _silent(ray: Any) -> Iterator[None]:
-    """Ray prints pages on standard output for every worker that is lost, whatever it is told; the engine has a line."""
+def _silenced(ray: Any) -> Iterator[None]:
+    """Keeps Ray from printing pages on standard output for every worker that is lost; our outcome has a line."""
     inner = ray._private.worker
     before = getattr(inner, "print_to_stdstream", None)
     if before is None:

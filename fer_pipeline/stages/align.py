@@ -21,7 +21,7 @@ from fer_pipeline.alignment.pictures import PictureSettings
 from fer_pipeline.alignment.plan import AlignmentPlan, Cut, LabelMap, check_samples, load_maker, plan_jobs, shorten_job
 from fer_pipeline.alignment.shards import ShardFormat, ShardJob
 from fer_pipeline.artifacts.census import RejectedSample, most_frequent
-from fer_pipeline.artifacts.input_hashes import Contents
+from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
@@ -84,14 +84,10 @@ def run(
     result = make_shards(
         "align",
         name,
-        work.jobs,
-        work.begin,
+        work,
         store=store,
         resources=project.resources,
-        unit=work.unit,
-        total=work.total,
         allowed_failures=config.allowed_failures,
-        preload=__name__,
         verify=verify,
     )
     for failure in result.failures:
@@ -131,10 +127,10 @@ def plan(
     alignment = AlignmentPlan(name, dataset, config.alignment(name), format, config.shard_rows, config.cut)
     labels = LabelMap(dataset, classes, name=name)
     total = check_samples(alignment, labels)
-    contents = Contents(Store(store).memory(f"align-{name}.json"), verify=verify)
+    hashes = InputHashes(Store(store).memory(f"align-{name}.json"), verify=verify)
 
     def jobs() -> Iterator[Job[ShardJob]]:
-        with contents:
-            yield from plan_jobs(alignment, labels, contents, [] if rejected is None else rejected)
+        with hashes:
+            yield from plan_jobs(alignment, labels, hashes, [] if rejected is None else rejected)
 
     return Work(jobs(), partial(load_maker, alignment), shorten_job, unit="pictures", total=total)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fer_pipeline.artifacts.distilled import SAVED, Distilled, read_saved, write_distilled
+from fer_pipeline.artifacts.distilled import SAVED, DistilledSet, read_saved, write_distilled
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
@@ -88,7 +88,7 @@ def run(
     fresh_folder(out)
     shelf.link(key, out)
     shelf.drop_state("distill", key)
-    shelf.used([key])
+    shelf.record_run([key])
     return _summary(images, config, out, reused=reused)
 
 
@@ -127,7 +127,7 @@ def _make(
         )
     saved = read_saved(state)
     labels = synthetic.labels.cpu().numpy()
-    distilled = Distilled(
+    distilled = DistilledSet(
         images=synthetic.images.detach().cpu().numpy(),
         labels=labels,
         step_sizes=synthetic.step_sizes.cpu().numpy(),

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
-from fer_pipeline.artifacts.input_hashes import Contents
+from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder
@@ -69,14 +69,10 @@ def run(
     result = make_shards(
         "embed",
         name,
-        work.jobs,
-        work.begin,
+        work,
         store=store,
         resources=project.resources,
-        unit=work.unit,
-        total=work.total,
         allowed_failures=config.allowed_failures,
-        preload=__name__,
         verify=verify,
     )
     finished = {job.key for job in result.finished}
@@ -104,9 +100,9 @@ def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, ve
     options = EmbedOptions(model, weights, extractor_options(config), classes=card.classes, crop=crop)
 
     def jobs() -> Iterator[Job[Path]]:
-        with Contents(Store(store).memory(f"embed-{name}.json"), verify=verify) as contents:
+        with InputHashes(Store(store).memory(f"embed-{name}.json"), verify=verify) as hashes:
             for shard in shards:
-                key = shard_key(config, contents.of_file(shard.path), weights=weights, card=card_bytes)
+                key = shard_key(config, hashes.hash_file(shard.path), weights=weights, card=card_bytes)
                 yield Job(key, str(shard.path), shard.rows, shard.path)
 
     total = sum(shard.rows for shard in shards)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from fer_pipeline.artifacts.embeddings import Block, embedding_paths, model_of
+from fer_pipeline.artifacts.embeddings import Block, embedding_paths, read_model_and_width
 from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, write_centroids
 from fer_pipeline.artifacts.split import HELDOUT as HELDOUT_PART
 from fer_pipeline.artifacts.split import read_split
@@ -108,5 +108,5 @@ def check_model(model: Path, *, classes: Sequence[str], shards: Sequence[Path]) 
         )
     weights = file_sha256(model / WEIGHTS)
     for shard in shards:
-        if model_of(shard)[0] != weights:
+        if read_model_and_width(shard)[0] != weights:
             raise DataError(f"{shard.parent} holds features of another checkpoint than {model}; rerun embed")

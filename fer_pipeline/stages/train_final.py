@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from fer_pipeline.artifacts.faces import read_about, read_table
+from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import FIT, VALIDATION
 from fer_pipeline.artifacts.store import Store
@@ -180,7 +180,7 @@ def run(
     paths = {seed: kept.shard(_timing_key(key)) for seed, key in keys.items()}
     times = {seed: read_json(path) for seed, path in paths.items() if path.exists()}
     write_timings(timings, recipe, times)
-    kept.used([*keys.values(), *map(_timing_key, keys.values())])
+    kept.record_run([*keys.values(), *map(_timing_key, keys.values())])
     fresh = [times.get(seed, {}) for seed, _ in missing]
     warnings += sorted({line for timing in fresh for line in timing.get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
@@ -314,7 +314,7 @@ def _train(sources: SourceReader, seed: int, key: str, folder: Path, worker: Wor
         num_classes=len(task.classes),
     )
     chosen = np.flatnonzero(parts == VALIDATION)
-    faces = read_about(task.folders["labelled"])
+    faces = read_metadata(task.folders["labelled"])
     job = TrainingJob(
         network=config.network.sized(int(faces["crop"])),
         weights=config.weights,

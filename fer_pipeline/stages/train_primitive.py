@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from fer_pipeline.artifacts.faces import read_about, read_table
+from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split, write_split
 from fer_pipeline.artifacts.store import Store
@@ -144,7 +144,7 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
     fresh_folder(out)
     kept.link(key, out)
     kept.drop_state(STAGE, key)
-    kept.used([key])
+    kept.record_run([key])
     return _summary(config, faces, classes, out, speed[0] if speed else None)
 
 
@@ -153,7 +153,7 @@ def _train(task: Task, worker: Worker, advance: Callable[[int], None]) -> Speed:
     budget = memory_budget(task.resources, worker.device, processes=task.processes)
     images = read_images(task.faces, classes=task.classes, budget=budget)
     chosen = np.flatnonzero(task.parts == VALIDATION)
-    faces = read_about(task.faces)
+    faces = read_metadata(task.faces)
     job = TrainingJob(
         network=config.network.sized(int(faces["crop"])),
         weights=config.weights,

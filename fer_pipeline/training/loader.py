@@ -5,41 +5,13 @@ so what a thread does and when changes nothing. Where images lie on the device o
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from itertools import islice
-from typing import TypeVar
 
 import torch
 
+from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.training.batches import Batch, Stream
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-AHEAD_OF_EACH_THREAD = 2
-
-
-def ahead(
-    make: Callable[[Item], Made], items: Iterable[Item], *, threads: int, begin: Callable[[], None] = lambda: None
-) -> Generator[Made, None, None]:
-    """`make` of every item in order, some of them made ahead by threads; a fault comes with its item."""
-    if not threads:
-        yield from map(make, items)
-        return
-    coming = iter(items)
-    pending: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(threads, initializer=begin) as pool:
-        try:
-            pending.extend(pool.submit(make, item) for item in islice(coming, AHEAD_OF_EACH_THREAD * threads))
-            while pending:
-                made = pending.popleft().result()
-                pending.extend(pool.submit(make, item) for item in islice(coming, 1))
-                yield made
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 class Loader:
@@ -52,7 +24,7 @@ class Loader:
 
     def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
         """The batches of every stream for each step; to be closed when it is left early."""
-        with closing(ahead(self._make, steps, threads=self._threads, begin=self._begin)) as made:
+        with closing(prefetch(self._make, steps, threads=self._threads, initializer=self._begin)) as made:
             started = time.perf_counter()
             for found in made:
                 batches = {name: batch.to(self._device) for name, batch in found.items()}

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_about, shard_paths
+from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
@@ -142,7 +142,7 @@ def read_images(
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
     """DataError where shards have other classes, or the same in another order."""
-    stored = tuple(read_about(folder)["classes"])
+    stored = tuple(read_metadata(folder)["classes"])
     if stored != tuple(classes):
         raise DataError(
             f"{folder} has the classes {', '.join(stored)}, expected {', '.join(classes)} in this order; "

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.training.images import slices_in_order
-from fer_pipeline.training.loader import ahead
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
 
@@ -29,7 +29,7 @@ def predict_logits(
 ) -> Iterator[Float[Tensor, "k c"]]:
     """Class scores of some rows in batches, in evaluation mode. The network's mode is as before after each batch."""
     batches = [rows[chosen] for chosen in slices_in_order(len(rows), BATCH)]
-    for pixels in ahead(images.pixels, batches, threads=images.images.threads(device)):
+    for pixels in prefetch(images.pixels, batches, threads=images.images.threads(device)):
         training = model.training
         model.eval()
         with torch.inference_mode():

@@ -34,7 +34,7 @@ def test_wanted_faces_in_any_order(tmp_path: Path) -> None:
     met = [int(name.split("/")[1]) for name in collected.face_id.to_pylist()]
     assert met == sorted(wanted.tolist())
     places = np.random.default_rng(1).permutation(90)
-    found = collected.rows(places).to_pylist()
+    found = collected.take(places).to_pylist()
     assert [row["face_id"] for row in found] == [f"p/{met[place]}" for place in places]
     for row in found:
         number = int(row["face_id"].split("/")[1])
@@ -53,7 +53,7 @@ def test_schema_keeps_what_the_faces_say_of_themselves(tmp_path: Path) -> None:
     schema = auxiliary_schema(tmp_path / "faces", CLASSES)
     assert schema.names[-3:] == ["pseudo_label", "margin", "rank"]
     write_empty(tmp_path / "out", schema)
-    assert faces.read_about(tmp_path / "out") == {"border": "reflect", "classes": list(CLASSES), "crop": 8}
+    assert faces.read_metadata(tmp_path / "out") == {"border": "reflect", "classes": list(CLASSES), "crop": 8}
 
 
 def test_class_is_cut_into_shards(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.artifacts import checksums as seals
+from fer_pipeline.artifacts import checksums as module
 from fer_pipeline.artifacts.checksums import Origin
 from fer_pipeline.artifacts.store import Store
 
@@ -18,12 +18,13 @@ def made(root: Path) -> Path:
     return store.shard(KEY)
 
 
-def test_a_seal_tells_where_a_shard_came_from(tmp_path: Path) -> None:
+def test_checksums_record_where_a_shard_came_from(tmp_path: Path) -> None:
     made(tmp_path)
-    seal = Store(tmp_path).seal(KEY)
-    assert seal is not None
-    assert (seal.origin.owner, seal.origin.items, seal.origin.device, seal.size) == ("stage@set", 10, "cpu", 10)
-    assert seal.files[""][2] == "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"  # sha256sum's
+    checksums = Store(tmp_path).checksums(KEY)
+    assert checksums is not None
+    origin = checksums.origin
+    assert (origin.owner, origin.items, origin.device, checksums.size) == ("stage@set", 10, "cpu", 10)
+    assert checksums.files[""][2] == "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"  # sha256sum's
 
 
 @pytest.mark.parametrize("content", [b"012345678", b"", b"01234567890"])
@@ -54,11 +55,11 @@ def test_other_bytes_of_the_same_size_are_noticed_by_their_time_or_when_asked(tm
 def test_a_shard_that_was_only_touched_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.utime(made(tmp_path), ns=(1, 1))
     assert Store(tmp_path).has(KEY)
-    monkeypatch.setattr(seals, "file_sha256", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(module, "file_sha256", lambda path: pytest.fail("hashed again"))
     assert Store(tmp_path).has(KEY)
 
 
-def test_a_folder_is_sealed_with_all_its_files(tmp_path: Path) -> None:
+def test_a_folder_has_checksums_of_all_its_files(tmp_path: Path) -> None:
     def fill(folder: Path) -> None:
         (folder / "inside").mkdir()
         (folder / "a").write_bytes(b"a")
@@ -75,8 +76,8 @@ def test_a_folder_is_sealed_with_all_its_files(tmp_path: Path) -> None:
     assert not Store(tmp_path).has(KEY)
 
 
-def test_a_shard_without_a_readable_seal_is_believed(tmp_path: Path) -> None:
-    """Stores of before there were seals stay good."""
+def test_a_shard_without_readable_checksums_is_reused(tmp_path: Path) -> None:
+    """Stores of versions that recorded none, or recorded them elsewhere, are still read."""
     made(tmp_path)
-    next((tmp_path / "seals").rglob("*.json")).write_text("[half", encoding="utf-8")
+    next((tmp_path / "checksums").rglob("*.json")).write_text("[half", encoding="utf-8")
     assert Store(tmp_path).has(KEY)

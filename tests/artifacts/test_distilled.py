@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_pipeline.artifacts.distilled import (
-    Distilled,
+    DistilledSet,
     read_distilled,
     read_saved,
     saved_name,
@@ -19,9 +19,9 @@ from fer_pipeline.core.files import read_json
 CLASSES = ("anger", "happiness")
 
 
-def _distilled(seed: int, *, steps: int = 2, count: int = 2, mean: float = 0.5) -> Distilled:
+def _distilled(seed: int, *, steps: int = 2, count: int = 2, mean: float = 0.5) -> DistilledSet:
     draw = np.random.default_rng(seed)
-    return Distilled(
+    return DistilledSet(
         images=draw.normal(size=(steps, count, 3, 4, 5)).astype(np.float32),
         labels=np.tile(np.arange(count, dtype=np.int64) % 2, (steps, 1)),
         step_sizes=draw.random(steps).astype(np.float32),
@@ -58,7 +58,7 @@ def test_a_parent_folder_joins_its_sets_in_order_of_names(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("other", "word"), [(_distilled(2, mean=0.4), "preprocessing"), (_distilled(2, count=4), "images per step")]
 )
-def test_sets_that_do_not_fit_together_are_refused(tmp_path: Path, other: Distilled, word: str) -> None:
+def test_sets_that_do_not_fit_together_are_refused(tmp_path: Path, other: DistilledSet, word: str) -> None:
     write_distilled(tmp_path / "a", _distilled(1), {})
     write_distilled(tmp_path / "b", other, {})
     with pytest.raises(DataError, match=word):

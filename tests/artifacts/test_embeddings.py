@@ -9,8 +9,8 @@ import pytest
 from fer_pipeline.artifacts.embeddings import (
     embedding_paths,
     iter_embeddings,
-    model_of,
-    walk_embeddings,
+    read_model_and_width,
+    stream_embeddings,
     write_embeddings,
 )
 from fer_pipeline.core.errors import DataError
@@ -34,7 +34,7 @@ def test_round_trip_in_half_precision(tmp_path: Path) -> None:
     assert [name for part in read for name in part.face_id.to_pylist()] == [f"set/{i}" for i in range(8)]
     expected = np.concatenate([vectors for _, vectors in parts]).astype(np.float16)
     np.testing.assert_array_equal(np.concatenate([part.vector for part in read]), expected)
-    assert model_of(path) == ("abc", 8)
+    assert read_model_and_width(path) == ("abc", 8)
 
 
 def test_vectors_are_views_into_the_file(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_walk_gives_all_rows_in_blocks_of_views(tmp_path: Path) -> None:
     write(path, *parts)
     expected = np.concatenate([vectors for _, vectors in parts]).astype(np.float16)
     for rows in (1, 3, 5, 12, 100):
-        blocks = list(walk_embeddings(path, rows=rows))
+        blocks = list(stream_embeddings(path, rows=rows))
         assert [len(block) for block in blocks] == [rows] * (12 // rows) + [12 % rows] * bool(12 % rows)
         views = [view for block in blocks for view in block.parts]
         np.testing.assert_array_equal(np.concatenate(views), expected)
@@ -112,7 +112,7 @@ def test_a_walk_gives_all_rows_in_blocks_of_views(tmp_path: Path) -> None:
 def test_an_empty_shard_has_no_block(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.arrow"
     write(path)
-    assert list(walk_embeddings(path, rows=4)) == []
+    assert list(stream_embeddings(path, rows=4)) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what is mapped")
@@ -121,7 +121,7 @@ def test_a_walk_holds_no_more_of_the_file_in_memory_than_a_block(tmp_path: Path)
     path = tmp_path / "part-00000.arrow"
     write(path, *[(pa.array([str(i) for i in range(1024)]), np.ones((1024, 2048), np.float32))] * 8, width=2048)
     most = 0
-    for block in walk_embeddings(path, rows=512):
+    for block in stream_embeddings(path, rows=512):
         assert all((part == 1).all() for part in block.parts)  # every page is read
         lines = Path("/proc/self/smaps").read_text().split(str(path))[1].splitlines()
         most = max(most, next(int(line.split()[1]) for line in lines if line.startswith("Rss:")))
@@ -146,7 +146,7 @@ def test_damage_in_a_walk_is_one_line(tmp_path: Path) -> None:
     for data in (b"", b"ARROW1\0\0 and no more of it"):
         path.write_bytes(data)
         with pytest.raises(DataError, match=r"part-00000.arrow is no readable Arrow file") as raised:
-            list(walk_embeddings(path, rows=4))
+            list(stream_embeddings(path, rows=4))
         assert "\n" not in str(raised.value)
 
 
@@ -158,4 +158,4 @@ def test_a_face_without_a_vector_is_told(tmp_path: Path) -> None:
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as file:
         file.write_batch(pa.RecordBatch.from_arrays([pa.array(["a", "b"]), column], schema=schema))
     with pytest.raises(DataError, match="1 faces without a vector"):
-        list(walk_embeddings(path, rows=4))
+        list(stream_embeddings(path, rows=4))

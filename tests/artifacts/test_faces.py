@@ -56,7 +56,7 @@ def test_batches_are_the_whole_in_parts(folder: Path) -> None:
 
 
 def test_metadata_and_row_groups(folder: Path) -> None:
-    assert faces.read_about(folder) == {"border": "constant", "classes": list(CLASSES), "crop": 16}
+    assert faces.read_metadata(folder) == {"border": "constant", "classes": list(CLASSES), "crop": 16}
     shard = pq.ParquetFile(folder / "part-00001.parquet")
     assert [shard.metadata.row_group(group).num_rows for group in range(3)] == [100, 100, 47]
 
@@ -93,7 +93,7 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
         faces.shard_paths(tmp_path)
     (tmp_path / "part-00000.parquet").write_bytes(b"PAR1 half")
     with pytest.raises(DataError, match="no readable Parquet"):
-        faces.read_about(tmp_path)
+        faces.read_metadata(tmp_path)
 
 
 def test_crops_of_two_sizes_are_refused(tmp_path: Path) -> None:

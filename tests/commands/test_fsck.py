@@ -14,7 +14,7 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.cli import app
 from fer_pipeline.health import digests
 from fer_pipeline.health.dvc_config import read_config
-from fer_pipeline.sharding.locks import at_work
+from fer_pipeline.sharding.locks import lock_for_run
 
 
 def md5(content: bytes) -> str:
@@ -155,9 +155,9 @@ def test_a_link_to_a_rotten_object_is_told_once_and_goes_with_it(project: Writte
     assert not (project / "out/a.bin").is_symlink()
 
 
-def test_nothing_is_removed_while_a_stage_is_at_work(project: Written) -> None:
+def test_nothing_is_removed_while_a_stage_is_lock_for_run(project: Written) -> None:
     rotten = project.write(project.object(b"a content"), b"a cOntent")
-    with at_work(project / ".store", "align@x"):
+    with lock_for_run(project / ".store", "align@x"):
         code, told = project.fsck("--remove")
         assert (code, "align@x is at work" in told) == (1, True)
         assert project.fsck()[0] == 1

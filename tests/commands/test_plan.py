@@ -16,7 +16,7 @@ from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
-from fer_pipeline.sharding.locks import at_work
+from fer_pipeline.sharding.locks import lock_for_run
 
 SIZE = 16
 
@@ -66,7 +66,7 @@ def test_plan_embed_prune(project: Path) -> None:
     code, told = call("embed", "--name", "street", *place)
     assert (code, told) == (0, "embed: street: 120 faces in 3 shards, 0 reused\n")
     assert not (project / ".store").exists(), "what a stage remembers lies in the store that it was given"
-    assert {"memory", "provenance", "seals", "ledger", "progress", "locks", "shards"} <= {
+    assert {"memory", "provenance", "checksums", "last_runs", "progress", "locks", "shards"} <= {
         path.name for path in (project / "kept").iterdir()
     }
     code, told = call(*planned)
@@ -80,7 +80,7 @@ def test_plan_embed_prune(project: Path) -> None:
 
 def test_a_second_run_is_refused_in_one_line(project: Path) -> None:
     place = ("--faces", "data/faces/street/train", "--model", "models/primitive", "--out", "out")
-    with at_work(Path(".store"), "embed@street"):
+    with lock_for_run(Path(".store"), "embed@street"):
         code, told = call("embed", "--name", "street", *place)
         assert code == 1
         assert told.startswith("error: another run of embed@street is at work on .store (process ")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fer_pipeline.alignment.warp import fit_similarity, scale_template, transform_points
-from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
+from fer_pipeline.artifacts.faces import read_faces, read_metadata, read_table
 from fer_pipeline.commands import predict
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings
@@ -78,7 +78,7 @@ def aligned(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def predicted(photographs: Path, aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("predicted")
-    model = _model(root / "model", read_about(aligned))
+    model = _model(root / "model", read_metadata(aligned))
     predict.run(photographs, model=model, out=root / "faces.parquet", device="cpu", batch=5)
     return root / "faces.parquet", model
 

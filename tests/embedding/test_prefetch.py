@@ -91,4 +91,4 @@ def test_threads_decode_only_so_far_ahead_and_end_with_the_reader(shard: Path, m
     next(batches)
     assert read == AHEAD + 2
     batches.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]

@@ -101,7 +101,7 @@ def test_rot_in_a_shard_of_the_store_alone(repository: Any, flip: Flip) -> None:
     (finding,) = healed(project, before)["findings"]
     assert (finding["place"], finding["stage"]) == ("store", "numbers@demo")
     assert not (project / ".store/shards/ab/ab12").exists()
-    assert not (project / ".store/seals/ab/ab12.json").exists()
+    assert not (project / ".store/checksums/ab/ab12.json").exists()
 
 
 def test_a_remote_is_healed_by_a_push(repository: Any, flip: Flip) -> None:

@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.actions import ArtifactCreate
 
 from fer_pipeline.core.progress import progress
-from fer_pipeline.sharding.progress_file import Bulletin
+from fer_pipeline.sharding.progress_file import ProgressFile
 from pipelines import progress as module
 from pipelines.progress import artifact_key, percent, read_progress, reporting_progress, told
 
@@ -105,9 +105,9 @@ def test_what_the_stages_write_is_found_and_read(
 ) -> None:
     shown: list[str] = []
     monkeypatch.setattr(module, "create_progress_artifact", lambda value, key, description: shown.append(description))
-    bulletin = Bulletin(tmp_path / ".store", *words)
+    progress_file = ProgressFile(tmp_path / ".store", *words)
     with reporting_progress(tmp_path, stage, logging.getLogger("test")), progress("faces", 4, "faces") as advance:
-        with bulletin.watching(advance):
+        with progress_file.follow(advance):
             advance(3)
     assert len(shown) == 1
     assert shown[0].startswith(f"{stage}: 3 of 4 faces, ")

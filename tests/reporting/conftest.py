@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema
-from fer_pipeline.artifacts.distilled import Distilled, write_distilled
+from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
@@ -34,7 +34,7 @@ USES = {
     "random_real": "random_real",
 }
 CONTROLS = {"mined": "random", "distilled": "random_real"}
-DESCRIPTIONS = {"mined": "Mined faces", "distilled": "Distilled images"}
+DESCRIPTIONS = {"mined": "Mined faces", "distilled": "DistilledSet images"}
 
 
 @dataclass
@@ -255,7 +255,9 @@ class Project:
         folder = self.root / "data" / "distilled" / "auxiliary"
         size = len(self.classes)
         images = self.rng("distill").normal(size=(1, size, 3, self.crop, self.crop)).astype(np.float32)
-        distilled = Distilled(images, np.arange(size)[None], np.ones(1, np.float32), self.classes, {"size": self.crop})
+        distilled = DistilledSet(
+            images, np.arange(size)[None], np.ones(1, np.float32), self.classes, {"size": self.crop}
+        )
         write_distilled(folder, distilled, {"source_images": 60})
         (folder / "previews").mkdir()
         for k, name in enumerate(self.classes):

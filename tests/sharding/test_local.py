@@ -16,8 +16,8 @@ import pytest
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError, PipelineError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.sharding.jobs import DIED, Job
-from fer_pipeline.sharding.local import spread
+from fer_pipeline.sharding.jobs import WORKER_DIED, Job
+from fer_pipeline.sharding.local import run_jobs
 
 MAKERS = """
 import os
@@ -77,11 +77,10 @@ def job(number: int, payload: str = "") -> Job[str]:
 def run(begin: Any, jobs: list[Job[str]], store: Path, *, workers: int, retries: int = 2) -> tuple[dict[str, Any], int]:
     """The faults by name, and the items told."""
     told: list[int] = []
-    outcomes = spread(
+    outcomes = run_jobs(
         jobs,
         begin,
-        store=store,
-        owner="stage@set",
+        store=Store(store, owner="stage@set"),
         resources=Resources(device="cpu", workers=workers, retries=retries),
         preload="torch",
         advance=told.append,
@@ -109,7 +108,7 @@ def test_a_shard_that_kills_its_worker_costs_no_other(tmp_path: Path, makers: Mo
     payloads = {3: "kill", 5: "kill once"}
     jobs = [job(number, payloads.get(number, "")) for number in range(12)]
     found, told = run(partial(makers.begin, tmp_path), jobs, tmp_path / "store", workers=2)
-    assert found == {one.name: DIED if one.payload == "kill" else None for one in jobs}
+    assert found == {one.name: WORKER_DIED if one.payload == "kill" else None for one in jobs}
     assert told == 7 * len(jobs), "what a lost worker had told is taken back"
     # Two workers, one in the place of each that died, and what was tried again: twice, and once.
     assert len(list(tmp_path.glob("begun-*"))) == 2 + 2 + 2 + 1
@@ -118,7 +117,7 @@ def test_a_shard_that_kills_its_worker_costs_no_other(tmp_path: Path, makers: Mo
 def test_without_retries_a_lost_shard_is_lost(tmp_path: Path, makers: ModuleType) -> None:
     jobs = [job(number, "kill once" if number == 0 else "") for number in range(4)]
     found, _ = run(partial(makers.begin, tmp_path), jobs, tmp_path / "store", workers=2, retries=0)
-    assert found == {one.name: DIED if one.payload else None for one in jobs}
+    assert found == {one.name: WORKER_DIED if one.payload else None for one in jobs}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -142,9 +141,9 @@ def test_jobs_are_planned_as_they_are_needed(tmp_path: Path, makers: ModuleType)
             yield job(number)
 
     resources = Resources(device="cpu", workers=2)
-    options: dict[str, Any] = {"store": tmp_path / "store", "owner": "", "preload": "torch", "advance": lambda _: None}
+    options: dict[str, Any] = {"store": Store(tmp_path / "store"), "preload": "torch", "advance": lambda _: None}
     done = 0
-    for _ in spread(jobs(), partial(makers.begin, tmp_path), resources=resources, **options):
+    for _ in run_jobs(jobs(), partial(makers.begin, tmp_path), resources=resources, **options):
         done += 1
         assert len(planned) <= done + 2 * 2
     assert done == 40
@@ -152,8 +151,8 @@ def test_jobs_are_planned_as_they_are_needed(tmp_path: Path, makers: ModuleType)
 
 def test_a_run_that_is_left_stops_its_workers(tmp_path: Path, makers: ModuleType) -> None:
     resources = Resources(device="cpu", workers=2)
-    options: dict[str, Any] = {"store": tmp_path / "store", "owner": "", "preload": "torch", "advance": lambda _: None}
-    outcomes = spread((job(n) for n in range(9)), partial(makers.begin, tmp_path), resources=resources, **options)
+    options: dict[str, Any] = {"store": Store(tmp_path / "store"), "preload": "torch", "advance": lambda _: None}
+    outcomes = run_jobs((job(n) for n in range(9)), partial(makers.begin, tmp_path), resources=resources, **options)
     next(outcomes)
     outcomes.close()  # pyright: ignore[reportAttributeAccessIssue]
     assert not any(is_running(int(path.name.removeprefix("begun-"))) for path in tmp_path.glob("begun-*"))
@@ -165,9 +164,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding.jobs import Job
-from fer_pipeline.sharding.local import spread
+from fer_pipeline.sharding.local import run_jobs
 
 
 def begin(notes, device):
@@ -177,8 +177,8 @@ def begin(notes, device):
 
 if __name__ == "__main__":
     jobs = [Job(f"{number:032x}", "j", 1, None) for number in range(4)]
-    list(spread(jobs, partial(begin, os.getcwd()), store=Path("store"), owner="", preload="torch",
-                resources=Resources(device="cpu", workers=2), advance=print))
+    list(run_jobs(jobs, partial(begin, os.getcwd()), store=Store(Path("store")), preload="torch",
+                  resources=Resources(device="cpu", workers=2), advance=print))
 """
 
 

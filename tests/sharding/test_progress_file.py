@@ -1,4 +1,4 @@
-"""The bulletin of a stage without shards: what a watcher outside reads while it runs, and how it ended."""
+"""The progress file of a stage without shards: what a watcher outside reads while it runs, and how it ended."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fer_pipeline.core.progress import progress
-from fer_pipeline.sharding.progress_file import Bulletin
+from fer_pipeline.sharding.progress_file import ProgressFile
 
 
 def _read(store: Path) -> dict[str, object]:
@@ -14,7 +14,7 @@ def _read(store: Path) -> dict[str, object]:
 
 
 def test_a_progress_in_the_block_is_told_while_it_runs_and_at_its_end(tmp_path: Path) -> None:
-    with Bulletin(tmp_path, "distill", "aux").overhearing():
+    with ProgressFile(tmp_path, "distill", "aux").follow():
         with progress("distill", 8, "outer steps") as advance:
             advance(3)
             during = _read(tmp_path)
@@ -26,7 +26,7 @@ def test_a_progress_in_the_block_is_told_while_it_runs_and_at_its_end(tmp_path: 
 
 def test_a_fault_in_the_block_is_told(tmp_path: Path) -> None:
     def fall() -> None:
-        with Bulletin(tmp_path, "distill", "aux").overhearing(), progress("distill", 8, "outer steps") as advance:
+        with ProgressFile(tmp_path, "distill", "aux").follow(), progress("distill", 8, "outer steps") as advance:
             advance(3)
             raise RuntimeError("no room")
 
@@ -36,7 +36,7 @@ def test_a_fault_in_the_block_is_told(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_where_nothing_was_heard_nor_after_the_block(tmp_path: Path) -> None:
-    with Bulletin(tmp_path, "distill", "aux").overhearing():
+    with ProgressFile(tmp_path, "distill", "aux").follow():
         pass
     with progress("distill", 8, "outer steps") as advance:
         advance(8)

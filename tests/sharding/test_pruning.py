@@ -9,7 +9,7 @@ import pytest
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.commands import prune
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.sharding.locks import at_work
+from fer_pipeline.sharding.locks import lock_for_run
 
 
 def key(number: int) -> str:
@@ -21,7 +21,7 @@ def make(root: Path, owner: str, numbers: list[int], *, ended: bool = True) -> S
     for number in numbers:
         store.make(key(number), lambda path: path.write_bytes(b"x" * 1000))
     if ended:
-        store.used(map(key, numbers))
+        store.record_run(map(key, numbers))
     return store
 
 
@@ -38,7 +38,7 @@ def test_what_the_last_run_of_no_set_uses_is_removed(tmp_path: Path) -> None:
     assert shards(tmp_path) == {1, 2, 3, 4, 5}
     assert prune.run(tmp_path) == "prune: 1 shards of no last run (1.0 kB) removed, 1.0 kB freed; 4 shards kept"
     assert shards(tmp_path) == {2, 3, 4, 5}
-    assert Store(tmp_path).seal(key(1)) is None
+    assert Store(tmp_path).checksums(key(1)) is None
     assert prune.run(tmp_path) == "prune: nothing removed, 0 B freed; 4 shards kept"
 
 
@@ -55,8 +55,8 @@ def test_what_a_killed_run_finished_is_kept(tmp_path: Path) -> None:
 
 def test_a_store_of_which_nothing_is_known_keeps_its_shards(tmp_path: Path) -> None:
     make(tmp_path, "embed@street", [1, 2], ended=False)
-    for seal in (tmp_path / "seals").rglob("*.json"):
-        seal.unlink()
+    for checksums in (tmp_path / "checksums").rglob("*.json"):
+        checksums.unlink()
     prune.run(tmp_path)
     assert shards(tmp_path) == {1, 2}
 
@@ -88,7 +88,7 @@ def test_links_in_outputs_are_told_and_kept(tmp_path: Path) -> None:
 def test_a_store_at_work_and_a_folder_that_is_no_store_are_left_alone(tmp_path: Path) -> None:
     make(tmp_path, "embed@street", [1])
     make(tmp_path, "embed@street", [2])
-    with at_work(tmp_path, "align@street"), pytest.raises(DataError, match="align@street is at work"):
+    with lock_for_run(tmp_path, "align@street"), pytest.raises(DataError, match="align@street is at work"):
         prune.run(tmp_path)
     assert shards(tmp_path) == {1, 2}
     (tmp_path / "other").mkdir()

@@ -30,8 +30,8 @@ from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.sharding import ray as backend
-from fer_pipeline.sharding import ray_cluster, ray_leftovers
-from fer_pipeline.sharding.jobs import DIED, Job
+from fer_pipeline.sharding import ray_cleanup, ray_cluster
+from fer_pipeline.sharding.jobs import WORKER_DIED, Job
 from fer_pipeline.stages import align, embed
 from tests.project import project_settings
 
@@ -103,7 +103,7 @@ def cluster() -> Iterator[str]:
             subprocess.run([*command, *options, *more], stdout=stream, stderr=stream, check=True, cwd="/")
         yield address
     finally:
-        ray_leftovers.remove(folder, driver=os.getpid())
+        ray_cleanup.remove(folder, driver=os.getpid())
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def resources(address: str | None, *, retries: int = 2, **more: Any) -> Resource
 
 
 def spread(begin: Any, jobs: Any, store: Path, where: Resources, told: list[int]) -> Iterator[Any]:
-    return backend.spread(
-        jobs, begin, store=store, owner="stage@set", resources=where, preload="torch", advance=told.append
+    return backend.run_jobs(
+        jobs, begin, store=Store(store, owner="stage@set"), resources=where, preload="torch", advance=told.append
     )
 
 
@@ -139,7 +139,7 @@ def test_every_job_is_made_whoever_dies(tmp_path: Path, cluster: str, makers: Mo
     told: list[int] = []
     begin = partial(makers.begin, tmp_path)
     found = {o.job.name: o.fault for o in spread(begin, jobs, tmp_path / "store", resources(cluster), told)}
-    faults = {"fault": "ValueError: of the data", "kill": DIED}
+    faults = {"fault": "ValueError: of the data", "kill": WORKER_DIED}
     assert found == {one.name: faults.get(one.payload) for one in jobs}
     assert sum(told) == 7 * len(jobs)
     store = Store(tmp_path / "store")
@@ -220,21 +220,21 @@ def test_workers_that_never_come_are_not_waited_for(tmp_path: Path, cluster: str
 def test_a_host_that_does_not_see_the_store_is_refused(tmp_path: Path) -> None:
     begin = partial(pytest.fail, "begun")
     options: dict[str, Any] = {"owner": "", "folder": tmp_path}
-    begun = backend.Actor(begin, "cpu", tmp_path / "store" / "token", **options).start()
-    assert isinstance(begun.fault, ConfigError)
-    assert f"does not see the store {tmp_path / 'store'}" in str(begun.fault)
+    error = backend.Actor(begin, "cpu", tmp_path / "store" / "token", **options).start()
+    assert isinstance(error, ConfigError)
+    assert f"does not see the store {tmp_path / 'store'}" in str(error)
 
 
 def test_a_cluster_that_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three calls without an answer; one that is answered between them begins the count anew."""
-    monkeypatch.setattr(backend, "SECONDS_BETWEEN_CALLS", 0)
+    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_CALLS", 0)
     replies = iter([False, False, True, False, False, False])
-    monkeypatch.setattr(backend, "answers", lambda address: next(replies))
-    head = backend._Head("head:6379")
+    monkeypatch.setattr(ray_cluster, "answers", lambda address: next(replies))
+    head = ray_cluster.HeadMonitor("head:6379")
     for _ in range(5):
-        head.look()
+        head.check()
     with pytest.raises(PipelineError, match=r"head:6379 no longer answers; finished shards are kept"):
-        head.look()
+        head.check()
     assert head.lost
 
 
@@ -285,9 +285,10 @@ import time
 from functools import partial
 from pathlib import Path
 
+from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding.jobs import Job
-from fer_pipeline.sharding.ray import spread
+from fer_pipeline.sharding.ray import run_jobs
 
 
 def begin(notes, device):
@@ -298,7 +299,7 @@ def begin(notes, device):
 
 if __name__ == "__main__":
     jobs = [Job(f"{number:032x}", "j", 1, None) for number in range(4)]
-    list(spread(jobs, partial(begin, os.getcwd()), store=Path("store"), owner="", preload="torch", advance=print,
+    list(run_jobs(jobs, partial(begin, os.getcwd()), store=Store(Path("store")), preload="torch", advance=print,
                 resources=Resources(device="cpu", workers=2, backend="ray")))
 """
 
@@ -315,7 +316,7 @@ def test_a_ray_of_our_own_ends_with_its_driver(tmp_path: Path) -> None:
     await_true(lambda: driver.poll() is not None or len(list(tmp_path.glob("worker-*"))) == 2)
     assert driver.poll() is None
     folder = Path(next(tmp_path.glob("worker-*")).read_text())
-    processes = ray_leftovers.processes_of(folder) - {driver.pid}
+    processes = ray_cleanup.processes_of(folder) - {driver.pid}
     workers = {int(path.name.removeprefix("worker-")) for path in tmp_path.glob("worker-*")}
     assert processes >= workers
     assert len(processes) > 4

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fer_pipeline.alignment import plan
 from fer_pipeline.alignment.warp import scale_template
-from fer_pipeline.artifacts.faces import read_about, read_faces, read_table
+from fer_pipeline.artifacts.faces import read_faces, read_metadata, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.core.summary import Summary
@@ -91,7 +91,7 @@ def test_rows_are_what_the_pictures_and_the_table_say(tmp_path: Path) -> None:
     np.testing.assert_allclose(table[0]["landmarks"], scale_template(32).ravel(), rtol=1e-6)
     assert table[0]["source"] == "images/p002.png"
     assert table[0]["score"] is None
-    assert read_about(tmp_path / "out" / "train")["border"] == "reflect"
+    assert read_metadata(tmp_path / "out" / "train")["border"] == "reflect"
 
 
 def test_nothing_disappears(tmp_path: Path) -> None:

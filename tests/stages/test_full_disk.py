@@ -73,7 +73,7 @@ def check(found: dict, world: Path) -> None:
     options = {"name": "street", "faces": world / "faces" / "street", "model": world / "primitive-0"}
     embed.run(embed.Config(), project_settings(), out=world / "whole", store=world / "elsewhere", **options)
     whole = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((world / "whole").iterdir())]
-    assert "the store has no room for the shard; finished shards are kept, make room and run again" in found["told"]
+    assert "the disk of the store is full; finished shards are kept, free some space and run again" in found["told"]
     assert "\n" not in found["told"]
     assert not [file for file in found["files"] if file.endswith(".tmp") or file.startswith("out")]
     finished = [file for file in found["files"] if file.startswith("store/shards/")]

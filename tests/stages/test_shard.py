@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fer_pipeline.artifacts.auxiliary import class_counts
-from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_about, read_table
+from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
 from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema, write_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
@@ -76,7 +76,7 @@ def test_pictures_are_copied_byte_for_byte_best_first(tmp_path: Path, world: dic
     assert class_counts(tmp_path / "auxiliary" / "street") == {"anger": 40, "neutral": 20}
     assert class_counts(tmp_path / "control" / "street") == {"anger": 10, "fear": 25, "neutral": 25}
     assert summary.counts == {"mined": 60, "random": 60}
-    assert read_about(tmp_path / "auxiliary" / "street") == read_about(world["faces"])
+    assert read_metadata(tmp_path / "auxiliary" / "street") == read_metadata(world["faces"])
     assert not list((tmp_path / "auxiliary").rglob(".*"))
 
 

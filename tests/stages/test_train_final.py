@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import fer_pipeline.training.train as train_module
-from fer_pipeline.artifacts.distilled import Distilled, write_distilled
+from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
@@ -53,7 +53,7 @@ def write_das(folder: Path, *, preprocessing: Preprocessing | None = None) -> Pa
     about = (preprocessing or Preprocessing(size=SIZE)).model_dump(mode="json")
     labels = np.tile(np.arange(3), (2, 1))
     folder.mkdir(parents=True)
-    write_distilled(folder, Distilled(inputs, labels, np.full(2, 0.1, np.float32), CLASSES, about), {})
+    write_distilled(folder, DistilledSet(inputs, labels, np.full(2, 0.1, np.float32), CLASSES, about), {})
     return folder
 
 

@@ -1,15 +1,14 @@
-"""Batches made ahead: in order, the same by any number of threads, faults in their place, and nothing left running."""
+"""Batches made ahead: the same by any number of threads, and nothing left running."""
 
 import threading
 import time
 from contextlib import closing
 
-import pytest
 import torch
 
 from fer_pipeline.training.batches import Stream
 from fer_pipeline.training.images import DecodedImages
-from fer_pipeline.training.loader import Loader, ahead
+from fer_pipeline.training.loader import Loader
 
 CPU = torch.device("cpu")
 
@@ -25,30 +24,6 @@ class Slow(DecodedImages):
     def take(self, places, *, pinned: bool = False):
         time.sleep(0.002 * (int(places[0]) % 3))
         return super().take(places, pinned=pinned)
-
-
-@pytest.mark.parametrize("threads", [0, 1, 3])
-def test_items_come_in_order_and_a_fault_with_its_item(threads: int) -> None:
-    def make(item: int) -> int:
-        time.sleep(0.001 * (item % 4))
-        if item == 17:
-            raise ZeroDivisionError
-        return item * item
-
-    assert list(ahead(make, range(12), threads=threads)) == [item * item for item in range(12)]
-    coming = ahead(make, range(30), threads=threads)
-    assert [next(coming) for _ in range(17)] == [item * item for item in range(17)]
-    with pytest.raises(ZeroDivisionError):
-        next(coming)
-
-
-def test_no_more_is_made_ahead_than_two_for_each_thread() -> None:
-    made = []
-    coming = ahead(lambda item: made.append(item), range(100), threads=2)
-    next(coming)
-    time.sleep(0.05)
-    assert len(made) <= 5
-    coming.close()
 
 
 def test_leaving_early_leaves_no_thread(toy) -> None:
