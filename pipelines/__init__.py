@@ -1,1 +1,7 @@
-"""Prefect flows that run the DVC graph: parallel, restartable, scheduled. Imports nothing of `fer_pipeline`."""
+"""Run the DVC graph in Prefect flows: parallel, restartable, scheduled. Imports nothing of `fer_pipeline`."""
+
+TELEMETRY_OFF = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+# In memory, as by default, a server that is started again would never free the slots of a dead run.
+LEASES_ON_DISK = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+}

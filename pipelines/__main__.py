@@ -1,171 +1,103 @@
-"""`python -m pipelines reproduce|refresh|sweep|serve`: the flows by hand, on a running server or one of their own."""
+"""Run the flows by hand, on a running server or one of their own: `python -m pipelines reproduce|refresh|sweep|serve`.
 
+Each command is built from the function of its name: parameters, types, defaults and docstring are written there once.
+"""
+
+import ast
+import copy
+import importlib
+import inspect
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperGroup
+from typer.models import ParameterInfo
+
+from pipelines import LEASES_ON_DISK, TELEMETRY_OFF
+
+COMMANDS = ("reproduce", "refresh", "sweep", "serve")
+ENVIRONMENT = {
+    **TELEMETRY_OFF,
+    **LEASES_ON_DISK,
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
+}
+
+
+class LazyCommands(TyperGroup):
+    """Commands that import Prefect only when they are called, so that `--help` answers at once."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Replace the command's placeholder by the command itself."""
+        name, placeholder, rest = super().resolve_command(ctx, args)
+        return name, build_command(name) if name in COMMANDS else placeholder, rest
+
+
+def build_command(name: str) -> Any:
+    """Return the command that calls `pipelines.NAME.NAME` with an option for each of its parameters."""
+    function = getattr(importlib.import_module(f"pipelines.{name}"), name)
+    from prefect.utilities.callables import parameter_docstrings
+
+    from pipelines.errors import FlowError
+    from pipelines.sweep import read_grid
+    from pipelines.workspace import find_workspace
+
+    signature = inspect.signature(getattr(function, "fn", function))
+    docstring = inspect.getdoc(getattr(function, "fn", function)) or ""
+    texts = {key: " ".join(text.split()) for key, text in parameter_docstrings(docstring).items()}
+
+    def call(**options: Any) -> None:
+        try:
+            options["workspace"] = str(find_workspace(options["workspace"]))
+            if name == "serve":
+                return function(**options)
+            if "grid" in options:
+                options["grid"] = read_grid(options["grid"])
+            state = function(**options, return_state=True)
+        except FlowError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        typer.echo(state.message)
+        raise typer.Exit(0 if state.is_completed() else 1)
+
+    parameters = []
+    for parameter in signature.parameters.values():
+        type_, *metadata = get_args(parameter.annotation) or (parameter.annotation,)
+        if not metadata or not isinstance(metadata[0], ParameterInfo):
+            type_, metadata = parameter.annotation, [typer.Option()]
+        if parameter.name == "grid":  # a mapping, which a command line has no word for
+            type_, metadata = list[str], [typer.Argument(metavar="PATH=VALUE,VALUE...")]
+        option = copy.copy(metadata[0])
+        option.help = option.help or texts.get(parameter.name)
+        if not option.hidden:
+            parameters.append(
+                parameter.replace(annotation=Annotated[type_, option], kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+    call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # pyright: ignore[reportFunctionMemberAccess]
+    call.__annotations__ = {}
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name, help=docstring.partition("\n")[0])(call)
+    return typer.main.get_command(single)
+
 
 app = typer.Typer(
     name="pipelines",
+    cls=LazyCommands,
     help="Prefect flows that run the DVC graph: independent stages at the same time, restartable, scheduled.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-SURROUNDINGS = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # In memory, as by default, a server that is started again would never free the slots of a dead run.
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
-}
-Targets = Annotated[list[str] | None, typer.Argument(help="Stages, groups of stages or outputs; none: all.")]
-Workspace = Annotated[str | None, typer.Option(help="The folder of dvc.yaml; else the working directory.")]
-Cores = Annotated[int | None, typer.Option(help="Cores that all running stages share; else all there are.")]
-Gpu = Annotated[list[str] | None, typer.Option(help="A GPU for stages that use one; several. Else all there are.")]
-Timeout = Annotated[float | None, typer.Option(help="After this long a stage is ended.")]
-
-
-@contextmanager
-def faults() -> Iterator[None]:
-    """Turns a fault that a person can mend into its line and exit code 1."""
-    from pipelines.errors import FlowError
-
-    try:
-        yield
-    except FlowError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-
-
-@app.callback()
-def _commands() -> None:
-    pass
-
-
-@app.command()
-def reproduce(
-    targets: Targets = None,
-    force: Annotated[bool, typer.Option(help="Run stages that are up to date, too.")] = False,
-    rev: Annotated[str | None, typer.Option(help="A git revision, in a work tree of its own.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Save what came out as a DVC experiment.")] = None,
-    workspace: Workspace = None,
-    cores: Cores = None,
-    gpu: Gpu = None,
-    timeout_hours: Timeout = None,
-) -> None:
-    """Bring the stages of a workspace up to date."""
-    with faults():
-        from pipelines.reproduce import reproduce as flow
-        from pipelines.workspace import find_workspace
-
-        _end(
-            flow(
-                targets=targets,
-                force=force,
-                rev=rev,
-                experiment=experiment,
-                workspace=str(find_workspace(workspace)),
-                cores=cores,
-                gpus=gpu,
-                timeout_hours=timeout_hours,
-                return_state=True,
-            )
-        )
-
-
-@app.command()
-def refresh(
-    targets: Targets = None,
-    branch: Annotated[str, typer.Option(help="The git branch that takes the new dvc.lock.")] = "refresh",
-    push: Annotated[bool, typer.Option(help="Push the artefacts to the DVC remote.")] = False,
-    remote: Annotated[str | None, typer.Option(help="The DVC remote; else the default one.")] = None,
-    git_remote: Annotated[str | None, typer.Option(help="Push the branch there, after the artefacts.")] = None,
-    allow_dirty: Annotated[bool, typer.Option(help="Go on with uncommitted changes.")] = False,
-    workspace: Workspace = None,
-    cores: Cores = None,
-    gpu: Gpu = None,
-    timeout_hours: Timeout = None,
-) -> None:
-    """Make and commit a new version where data or settings changed."""
-    with faults():
-        from pipelines.refresh import refresh as flow
-        from pipelines.workspace import find_workspace
-
-        _end(
-            flow(
-                targets=targets,
-                branch=branch,
-                push=push,
-                remote=remote,
-                git_remote=git_remote,
-                allow_dirty=allow_dirty,
-                workspace=str(find_workspace(workspace)),
-                cores=cores,
-                gpus=gpu,
-                timeout_hours=timeout_hours,
-                return_state=True,
-            )
-        )
-
-
-@app.command()
-def sweep(
-    setting: Annotated[list[str], typer.Argument(help="PATH=VALUE,VALUE of params.yaml; values are YAML.")],
-    target: Annotated[list[str] | None, typer.Option(help="A stage, group or output; several. None: all.")] = None,
-    jobs: Annotated[int, typer.Option(help="How many combinations at the same time.", min=1)] = 1,
-    prefix: Annotated[str, typer.Option(help="What the names of the experiments begin with.")] = "",
-    rev: Annotated[str, typer.Option(help="The git revision that the settings vary.")] = "HEAD",
-    workspace: Workspace = None,
-    cores: Cores = None,
-    gpu: Gpu = None,
-    timeout_hours: Timeout = None,
-) -> None:
-    """Reproduce every combination of some settings as a DVC experiment."""
-    with faults():
-        from pipelines.settings import read_grid
-        from pipelines.sweep import sweep as flow
-        from pipelines.workspace import find_workspace
-
-        _end(
-            flow(
-                grid=read_grid(setting),
-                targets=target,
-                jobs=jobs,
-                prefix=prefix,
-                rev=rev,
-                workspace=str(find_workspace(workspace)),
-                cores=cores,
-                gpus=gpu,
-                timeout_hours=timeout_hours,
-                return_state=True,
-            )
-        )
-
-
-@app.command()
-def serve(
-    port: Annotated[int, typer.Option(help="The server's; the reports are on the next one.", min=1, max=65534)] = 4200,
-    workspace: Workspace = None,
-) -> None:
-    """Start a server, the pool, the deployments and a worker on this machine, until Ctrl-C."""
-    with faults():
-        from pipelines.serve import serve as run_all
-
-        run_all(port, workspace)
-
-
-def _end(state: Any) -> None:
-    typer.echo(state.message)
-    raise typer.Exit(0 if state.is_completed() else 1)
+for _name in COMMANDS:
+    _source = Path(__file__).with_name(f"{_name}.py").read_text(encoding="utf-8")
+    _summary = (ast.get_docstring(ast.parse(_source)) or "").partition("\n")[0]
+    app.command(_name, help=_summary)(lambda: None)
 
 
 def main() -> None:
-    """Runs the command line; telemetry is off unless the user turned it on."""
-    for name, value in SURROUNDINGS.items():
+    """Run the command line; telemetry is off unless the user turned it on."""
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     app()
 

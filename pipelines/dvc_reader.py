@@ -1,8 +1,8 @@
-"""Run in a DVC workspace: prints its graph, what is stale and what raw data is read, as one line of JSON.
+"""Print the graph of a DVC workspace, what is stale and what raw data is read, as one line of JSON.
 
-The only file here that imports DVC. It is a process of its own, so that a flow, whose threads live long, shares no DVC
-state, and since DVC names stages as seen from the working directory. Reads `{"targets": […] or null, "force": bool}` on
-the standard input.
+The only file here that imports DVC. It is run as a process of its own, so that a flow, whose threads live long, shares
+no DVC state, and since DVC names stages as seen from the working directory. Reads `{"targets": […] or null, "force":
+bool}` from the standard input.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def read(targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
-    """`{"stages": […], "raw": […]}`, stages in the order of `dvc repro`, or `{"error": one line}`.
+    """Return `{"stages": {address: …}, "raw": […]}`, stages in the order of `dvc repro`, or `{"error": one line}`.
 
     `raw`: the paths below the workspace that stages read and no stage makes, of all stages.
     """
@@ -27,75 +27,63 @@ def read(targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
             stages = {stage.addressing: stage for stage in repo.index.stages}
             active = get_active_graph(repo.index.graph)  # a frozen stage waits for nothing
             graph = networkx.relabel_nodes(active, {stage: stage.addressing for stage in stages.values()})
-            raw = _raw_inputs(repo)
-            wanted = _wanted(repo, targets, stages)
-            if wanted is not None:
+            raw = _find_raw_inputs(repo)
+            steps = None
+            if targets:
+                wanted = set().union(*(_resolve(repo, target, stages) for target in targets))
                 graph = graph.subgraph(wanted.union(*(networkx.descendants(graph, address) for address in wanted)))
-            steps = None if wanted is None else [stages[address] for address in stages if address in wanted]
-            walk = [] if steps == [] else plan_repro(active, steps)  # which takes none for all
+                steps = [stages[address] for address in stages if address in wanted]
+            order = [] if steps == [] else plan_repro(active, steps)  # which takes none for all
             with repo.lock:
                 stale = {address for address in graph if force or stages[address].status()}
     except DvcException as error:
-        return {"error": _first_line(error)}
+        lines = (line.strip() for line in str(error).splitlines())
+        return {"error": next(filter(None, lines), type(error).__name__)}
     return {
-        "stages": [
-            {
-                "address": address,
+        "stages": {
+            address: {
                 "description": stages[address].desc or "",
                 "upstream": sorted(graph.successors(address)),
                 "meta": stages[address].meta or {},
                 "stale": address in stale,
             }
-            for address in (stage.addressing for stage in walk)
-        ],
+            for address in (stage.addressing for stage in order)
+        },
         "raw": raw,
     }
 
 
-def _wanted(repo: Any, targets: Sequence[str] | None, stages: Mapping[str, Any]) -> set[str] | None:
-    """The addresses that stand for the targets: stages, all of a group, the maker of an output; None for all."""
-    from dvc.exceptions import DvcException
+def _resolve(repo: Any, target: str, stages: Mapping[str, Any]) -> set[str]:
+    """Return the addresses that a target stands for: a stage, all stages of a group, the maker of an output."""
+    from dvc.exceptions import DvcException, OutputNotFoundError
 
-    if not targets:
-        return None
-    found: set[str] = set()
-    for target in targets:
-        group = {address for address in stages if address.partition("@")[0] == target}
-        try:
-            found |= group or _named(repo, target)
-        except DvcException:
-            near = difflib.get_close_matches(target, [*stages, *(one.partition("@")[0] for one in stages)], n=3)
-            known = f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "`dvc stage list` tells them"
-            raise DvcException(f"no stage, group or output is named {target!r}; {known}") from None
-    return found
-
-
-def _named(repo: Any, target: str) -> set[str]:
-    from dvc.exceptions import OutputNotFoundError
-
+    if group := {address for address in stages if address.partition("@")[0] == target}:
+        return group
     try:
-        return {out.stage.addressing for out in repo.find_outs_by_path(target)}
-    except OutputNotFoundError:
-        return {stage.addressing for stage in repo.stage.collect(target)}
+        try:
+            return {out.stage.addressing for out in repo.find_outs_by_path(target)}
+        except OutputNotFoundError:
+            return {stage.addressing for stage in repo.stage.collect(target)}
+    except DvcException:
+        names = [*stages, *(address.partition("@")[0] for address in stages)]
+        near = dict.fromkeys(difflib.get_close_matches(target, names, n=3))
+        hint = f"did you mean {' or '.join(near)}?" if near else "`dvc stage list` shows them"
+        raise DvcException(f"no stage, group or output is named {target!r}; {hint}") from None
 
 
-def _raw_inputs(repo: Any) -> list[str]:
+def _find_raw_inputs(repo: Any) -> list[str]:
     from dvc.dependency.param import ParamsDependency
 
-    outs, found = repo.index.outs_trie, set()
+    outs, paths = repo.index.outs_trie, set()
     for dep in (dep for stage in repo.index.stages for dep in stage.deps):
         if dep.protocol != "local" or isinstance(dep, ParamsDependency) or not dep.is_in_repo:
             continue
         key = dep.fs.parts(dep.fs_path)
         if not (outs.shortest_prefix(key) or outs.has_subtrie(key)):
-            found.add(dep.fs.relpath(dep.fs_path, repo.root_dir))
-    return sorted(found)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            paths.add(dep.fs.relpath(dep.fs_path, repo.root_dir))
+    return sorted(paths)
 
 
 if __name__ == "__main__":
-    wish = json.load(sys.stdin)
-    sys.stdout.write(json.dumps(read(wish["targets"], force=wish["force"]), default=str) + "\n")
+    request = json.load(sys.stdin)
+    sys.stdout.write(json.dumps(read(request["targets"], force=request["force"]), default=str) + "\n")

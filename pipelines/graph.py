@@ -1,4 +1,4 @@
-"""A DVC workspace in, its stages in walking order out: what each waits for, what it needs, whether it is stale.
+"""Read the stages of a DVC workspace: what each waits for, what it needs, whether it is stale.
 
 The graph is read once and DVC is asked once what is stale, since each `dvc` process costs more than a second of CPU.
 """
@@ -15,7 +15,6 @@ from pipelines.errors import FlowError
 from pipelines.workspace import stage_environment
 
 Cores = int | Literal["all"] | None
-READER = Path(__file__).with_name("dvc_reader.py")
 
 
 @dataclass(frozen=True)
@@ -43,31 +42,25 @@ class Stage:
 
 
 def read_graph(workspace: Path, targets: Sequence[str] | None = None, *, force: bool = False) -> dict[str, Stage]:
-    """The stages of a workspace by address, upstream before downstream.
+    """Return the stages of a workspace by address, upstream before downstream.
 
     With `targets` (addresses, names of groups, outputs), only those and what they need. `force` takes all for stale.
     Raises FlowError for a folder without DVC, an unknown target or a dvc.yaml that DVC refuses.
     """
-    told = _ask(workspace, targets, force=force)
     return {
-        stage["address"]: Stage(
-            stage["address"],
-            stage["description"],
-            tuple(stage["upstream"]),
-            read_needs(stage["address"], stage["meta"]),
-            stage["stale"],
-        )
-        for stage in told["stages"]
-    }
+        address: Stage(address, stage["description"], tuple(stage["upstream"]), read_needs(address, stage["meta"]),
+                       stage["stale"])
+        for address, stage in _ask_dvc(workspace, targets, force=force)["stages"].items()
+    }  # fmt: skip
 
 
-def raw_inputs(workspace: Path) -> list[str]:
-    """The paths below a workspace that its stages read and that no stage or .dvc file of it makes."""
-    return _ask(workspace, None, force=True)["raw"]  # forced: then nothing is hashed
+def list_raw_inputs(workspace: Path) -> list[str]:
+    """Return the paths below a workspace that its stages read and that no stage or .dvc file of it makes."""
+    return _ask_dvc(workspace, None, force=True)["raw"]  # forced: then nothing is hashed
 
 
 def read_needs(address: str, meta: Any) -> Needs:
-    """The needs in a stage's `meta`; the rest of it is the user's own. FlowError for a value that means nothing."""
+    """Return the needs in a stage's `meta`; the rest is the user's own. FlowError for a value that means nothing."""
     if not isinstance(meta, Mapping):
         return Needs()
     gpu, cores, timeout = meta.get("gpu", False), meta.get("cores"), meta.get("timeout")
@@ -80,21 +73,21 @@ def read_needs(address: str, meta: Any) -> Needs:
     return Needs(gpu, cores, timeout)
 
 
-def _ask(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
-    """What the reader tells of a workspace."""
+def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
+    """Return what `dvc_reader.py` prints in a workspace."""
     if not workspace.is_dir():
         raise FlowError(f"{workspace} is no folder; name the workspace that holds dvc.yaml")
-    wish = json.dumps({"targets": list(targets) if targets else None, "force": force})
     # -I keeps a file of the workspace that is named like a module from being imported.
-    command = [sys.executable, "-I", str(READER)]
+    command = [sys.executable, "-I", str(Path(__file__).with_name("dvc_reader.py"))]
+    request = json.dumps({"targets": list(targets) if targets else None, "force": force})
     done = subprocess.run(
-        command, cwd=workspace, env=stage_environment(), input=wish, capture_output=True, text=True, check=False
+        command, cwd=workspace, env=stage_environment(), input=request, capture_output=True, text=True, check=False
     )
     try:
-        told = json.loads(done.stdout.splitlines()[-1])
+        answer = json.loads(done.stdout.splitlines()[-1])
     except (ValueError, IndexError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
-    if "error" in told:
-        raise FlowError(f"{told['error']} (workspace {workspace})")
-    return told
+    if "error" in answer:
+        raise FlowError(f"{answer['error']} (workspace {workspace})")
+    return answer

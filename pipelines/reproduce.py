@@ -1,15 +1,19 @@
-"""The flow `reproduce`: a workspace in, every stage of its graph up to date, or failed with its last lines, out.
+"""Bring the stages of a workspace up to date, independent ones at the same time.
 
-What `dvc repro` does one after another is done here side by side where the graph allows it; artefacts and `dvc.lock`
-are the same bytes.
+What `dvc repro` does one after another the flow `reproduce` does side by side where the graph allows it; artefacts and
+`dvc.lock` are the same bytes. A stage that fails ends with its last lines in the message.
 """
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
+import typer
 from prefect import allow_failure, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -20,47 +24,57 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines import showing
-from pipelines.aftermath import sign, tidy_up
-from pipelines.errors import FlowError, told_in_one_line
+from pipelines import artifacts
+from pipelines.cancellation import stop_event, watch_run
+from pipelines.cleanup import clean_up, tag_run
+from pipelines.errors import FlowError, fail_in_one_line
 from pipelines.gpus import visible_gpus
-from pipelines.graph import Stage, read_graph
-from pipelines.lockfile import locked_stages, order_new_stages
-from pipelines.settings import about
-from pipelines.stage_task import Surroundings, run_stage
-from pipelines.walk import BROKEN, Outcome, Walk
-from pipelines.watch import stoppable, watching
-from pipelines.workspace import alone, find_workspace
-from pipelines.worktree import revision, save_experiment
+from pipelines.graph import read_graph
+from pipelines.repository import checkout_revision, save_experiment
+from pipelines.scheduler import UNSUCCESSFUL, Outcome, Scheduler
+from pipelines.stage_task import RunContext, run_stage
+from pipelines.workspace import (
+    LOCK,
+    describe_workspace,
+    find_workspace,
+    lock_workspace,
+    order_new_stages,
+    read_locked_stages,
+)
 
-LOCK = "dvc.lock"
+Targets = Annotated[list[str] | None, typer.Argument()]
+Gpus = Annotated[list[str] | None, typer.Option("--gpu")]
 
 
-def _run_name() -> str:
-    given = flow_run.parameters
-    wanted = given.get("targets") or []
+def name_run() -> str:
+    """Return the name of the flow run that this is called in: flow, what it works on, revision, experiment."""
+    parameters = flow_run.parameters
     try:
-        words = ", ".join(wanted) if wanted else about(find_workspace(given.get("workspace")))
+        subject = describe_workspace(find_workspace(parameters.get("workspace")))
     except FlowError:
-        words = "no workspace"
-    extra = [str(given[key]) for key in ("rev", "experiment") if given.get(key)]
-    return " · ".join(["reproduce", words, *extra])
+        subject = "no workspace"
+    name = str(flow_run.flow_name)
+    if name == "reproduce" and parameters.get("targets"):
+        subject = ", ".join(parameters["targets"])
+    grid = [" × ".join(parameters["grid"])] if parameters.get("grid") else []
+    extra = [str(parameters[key]) for key in ("rev", "experiment") if name == "reproduce" and parameters.get(key)]
+    return " · ".join([name, *grid, subject, *extra])
 
 
-@flow(name="reproduce", flow_run_name=_run_name, persist_result=False)
-@told_in_one_line
+@flow(name="reproduce", flow_run_name=name_run, persist_result=False)
+@fail_in_one_line
 def reproduce(
-    targets: list[str] | None = None,
+    targets: Targets = None,
     force: bool = False,
     rev: str | None = None,
     experiment: str | None = None,
     workspace: str | None = None,
     cores: int | None = None,
-    gpus: list[str] | None = None,
+    gpus: Gpus = None,
     gpu_limit: str = "gpu",
     timeout_hours: float | None = None,
 ) -> State[Any]:
-    """Brings the stages of a DVC workspace up to date, independent ones at the same time.
+    """Bring the stages of a DVC workspace up to date, independent ones at the same time.
 
     Args:
         targets: Stages, groups of stages or outputs; they and what they need. None: all.
@@ -73,84 +87,79 @@ def reproduce(
         gpu_limit: The Prefect concurrency limit that counts GPUs over all hosts.
         timeout_hours: After this long a stage is ended, where its own meta names no timeout.
     """
-    log, home = get_run_logger(), find_workspace(workspace)
-    with revision(home, rev) as place, alone(place, str(flow_run.name)) as fresh:
-        if fresh:
-            tidy_up(place, run_id(), log)
-        sign(place, run_id())
-        stages = read_graph(place, targets, force=force)
+    log = get_run_logger()
+    with checkout_revision(find_workspace(workspace), rev) as folder, own_workspace(folder, str(flow_run.name)) as run:
+        stages = read_graph(folder, targets, force=force)
         stale = sum(stage.stale for stage in stages.values())
-        log.info("%d stages, %d of them stale, in %s", len(stages), stale, place)
-        there = visible_gpus() if gpus is None else gpus
-        if there and get_current_settings().api.url is None:
-            _limit_of_own_server(gpu_limit, len(there))
-        walk = Walk(stages, cores=_core_numbers(cores), gpus=there)
-        locked = locked_stages(place / LOCK)
+        log.info("%d stages, %d of them stale, in %s", len(stages), stale, folder)
+        gpu_names = visible_gpus() if gpus is None else gpus
+        if gpu_names and get_current_settings().api.url is None:
+            # A server that starts and ends with the flow has no limits but those that the flow makes.
+            with get_client(sync_client=True) as client:
+                client.upsert_global_concurrency_limit_by_name(gpu_limit, len(gpu_names))
+        scheduler = Scheduler(stages, cores=_number_cores(cores), gpus=gpu_names)
+        locked = read_locked_stages(folder / LOCK)
         # Whatever still runs when this flow ends early is ended with it.
-        with stoppable() as stop, watching(run_id(), stop, log):
-            states = _walk(walk, Surroundings(place, force, gpu_limit, timeout_hours, stop))
-        order_new_stages(place / LOCK, locked, list(stages))
-        showing.show(place, stages, states)
-        if experiment and not _broken(walk.outcomes):
-            save_experiment(place, experiment)
-    return _state(walk.outcomes, stages)
+        with stop_event() as stop, watch_run(run, stop, log):
+            states = _run_stages(scheduler, RunContext(folder, force, gpu_limit, timeout_hours, stop))
+        order_new_stages(folder / LOCK, locked, list(stages))
+        artifacts.publish_run(folder, stages, states)
+        state = _summarize(scheduler.outcomes)
+        if experiment and state.is_completed():
+            save_experiment(folder, experiment)
+    return state
 
 
-def _limit_of_own_server(name: str, gpus: int) -> None:
-    """A server that starts and ends with the flow has no limits but those that the flow makes."""
-    with get_client(sync_client=True) as client:
-        client.upsert_global_concurrency_limit_by_name(name, gpus)
-
-
-def _walk(walk: Walk, around: Surroundings) -> dict[str, State[Any]]:
-    futures: dict[str, PrefectFuture[Any]] = {}
-    ended: SimpleQueue[str] = SimpleQueue()
-    while not walk.done:
-        for start in walk.starts():
-            address = start.stage.address
-            upstream: Any = [allow_failure(futures[one]) for one in start.stage.upstream if one in futures]
-            futures[address] = run_stage.submit(address, start, around, wait_for=upstream)  # pyright: ignore[reportCallIssue]
-            futures[address].add_done_callback(lambda _, address=address: ended.put(address))
-        address = ended.get()
-        futures[address].wait()
-        walk.ended(address, _outcome(futures[address].state))
-    return {address: future.state for address, future in futures.items()}
-
-
-def _outcome(state: State[Any]) -> Outcome:
-    if state.name in set(Outcome):
-        return Outcome(state.name)
-    return Outcome.CANCELLED if state.is_cancelled() else Outcome.COMPLETED if state.is_completed() else Outcome.FAILED
-
-
-def _state(outcomes: Mapping[str, Outcome], stages: Mapping[str, Stage]) -> State[Any]:
-    """The end of the whole run, told in one line; the outcomes are its data."""
-    counts = {outcome: sum(one is outcome for one in outcomes.values()) for outcome in Outcome}
-    told = f"{len(stages)} stages: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    failed = [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]
-    data = {address: str(outcome) for address, outcome in outcomes.items()}
-    if failed:
-        return Failed(message=f"{', '.join(failed)} failed; {told}. Run again to go on from there.", data=data)
-    if _broken(outcomes):
-        return Cancelled(message=f"{told}. Run again to go on from there.", data=data)
-    return Completed(message=told, data=data)
-
-
-def _broken(outcomes: Mapping[str, Outcome]) -> bool:
-    return any(outcome in BROKEN for outcome in outcomes.values())
-
-
-def _core_numbers(count: int | None) -> list[int]:
-    """The numbers of the cores to spread over; more than there are means that some are shared."""
-    there = sorted(os.sched_getaffinity(0))
-    if count is not None and count < 1:
-        raise FlowError(f"cores is {count}; it is a number from 1")
-    return there if count is None else [there[number % len(there)] for number in range(count)]
-
-
-def run_id() -> UUID:
-    """The id of the flow run that this is called in."""
+@contextmanager
+def own_workspace(folder: Path, name: str) -> Iterator[UUID]:
+    """Hold the workspace for this flow run, clean up behind dead runs and tag this one; yield its id."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise RuntimeError("called outside of a flow")
-    return context.flow_run.id
+    run = context.flow_run.id
+    with lock_workspace(folder, name) as is_outermost:
+        if is_outermost:
+            clean_up(folder, run, get_run_logger())
+        tag_run(folder, run)
+        yield run
+
+
+def _run_stages(scheduler: Scheduler, context: RunContext) -> dict[str, State[Any]]:
+    futures: dict[str, PrefectFuture[Any]] = {}
+    ended: SimpleQueue[str] = SimpleQueue()
+    while not scheduler.done:
+        for start in scheduler.start_ready():
+            address = start.stage.address
+            upstream: Any = [allow_failure(futures[one]) for one in start.stage.upstream if one in futures]
+            futures[address] = run_stage.submit(address, start, context, wait_for=upstream)  # pyright: ignore[reportCallIssue]
+            futures[address].add_done_callback(lambda _, address=address: ended.put(address))
+        address = ended.get()
+        futures[address].wait()
+        state = futures[address].state
+        outcome = Outcome.COMPLETED if state.is_completed() else Outcome.FAILED
+        if state.name in set(Outcome):
+            outcome = Outcome(state.name)
+        elif state.is_cancelled():
+            outcome = Outcome.CANCELLED
+        scheduler.finish(address, outcome)
+    return {address: future.state for address, future in futures.items()}
+
+
+def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:
+    """Return the final state of the run: one line; the outcomes are its data."""
+    counts = Counter(outcomes.values())
+    summary = f"{len(outcomes)} stages: " + ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+    data = {address: str(outcome) for address, outcome in outcomes.items()}
+    if failed := [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]:
+        return Failed(message=f"{', '.join(failed)} failed; {summary}. Run again to go on from there.", data=data)
+    if counts.keys() & UNSUCCESSFUL:
+        return Cancelled(message=f"{summary}. Run again to go on from there.", data=data)
+    return Completed(message=summary, data=data)
+
+
+def _number_cores(count: int | None) -> list[int]:
+    """Return the numbers of the cores to spread over; more than there are means that some are shared."""
+    available = sorted(os.sched_getaffinity(0))
+    if count is not None and count < 1:
+        raise FlowError(f"cores is {count}; it is a number from 1")
+    return available if count is None else [available[number % len(available)] for number in range(count)]

@@ -1,8 +1,9 @@
-"""The flow `sweep`: a grid of settings in, one DVC experiment a combination and a table of their results out.
+"""Reproduce every combination of some settings as a DVC experiment, and compare their results in a table.
 
-Each combination is reproduced in a git work tree of its own beside the workspace (several at the same time), with the
-workspace's DVC cache, so that stages which a setting does not touch are not made again. What is killed goes on in its
-work tree; what is finished is a DVC experiment (`dvc exp show`, `dvc exp apply NAME`) and its work tree is gone.
+The flow `sweep` reproduces each combination in a git work tree of its own beside the workspace (several at the same
+time), with the workspace's DVC cache, so that stages which a setting does not touch are not made again. What is killed
+goes on in its work tree; what is finished is a DVC experiment (`dvc exp show`, `dvc exp apply NAME`) and its work tree
+is gone.
 """
 
 import hashlib
@@ -13,82 +14,46 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+import yaml
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipelines.aftermath import sign, tidy_up
-from pipelines.errors import FlowError, told_in_one_line
-from pipelines.reproduce import reproduce, run_id
-from pipelines.results import Results, results_now
-from pipelines.settings import about
-from pipelines.watch import stop_all
-from pipelines.workspace import alone, find_workspace
-from pipelines.worktree import git, remove, revision, save_experiment
+from pipelines.artifacts import Results, read_results
+from pipelines.cancellation import stop_all
+from pipelines.errors import FlowError, fail_in_one_line
+from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
+from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
+from pipelines.workspace import find_workspace, replace_text
 
 FIGURE = "mean_class_accuracy"
+Settings = dict[str, Any]  # by dotted path in params.yaml
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One combination: settings by their dotted path in params.yaml."""
-
-    settings: tuple[tuple[str, Any], ...]
-
-    @property
-    def name(self) -> str:
-        """What git and DVC take as a name, and that says what varies: `mine.value-0.3`; the same for the same."""
-        words = "-".join(f"{path}-{_word(value)}" for path, value in self.settings)
-        plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in words).strip("-.")
-        if plain == words.replace("[", "").replace("]", "") and len(plain) <= 60:
-            return plain
-        known = hashlib.sha256(json.dumps(self.settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        return f"{plain[:50].rstrip('-.')}-{known}"
-
-
-def trials(grid: Mapping[str, Sequence[Any]]) -> list[Trial]:
-    """All combinations of a grid, the last setting varying fastest."""
-    if not grid:
-        raise FlowError("the grid is empty; name a setting and its values, for example mine.value=0.2,0.3")
-    for path, values in grid.items():
-        if not isinstance(values, list | tuple) or not values:
-            raise FlowError(f"the grid's {path!r} is {values!r}; it is a list of at least one value")
-    return [Trial(tuple(zip(grid, values, strict=True))) for values in itertools.product(*grid.values())]
-
-
-def _run_name() -> str:
-    given = flow_run.parameters
-    try:
-        words = about(find_workspace(given.get("workspace")))
-    except FlowError:
-        words = "no workspace"
-    return f"sweep · {' × '.join(given.get('grid') or {})} · {words}"
-
-
-@flow(name="sweep", flow_run_name=_run_name, persist_result=False)
-@told_in_one_line
+@flow(name="sweep", flow_run_name=name_run, persist_result=False)
+@fail_in_one_line
 def sweep(
     grid: dict[str, list[Any]],
-    targets: list[str] | None = None,
-    jobs: int = 1,
+    targets: Annotated[list[str] | None, typer.Option("--target")] = None,
+    jobs: Annotated[int, typer.Option(min=1)] = 1,
     prefix: str = "",
     rev: str = "HEAD",
     workspace: str | None = None,
     cores: int | None = None,
-    gpus: list[str] | None = None,
+    gpus: Gpus = None,
     gpu_limit: str = "gpu",
     timeout_hours: float | None = None,
 ) -> State[Any]:
-    """Reproduces every combination of some settings as a DVC experiment.
+    """Reproduce every combination of some settings as a DVC experiment.
 
     Args:
         grid: Lists of values by the dotted path of the setting in params.yaml; `seeds: [[0], [1]]` varies the seeds.
@@ -102,106 +67,117 @@ def sweep(
         gpu_limit: The Prefect concurrency limit that counts GPUs.
         timeout_hours: After this long a stage is ended.
     """
-    place, wanted = find_workspace(workspace), trials(grid)
+    folder, trials = find_workspace(workspace), [(f"{prefix}{name_trial(one)}", one) for one in combine(grid)]
     if jobs < 1:
         raise FlowError(f"jobs is {jobs}; it is a number from 1")
-    _refuse_early(place, rev, grid)
-    count = min(jobs, len(wanted))
+    with tempfile.TemporaryDirectory() as scratch:  # a setting that is not there is refused before hours of work
+        copy = Path(scratch) / "params.yaml"
+        copy.write_text(run_git(folder, "show", f"{rev}:./params.yaml"), encoding="utf-8")
+        set_params(copy, {path: values[0] for path, values in grid.items()})
+    count = min(jobs, len(trials))
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
-    get_run_logger().info("%d experiments, %d at a time, %d cores each", len(wanted), count, share)
+    get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
 
-    def attempt(trial: Trial) -> tuple[str, Results | None]:
+    def run_trial(name: str, settings: Settings) -> tuple[str, Results | None]:
         try:
-            return _attempt(
-                place, rev, trial, f"{prefix}{trial.name}",
-                targets=targets, cores=share, gpus=gpus, gpu_limit=gpu_limit, timeout_hours=timeout_hours,
-            )  # fmt: skip
+            with checkout_revision(folder, rev, name) as tree, own_workspace(tree, name):
+                set_params(tree / "params.yaml", settings)
+                state = reproduce.with_options(flow_run_name=f"reproduce · {name}")(
+                    targets=targets, workspace=str(tree), cores=share, gpus=gpus, gpu_limit=gpu_limit,
+                    timeout_hours=timeout_hours, return_state=True,
+                )  # fmt: skip
+                if not state.is_completed():
+                    raise FlowError(f"Failed: {state.message}")
+                save_experiment(tree, name)
+                results = read_results(tree)
+            remove_work_tree(folder, tree)
+            return "Completed", results
         except FlowError as error:
             return str(error), None
 
     with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(copy_context().run, attempt, trial) for trial in wanted]
+        running = [pool.submit(copy_context().run, run_trial, *trial) for trial in trials]
         try:
-            ends = [one.result() for one in running]
+            ends = [future.result() for future in running]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             stop_all()
             raise
-    rows = [_row(trial, f"{prefix}{trial.name}", *end) for trial, end in zip(wanted, ends, strict=True)]
+    rows = [_table_row(*trial, *end) for trial, end in zip(trials, ends, strict=True)]
     create_table_artifact(key="sweep", table=rows, description=f"{FIGURE} by setting; `dvc exp apply NAME` takes one")
-    failed = [row["experiment"] for row in rows if row["state"] != "Completed"]
-    if failed:
-        told = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
-        return Failed(message=f"{told}. Run again to go on from there.", data=rows)
+    if failed := [row["experiment"] for row in rows if row["state"] != "Completed"]:
+        summary = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
+        return Failed(message=f"{summary}. Run again to go on from there.", data=rows)
     return Completed(message=f"{len(rows)} experiments; `dvc exp show` lists them", data=rows)
 
 
-def _attempt(place: Path, rev: str, trial: Trial, name: str, **options: Any) -> tuple[str, Results]:
-    with revision(place, rev, name) as tree, alone(tree, name):
-        tidy_up(tree, run_id(), get_run_logger())
-        sign(tree, run_id())
-        set_params(tree / "params.yaml", dict(trial.settings))
-        state = reproduce.with_options(flow_run_name=f"reproduce · {name}")(
-            workspace=str(tree), return_state=True, **options
-        )
-        if not state.is_completed():
-            raise FlowError(f"Failed: {state.message}")
-        save_experiment(tree, name)
-        found = results_now(tree)
-    remove(place, tree)
-    return "Completed", found
+def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """Return all combinations of a grid, the last setting varying fastest."""
+    if not grid:
+        raise FlowError("the grid is empty; name a setting and its values, for example mine.value=0.2,0.3")
+    for path, values in grid.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise FlowError(f"the grid's {path!r} is {values!r}; it is a list of at least one value")
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def set_params(path: Path, settings: Mapping[str, Any]) -> None:
-    """Sets values in a params.yaml by dotted path, keeping its comments; FlowError for a path that is not there."""
-    yaml = YAML()
-    yaml.preserve_quotes = True
+def name_trial(settings: Settings) -> str:
+    """Return a name that git and DVC take and that says what varies, `mine.value-0.3`; the same for the same."""
+    words = "-".join(f"{path}-{_format(value)}" for path, value in settings.items())
+    plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in words).strip("-.")
+    if plain == words.replace("[", "").replace("]", "") and len(plain) <= 60:
+        return plain
+    pairs = json.dumps(list(settings.items()), sort_keys=True, default=str)
+    return f"{plain[:50].rstrip('-.')}-{hashlib.sha256(pairs.encode()).hexdigest()[:8]}"
+
+
+def read_grid(settings: Sequence[str]) -> dict[str, list[Any]]:
+    """Return `["mine.value=0.2,0.3"]` as `{"mine.value": [0.2, 0.3]}`; values are YAML. FlowError for anything else."""
+    grid: dict[str, list[Any]] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        try:
+            values = yaml.safe_load(f"[{text}]")
+        except (yaml.YAMLError, ValueError):
+            values = None
+        if not (path.strip() and equals and values) or path.strip() in grid:
+            raise FlowError(f"{setting!r} is no setting to vary; say PATH=VALUE,VALUE once each, as mine.value=0.2,0.3")
+        grid[path.strip()] = values
+    return grid
+
+
+def set_params(path: Path, settings: Settings) -> None:
+    """Set values in a params.yaml by dotted path, keeping its comments; FlowError for a path that is not there."""
+    yaml_file, out = YAML(), StringIO()
+    yaml_file.preserve_quotes = True
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"))
+        content = yaml_file.load(path.read_text(encoding="utf-8"))
     except (OSError, YAMLError) as error:
         raise FlowError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     for dotted, value in settings.items():
-        *parents, last = dotted.split(".")
-        inside = content
-        for step in parents:
-            inside = _step(inside, step, dotted, path)
-        _step(inside, last, dotted, path)
-        inside[int(last) if isinstance(inside, list) else last] = value
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        yaml.dump(content, file)
-    temporary.replace(path)
+        inside: Any = {"": content}
+        key: Any = ""
+        for step in dotted.split("."):
+            inside, key = inside[key], step
+            if isinstance(inside, list) and step.isdigit() and int(step) < len(inside):
+                key = int(step)
+            elif not (isinstance(inside, dict) and step in inside):
+                names = f"; there are {', '.join(map(str, inside))}" if isinstance(inside, dict) else ""
+                raise FlowError(f"{path.name} has no setting {dotted!r} (nothing is named {step!r}{names})")
+        inside[key] = value
+    yaml_file.dump(content, out)
+    replace_text(path, out.getvalue())
 
 
-def _step(inside: Any, step: str, dotted: str, path: Path) -> Any:
-    if isinstance(inside, Mapping) and step in inside:
-        return inside[step]
-    if isinstance(inside, list) and step.isdigit() and int(step) < len(inside):
-        return inside[int(step)]
-    known = f"; there are {', '.join(map(str, inside))}" if isinstance(inside, Mapping) else ""
-    raise FlowError(f"{path.name} has no setting {dotted!r} (nothing is named {step!r}{known})")
-
-
-def _refuse_early(place: Path, rev: str, grid: Mapping[str, Any]) -> None:
-    """A setting that is not there is told before hours of work."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "params.yaml"
-        copy.write_text(git(place, "show", f"{rev}:./params.yaml"), encoding="utf-8")
-        set_params(copy, {path: values[0] for path, values in grid.items()})
-
-
-def _row(trial: Trial, name: str, told: str, found: Results | None) -> dict[str, str]:
-    row = {"experiment": name, **{path: _word(value) for path, value in trial.settings}, "state": told}
-    if found is None:
+def _table_row(name: str, settings: Settings, state: str, results: Results | None) -> dict[str, str]:
+    row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}, "state": state}
+    if results is None:
         return row
-    kept = found.mined.get("kept")
-    figures = {
-        f"{recipe} on {target}": f"{value:.4f}"
-        for (recipe, target, figure), value in found.metrics.items()
-        if figure == FIGURE
-    }
-    return row | ({"mined": f"{kept:,}"} if isinstance(kept, int) else {}) | figures
+    if isinstance(kept := results.mined.get("kept"), int):
+        row["mined"] = f"{kept:,}"
+    figures = {(recipe, target): value for (recipe, target, name), value in results.metrics.items() if name == FIGURE}
+    return row | {f"{recipe} on {target}": f"{value:.4f}" for (recipe, target), value in figures.items()}
 
 
-def _word(value: Any) -> str:
+def _format(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)

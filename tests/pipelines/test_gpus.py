@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from pipelines import gpus
-from pipelines.gpus import holding, visible_gpus
+from pipelines.gpus import hold_gpu, visible_gpus
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipelines.gpus import holding
+from pipelines.gpus import hold_gpu
 def waiting():
     raise SystemExit("waits")
-with holding(sys.argv[2], waiting, Path(sys.argv[1])):
+with hold_gpu(sys.argv[2], waiting, Path(sys.argv[1])):
     print("holds", flush=True)
     time.sleep(float(sys.argv[3]))
 """
@@ -60,7 +60,7 @@ def test_one_gpu_is_held_by_one_process_until_that_is_gone(tmp_path: Path, root:
             if len(waited) == 3:
                 first.kill()  # -9: it lets go of nothing itself
 
-        with holding("0", waiting, place):
+        with hold_gpu("0", waiting, place):
             assert len(waited) >= 3
     finally:
         first.kill()
@@ -73,11 +73,11 @@ def test_whoever_waits_may_give_up_and_leaves_nothing(tmp_path: Path) -> None:
         raise TimeoutError("the run ended")
 
     before = len(os.listdir("/proc/self/fd"))
-    with holding("MIG-a/b", give_up, tmp_path):
-        with pytest.raises(TimeoutError, match="the run ended"), holding("MIG-a/b", give_up, tmp_path):
+    with hold_gpu("MIG-a/b", give_up, tmp_path):
+        with pytest.raises(TimeoutError, match="the run ended"), hold_gpu("MIG-a/b", give_up, tmp_path):
             pass
         assert len(os.listdir("/proc/self/fd")) == before + 1
-    with holding("MIG-a/b", give_up, tmp_path):
+    with hold_gpu("MIG-a/b", give_up, tmp_path):
         pass
     assert os.listdir(tmp_path) == ["MIG-a_b"]
 
@@ -86,12 +86,12 @@ def test_other_users_may_hold_a_gpu_too(tmp_path: Path) -> None:
     place = tmp_path / "locks"
     before = os.umask(0o077)
     try:
-        with holding("0", lambda: None, place):
+        with hold_gpu("0", lambda: None, place):
             os.utime(place / "0", (0, 0))
     finally:
         os.umask(before)
     assert stat.S_IMODE(place.stat().st_mode) == 0o1777  # all may add, none may take away another's
-    with holding("0", lambda: None, place):
+    with hold_gpu("0", lambda: None, place):
         assert time.time() - (place / "0").stat().st_mtime < 60  # young enough not to be swept away
 
 
@@ -131,7 +131,7 @@ def test_the_driver_is_asked_where_nothing_is_named(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if "sleep" in script:  # a driver that hangs
-        monkeypatch.setattr(gpus, "SECONDS_FOR_THE_DRIVER", 0.3)
+        monkeypatch.setattr(gpus, "DRIVER_SECONDS", 0.3)
     assert visible_gpus() == found
 
 

@@ -12,7 +12,7 @@ from dvc.repo import Repo
 from pipelines import dvc_reader
 from pipelines.errors import FlowError
 from pipelines.graph import Needs, Stage, read_graph, read_needs
-from pipelines.walk import Outcome, Walk
+from pipelines.scheduler import Outcome, Scheduler
 
 NewRepository = Callable[..., Path]
 # Stages that stand downstream first, a group, fan-in by folder, needs of every kind, a stage that always runs, a frozen
@@ -79,17 +79,17 @@ def read(folder: Path, targets: Sequence[str] | None = None, *, force: bool = Fa
 
 
 def addresses(told: dict[str, Any]) -> list[str]:
-    return [stage["address"] for stage in told["stages"]]
+    return list(told["stages"])
 
 
 def stale(told: dict[str, Any]) -> set[str]:
-    return {stage["address"] for stage in told["stages"] if stage["stale"]}
+    return {address for address, stage in told["stages"].items() if stage["stale"]}
 
 
 def as_stages(told: dict[str, Any]) -> dict[str, Stage]:
     return {
-        one["address"]: Stage(one["address"], upstream=tuple(one["upstream"]), stale=one["stale"])
-        for one in told["stages"]
+        address: Stage(address, upstream=tuple(stage["upstream"]), stale=stage["stale"])
+        for address, stage in told["stages"].items()
     }
 
 
@@ -101,13 +101,13 @@ def status(folder: Path) -> set[str]:
             return set(repo.status())
 
 
-def run_order(walk: Walk) -> list[str]:
-    """The order in which a walk runs its stages if all of them do something."""
+def run_order(scheduler: Scheduler) -> list[str]:
+    """The order in which a scheduler runs its stages if all of them do something."""
     order = []
-    while not walk.done:
-        for start in list(walk.starts()):
+    while not scheduler.done:
+        for start in list(scheduler.start_ready()):
             order += [start.stage.address] if start.outcome is None else []
-            walk.ended(start.stage.address, start.outcome or Outcome.COMPLETED)
+            scheduler.finish(start.stage.address, start.outcome or Outcome.COMPLETED)
     return order
 
 
@@ -132,7 +132,7 @@ def test_the_graph_is_dvcs(world: Path) -> None:
 
 
 def test_on_one_core_stages_run_in_the_order_of_dvc(world: Path) -> None:
-    ours = run_order(Walk(as_stages(read(world, force=True)), cores=[0]))
+    ours = run_order(Scheduler(as_stages(read(world, force=True)), cores=[0]))
     assert [address for address in ours if address != "added.txt.dvc"] == (world / "first").read_text().split()
 
 
@@ -143,7 +143,7 @@ def test_what_is_stale_is_what_dvc_runs(world: Path) -> None:
     (world / "added.txt").write_text("more\n")
     told = read(world)
     assert stale(told) == {"align@street", "align@studio", "added.txt.dvc", "count", "always", "join"} == status(world)
-    ours = run_order(Walk(as_stages(told), cores=[0]))
+    ours = run_order(Scheduler(as_stages(told), cores=[0]))
     (world / "order").unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
@@ -173,7 +173,7 @@ def test_a_frozen_stage_waits_for_nothing(world: Path) -> None:
     plain = world / "dvc.yaml"
     plain.write_text(WORLD.replace("  held:\n", "  held:\n    frozen: true\n"))
     try:
-        stages = {stage["address"]: stage for stage in read(world, ["last"])["stages"]}
+        stages = read(world, ["last"])["stages"]
         assert {address: stage["upstream"] for address, stage in stages.items()} == {"held": [], "last": ["held"]}
         (world / "raw" / "studio.txt").write_text("4\n")
         assert "held" not in stale(read(world))
@@ -234,7 +234,7 @@ def test_a_broken_graph_is_told_in_one_line(
 
 
 def test_a_workspace_without_stages_is_an_empty_graph(tmp_path: Path, new_repository: NewRepository) -> None:
-    assert read(new_repository(tmp_path, {"dvc.yaml": ""})) == {"stages": [], "raw": []}
+    assert read(new_repository(tmp_path, {"dvc.yaml": ""})) == {"stages": {}, "raw": []}
 
 
 def test_what_is_no_workspace_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.lockfile import locked_stages, order_new_stages
+from pipelines.workspace import order_new_stages, read_locked_stages
 
 HEAD = "schema: '2.0'\nstages:\n"
 BLOCKS = {
@@ -18,7 +18,7 @@ def lock(*names: str) -> str:
 def test_new_stages_stand_behind_the_old_in_the_order_of_the_walk(tmp_path: Path) -> None:
     path = tmp_path / "dvc.lock"
     path.write_text(lock("d", "c", "b@x", "a"))
-    assert locked_stages(path) == ["d", "c", "b@x", "a"]
+    assert read_locked_stages(path) == ["d", "c", "b@x", "a"]
     assert order_new_stages(path, ["d"], ["a", "b@x", "c", "d"])
     assert path.read_text() == lock("d", "a", "b@x", "c")
     assert not order_new_stages(path, ["d"], ["a", "b@x", "c", "d"]), "nothing is left to be done"

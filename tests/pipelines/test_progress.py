@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from fer_pipeline.core.progress import progress
 from fer_pipeline.sharding.progress_file import ProgressFile
 from pipelines import progress as module
-from pipelines.progress import artifact_key, percent, read_progress, reporting_progress, told
+from pipelines.progress import artifact_key, format_progress, percent, read_progress, report_progress
 
 
 def write(path: Path, content: Any) -> Path:
@@ -61,7 +61,7 @@ def test_progress_reads_as_a_line_and_a_percentage(
 ) -> None:
     found = read_progress(write(tmp_path / "x.json", now), since=0)
     assert found is not None
-    assert told("a@b", found) == line
+    assert format_progress("a@b", found) == line
     assert percent(found) == pytest.approx(percentage, abs=1e-3)
 
 
@@ -90,7 +90,7 @@ def test_a_stage_is_followed_from_its_own_file_to_its_end(tmp_path: Path, monkey
     monkeypatch.setattr(module, "update_progress_artifact", update)
     write(tmp_path / ".store" / "progress" / "align@studio.json", {"done": 99, "total": 100})
     os.utime(tmp_path / ".store" / "progress" / "align@studio.json", (0, 0))  # an earlier run's
-    with reporting_progress(tmp_path, "align@studio", logging.getLogger("test")):
+    with report_progress(tmp_path, "align@studio", logging.getLogger("test")):
         for done in (1, 2, 3):
             time.sleep(0.05)
             write(tmp_path / ".store" / "progress" / "align@studio.json", {"done": done, "total": 4})
@@ -106,7 +106,7 @@ def test_what_the_stages_write_is_found_and_read(
     shown: list[str] = []
     monkeypatch.setattr(module, "create_progress_artifact", lambda value, key, description: shown.append(description))
     progress_file = ProgressFile(tmp_path / ".store", *words)
-    with reporting_progress(tmp_path, stage, logging.getLogger("test")), progress("faces", 4, "faces") as advance:
+    with report_progress(tmp_path, stage, logging.getLogger("test")), progress("faces", 4, "faces") as advance:
         with progress_file.follow(advance):
             advance(3)
     assert len(shown) == 1

@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from pipelines import supervised
+from pipelines import process_tree
 from pipelines.reproduce import reproduce
 from tests.prefect_server import Api
 
@@ -147,7 +147,7 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
 
 
 def test_nothing_to_do_starts_no_process_of_a_stage(runs: Runs, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised, "run", pytest.fail)
+    monkeypatch.setattr(process_tree, "run_command", pytest.fail)
     assert runs.reproduce(world, gpus=["0"]).message == "5 stages: 5 Cached"
     assert set(runs.states(runs.last_run(world)).values()) == {"Cached"}, "no limit is needed, since no GPU is"
     # With a target, that and what it needs.

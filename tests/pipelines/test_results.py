@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from pipelines.results import Change, Results, changes, results_at, results_now
-from pipelines.worktree import git
+from pipelines.artifacts import Change, Results, compare_results, read_results, read_results_at
+from pipelines.repository import run_git
 
 NewRepository = Callable[..., Path]
 GRAPH = """
@@ -46,8 +46,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, new_repository: NewRepos
         patch.chdir(folder)
         with Repo() as repo:
             repo.reproduce()
-        git(folder, "add", "--all")
-        git(folder, "commit", "--quiet", "-m", "version")
+        run_git(folder, "add", "--all")
+        run_git(folder, "commit", "--quiet", "-m", "version")
         for path, text in newer.items():
             (folder / path).write_text(text)
         (folder / "other.json").write_text('{"a": 2}')
@@ -57,13 +57,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, new_repository: NewRepos
 
 
 def test_the_figures_of_a_revision_beside_those_of_now(workspace: Path) -> None:
-    now, then = results_now(workspace), results_at(workspace, "HEAD")
+    now, then = read_results(workspace), read_results_at(workspace, "HEAD")
     street = ("vas", "street")
     assert now.metrics == {(*street, "accuracy"): 0.5, (*street, "n"): 40.0, (*street, "by_class.joy"): 0.75}
     assert then is not None
     assert then.mined == MINED
     assert then.metrics[*street, "accuracy"] == FIGURES["accuracy"]  # to the last digit
-    assert changes(then, now) == [
+    assert compare_results(then, now) == [
         Change("mined joy: kept", 4.0, 5.0),
         Change("mined: kept", 7.0, 8.0),
         Change("vas on street: accuracy", 0.12345678901234567, 0.5),
@@ -73,21 +73,21 @@ def test_the_figures_of_a_revision_beside_those_of_now(workspace: Path) -> None:
 
 def test_a_revision_without_results_has_none(tmp_path: Path, new_repository: NewRepository) -> None:
     folder = new_repository(tmp_path, {"dvc.yaml": GRAPH, "figures.json": "{}", "mined.json": "{}"})
-    assert results_at(folder, "HEAD") is None
-    assert results_now(folder) == Results()
+    assert read_results_at(folder, "HEAD") is None
+    assert read_results(folder) == Results()
 
 
 def test_changes_are_those_that_are_there_by_hand() -> None:
     before = Results({("a", "t", "acc"): 0.5, ("a", "t", "gone"): 1.0, ("a", "t", "same"): 2.0}, {"kept": 10})
     after = Results({("a", "t", "acc"): 0.25, ("a", "t", "new"): 3.0, ("a", "t", "same"): 2.0}, {"kept": 10})
-    found = changes(before, after)
+    found = compare_results(before, after)
     assert found == [
         Change("a on t: acc", 0.5, 0.25),
         Change("a on t: gone", 1.0, None),
         Change("a on t: new", None, 3.0),
     ]
     assert [one.difference for one in found] == [-0.25, None, None]
-    assert changes(after, after) == []
+    assert compare_results(after, after) == []
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_changes_are_those_that_are_there_by_hand() -> None:
      {"kept": float("nan")}, {"kept": 10**400}, {"margins": {"joy": float("inf")}}],
 )  # fmt: skip
 def test_what_is_no_figure_is_no_change(mined: dict[str, Any]) -> None:
-    assert changes(Results(), Results({}, mined)) == []
+    assert compare_results(Results(), Results({}, mined)) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b'{"accuracy": ', b"\xff", b"7", b'{"accuracy": "x"}', b"NaN"])
@@ -104,5 +104,5 @@ def test_half_a_file_of_figures_is_none(tmp_path: Path, content: bytes) -> None:
     for path in ("reports/metrics/vas/street.json", "data/mined/summary.json"):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_bytes(content)
-    assert results_now(tmp_path).metrics == {}
-    assert changes(Results(), results_now(tmp_path)) == []
+    assert read_results(tmp_path).metrics == {}
+    assert compare_results(Results(), read_results(tmp_path)) == []

@@ -123,7 +123,7 @@ def _is_set_up_again(served: Served, root: Path) -> None:
     from prefect.client.orchestration import SyncPrefectClient
 
     from pipelines import server_setup
-    from pipelines.programs import Programs
+    from pipelines.program_group import ProgramGroup
 
     schedule = f"deployments/{served.deployments()['refresh/local']['id']}/schedules/{served.nightly()['id']}"
     assert not served.nightly()["active"]
@@ -134,7 +134,7 @@ def _is_set_up_again(served: Served, root: Path) -> None:
         server_setup.ensure_pool(client)
         assert "prefect gcl update gpu --limit 2" in server_setup.ensure_gpu_limit(client, 2)
         server_setup.ensure_dead_run_automation(client)
-        assert len(server_setup.deploy(client, Programs(root, environment), root / "prefect.yaml")) == 3
+        assert len(server_setup.deploy(client, ProgramGroup(root, environment), root / "prefect.yaml")) == 3
     assert served.nightly()["active"], "a schedule that was switched on was switched off"
     assert served.ask("v2/concurrency_limits/gpu")["limit"] == 5
     assert len(served.ask("automations/filter", {})) == 1
@@ -164,9 +164,9 @@ def test_a_server_that_dies_ends_all_and_is_told(
 
 def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
     """The worker has to reach the server while it is ended."""
-    from pipelines.programs import Programs
+    from pipelines.program_group import ProgramGroup
 
-    programs = Programs(tmp_path, {"PATH": os.environ["PATH"]})
+    programs = ProgramGroup(tmp_path, {"PATH": os.environ["PATH"]})
     said: list[str] = []
     lasting = "trap 'echo {0} ends; exit' TERM; echo {0} is up; sleep 600 & while :; do wait; done"
     for name in ("first", "second"):
@@ -179,18 +179,18 @@ def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
     children = psutil.Process().children(recursive=True)
     programs.end()
     assert said[2:] == ["second ends", "first ends"]
-    assert programs.fallen is not None
-    assert (programs.fallen[0], programs.fallen[1].code) == ("third", 7)
+    assert programs.failed is not None
+    assert (programs.failed[0], programs.failed[1].code) == ("third", 7)
     sleeping = [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert not [one for one in sleeping if one.cmdline()[:1] == ["sleep"]]
 
 
 SIGNALS = """
 import os, signal, subprocess, sys, threading
-from pipelines.programs import signals_end
+from pipelines.program_group import set_on_signals
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 over = threading.Event()
-with signals_end(over):
+with set_on_signals(over):
     os.kill(os.getpid(), signal.SIGHUP)
     ask = "import signal; print(signal.getsignal(signal.SIGHUP).name)"
     print("handed down:", subprocess.check_output([sys.executable, "-c", ask], text=True).strip())
@@ -269,9 +269,9 @@ def test_a_folder_without_deployments_is_told(tmp_path: Path) -> None:
 
 
 def test_reports_come_and_go(tmp_path: Path) -> None:
-    from pipelines.report_site import report_site
+    from pipelines.serve import serve_reports
 
-    with report_site(tmp_path / "reports", 0) as address:
+    with serve_reports(tmp_path / "reports", 0) as address:
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}index.html", timeout=10)
         (tmp_path / "reports").mkdir()

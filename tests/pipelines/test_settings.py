@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipelines.errors import FlowError
-from pipelines.settings import about, read_grid, read_params
+from pipelines.sweep import read_grid
+from pipelines.workspace import describe_workspace, read_params
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from pipelines.settings import about, read_grid, read_params
 def test_a_run_is_named_by_its_settings(tmp_path: Path, params: str, name: str) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "params.yaml").write_text(params)
-    assert about(tmp_path / "work") == name
+    assert describe_workspace(tmp_path / "work") == name
 
 
 def test_no_settings_are_none(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_no_settings_are_none(tmp_path: Path) -> None:
 
 def test_the_projects_own_settings_have_a_name(root: Path) -> None:
     params = read_params(root)
-    assert about(root).startswith(f"{params['anchor']} + {next(iter(params['pools']))}")
+    assert describe_workspace(root).startswith(f"{params['anchor']} + {next(iter(params['pools']))}")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import FlowError
-from pipelines.versions import Branch, commit_lock, dirty, records
+from pipelines.repository import Branch, commit_lock, list_dvc_files, list_uncommitted
 
 NewRepository = Callable[..., Path]
 FILES = {"dvc.yaml": "stages: {}\n", "params.yaml": "a: 1\n", ".gitignore": "/data\n"}
@@ -46,17 +46,17 @@ def folder(tmp_path: Path, new_repository: NewRepository) -> Path:
 def test_a_version_is_a_commit_that_nobody_sees_in_the_workspace(folder: Path) -> None:
     before, head = state(folder), git(folder, "rev-parse", "HEAD")
     branch = Branch(folder, "refresh")
-    assert (branch.tip(), branch.base(), branch.holds_lock()) == (None, head, False)
+    assert (branch.tip(), branch.base(), branch.holds_version()) == (None, head, False)
     first = commit_lock(branch, subject="Refresh: ü", lines=["# one | two: 1 → 2", ""])
     assert state(folder) == before
     assert first == branch.tip() == branch.base() == git(folder, "rev-parse", "refs/heads/refresh")
     assert git(folder, "rev-list", "--parents", "-1", first).split()[1:] == [head]
     assert tree(folder, first) == {**tree(folder, head), "dvc.lock": "one"}
     assert git(folder, "log", "-1", "--format=%B", first).strip() == "Refresh: ü\n\n# one | two: 1 → 2"
-    assert branch.holds_lock()
+    assert branch.holds_version()
     assert commit_lock(branch, subject="again") == first  # nothing new
     (folder / "dvc.lock").write_text("two\n")
-    assert not branch.holds_lock()
+    assert not branch.holds_version()
     second = commit_lock(branch, subject="second")
     assert git(folder, "rev-list", "--parents", "-1", second).split()[1:] == [first]
     assert tree(folder, second)["dvc.lock"] == "two"
@@ -95,32 +95,32 @@ def test_all_that_dvc_notes_is_in_a_version(folder: Path, tmp_path: Path) -> Non
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "-m", "more")
     branch = Branch(folder, "refresh")
-    assert records(folder) == ["dvc.lock", "raw.txt.dvc", "sub dir/dvc.lock", "ü.dvc"]
-    assert branch.holds_lock()
+    assert list_dvc_files(folder) == ["dvc.lock", "raw.txt.dvc", "sub dir/dvc.lock", "ü.dvc"]
+    assert branch.holds_version()
     for path in ("raw.txt.dvc", "sub dir/dvc.lock", "ü.dvc"):
         (folder / path).write_text("2\n")
-        assert not branch.holds_lock()
-        assert dirty(folder) == []
+        assert not branch.holds_version()
+        assert list_uncommitted(folder) == []
         before = state(folder)
         commit = commit_lock(branch, subject=path)
         assert state(folder) == before
         assert git(folder, "-c", "core.quotePath=off", "diff", "--name-only", f"{commit}^", commit) == path
-        assert branch.holds_lock()
+        assert branch.holds_version()
 
 
 def test_what_is_dirty_is_told_by_its_whole_name(folder: Path) -> None:
     git(folder, "reset", "--quiet", "--hard")
-    assert dirty(folder) == []
+    assert list_uncommitted(folder) == []
     (folder / "dvc.lock").write_text("one\n")
     git(folder, "add", "dvc.lock")
     git(folder, "commit", "--quiet", "-m", "with a lock")
     (folder / "dvc.lock").write_text("two\n")
     assert git(folder, "status", "--porcelain") == " M dvc.lock"
-    assert dirty(folder) == []
+    assert list_uncommitted(folder) == []
     (folder / "untracked").touch()
     git(folder, "mv", "params.yaml", "pa rams ü.yaml")
     (folder / "dvc.yaml").write_text("stages: {x: {cmd: y}}\n")
-    assert dirty(folder) == ["dvc.yaml", "pa rams ü.yaml", "params.yaml"]
+    assert list_uncommitted(folder) == ["dvc.yaml", "pa rams ü.yaml", "params.yaml"]
 
 
 def test_a_workspace_below_the_top_of_its_repository(tmp_path: Path, new_repository: NewRepository) -> None:
@@ -129,13 +129,13 @@ def test_a_workspace_below_the_top_of_its_repository(tmp_path: Path, new_reposit
     (folder / "dvc.lock").write_text("one\n")
     (top / "code.py").write_text("2")
     branch = Branch(folder, "refresh")
-    assert not branch.holds_lock()
-    assert dirty(folder) == []
+    assert not branch.holds_version()
+    assert list_uncommitted(folder) == []
     commit = commit_lock(branch, subject="first")
     assert git(folder, "diff", "--name-only", "HEAD", commit) == "work/dvc.lock"
-    assert branch.holds_lock()
+    assert branch.holds_version()
     (folder / "params.yaml").write_text("a: 3\n")
-    assert dirty(folder) == ["params.yaml"]
+    assert list_uncommitted(folder) == ["params.yaml"]
 
 
 def test_where_git_knows_nobody_the_pipeline_commits(tmp_path: Path, new_repository: NewRepository) -> None:
@@ -193,7 +193,7 @@ def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
     with pytest.raises(FlowError, match="rev-parse HEAD"):
         Branch(tmp_path, "refresh").base()
     with pytest.raises(FlowError, match="not a git repository"):
-        dirty(Path("/"))
+        list_uncommitted(Path("/"))
 
 
 def test_a_difference_of_any_length_fits_in_a_message(folder: Path) -> None:

@@ -22,13 +22,13 @@ from dvc.rwlock import rwlock
 
 from pipelines import workspace as module
 from pipelines.errors import FlowError
-from pipelines.workspace import alone, find_workspace, mend_dvc_lock, stage_environment
+from pipelines.workspace import find_workspace, lock_workspace, repair_rwlock, stage_environment
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipelines.workspace import alone
-with alone(Path(sys.argv[1]), "the other") as fresh:
+from pipelines.workspace import lock_workspace
+with lock_workspace(Path(sys.argv[1]), "the other") as fresh:
     print(fresh, flush=True)
     time.sleep(600)
 """
@@ -60,11 +60,11 @@ def running(*command: str, cwd: Path, root: Path) -> Iterator[subprocess.Popen[s
 def test_a_workspace_is_held_by_one_process_until_that_is_gone(folder: Path, root: Path) -> None:
     with running(sys.executable, "-c", HOLDER, str(folder), cwd=folder, root=root) as other:
         told = f"{folder} is in use by 'the other' (process {other.pid} on "
-        with pytest.raises(FlowError, match=re.escape(told)), alone(folder, "mine"):
+        with pytest.raises(FlowError, match=re.escape(told)), lock_workspace(folder, "mine"):
             pass
         other.kill()
         other.wait()
-        with alone(folder, "mine") as fresh:
+        with lock_workspace(folder, "mine") as fresh:
             assert fresh
 
 
@@ -73,12 +73,12 @@ def test_a_flow_within_a_flow_shares_the_workspace_and_another_thread_does_not(f
 
     def enter() -> None:
         try:
-            with alone(folder, "inner") as fresh:
+            with lock_workspace(folder, "inner") as fresh:
                 found.append(fresh)
         except FlowError as error:
             found.append(str(error))
 
-    with alone(folder, "outer") as fresh:
+    with lock_workspace(folder, "outer") as fresh:
         assert fresh
         enter()
         inherited = threading.Thread(target=copy_context().run, args=(enter,))
@@ -94,7 +94,10 @@ def test_a_flow_within_a_flow_shares_the_workspace_and_another_thread_does_not(f
 
 def test_a_folder_that_takes_no_lock_is_told(tmp_path: Path) -> None:
     (tmp_path / ".dvc").write_text("a file")
-    with pytest.raises(FlowError, match=r"pipelines\.lock cannot be written"), alone(tmp_path, "mine"):
+    with (
+        pytest.raises(FlowError, match=r"pipelines\.lock cannot be written and locked"),
+        lock_workspace(tmp_path, "mine"),
+    ):
         pass
 
 
@@ -149,7 +152,7 @@ def test_entries_of_the_living_stay_and_those_of_the_dead_go(folder: Path, root:
             "read": {"/w/data": [entry(living, "/bin/dvc dvc repro -s train")]},
         }
         lock(folder).write_text(json.dumps(kept))
-        assert mend_dvc_lock(folder) is None
+        assert repair_rwlock(folder) is None
         assert json.loads(lock(folder).read_text()) == kept
         mixed = {
             "write": {**kept["write"], "/w/other": entry(living, "/bin/dvc repro -s other")},  # its number was reused
@@ -159,12 +162,12 @@ def test_entries_of_the_living_stay_and_those_of_the_dead_go(folder: Path, root:
         lock(folder).write_text(json.dumps(mixed))
         assert not dvc_can_write(folder, "/w/other")
         lock(folder).write_text(json.dumps(mixed))
-        told = mend_dvc_lock(folder)
-        assert told == "mended .dvc/tmp/rwlock: 3 entries of dead processes, left by a killed run"
+        told = repair_rwlock(folder)
+        assert told == "repaired .dvc/tmp/rwlock: removed 3 entries of dead processes, left by a killed run"
         assert json.loads(lock(folder).read_text()) == kept
         assert dvc_can_write(folder, "/w/other")
         assert not dvc_can_write(folder, "/w/model")
-    assert mend_dvc_lock(folder) is not None
+    assert repair_rwlock(folder) is not None
     assert not lock(folder).exists()
     assert dvc_can_write(folder, "/w/model")
 
@@ -178,11 +181,11 @@ def test_the_lock_of_a_real_dvc_stays_until_it_is_killed(tmp_path: Path, new_rep
         dvc.stdout.readline()
         (info,) = json.loads(lock(folder).read_text())["write"].values()
         assert info["pid"] == dvc.pid
-        assert mend_dvc_lock(folder) is None
+        assert repair_rwlock(folder) is None
     finally:
         os.killpg(dvc.pid, signal.SIGKILL)
         dvc.communicate()
-    assert mend_dvc_lock(folder) is not None
+    assert repair_rwlock(folder) is not None
 
 
 @pytest.mark.parametrize(
@@ -193,21 +196,21 @@ def test_a_half_written_lock_goes_where_no_dvc_is_at_work(folder: Path, root: Pa
     lock(folder).write_text(content, encoding="latin-1")
     if content in ("", "[]"):  # two are enough, a process each
         with running(sys.executable, "-c", SLEEP, "dvc", cwd=folder, root=root):
-            assert mend_dvc_lock(folder) is None  # it may be its writer
+            assert repair_rwlock(folder) is None  # it may be its writer
             assert lock(folder).exists()
-    assert mend_dvc_lock(folder) == "mended .dvc/tmp/rwlock: a half-written file, left by a killed run"
+    assert repair_rwlock(folder) == "repaired .dvc/tmp/rwlock: removed a half-written file, left by a killed run"
     assert not lock(folder).exists()
-    assert mend_dvc_lock(folder) is None
+    assert repair_rwlock(folder) is None
 
 
 def test_a_lock_that_dvc_is_writing_is_left_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GUARD_TRIES", 2)
+    monkeypatch.setattr(module, "RWLOCK_TRIES", 2)
     lock(folder).write_text('{"write": {')
     with lock(folder).with_name("rwlock.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
-        assert mend_dvc_lock(folder) is None
+        assert repair_rwlock(folder) is None
         assert lock(folder).exists()
-    assert mend_dvc_lock(folder) is not None
+    assert repair_rwlock(folder) is not None
 
 
 def test_a_process_that_may_not_be_read_is_taken_for_alive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +219,7 @@ def test_a_process_that_may_not_be_read_is_taken_for_alive(folder: Path, monkeyp
 
     monkeypatch.setattr(psutil.Process, "cmdline", refuse)
     lock(folder).write_text(json.dumps({"write": {"/w/a": entry(os.getpid(), "dvc repro")}}))
-    assert mend_dvc_lock(folder) is None
+    assert repair_rwlock(folder) is None
 
 
 def test_mending_beside_dvcs_at_work_breaks_none(folder: Path, root: Path) -> None:
@@ -231,5 +234,5 @@ def test_mending_beside_dvcs_at_work_breaks_none(folder: Path, root: Path) -> No
             held.enter_context(running(sys.executable, "-c", script, name, cwd=folder, root=root)) for name in "ab"
         ]
         while any(taker.poll() is None for taker in takers):
-            assert mend_dvc_lock(folder) is None
+            assert repair_rwlock(folder) is None
         assert [taker.returncode for taker in takers] == [0, 0]

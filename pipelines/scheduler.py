@@ -1,8 +1,8 @@
-"""Which stages may start now: order, core budget and GPUs, without Prefect and without processes.
+"""Decide which stages may start now by order, cores and GPUs, without Prefect and without processes.
 
-A stage starts when all that it stands on has ended. One that is not stale, on upstream stages that were all up to date,
-is up to date itself and needs no process; one behind a failure is skipped; the others run where cores and a GPU are
-free.
+A stage starts when all stages upstream of it have ended. One that is not stale and whose upstream stages were all up to
+date is up to date itself and needs no process; one behind a failure is skipped; the others run where cores and a GPU
+are free.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +23,12 @@ class Outcome(StrEnum):
     CANCELLED = "Cancelled"
 
 
-BROKEN = {Outcome.FAILED, Outcome.SKIPPED, Outcome.CANCELLED}
+UNSUCCESSFUL = {Outcome.FAILED, Outcome.SKIPPED, Outcome.CANCELLED}
 
 
 @dataclass(frozen=True)
 class Start:
-    """A stage that starts now: with cores and GPU to run, or with a word on why it does not run."""
+    """A stage that starts now: with cores and GPU to run, or with the reason why it does not run."""
 
     stage: Stage
     outcome: Outcome | None = None  # known beforehand: CACHED or SKIPPED; None: it runs
@@ -37,8 +37,8 @@ class Start:
     gpu: str | None = None
 
 
-class Walk:
-    """The state of one walk over a graph.
+class Scheduler:
+    """The state of one run over a graph; `outcomes` are those of the stages that have ended.
 
     `cores`: the numbers of the cores to spread over. `gpus`: the names of the GPUs, each for one stage at a time; where
     there are none, stages that would use one share the cores as any other.
@@ -46,7 +46,7 @@ class Walk:
 
     def __init__(self, stages: Mapping[str, Stage], *, cores: Sequence[int], gpus: Sequence[str] = ()) -> None:
         if not cores:
-            raise ValueError("a walk needs a core")
+            raise ValueError("a scheduler needs at least one core")
         self.outcomes: dict[str, Outcome] = {}
         self._stages = dict(stages)
         self._waiting = list(stages)
@@ -60,26 +60,29 @@ class Walk:
         """Whether every stage has ended."""
         return not self._waiting and not self._running
 
-    def starts(self) -> Iterator[Start]:
-        """The stages that start now; their cores and GPUs are taken until `ended` is called for them."""
-        ready = [self._stages[address] for address in self._waiting if self._is_ready(address)]
+    def start_ready(self) -> Iterator[Start]:
+        """Yield the stages that start now; their cores and GPUs are taken until `finish` is called for them."""
         runs: list[Stage] = []
-        for stage in ready:
-            known = self._known(stage)
-            if known is None:
-                runs.append(stage)
+        for stage in [self._stages[address] for address in self._waiting]:
+            upstream = [address for address in stage.upstream if address in self._stages]
+            if not all(address in self.outcomes for address in upstream):
+                continue
+            unsuccessful = [address for address in upstream if self.outcomes[address] in UNSUCCESSFUL]
+            if unsuccessful:
+                yield self._begin(Start(stage, Outcome.SKIPPED, f"not run: {self._cause(unsuccessful[0])}"))
+            elif not stage.stale and all(self.outcomes[address] is Outcome.CACHED for address in upstream):
+                yield self._begin(Start(stage, Outcome.CACHED, "up to date"))
             else:
-                yield self._begin(known)
-        while runs:
-            stage = runs.pop(0)
+                runs.append(stage)
+        for place, stage in enumerate(runs):
             gpu = self._has_gpus and stage.needs.gpu
-            count = self._claim(stage.needs.cores, sharing=1 + len(runs))
+            count = self._count_cores(stage.needs.cores, sharing=len(runs) - place)
             if count <= len(self._cores) and not (gpu and not self._gpus):
                 cores = tuple(self._cores.pop(0) for _ in range(count))
                 yield self._begin(Start(stage, cores=cores, gpu=self._gpus.pop(0) if gpu else None))
 
-    def ended(self, address: str, outcome: Outcome) -> None:
-        """A started stage has ended: what it held is free."""
+    def finish(self, address: str, outcome: Outcome) -> None:
+        """Note that a started stage has ended, and free what it held."""
         start = self._running.pop(address)
         self.outcomes[address] = outcome
         self._cores = sorted([*self._cores, *start.cores])
@@ -90,25 +93,14 @@ class Walk:
         self._running[start.stage.address] = start
         return start
 
-    def _is_ready(self, address: str) -> bool:
-        return all(one in self.outcomes for one in self._stages[address].upstream if one in self._stages)
-
-    def _known(self, stage: Stage) -> Start | None:
-        upstream = {one: self.outcomes[one] for one in stage.upstream if one in self._stages}
-        broken = [one for one, outcome in upstream.items() if outcome in BROKEN]
-        if broken:
-            return Start(stage, Outcome.SKIPPED, f"not run: {self._cause(broken[0])}")
-        if not stage.stale and all(outcome is Outcome.CACHED for outcome in upstream.values()):
-            return Start(stage, Outcome.CACHED, "up to date")
-        return None
-
     def _cause(self, address: str) -> str:
-        """The stage whose own end stands behind a skipped one."""
+        """Name the stage whose own end stands behind a skipped one."""
         while self.outcomes[address] is Outcome.SKIPPED:
-            address = next(one for one in self._stages[address].upstream if self.outcomes.get(one) in BROKEN)
+            upstream = self._stages[address].upstream
+            address = next(one for one in upstream if self.outcomes.get(one) in UNSUCCESSFUL)
         return f"{address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"
 
-    def _claim(self, wanted: Cores, *, sharing: int) -> int:
+    def _count_cores(self, wanted: Cores, *, sharing: int) -> int:
         if wanted == "all":
             return self._budget
         if wanted is None:

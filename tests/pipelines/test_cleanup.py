@@ -11,8 +11,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Completed, Running
 
-from pipelines import aftermath
-from pipelines.aftermath import sign, tidy_up, workspace_tag
+from pipelines import cleanup
+from pipelines.cleanup import clean_up, tag_run, workspace_tag
 
 LOG = logging.getLogger("test")
 
@@ -52,8 +52,8 @@ def test_only_what_died_in_this_workspace_is_marked(
         }.items()
     }  # fmt: skip
     for name in runs.keys() - {"elsewhere", "unsigned"}:
-        sign(tmp_path, runs[name])
-    sign(tmp_path / "elsewhere", runs["elsewhere"])
+        tag_run(tmp_path, runs[name])
+    tag_run(tmp_path / "elsewhere", runs["elsewhere"])
     assert sorted(client.read_flow_run(runs["dead"]).tags) == sorted(["mine", workspace_tag(tmp_path)])
     tasks = {
         name: client.create_task_run(step, runs["dead"], dynamic_key=name, state=state).id
@@ -63,8 +63,8 @@ def test_only_what_died_in_this_workspace_is_marked(
     def settle(_: float) -> None:
         client.set_flow_run_state(runs["ending"], Completed(), force=True)
 
-    monkeypatch.setattr(aftermath.time, "sleep", settle)
-    tidy_up(tmp_path, runs["this"], LOG)
+    monkeypatch.setattr(cleanup.time, "sleep", settle)
+    clean_up(tmp_path, runs["this"], LOG)
     assert {name: state_of(client, run) for name, run in runs.items()} == {
         "this": "Running", "dead": "Crashed", "half-cancelled": "Crashed", "ending": "Completed",
         "over": "Completed", "elsewhere": "Running", "unsigned": "Running",
@@ -72,7 +72,7 @@ def test_only_what_died_in_this_workspace_is_marked(
     states = {name: client.read_task_run(number).state for name, number in tasks.items()}
     assert {name: state and state.name for name, state in states.items()} == {"at work": "Crashed", "done": "Cached"}
     assert not (tmp_path / ".dvc" / "tmp" / "rwlock").exists()
-    assert "the run 'dead' died without a word" in caplog.text
+    assert "the run 'dead' ended without reporting it" in caplog.text
     caplog.clear()
-    tidy_up(tmp_path, runs["this"], LOG)  # a second time there is nothing to do
+    clean_up(tmp_path, runs["this"], LOG)  # a second time there is nothing to do
     assert caplog.text == ""

@@ -9,10 +9,9 @@ from markdown_it import MarkdownIt
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.states import Completed
 
-from pipelines import showing
+from pipelines import artifacts
+from pipelines.artifacts import Change, Results, format_difference, publish_difference, publish_results, publish_run
 from pipelines.graph import Stage
-from pipelines.results import Change, Results
-from pipelines.showing import difference_table, publish_difference, publish_results, show
 
 HARD = [
     "a|b",
@@ -37,8 +36,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
         found[ArtifactCreate(key=key).key or ""] = what
 
     for kind in ("link", "markdown", "table"):
-        monkeypatch.setattr(showing, f"create_{kind}_artifact", publish)
-    monkeypatch.setattr(showing, "get_run_logger", lambda: logging.getLogger("test"))
+        monkeypatch.setattr(artifacts, f"create_{kind}_artifact", publish)
+    monkeypatch.setattr(artifacts, "get_run_logger", lambda: logging.getLogger("test"))
     return found
 
 
@@ -64,7 +63,7 @@ def test_differences_are_a_table_with_numbers_by_hand() -> None:
         Change("new", None, 1.0),
         Change("gone", -0.25, None),
     ]
-    table = difference_table(found, "the last commit")
+    table = format_difference(found, "the last commit")
     assert table.splitlines()[0] == "5 figures differ from the last commit."
     assert cells(table)[1:] == [
         ["vas on street: accuracy", "0.5000", "0.6250", "+0.1250"],
@@ -73,13 +72,13 @@ def test_differences_are_a_table_with_numbers_by_hand() -> None:
         ["new", "-", "1", "-"],
         ["gone", "-0.2500", "-", "-"],
     ]
-    assert difference_table(found[:1], "x").splitlines()[0] == "1 figure differs from x."
-    assert difference_table([], "the last commit") == "No figure differs from the last commit."
+    assert format_difference(found[:1], "x").splitlines()[0] == "1 figure differs from x."
+    assert format_difference([], "the last commit") == "No figure differs from the last commit."
 
 
 @pytest.mark.parametrize("name", HARD)
 def test_names_mean_nothing_in_a_table(name: str, shown: dict[str, dict[str, Any]]) -> None:
-    rows = cells(difference_table([Change(name, 1.0, 2.0), Change("next", 1.0, 2.0)], "x"))
+    rows = cells(format_difference([Change(name, 1.0, 2.0), Change("next", 1.0, 2.0)], "x"))
     assert rows[1:] == [[name.replace("\n", " "), "1", "2", "+1"], ["next", "1", "2", "+1"]]
     publish_difference([], f"0123456789 ({name})")
     (paragraph,) = [token for token in MarkdownIt().parse(shown["difference"]["markdown"]) if token.type == "inline"]
@@ -128,17 +127,17 @@ def test_one_fault_hides_nothing_else(
     def fail(_workspace: Path, _rev: str) -> Results:
         raise ConnectionError("no remote")
 
-    monkeypatch.setattr(showing, "results_at", fail)
+    monkeypatch.setattr(artifacts, "read_results_at", fail)
     monkeypatch.delenv("PIPELINES_REPORT_URL", raising=False)
     (tmp_path / "reports" / "metrics" / "vas").mkdir(parents=True)
     (tmp_path / "reports" / "metrics" / "vas" / "street.json").write_text('{"accuracy": 0.5}')
     (tmp_path / "reports" / "index.html").touch()
     stages = {"a": Stage("a", "does a"), "b": Stage("b")}
-    show(tmp_path, stages, {"a": Completed(name="RunCache")})
+    publish_run(tmp_path, stages, {"a": Completed(name="RunCache")})
     assert shown["stages"]["table"] == [{"stage": "a", "state": "RunCache", "what it does": "does a"}]
     assert shown["metrics"]["table"] == [{"recipe": "vas", "target": "street", "accuracy": "0.5000"}]
     assert shown["report"]["link"] == (tmp_path / "reports" / "index.html").as_uri()
     assert "not everything could be shown: no remote" in caplog.text
     monkeypatch.setenv("PIPELINES_REPORT_URL", "http://host:1/reports/")
-    show(tmp_path, stages, {"a": Completed(name="Cached")})  # nothing changed: no other revision is asked for
+    publish_run(tmp_path, stages, {"a": Completed(name="Cached")})  # nothing changed: no other revision is asked for
     assert shown["report"]["link"] == "http://host:1/reports/index.html"

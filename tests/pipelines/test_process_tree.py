@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipelines import supervisor
-from pipelines.supervised import Ended, end_leftovers, new_cookie, run
+from pipelines.process_tree import CommandResult, end_orphans, new_cookie, run_command
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trees are told by Linux's /proc")
 SECONDS = 10.0  # after which nothing may be left
@@ -42,7 +42,7 @@ sys.exit(5)
 FLOW = """
 import os, sys, threading, time
 from pathlib import Path
-from pipelines.supervised import new_cookie, run
+from pipelines.process_tree import new_cookie, run_command
 here = Path(sys.argv[1])
 cookie = new_cookie(here)
 print(cookie, flush=True)
@@ -51,7 +51,7 @@ begun = threading.Event()
 def tell(line):
     os.write(1, (line + "\\n").encode())
     begun.set()
-threading.Thread(target=lambda: run(command, cwd=here, on_line=tell, grace=0.3, cookie=cookie)).start()
+threading.Thread(target=lambda: run_command(command, cwd=here, on_line=tell, grace=0.3, cookie=cookie)).start()
 begun.wait()
 if "forks" in sys.argv and os.fork() == 0:
     os.write(1, b"forked\\n")
@@ -90,7 +90,7 @@ class Running:
     cookie: str
     lines: list[str] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
-    result: list[Ended] = field(default_factory=list)
+    result: list[CommandResult] = field(default_factory=list)
 
     def start(self, *words: str, here: Path, **settings: float) -> "Running":
         command = [sys.executable, "-c", TREE, self.cookie, *words]
@@ -98,7 +98,7 @@ class Running:
         def work() -> None:
             how = {"grace": 0.3, **settings}
             self.result.append(
-                run(command, cwd=here, on_line=self.lines.append, stop=self.stop, cookie=self.cookie, **how)
+                run_command(command, cwd=here, on_line=self.lines.append, stop=self.stop, cookie=self.cookie, **how)
             )
 
         self.thread = threading.Thread(target=work, daemon=True)
@@ -109,7 +109,7 @@ class Running:
         assert until(lambda: self.lines.count("ready") == READY, 60), self.lines
         return self
 
-    def ended(self) -> Ended:
+    def ended(self) -> CommandResult:
         self.thread.join(SECONDS)
         assert not self.thread.is_alive(), [process.cmdline() for process in living(self.cookie)]
         assert living(self.cookie) == []
@@ -165,10 +165,10 @@ def cookie(tmp_path: Path) -> Iterator[str]:
         bystander.wait()
 
 
-def test_exit_code_and_words(tmp_path: Path) -> None:
+def test_exit_code_and_description(tmp_path: Path) -> None:
     def told(*command: str, **settings: float) -> tuple[int, str, str]:
-        ended = run(command, cwd=tmp_path, on_line=lambda _: None, **settings)
-        return ended.code, ended.reason, ended.words
+        ended = run_command(command, cwd=tmp_path, on_line=lambda _: None, **settings)
+        return ended.code, ended.reason, str(ended)
 
     assert told("true") == (0, "exit", "exit code 0")
     assert told("sh", "-c", "exit 3") == (3, "exit", "exit code 3")
@@ -179,16 +179,16 @@ def test_exit_code_and_words(tmp_path: Path) -> None:
     assert words.startswith("timed out after 0.")
     assert told("no such program")[0] == 127
     assert told(str(tmp_path))[0] == 126
-    ended = run(["true"], cwd=tmp_path, on_line=lambda _: None, cores=[1000])
+    ended = run_command(["true"], cwd=tmp_path, on_line=lambda _: None, cores=[1000])
     assert (ended.code, ended.tail) == (126, ["the cores 1000 cannot be used: Invalid argument"])
     with pytest.raises(FileNotFoundError):
-        run(["true"], cwd=tmp_path / "none", on_line=lambda _: None)
+        run_command(["true"], cwd=tmp_path / "none", on_line=lambda _: None)
 
 
 def test_output_comes_in_order_and_its_end_in_the_tail(tmp_path: Path) -> None:
     lines: list[str] = []
     code = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done; printf end; cat"
-    ended = run(["sh", "-c", code], cwd=tmp_path, on_line=lines.append)
+    ended = run_command(["sh", "-c", code], cwd=tmp_path, on_line=lines.append)
     truth = [f"{kind} {number}" for number in range(500) for kind in ("out", "err")]
     assert lines == [*truth, "end"]
     assert ended.tail == lines[-30:]
@@ -201,10 +201,10 @@ def test_the_command_has_its_directory_environment_and_cores(tmp_path: Path) -> 
     )
     core = max(os.sched_getaffinity(0))
     environment = {"A": "b", "PATH": os.environ["PATH"]}
-    run([sys.executable, "-c", code], cwd=tmp_path, env=environment, on_line=lines.append, cores=[core])
+    run_command([sys.executable, "-c", code], cwd=tmp_path, env=environment, on_line=lines.append, cores=[core])
     assert lines == [f"{tmp_path.resolve()} b [{core}] True"]
     descriptors = "import os; print(sorted(int(one) for one in os.listdir('/proc/self/fd'))[:-1])"
-    run([sys.executable, "-c", descriptors], cwd=tmp_path, on_line=lines.append)
+    run_command([sys.executable, "-c", descriptors], cwd=tmp_path, on_line=lines.append)
     assert lines[1:] == ["[0, 1, 2]"]  # no end of a pipe that tells of a death
 
 
@@ -228,7 +228,7 @@ def test_stop_and_timeout_end_all(tmp_path: Path, cookie: str, reason: str) -> N
 def test_what_is_stopped_beforehand_never_starts(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
-    ended = run(["touch", "begun"], cwd=tmp_path, on_line=lambda _: None, stop=stop)
+    ended = run_command(["touch", "begun"], cwd=tmp_path, on_line=lambda _: None, stop=stop)
     assert ended.reason == "stopped"
     assert not (tmp_path / "begun").exists()
 
@@ -238,7 +238,7 @@ def test_an_error_of_the_listener_ends_all(tmp_path: Path, cookie: str) -> None:
         raise ValueError(line)
 
     with pytest.raises(ValueError, match="ready"):
-        run([sys.executable, "-c", TREE, cookie], cwd=tmp_path, on_line=fail, grace=0.3, cookie=cookie)
+        run_command([sys.executable, "-c", TREE, cookie], cwd=tmp_path, on_line=fail, grace=0.3, cookie=cookie)
     assert living(cookie) == []
 
 
@@ -246,7 +246,7 @@ def test_the_command_is_killed(tmp_path: Path, cookie: str) -> None:
     running = Running(cookie).start("bare", here=tmp_path).stands()
     command_of(cookie).kill()
     ended = running.ended()
-    assert (ended.code, ended.reason, ended.words) == (137, "exit", "killed by signal 9 (SIGKILL)")
+    assert (ended.code, ended.reason, str(ended)) == (137, "exit", "killed by signal 9 (SIGKILL)")
 
 
 def test_the_supervisor_is_killed(tmp_path: Path, cookie: str) -> None:
@@ -338,7 +338,7 @@ def test_all_three_are_killed_and_the_next_start_ends_what_is_left(
     flow: tuple[subprocess.Popen[str], str], cookie: str, tmp_path: Path
 ) -> None:
     process, of_flow = flow
-    assert end_leftovers(tmp_path) == 0  # the flow lives
+    assert end_orphans(tmp_path) == 0  # the flow lives
     three = [*program(of_flow), psutil.Process(process.pid)]
     for one in three:
         one.suspend()
@@ -348,8 +348,8 @@ def test_all_three_are_killed_and_the_next_start_ends_what_is_left(
         if of_flow not in one.environ().values():
             one.kill()  # this one has thrown its cookie away
     assert len(living(of_flow)) >= 6
-    assert end_leftovers(tmp_path / "another") == 0
-    assert end_leftovers(tmp_path, grace=0.3) >= 6
+    assert end_orphans(tmp_path / "another") == 0
+    assert end_orphans(tmp_path, grace=0.3) >= 6
     assert living(of_flow) == []
 
 
@@ -359,12 +359,12 @@ def test_a_number_that_changed_hands_is_left_alone(tmp_path: Path, cookie: str) 
     one = subprocess.Popen(["sleep", "600"])
     two = subprocess.Popen(["sleep", "600"], env={**os.environ, **earlier})
     try:
-        now = supervisor.look_up(one.pid)
+        now = supervisor.find_process(one.pid)
         assert now is not None
-        supervisor.send((one.pid, now[0][1] - 1), signal.SIGKILL)
-        supervisor.send(now[0], signal.SIGTERM)
+        supervisor.send_signal((one.pid, now[0][1] - 1), signal.SIGKILL)
+        supervisor.send_signal(now[0], signal.SIGTERM)
         assert one.wait(SECONDS) == -signal.SIGTERM
-        assert end_leftovers(tmp_path) == 1  # this process has the number of the flow, yet is another
+        assert end_orphans(tmp_path) == 1  # this process has the number of the flow, yet is another
         assert two.wait(SECONDS) == -signal.SIGTERM
     finally:
         one.kill()
@@ -406,9 +406,9 @@ def test_without_proc_the_group_of_the_command_ends(
     """The way of other systems, played on Linux."""
     alter('LINUX = sys.platform == "linux"', "LINUX = False")
     group = ["sh", "-c", f": {cookie}; (trap '' TERM; sleep 600) & sleep 600 & echo begun; exit 4"]
-    ended = run(group, cwd=tmp_path, on_line=lambda _: None, grace=0.3, cookie=cookie)
+    ended = run_command(group, cwd=tmp_path, on_line=lambda _: None, grace=0.3, cookie=cookie)
     assert (ended.code, ended.reason, living(cookie)) == (4, "exit", [])
-    ended = run(["sleep", "600"], cwd=tmp_path, on_line=lambda _: None, timeout=0.3, cookie=cookie)
+    ended = run_command(["sleep", "600"], cwd=tmp_path, on_line=lambda _: None, timeout=0.3, cookie=cookie)
     assert (ended.code, ended.reason, living(cookie)) == (143, "timeout", [])
 
 

@@ -18,8 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Running
 
-from pipelines import watch
-from pipelines.watch import runners, stop_all, stoppable, watching
+from pipelines import cancellation
+from pipelines.cancellation import find_runners, stop_all, stop_event, watch_run
 
 WORKER = """
 import os, subprocess, sys
@@ -29,12 +29,12 @@ subprocess.run([sys.executable, "-c", *sys.argv[1:]])
 FLOW = """
 import logging, os, signal, sys, threading, time, uuid
 from pathlib import Path
-from pipelines import watch
-watch.SECONDS_BETWEEN_LOOKS, watch.SECONDS_TO_END = 0.05, 0.5
+from pipelines import cancellation
+cancellation.SECONDS_BETWEEN_LOOKS, cancellation.SECONDS_TO_END = 0.05, 0.5
 here, stop = Path(sys.argv[1]), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: (here / "told").write_text(str(stop.is_set())))  # and goes on
-(here / "runners").write_text(str([one.pid for one in watch.runners()]))
-with watch.watching(uuid.uuid4(), stop, logging.getLogger("test")):
+(here / "runners").write_text(str([one.pid for one in cancellation.find_runners()]))
+with cancellation.watch_run(uuid.uuid4(), stop, logging.getLogger("test")):
     (here / "pid.new").write_text(str(os.getpid()))
     (here / "pid.new").rename(here / "pid")
     while True:
@@ -77,11 +77,11 @@ def test_a_flow_that_was_started_by_hand_hears_of_its_cancellation(
         """Stands for any flow."""
 
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
-    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
-    assert runners() == []
+    monkeypatch.setattr(cancellation, "SECONDS_BETWEEN_LOOKS", 0.01)
+    assert find_runners() == []
     with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
         run, stop = client.create_flow_run(work, state=Running()).id, threading.Event()
-        with watching(run, stop, logging.getLogger("test")):
+        with watch_run(run, stop, logging.getLogger("test")):
             assert not stop.wait(0.5)
             client.set_flow_run_state(run, Cancelling(), force=True)
             assert stop.wait(10)
@@ -92,23 +92,23 @@ def test_a_server_that_is_away_cancels_nothing(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("the server is away")
 
     asked = threading.Semaphore(0)
-    monkeypatch.setattr(watch, "get_client", lambda **_: (asked.release(), away()))
-    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(cancellation, "get_client", lambda **_: (asked.release(), away()))
+    monkeypatch.setattr(cancellation, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
     stop = threading.Event()
-    with watching(watch.UUID(int=1), stop, logging.getLogger("test")):
+    with watch_run(cancellation.UUID(int=1), stop, logging.getLogger("test")):
         assert asked.acquire(timeout=10)
         assert asked.acquire(timeout=10)  # it asks again
         assert not stop.is_set()
 
 
 def test_all_walks_of_a_process_can_be_stopped_and_ended_ones_are_forgotten() -> None:
-    with stoppable() as first, stoppable() as second:
+    with stop_event() as first, stop_event() as second:
         assert not first.is_set()
         stop_all()
         assert first.is_set()
         assert second.is_set()
-        with stoppable() as third:
+        with stop_event() as third:
             assert not third.is_set()
         assert third.is_set()
-    assert watch._STOPS == set()
+    assert cancellation._STOPS == set()

@@ -1,4 +1,4 @@
-"""Programs that live and die together. In: commands. Out: their lines; when one ends, `over` is set for all."""
+"""Run programs that live and end together: when one ends, all are to end."""
 
 import signal
 import threading
@@ -6,59 +6,62 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.supervised import Ended, run
+from pipelines.process_tree import CommandResult, run_command
 
 SECONDS_TO_END = 10.0  # between TERM and KILL: a flow run has to tell the server that it was ended
 
 
-class Programs:
-    """Each program in a supervised tree of its own; the last one started is the first one ended."""
+class ProgramGroup:
+    """Programs in supervised process trees; the last one started is the first one ended.
+
+    `over` is set when all are to end. `failed`: name and result of the first program that ended by itself.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.over = threading.Event()
-        self.fallen: tuple[str, Ended] | None = None
+        self.failed: tuple[str, CommandResult] | None = None
         self._folder, self._environment = folder, environment
         self._running: dict[str, tuple[threading.Thread, threading.Event]] = {}
 
     def start(self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str) -> None:
-        """Starts a program that is to run until the end; `on_line` gets its lines, its environment has `more`."""
+        """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`."""
         stop = threading.Event()
 
         def follow() -> None:
-            ended = self._run(command, on_line, stop, more)
+            result = self._run(command, on_line, stop, more)
             if not stop.is_set():
-                self.fallen = self.fallen or (name, ended)
+                self.failed = self.failed or (name, result)
                 self.over.set()
 
         thread = threading.Thread(target=follow, name=name, daemon=True)
         self._running[name] = thread, stop
         thread.start()
 
-    def finish(self, command: Sequence[str]) -> Ended:
-        """Runs a program to its end, or until all is over; its last lines are in what comes back."""
+    def run(self, command: Sequence[str]) -> CommandResult:
+        """Run a program to its end, or until all is over."""
         return self._run(command, lambda _: None, self.over, {})
 
     def end_one(self, name: str) -> None:
-        """Ends a program, and returns when no process of it is left."""
+        """End a program, and return when no process of it is left."""
         thread, stop = self._running.pop(name)
         stop.set()
         thread.join()
 
     def end(self) -> None:
-        """Ends every program."""
+        """End every program."""
         self.over.set()
         for name in reversed(list(self._running)):
             self.end_one(name)
 
     def _run(
         self, command: Sequence[str], on_line: Callable[[str], None], stop: threading.Event, more: Mapping[str, str]
-    ) -> Ended:
+    ) -> CommandResult:
         environment = {**self._environment, **more}
-        return run(command, cwd=self._folder, env=environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
+        return run_command(command, cwd=self._folder, env=environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
 
 @contextmanager
-def signals_end(over: threading.Event) -> Iterator[None]:
+def set_on_signals(over: threading.Event) -> Iterator[None]:
     """Within the block Ctrl-C, TERM and a closed terminal set `over`; what is ignored goes on being ignored.
 
     It is caught all the same: a Prefect worker turns TERM into INT, and would not end had it inherited to ignore INT.

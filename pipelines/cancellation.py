@@ -1,7 +1,7 @@
-"""Watches what a run stands on: the worker that started it, and whether someone cancelled it.
+"""End a run when its worker dies or someone cancels it.
 
 A worker that is killed leaves its flows running with nobody to cancel them: such a flow ends itself. A flow that was
-started by hand has no worker that would hear of a cancellation: it asks the server now and then.
+started by hand has no worker that would receive a cancellation: it asks the server now and then.
 """
 
 import contextvars
@@ -25,24 +25,21 @@ _STOPS: set[threading.Event] = set()
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
-def runners() -> list[psutil.Process]:
-    """The processes of Prefect's that stand above this one: runner and worker; none for a flow started by hand."""
-    if "PREFECT__FLOW_RUN_ID" not in os.environ:
-        return []
-    found: list[psutil.Process] = []
-    for parent in psutil.Process().parents():
-        try:
-            if not any("prefect" in word for word in parent.cmdline()):
-                break
-        except psutil.Error:
-            break
-        found.append(parent)
-    return found
+def find_runners() -> list[psutil.Process]:
+    """Return Prefect's processes above this one, runner and worker; none for a flow started by hand."""
+    runners: list[psutil.Process] = []
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        with suppress(psutil.Error):
+            for parent in psutil.Process().parents():
+                if not any("prefect" in word for word in parent.cmdline()):
+                    break
+                runners.append(parent)
+    return runners
 
 
 @contextmanager
-def stoppable() -> Iterator[threading.Event]:
-    """An event that ends the stages of one walk; set at the end of the block, and by `stop_all`."""
+def stop_event() -> Iterator[threading.Event]:
+    """Yield an event that ends the stages of one run; it is set at the end of the block, and by `stop_all`."""
     stop = threading.Event()
     _STOPS.add(stop)
     try:
@@ -53,30 +50,28 @@ def stoppable() -> Iterator[threading.Event]:
 
 
 def stop_all() -> None:
-    """Ends the stages of every walk of this process."""
+    """End the stages of every run of this process."""
     for stop in tuple(_STOPS):
         stop.set()
 
 
 @contextmanager
-def watching(run: UUID, stop: threading.Event, log: Logger) -> Iterator[None]:
-    """Sets `stop` when the run is cancelled from outside, ends the process when its worker is gone."""
+def watch_run(run: UUID, stop: threading.Event, log: Logger) -> Iterator[None]:
+    """Set `stop` when the run is cancelled from outside, end the process when its worker is gone."""
     over = threading.Event()
-    above = runners()
-    call = contextvars.copy_context().run
-    thread = threading.Thread(target=call, args=(_watch, run, above, stop, over, log), name="watch", daemon=True)
-    thread.start()
+    arguments = (_watch, run, find_runners(), stop, over, log)
+    threading.Thread(target=contextvars.copy_context().run, args=arguments, name="watch", daemon=True).start()
     try:
         yield
     finally:
         over.set()
 
 
-def _watch(run: UUID, above: list[psutil.Process], stop: threading.Event, over: threading.Event, log: Logger) -> None:
+def _watch(run: UUID, runners: list[psutil.Process], stop: threading.Event, over: threading.Event, log: Logger) -> None:
     looks = 0
     while not over.wait(SECONDS_BETWEEN_LOOKS):
         looks += 1
-        if any(not _lives(process) for process in above):
+        if not all(map(_is_alive, runners)):
             stop.set()
             with suppress(SystemExit, OSError):  # the console of a flow ends with its worker, and would take this along
                 log.error("the worker of this run is gone: the run ends, what was finished is kept")
@@ -84,13 +79,13 @@ def _watch(run: UUID, above: list[psutil.Process], stop: threading.Event, over: 
             if not over.wait(SECONDS_TO_END):
                 os.kill(os.getpid(), signal.SIGKILL)
             return
-        if not above and looks % LOOKS_BETWEEN_QUESTIONS == 0 and _is_cancelled(run):
-            log.warning("cancelled: the stages at work are ended, what was finished is kept")
+        if not runners and looks % LOOKS_BETWEEN_QUESTIONS == 0 and _is_cancelled(run):
+            log.warning("cancelled: the running stages are ended, what was finished is kept")
             stop.set()
             return
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
