@@ -1,4 +1,4 @@
-"""Run a command so that its whole process tree always ends, and hand on the lines that it writes.
+"""Run commands, one or a group, so that their whole process trees always end, and hand on the lines that they write.
 
 `run_command` is called in a thread of the flow's process, several at once. The tree ends, TERM first and KILL after a
 grace period, when the command has ended and left processes behind, at its time limit, when it is to stop, and when the
@@ -30,6 +30,7 @@ TAIL_LINES = 30
 POLL_MILLISECONDS = 100  # between looks at `stop`
 PIECE_BYTES = 1 << 16
 SECONDS_AFTER_REPORT = 2.0  # a forked child may hold the pipe open for longer
+SECONDS_TO_END = 10.0  # of a program, between TERM and KILL: a flow run has to tell the server that it was ended
 LAST_PIECES = 64  # what is read after the end: more than a pipe holds, yet not without end
 
 
@@ -202,6 +203,55 @@ def _read(output: int) -> bytes | None:
         return os.read(output, PIECE_BYTES)
     except BlockingIOError:
         return None
+
+
+class ProgramGroup:
+    """Programs in supervised process trees; the last one started is the first one ended.
+
+    `over` is set when all are to end. `failed`: name and result of the first program that ended by itself.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.over = threading.Event()
+        self.failed: tuple[str, CommandResult] | None = None
+        self._folder, self._environment = folder, environment
+        self._running: dict[str, tuple[threading.Thread, threading.Event]] = {}
+
+    def start(self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str) -> None:
+        """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`."""
+        stop = threading.Event()
+
+        def follow() -> None:
+            result = self._run(command, on_line, stop, more)
+            if not stop.is_set():
+                self.failed = self.failed or (name, result)
+                self.over.set()
+
+        thread = threading.Thread(target=follow, name=name, daemon=True)
+        self._running[name] = thread, stop
+        thread.start()
+
+    def run(self, command: Sequence[str]) -> CommandResult:
+        """Run a program to its end, or until all is over."""
+        return self._run(command, lambda _: None, self.over, {})
+
+    def end_one(self, name: str) -> None:
+        """End a program, and return when no process of it is left."""
+        thread, stop = self._running.pop(name)
+        stop.set()
+        thread.join()
+
+    def end(self) -> None:
+        """End every program."""
+        self.over.set()
+        for name in reversed(list(self._running)):
+            self.end_one(name)
+
+    def _run(
+        self, command: Sequence[str], on_line: Callable[[str], None], stop: threading.Event, more: Mapping[str, str]
+    ) -> CommandResult:
+        environment = {**self._environment, **more}
+        return run_command(command, cwd=self._folder, env=environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
 
 def end_orphans(workspace: Path, grace: float = 5.0) -> int:

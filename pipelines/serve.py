@@ -6,6 +6,7 @@ PREFECT_API_DATABASE_CONNECTION_URL); no process is left when this one has ended
 
 import os
 import platform
+import signal
 import socket
 import sys
 import threading
@@ -19,22 +20,28 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import PrefectException
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
+from prefect.events.schemas.automations import AutomationCore
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.workers.process import ProcessWorker
 
-from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, server_setup
+from pipelines import LEASES_ON_DISK, TELEMETRY_OFF
 from pipelines.cleanup import crash_runs_of_worker
 from pipelines.errors import FlowError
 from pipelines.gpus import visible_gpus
-from pipelines.process_tree import end_orphans
-from pipelines.program_group import ProgramGroup, set_on_signals
+from pipelines.process_tree import ProgramGroup, end_orphans
 from pipelines.workspace import LockHeldError, find_workspace, hold_lock_file
 
 HOST = "127.0.0.1"
 PREFECT = (sys.executable, "-m", "prefect")
 START_SECONDS = 120.0
 WORKSPACE = "PIPELINES_WORKSPACE"
+POOL = "local"
+GPU_LIMIT = "gpu"
+DEAD_RUN = Path(__file__).with_name("deployments") / "automations" / "dead-run.yaml"
 REQUEST_SECONDS = 120  # on SQLite a writer now and then waits for 60 s, and a request for it
 NEXT_STEPS = """
 Prefect:  {address}
@@ -94,21 +101,21 @@ def serve(
         if _wait_for_server(address, programs.over):
             end_orphans(folder)
             with _connect(address, programs.over) as client:
-                crash_runs_of_worker(client, worker, server_setup.POOL)
-                server_setup.ensure_pool(client)
-                limit = server_setup.ensure_gpu_limit(client, len(visible_gpus()))
-                server_setup.ensure_dead_run_automation(client)
-                names = ", ".join(server_setup.deploy(client, programs, prefect_file))
+                crash_runs_of_worker(client, worker, POOL)
+                ensure_pool(client)
+                limit = ensure_gpu_limit(client, len(visible_gpus()))
+                ensure_dead_run_automation(client)
+                names = ", ".join(deploy(client, programs, prefect_file))
                 if not programs.over.is_set():
                     say(NEXT_STEPS.format(address=address, site=site, deployments=names, limit=limit))
-                    words = ["worker", "start", "--pool", server_setup.POOL, "--type", "process", "--limit", "1"]
+                    words = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
                     environment = {WORKSPACE: str(folder), "PIPELINES_REPORT_URL": site}
                     programs.start("worker", [*PREFECT, *words, "--name", worker], say, **environment)
                     programs.over.wait()
                     say("ending the worker and the server …")
                     programs.end_one("worker")
                     if not programs.failed:
-                        crash_runs_of_worker(client, worker, server_setup.POOL)
+                        crash_runs_of_worker(client, worker, POOL)
     if programs.failed:
         name, result = programs.failed
         last = next((line.strip() for line in reversed(result.tail) if line.strip()), "it said nothing")
@@ -164,6 +171,86 @@ def _connect(address: str, over: threading.Event) -> Iterator[SyncPrefectClient]
     except (httpx.HTTPError, PrefectException) as error:
         if not over.wait(1):  # the end of the server is noticed by another thread
             raise FlowError(f"the server does not answer as it should: {error}") from error
+
+
+def ensure_pool(client: SyncPrefectClient) -> None:
+    """Make the process pool where it is missing."""
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
+        description = "Processes of one host that share one workspace."
+        pool = WorkPoolCreate(name=POOL, type="process", base_job_template=template, description=description)
+        client.create_work_pool(pool)
+    if pool.type != "process":
+        raise FlowError(
+            f"the work pool {POOL!r} is of type {pool.type}, not process; delete it, or use another PREFECT_HOME"
+        )
+
+
+def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
+    """Make the limit where it is missing, one slot a GPU; return a line on it."""
+
+    def count(number: int, noun: str) -> str:
+        return f"{number or 'no'} {noun}{'s' if number > 1 else ''}"
+
+    wanted = max(gpus, 1)
+    note = f"{count(gpus, 'GPU')} found"
+    try:
+        slots = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
+    except ObjectNotFound:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=wanted))
+        return f"limit {GPU_LIMIT!r}: {count(wanted, 'slot')} ({note})"
+    if slots != wanted:
+        note += f"; change it with: prefect gcl update {GPU_LIMIT} --limit {wanted}"
+    return f"limit {GPU_LIMIT!r}: {count(slots, 'slot')}, as it was ({note})"
+
+
+def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
+    """Make the automation that crashes runs without a heartbeat, where none of its name is there."""
+    automation = AutomationCore.model_validate(yaml.safe_load(DEAD_RUN.read_text(encoding="utf-8")))
+    if not client.read_automations_by_name(automation.name):
+        client.create_automation(automation)
+
+
+def deploy(client: SyncPrefectClient, programs: ProgramGroup, prefect_file: Path) -> list[str]:
+    """Deploy `prefect_file` to the server and return the names. A schedule that was switched on stays on."""
+    active = {
+        (deployment.id, schedule.id)
+        for deployment in client.read_deployments()
+        for schedule in deployment.schedules
+        if schedule.active
+    }
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
+    result = programs.run(command)
+    if result.reason == "stopped":
+        return []
+    if result.code:
+        lines = [line.strip(" │╭╰─╮╯") for line in result.tail]
+        raise FlowError(f"{prefect_file.name} could not be deployed: {' '.join(filter(None, lines[-6:]))}")
+    names = []
+    for deployment in client.read_deployments():
+        names.append(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}")
+        for schedule in deployment.schedules:
+            if not schedule.active and (deployment.id, schedule.id) in active:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+    return sorted(names)
+
+
+@contextmanager
+def set_on_signals(over: threading.Event) -> Iterator[None]:
+    """Within the block Ctrl-C, TERM and a closed terminal set `over`; what is ignored goes on being ignored.
+
+    It is caught all the same: a Prefect worker turns TERM into INT, and would not end had it inherited to ignore INT.
+    """
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in former.items():
+        signal.signal(number, (lambda *_: None) if handler is signal.SIG_IGN else (lambda *_: over.set()))
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

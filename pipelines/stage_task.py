@@ -19,9 +19,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import gpus, process_tree
+from pipelines.artifacts import report_progress
 from pipelines.dvc_output import DvcOutput, is_hint
 from pipelines.errors import DvcBusyError, FlowError, fail_in_one_line
-from pipelines.progress import report_progress
 from pipelines.scheduler import Outcome, Start
 from pipelines.workspace import repair_rwlock, stage_environment
 

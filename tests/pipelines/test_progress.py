@@ -13,8 +13,8 @@ from prefect.client.schemas.actions import ArtifactCreate
 
 from fer_pipeline.core.progress import progress
 from fer_pipeline.sharding.progress_file import ProgressFile
-from pipelines import progress as module
-from pipelines.progress import artifact_key, format_progress, percent, read_progress, report_progress
+from pipelines import artifacts as module
+from pipelines.artifacts import artifact_key, format_progress, percent, read_progress, report_progress
 
 
 def write(path: Path, content: Any) -> Path:

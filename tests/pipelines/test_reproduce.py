@@ -158,23 +158,15 @@ def test_nothing_to_do_starts_no_process_of_a_stage(runs: Runs, world: Path, mon
 
 def test_the_same_inputs_again_come_from_the_run_cache(runs: Runs, world: Path) -> None:
     (world / "raw" / "b.txt").write_text("6 7 8")
-    assert runs.reproduce(world).is_completed()
+    assert runs.reproduce(world, targets=["count@even"]).is_completed()
     assert (world / "data" / "count-even").read_text() == "4"
     (world / "raw" / "b.txt").unlink()
-    assert runs.reproduce(world).is_completed()
-    assert set(runs.states(runs.last_run(world)).values()) == {"RunCache"}
+    assert runs.reproduce(world, targets=["count@even"]).is_completed()
+    assert runs.states(runs.last_run(world)) == {"split": "RunCache", "count@even": "RunCache"}
     assert (world / "data" / "count-even").read_text() == "2"
 
 
-def test_a_gpu_without_its_limit_is_a_line_with_the_cure(runs: Runs, world: Path) -> None:
-    assert runs.reproduce(world, targets=["count@even"], force=True, gpus=["0"], gpu_limit="none-such").is_failed()
-    message = runs.message(runs.last_run(world), "count@even")
-    assert "prefect global-concurrency-limit create none-such" in message
-    assert "Traceback" not in message
-
-
-def test_stages_with_a_gpu_see_only_theirs_and_give_the_slot_back(runs: Runs, world: Path) -> None:
-    runs.api.ask("/v2/concurrency_limits/", {"name": "gpu-of-this-test", "limit": 1, "active": True})
+def test_stages_with_a_gpu_need_the_limit_see_only_their_gpu_and_give_the_slot_back(runs: Runs, world: Path) -> None:
     script = "import os, sys; sys.stdout.write(os.environ['CUDA_VISIBLE_DEVICES'])"
     (world / "dvc.yaml").write_text(
         GRAPH
@@ -187,8 +179,15 @@ def test_stages_with_a_gpu_see_only_theirs_and_give_the_slot_back(runs: Runs, wo
       meta: {{gpu: true}}
 """
     )
-    told = runs.reproduce(world, targets=["seen"], gpus=["4", "7"], gpu_limit="gpu-of-this-test")
-    assert told.message == "2 stages: 2 Completed"
+    # Without the limit a line says how to make it.
+    assert runs.reproduce(world, targets=["seen@a"], gpus=["0"], gpu_limit="none-such").is_failed()
+    message = runs.message(runs.last_run(world), "seen@a")
+    assert "prefect global-concurrency-limit create none-such" in message
+    assert "Traceback" not in message
+
+    runs.api.ask("/v2/concurrency_limits/", {"name": "gpu-of-this-test", "limit": 1, "active": True})
+    state = runs.reproduce(world, targets=["seen"], gpus=["4", "7"], gpu_limit="gpu-of-this-test")
+    assert state.message == "2 stages: 2 Completed"
     assert {(world / "data" / f"seen-{name}").read_text() for name in "ab"} == {"4", "7"}
     limits = runs.api.ask("/v2/concurrency_limits/filter", {"limit": 50})
     assert {one["name"]: one["active_slots"] for one in limits}["gpu-of-this-test"] == 0

@@ -122,8 +122,8 @@ def _is_set_up_again(served: Served, root: Path) -> None:
     """A second setting up changes nothing that a person has set."""
     from prefect.client.orchestration import SyncPrefectClient
 
-    from pipelines import server_setup
-    from pipelines.program_group import ProgramGroup
+    from pipelines import serve
+    from pipelines.process_tree import ProgramGroup
 
     schedule = f"deployments/{served.deployments()['refresh/local']['id']}/schedules/{served.nightly()['id']}"
     assert not served.nightly()["active"]
@@ -131,10 +131,10 @@ def _is_set_up_again(served: Served, root: Path) -> None:
     served.ask("v2/concurrency_limits/gpu", {"limit": 5}, "PATCH")
     environment = {**served.environment, "PREFECT_API_URL": f"{served.address}/api"}
     with SyncPrefectClient(f"{served.address}/api") as client:
-        server_setup.ensure_pool(client)
-        assert "prefect gcl update gpu --limit 2" in server_setup.ensure_gpu_limit(client, 2)
-        server_setup.ensure_dead_run_automation(client)
-        assert len(server_setup.deploy(client, ProgramGroup(root, environment), root / "prefect.yaml")) == 3
+        serve.ensure_pool(client)
+        assert "prefect gcl update gpu --limit 2" in serve.ensure_gpu_limit(client, 2)
+        serve.ensure_dead_run_automation(client)
+        assert len(serve.deploy(client, ProgramGroup(root, environment), root / "prefect.yaml")) == 3
     assert served.nightly()["active"], "a schedule that was switched on was switched off"
     assert served.ask("v2/concurrency_limits/gpu")["limit"] == 5
     assert len(served.ask("automations/filter", {})) == 1
@@ -164,7 +164,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
 
 def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
     """The worker has to reach the server while it is ended."""
-    from pipelines.program_group import ProgramGroup
+    from pipelines.process_tree import ProgramGroup
 
     programs = ProgramGroup(tmp_path, {"PATH": os.environ["PATH"]})
     said: list[str] = []
@@ -187,7 +187,7 @@ def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
 
 SIGNALS = """
 import os, signal, subprocess, sys, threading
-from pipelines.program_group import set_on_signals
+from pipelines.serve import set_on_signals
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 over = threading.Event()
 with set_on_signals(over):
