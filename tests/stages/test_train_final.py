@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -364,49 +365,8 @@ def test_edited_training_code_trains_every_recipe_again(run, package_copy, monke
         assert run()[0].counts["trained"] == trained, name
 
 
-TENTH = '''"""Train on labelled faces with a squared loss.
-
-Source: an example of a strategy, 2026.
-"""
-
-from collections.abc import Mapping
-
-from torch import Tensor
-from torch.nn.functional import one_hot
-
-from fer_pipeline.core.settings import Settings
-from fer_pipeline.training.batches import Batch
-from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import weighted_mean
-from fer_pipeline.training.sources import Faces, Source
-from fer_pipeline.training.strategy import BuildContext, Strategy
-
-
-class Options(Settings):
-    scale: float = 1.0  # of the loss
-
-
-def sources(options: Options) -> dict[str, Source]:
-    return {"labelled": Faces(required=True)}
-
-
-def build(options: Options, context: BuildContext) -> "Squared":
-    return Squared(options, context)
-
-
-class Squared(Strategy):
-    def __init__(self, options: Options, context: BuildContext) -> None:
-        super().__init__()
-        self.options, self.context, self.network = options, context, context.network()
-
-    def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
-        batch = batches["labelled"]
-        inputs = self.context.random_view(batch, run.generator("augment"))
-        wanted = one_hot(batch.labels, self.context.num_classes)
-        loss = weighted_mean((self.network(inputs).softmax(1) - wanted).square().sum(1) * self.options.scale)
-        run.update(loss)
-        return {"loss": loss}
-'''
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+(TENTH,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Squared" in block]
 
 
 def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatch) -> None:
