@@ -97,7 +97,7 @@ def prune(
 
 @app.command(rich_help_panel=PANELS["commands"])
 def fsck(
-    remove: Annotated[bool, typer.Option(help="Take rotten bytes away, so that the printed command can heal.")] = False,
+    remove: Annotated[bool, typer.Option(help="Remove damaged bytes, so that the printed command works.")] = False,
     remote: Annotated[
         str | None, typer.Option(help="Check this remote too; it must be a folder.", show_default=False)
     ] = None,
@@ -105,7 +105,7 @@ def fsck(
     as_json: Annotated[bool, typer.Option("--json", help="Tell it as JSON.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Hash DVC's cache, the outputs and the finished shards again; say what is rotten and what heals it."""
+    """Hash DVC's cache, the outputs and the finished shards again; report damage and the command that repairs it."""
     with report_errors():
         import json
 
@@ -113,7 +113,7 @@ def fsck(
 
         found = checking.run(store=store, remote=remote, remove=remove, jobs=jobs)
         typer.echo(json.dumps(found.content, indent=1) if as_json else found.text)
-    if found.inspection.faults and not remove:  # what it prints goes on after a removal
+    if found.diagnosis.damages and not remove:  # what it prints goes on after a removal
         raise typer.Exit(1)
 
 
@@ -126,13 +126,13 @@ def doctor(
     params: ParamsOption = PARAMS,
     store: StoreOption = STORE,
 ) -> None:
-    """Look at this machine, its versions, GPUs, disks, limits, remote and Prefect server; say what to mend."""
+    """Look at this machine, its versions, GPUs, disks, limits, remote and Prefect server; say what to correct."""
     with report_errors():
         import json
 
         from fer_pipeline.commands import doctor as checks
 
         found = checks.run(params, store=store, with_plan=with_plan)
-        typer.echo(json.dumps(checks.content(found), indent=1) if as_json else checks.text(found))
-    if any(one.level == "problem" for one in found):
+        typer.echo(json.dumps(checks.to_json(found), indent=1) if as_json else checks.format_text(found))
+    if any(one.level == "problem" for one in found.values()):
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Files that take minutes begin first, so that both processes end at about the same time.
 LONGEST = ("walk/test_graph.py", "pipelines/test_refresh.py", "pipelines/test_reproduce.py")
-LONGEST += ("stages/test_resume.py", "sharding/test_ray.py", "pipelines/test_serve.py", "health/test_heal.py")
+LONGEST += ("stages/test_resume.py", "sharding/test_ray.py", "pipelines/test_serve.py", "health/test_repair.py")
 
 servers = pytest.StashKey[Server]()
 served = pytest.StashKey[set[Path]]()

@@ -1,7 +1,7 @@
-"""The machine, the settings and, where one is named, the Prefect server in; findings with their cures out."""
+"""Check the machine, the settings and, where one is named, the Prefect server before a run."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,116 +11,107 @@ from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import Resources, read_project
-from fer_pipeline.health import disks, gpus, machine, server, tracking, versions
-from fer_pipeline.health.disks import link_type
-from fer_pipeline.health.dvc_config import read_config
-from fer_pipeline.health.finding import Finding, Place
+from fer_pipeline.health import gpus, machine, prefect_server, software, tracking
+from fer_pipeline.health.dvc_project import read_config
+from fer_pipeline.health.findings import CheckContext, Finding, grade
+from fer_pipeline.health.machine import link_type
 from fer_pipeline.sharding.estimates import Estimate
 
-Check = Callable[[Place], Finding]
-
-CHECKS: tuple[Check, ...] = (
-    versions.python,
-    versions.torch,
-    versions.torchvision,
-    versions.dvc,
-    versions.prefect,
-    versions.fastapi,
-    versions.sqlalchemy,
-    versions.mtcnn,
-    gpus.driver,
-    gpus.gpu,
-    gpus.faiss,
-    disks.space,
-    disks.inodes,
-    disks.links,
-    disks.site_cache,
-    machine.memory,
-    machine.processors,
-    machine.open_files,
-    machine.shared_memory,
-    machine.clock,
-    tracking.remote,
-    tracking.lock_file,
-    tracking.outputs,
-    server.server,
-    server.server_version,
-    server.gpu_limit,
-    server.workers,
-    server.server_clock,
-)
+CHECKS: dict[str, Callable[[CheckContext], Finding]] = {
+    "python": software.check_python,
+    **{package: partial(software.check_package, package) for package in software.PACKAGES},
+    "torchvision": software.check_torchvision,
+    "mtcnn": software.check_mtcnn,
+    "driver": gpus.check_driver,
+    "gpu": gpus.check_gpu,
+    "faiss": gpus.check_faiss,
+    "space": machine.check_space,
+    "inodes": machine.check_inodes,
+    "links": machine.check_links,
+    "site_cache": machine.check_site_cache,
+    "memory": machine.check_memory,
+    "processors": machine.check_processors,
+    "open_files": machine.check_open_files,
+    "shared_memory": machine.check_shared_memory,
+    "clock": machine.check_clock,
+    "remote": tracking.check_remote,
+    "lock_file": tracking.check_lock_file,
+    "outputs": tracking.check_outputs,
+    "server": prefect_server.check_server,
+    "server_version": prefect_server.check_server_version,
+    "gpu_limit": prefect_server.check_gpu_limit,
+    "workers": prefect_server.check_workers,
+    "server_clock": prefect_server.check_server_clock,
+}
 SAMPLE_SECONDS = 2.0  # of each set that no shard was made of yet
-MARK = {"ok": "ok     ", "warning": "warning", "problem": "PROBLEM"}
+LABELS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def run(params: Path, *, store: Path, with_plan: bool = True) -> list[Finding]:
-    """Runs every check; the plan, which times samples of missing shards, is the slow one."""
-    found, resources = settings(params)
-    place = Place(Path.cwd(), resources)
-    findings = [found, *(_held(one, place) for one in CHECKS)]
-    if with_plan and found.level == "ok":
-        findings.append(room(place, lambda: planned(params, store)))
+def run(params: Path, *, store: Path, with_plan: bool = True) -> dict[str, Finding]:
+    """Runs every check and returns the findings by the names of the checks.
+
+    Args:
+        params: The settings.
+        store: The folder of finished shards.
+        with_plan: Time samples of missing shards for hours and disk of the run, which is the slow check.
+    """
+    settings, resources = check_settings(params)
+    context, findings = CheckContext(Path.cwd(), resources), {"settings": settings}
+    for name, check_one in CHECKS.items():
+        try:
+            findings[name] = check_one(context)
+        except (PipelineError, OSError) as error:
+            findings[name] = Finding("problem", str(error), "correct this first")
+    if with_plan and settings.level == "ok":
+        findings["plan"] = check_plan(context, lambda: plan_run(params, store))
     return findings
 
 
-def _held(one: Check, place: Place) -> Finding:
+def check_settings(params: Path) -> tuple[Finding, Resources]:
+    """Checks all settings; returns the resources in them, too."""
     try:
-        return one(place)
-    except (PipelineError, OSError) as error:
-        name = getattr(one, "__name__", "") or getattr(one, "args", ["check"])[0]
-        return Finding(str(name), "problem", str(error), "mend this first")
-
-
-def settings(params: Path) -> tuple[Finding, Resources]:
-    """Whether all settings hold, and the resources in them."""
-    try:
-        told = check(params).line
-        return Finding("settings", "ok", told), read_project(params).resources
+        return Finding("ok", check(params).line), read_project(params).resources
     except PipelineError as error:
-        return Finding(
-            "settings", "problem", str(error), f"python -m fer_pipeline check --params {params}"
-        ), Resources()
+        return Finding("problem", str(error), f"python -m fer_pipeline check --params {params}"), Resources()
 
 
-def planned(params: Path, store: Path) -> list[plan.StagePlan]:
-    """What `align` and `embed` have yet to make, as far as it can be told today."""
+def plan_run(params: Path, store: Path) -> list[plan.StagePlan]:
+    """Plans what `align` and `embed` have yet to make, as far as it is known today."""
     return plan.plan_stages(params=params, store=store, seconds=SAMPLE_SECONDS)
 
 
-def room(place: Place, plans: Callable[[], Iterable[plan.StagePlan]]) -> Finding:
-    """The disk that the missing shards take, against what is free where they go."""
+def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[plan.StagePlan]]) -> Finding:
+    """Checks the disk that the missing shards take against what is free where they go."""
     try:
-        known = list(plans())
+        plans = list(get_plans())
     except PipelineError as error:
-        return Finding("plan", "warning", f"cannot be told: {error}", "python -m fer_pipeline plan")
-    estimates = [one.estimate for one in known if isinstance(one.estimate, Estimate)]
-    later = [f"{one.stage} {one.name}" for one in known if not isinstance(one.estimate, Estimate)]
-    rest = f"; not to be told yet: {', '.join(later)}" if later else ""
+        return Finding("warning", f"unknown: {error}", "python -m fer_pipeline plan")
+    estimates = [one.estimate for one in plans if isinstance(one.estimate, Estimate)]
+    unknown = [f"{one.stage} {one.name}" for one in plans if not isinstance(one.estimate, Estimate)]
+    rest = f"; not known yet: {', '.join(unknown)}" if unknown else ""
     if not estimates:
-        return Finding("plan", "warning", f"nothing can be told yet{rest}", "python -m fer_pipeline plan")
-    config = read_config(place.root)
-    kind = link_type(config, place.root)
+        return Finding("warning", f"nothing is known yet{rest}", "python -m fer_pipeline plan")
+    kind = link_type(read_config(context.root), context.root)
     # With copies for links, DVC's cache holds every shard once more.
     needed = sum(one.size for one in estimates) * (2 if kind == "copy" else 1)
     free = min(one.free for one in estimates)
     time = format_seconds(sum(one.seconds[1] for one in estimates))
-    found = f"{size_of(needed)} of disk and {time} to come (by {kind} into DVC's cache), {size_of(free)} are free{rest}"
+    message = f"{size_of(needed)} of disk and {time} to come (by {kind} into DVC's cache), {size_of(free)} are free"
+    advice = "python -m fer_pipeline prune, dvc gc --workspace"
     if needed > free:
-        return Finding("plan", "problem", found, "a larger disk, or fewer pools; python -m fer_pipeline prune")
-    if needed > 0.8 * free:
-        return Finding("plan", "warning", found, "python -m fer_pipeline prune, dvc gc --workspace")
-    return Finding("plan", "ok", found)
+        advice = "a larger disk, or fewer pools; python -m fer_pipeline prune"
+    return grade(message + rest, advice, problem=needed > free, warning=needed > 0.8 * free)
 
 
-def text(findings: Iterable[Finding]) -> str:
-    """One line a finding, its cure after it."""
-    lines: list[str] = []
-    for one in findings:
-        cure = f"; {one.cure}" if one.cure and one.level != "ok" else ""
-        lines.append(f"{MARK[one.level]}  {one.name}: {one.found}{cure}")
-    return "\n".join(lines)
+def format_text(findings: Mapping[str, Finding]) -> str:
+    """Formats one line a finding, followed by its advice."""
+    lines = [f"{LABELS[one.level]:<7}  {name}: {one.message}" for name, one in findings.items()]
+    advice = [f"; {one.advice}" if one.advice and one.level != "ok" else "" for one in findings.values()]
+    return "\n".join(map("".join, zip(lines, advice, strict=True)))
 
 
-def content(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """The same as JSON."""
-    return [asdict(one) for one in findings]
+def to_json(findings: Mapping[str, Finding]) -> list[dict[str, Any]]:
+    """Returns the findings as JSON."""
+    return [
+        {"name": name, "level": one.level, "found": one.message, "advice": one.advice} for name, one in findings.items()
+    ]

@@ -1,43 +1,43 @@
-"""A store in, the same store without what no last run uses out, and a line that tells how much room that gives."""
+"""Remove from the shard store what no last run uses."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.sharding.locks import lock_exclusively
-from fer_pipeline.sharding.pruning import Unused, find_unused, remove
+from fer_pipeline.sharding.pruning import find_unused, remove
 
 KINDS = {"shard": "shards of no last run", "state": "states of no use", "leftover": "leftovers of dead runs"}
 
 
 def run(store: Path, *, dry_run: bool = False) -> str:
-    """Prunes a store that no run is at work on; `dry_run` only tells."""
+    """Prunes a store that no run uses at the moment, and returns a line with what was removed.
+
+    Args:
+        store: The folder of finished shards.
+        dry_run: Report what would be removed, and remove nothing.
+    """
     if not any((store / folder).is_dir() for folder in ("shards", "states", "memory")):
         raise DataError(f"{store} is no store of finished shards; name it with --store")
     with lock_exclusively(store):
-        shelf = Store(store)
-        found = find_unused(shelf)
-        kept = sum(not path.name.startswith(".") for path in store.glob("shards/*/*"))
-        kept -= sum(one.kind == "shard" for one in found)
-        if not dry_run:
-            for one in found:
-                remove(shelf, one)
-    freed = sum(one.size - one.linked for one in found)
-    held = sum(one.linked for one in found)
-    more = f"; {size_of(held)} more are held by outputs or DVC's cache" if held else ""
+        unused = find_unused(Store(store))
+        num_shards = sum(not path.name.startswith(".") for path in store.glob("shards/*/*"))
+        for one in unused if not dry_run else ():
+            remove(Store(store), one)
+    sizes = {kind: [one.size for one in unused if one.kind == kind] for kind in KINDS}
+    parts = [
+        f"{len(sizes[kind]):,} {text} ({size_of(sum(sizes[kind]))})" for kind, text in KINDS.items() if sizes[kind]
+    ]
+    linked = sum(one.linked for one in unused)
+    more = f"; {size_of(linked)} more are held by outputs or DVC's cache" if linked else ""
+    freed = size_of(sum(one.size for one in unused) - linked)
     verb = "would be removed" if dry_run else "removed"
-    return f"prune: {_counted(found)} {verb}, {size_of(freed)} freed{more}; {kept:,} shards kept"
-
-
-def _counted(found: Sequence[Unused]) -> str:
-    parts = [(words, [one.size for one in found if one.kind == kind]) for kind, words in KINDS.items()]
-    told = [f"{len(sizes):,} {words} ({size_of(sum(sizes))})" for words, sizes in parts if sizes]
-    return ", ".join(told) if told else "nothing"
+    rest = num_shards - len(sizes["shard"])
+    return f"prune: {', '.join(parts) or 'nothing'} {verb}, {freed} freed{more}; {rest:,} shards kept"
 
 
 def size_of(size: float) -> str:
-    """Bytes for a person: `1.2 GB`."""
+    """Formats bytes for a person: `1.2 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

@@ -1,1 +1,1 @@
-"""Whether what DVC keeps is still what was put there (fsck), and whether this machine can carry the walk (doctor)."""
+"""Check stored bytes against their recorded hashes (fsck), and the machine against what a run needs (doctor)."""

@@ -15,7 +15,7 @@ from fer_pipeline.cli import app
 from fer_pipeline.commands import doctor
 from fer_pipeline.commands.plan import StagePlan
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.health.finding import Finding, Place
+from fer_pipeline.health.findings import CheckContext, Finding
 from fer_pipeline.sharding.estimates import Estimate
 
 MB = 1_000_000
@@ -46,7 +46,7 @@ def test_this_machine(project: Path) -> None:
         found["processors"]["found"].startswith(f"{len(os.sched_getaffinity(0))} processors")
         or Path("/sys/fs/cgroup/cpu.max").exists()
     )
-    assert all(one["cure"] for one in found.values() if one["level"] != "ok")
+    assert all(one["advice"] for one in found.values() if one["level"] != "ok")
 
 
 def test_settings_that_do_not_hold_are_one_problem(project: Path) -> None:
@@ -77,28 +77,28 @@ def test_the_plan_against_the_disk(
 ) -> None:
     monkeypatch.setattr(doctor, "link_type", lambda *_: link)
     plans = [StagePlan("align", name, estimate(size, 100 * MB)) for name in ("a", "b")]
-    found = doctor.room(Place(project), lambda: [*plans, StagePlan("embed", "a", "no faces yet")])
-    assert found.level == level
+    finding = doctor.check_plan(CheckContext(project), lambda: [*plans, StagePlan("embed", "a", "no faces yet")])
+    assert finding.level == level
     needed = 2 * size // MB * (2 if link == "copy" else 1)
-    assert found.found.startswith(f"{needed} MB" if needed >= 100 else f"{needed}.0 MB")
-    assert "8 s to come" in found.found
-    assert found.found.endswith("not to be told yet: embed a")
+    assert finding.message.startswith(f"{needed} MB" if needed >= 100 else f"{needed}.0 MB")
+    assert "8 s to come" in finding.message
+    assert finding.message.endswith("not known yet: embed a")
 
 
-def test_a_plan_that_cannot_be_told(project: Path) -> None:
+def test_a_plan_that_is_not_known(project: Path) -> None:
     def busy() -> list[StagePlan]:
         raise DataError("another run of align@a is at work")
 
-    assert doctor.room(Place(project), busy).level == "warning"
-    assert doctor.room(Place(project), lambda: [StagePlan("align", "a", "no raw data")]).level == "warning"
+    assert doctor.check_plan(CheckContext(project), busy).level == "warning"
+    assert doctor.check_plan(CheckContext(project), lambda: [StagePlan("align", "a", "no raw data")]).level == "warning"
 
 
 def test_the_plan_is_that_of_the_command(project: Path) -> None:
-    found = doctor.room(Place(project), lambda: doctor.planned(Path("params.yaml"), Path(".store")))
-    assert found.level == "warning"
-    assert "align film" in found.found, "nothing was drawn yet"
+    finding = doctor.check_plan(CheckContext(project), lambda: doctor.plan_run(Path("params.yaml"), Path(".store")))
+    assert finding.level == "warning"
+    assert "align film" in finding.message, "nothing was drawn yet"
 
 
 def test_how_it_is_told() -> None:
-    findings = [Finding("a", "ok", "well", "unsaid"), Finding("b", "problem", "ill", "rest")]
-    assert doctor.text(findings) == "ok       a: well\nPROBLEM  b: ill; rest"
+    findings = {"a": Finding("ok", "well", "unsaid"), "b": Finding("problem", "ill", "rest")}
+    assert doctor.format_text(findings) == "ok       a: well\nPROBLEM  b: ill; rest"

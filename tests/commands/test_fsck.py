@@ -1,4 +1,4 @@
-"""fsck over projects that are written by hand, without DVC: what is found, what is not, and what a person is told."""
+"""fsck over projects that are written by hand, without DVC: what is found, what is not, and what is printed."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.cli import app
-from fer_pipeline.health import digests
-from fer_pipeline.health.dvc_config import read_config
+from fer_pipeline.health import hashing
+from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.sharding.locks import lock_for_run
 
 
@@ -50,8 +50,8 @@ class Written:
         return self / path
 
     def fsck(self, *words: str) -> tuple[int, str]:
-        told = CliRunner().invoke(app, ["fsck", *words])
-        return told.exit_code, told.output
+        output = CliRunner().invoke(app, ["fsck", *words])
+        return output.exit_code, output.output
 
     def found(self, *words: str) -> dict[str, Any]:
         return json.loads(self.fsck("--json", *words)[1])
@@ -65,9 +65,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Written:
     return Written(tmp_path)
 
 
-def test_all_whole(project: Written) -> None:
-    code, told = project.fsck()
-    assert (code, told) == (0, "fsck: 1 objects, 1 files of outputs, 0 shards, 18 B read: all whole\n")
+def test_all_intact(project: Written) -> None:
+    code, output = project.fsck()
+    assert (code, output) == (0, "fsck: 1 objects, 1 files of outputs, 0 shards, 18 B read: all intact\n")
 
 
 def test_one_inode_is_read_once_for_both_hashes(project: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +76,8 @@ def test_one_inode_is_read_once_for_both_hashes(project: Written, monkeypatch: p
         (project / name).unlink()
         os.link(project / ".store/shards/ab/ab12", project / name)
     read: list[Path] = []
-    digest = digests.digest
-    monkeypatch.setattr(digests, "digest", lambda path, kinds: (read.append(path), digest(path, kinds))[1])
+    hash_file = hashing.hash_file
+    monkeypatch.setattr(hashing, "hash_file", lambda path, kinds: (read.append(path), hash_file(path, kinds))[1])
     checked = project.found()["checked"]
     assert checked == {"objects": 1, "bytes": len(b"a content"), "files": 1, "shards": 1}
     assert len(read) == 1
@@ -85,7 +85,7 @@ def test_one_inode_is_read_once_for_both_hashes(project: Written, monkeypatch: p
 
 def test_hashes_are_those_of_the_standard_tools(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789" * 300_000)  # more than one chunk
-    found = digests.digest(tmp_path / "file", frozenset({"md5", "sha256"}))
+    found = hashing.hash_file(tmp_path / "file", frozenset({"md5", "sha256"}))
     assert (found.md5, found.size) == ("55a95d24c5e52ee25a245028a1768961", 3_000_000)  # md5sum's
     assert found.sha256 == "6ca41633343f162f0f0604879eeac607e5e5087adeee2e4247199301968790d0"  # sha256sum's
 
@@ -93,34 +93,34 @@ def test_hashes_are_those_of_the_standard_tools(tmp_path: Path) -> None:
 def test_a_table_and_one_command(project: Written) -> None:
     project.write(project.object(b"a content"), b"a cOntent")
     project.write("out/a.bin", b"another!!")
-    code, told = project.fsck()
+    code, output = project.fsck()
     assert code == 1
-    lines = told.splitlines()
-    assert lines[0].endswith("1 rotten, 1 changed")
+    lines = output.splitlines()
+    assert lines[0].endswith("1 damaged, 1 changed")
     assert lines[2].split() == ["what", "where", "output", "stage", "expected", "found"]
-    assert lines[3].split()[:5] == ["rotten", "cache:", project.object(b"a content"), "out/a.bin", "make"]
-    assert lines[-1] == "to heal it, run: python -m fer_pipeline fsck --remove && dvc repro make"
+    assert lines[3].split()[:5] == ["damaged", "cache:", project.object(b"a content"), "out/a.bin", "make"]
+    assert lines[-1] == "to repair it, run: python -m fer_pipeline fsck --remove && dvc repro make"
 
 
 def test_one_stage_that_runs_again_makes_both_of_its_outputs(project: Written) -> None:
     project.add("make", "out/b.bin", b"b content").unlink()  # whole in the workspace: to be committed, if it were alone
-    assert project.found()["cure"] == "dvc commit out/b.bin"
+    assert project.found()["repair"] == "dvc commit out/b.bin"
     (project / project.object(b"a content")).unlink()
     (project / "out/a.bin").unlink()
-    assert project.found()["cure"] == "dvc repro make"
+    assert project.found()["repair"] == "dvc repro make"
 
 
 def test_a_remote_elsewhere_is_trusted_and_that_is_said(project: Written) -> None:
     project.write(".dvc/config", b"[core]\nremote = far\n['remote \"far\"']\nurl = s3://bucket/x\n")
     (project / project.object(b"a content")).write_bytes(b"a cOntent")
     (project / "out/a.bin").unlink()
-    told = project.fsck()[1]
-    assert "fsck --remove && dvc pull out/a.bin\n" in told
-    assert "dvc remote modify far verify true" in told
-    assert told.rstrip().endswith("this makes it anew: dvc repro make")
-    code, told = project.fsck("--remote", "far")
+    output = project.fsck()[1]
+    assert "fsck --remove && dvc pull out/a.bin\n" in output
+    assert "dvc remote modify far verify true" in output
+    assert output.rstrip().endswith("this makes it again: dvc repro make")
+    code, output = project.fsck("--remote", "far")
     assert code == 1
-    assert told == (
+    assert output == (
         "error: the remote 'far' (s3://bucket/x) is no folder of this machine, so fsck cannot read it; "
         "let each pull check it: dvc remote modify far verify true\n"
     )
@@ -131,43 +131,47 @@ def test_the_last_copy_of_what_a_person_added_is_set_aside(project: Written) -> 
     (project / "dvc.lock").unlink()
     added = {"outs": [{"path": "a.bin", "hash": "md5", "md5": md5(b"a content")}]}
     project.write("out/a.bin.dvc", yaml.safe_dump(added).encode())
-    rotten = project / project.object(b"a content")
-    rotten.write_bytes(b"a cOntent")
+    damaged = project / project.object(b"a content")
+    damaged.write_bytes(b"a cOntent")
     (project / "out/a.bin").unlink()
-    os.link(rotten, project / "out/a.bin")
-    code, told = project.fsck("--remove")
+    os.link(damaged, project / "out/a.bin")
+    code, output = project.fsck("--remove")
     assert code == 0
-    assert "no other copy is known" in told
-    assert "put one in its place before you run it" in told
-    assert not rotten.exists()
+    assert "no other copy is known" in output
+    assert "put one in its place before you run it" in output
+    assert not damaged.exists()
     assert not (project / "out/a.bin").exists()
-    assert [path.read_bytes() for path in (project / ".dvc/tmp/rotten").iterdir()] == [b"a cOntent"]
+    assert [path.read_bytes() for path in (project / ".dvc/tmp/damaged").iterdir()] == [b"a cOntent"]
 
 
-def test_a_link_to_a_rotten_object_is_told_once_and_goes_with_it(project: Written) -> None:
-    rotten = project / project.object(b"a content")
-    rotten.write_bytes(b"a cOntent")
+def test_a_link_to_a_damaged_object_is_reported_once_and_goes_with_it(project: Written) -> None:
+    damaged = project / project.object(b"a content")
+    damaged.write_bytes(b"a cOntent")
     (project / "out/a.bin").unlink()
-    (project / "out/a.bin").symlink_to(rotten)
+    (project / "out/a.bin").symlink_to(damaged)
     (finding,) = project.found()["findings"]
-    assert finding["cure"] == "python -m fer_pipeline fsck --remove && dvc repro make"
+    assert finding["repair"] == "python -m fer_pipeline fsck --remove && dvc repro make"
     assert project.fsck("--remove")[0] == 0
     assert not (project / "out/a.bin").is_symlink()
 
 
-def test_nothing_is_removed_while_a_stage_is_lock_for_run(project: Written) -> None:
-    rotten = project.write(project.object(b"a content"), b"a cOntent")
+def test_nothing_is_removed_while_a_stage_is_running(project: Written) -> None:
+    damaged = project.write(project.object(b"a content"), b"a cOntent")
     with lock_for_run(project / ".store", "align@x"):
-        code, told = project.fsck("--remove")
-        assert (code, "align@x is at work" in told) == (1, True)
+        code, output = project.fsck("--remove")
+        assert (code, "align@x is at work" in output) == (1, True)
         assert project.fsck()[0] == 1
-    assert rotten.exists()
+    assert damaged.exists()
 
 
-def test_rot_of_an_older_version(project: Written) -> None:
+def test_damage_of_an_older_version(project: Written) -> None:
     project.write(project.object(b"of long ago"), b"of lOng ago")
     (finding,) = project.found()["findings"]
-    assert (finding["kind"], finding["out"], finding["cure"]) == ("rotten", "", "python -m fer_pipeline fsck --remove")
+    assert (finding["kind"], finding["out"], finding["repair"]) == (
+        "damaged",
+        "",
+        "python -m fer_pipeline fsck --remove",
+    )
     project.fsck("--remove")
     assert project.fsck()[0] == 0
 
@@ -178,19 +182,19 @@ def test_what_cannot_be_read_is_one_line_of_the_table(project: Written) -> None:
     path.symlink_to("/proc/self/mem")  # a regular file whose first byte is an input/output error
     (finding,) = project.found()["findings"]
     assert (finding["kind"], finding["found"]) == ("unreadable", os.strerror(5))
-    assert finding["cure"].endswith("--remove && dvc commit out/a.bin")
+    assert finding["repair"].endswith("--remove && dvc commit out/a.bin")
 
 
 def test_what_this_user_may_not_read_is_not_removed(project: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project / project.object(b"a content")
-    digest = digests.digest
+    hash_file = hashing.hash_file
 
-    def refuse(file: Path, kinds: frozenset[str]) -> digests.Digest:
-        return digests.Digest(fault="Permission denied", denied=True) if file == path else digest(file, kinds)
+    def refuse(file: Path, kinds: frozenset[str]) -> hashing.FileHash:
+        return hashing.FileHash(error="Permission denied", is_denied=True) if file == path else hash_file(file, kinds)
 
-    monkeypatch.setattr(digests, "digest", refuse)
+    monkeypatch.setattr(hashing, "hash_file", refuse)
     (finding,) = project.found("--remove")["findings"]
-    assert finding["cure"] == f"chmod u+r {path}"
+    assert finding["repair"] == f"chmod u+r {path}"
     assert path.exists()
 
 
@@ -199,9 +203,9 @@ def test_what_has_no_hash_is_counted(project: Written) -> None:
     project.add("make", "s3://bucket/out", b"elsewhere")
     (project / project.object(b"elsewhere")).unlink()
     (project / ".store/shards/cd").mkdir(parents=True)
-    project.write(".store/shards/cd/cd34", b"before there were seals")
-    told = project.fsck()[1]
-    assert "(not checked: 1 objects of dvc 2, 1 outputs elsewhere, 1 shards without seal)" in told
+    project.write(".store/shards/cd/cd34", b"before there were checksums")
+    output = project.fsck()[1]
+    assert "(not checked: 1 objects of dvc 2, 1 outputs elsewhere, 1 shards without checksums)" in output
 
 
 def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
@@ -214,7 +218,7 @@ def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
     assert project.fsck()[0] == 0
     project.write("out/x.json", b"[]")
     (finding,) = project.found()["findings"]
-    assert finding["cure"] == "touch out/x.json && dvc repro score@x"
+    assert finding["repair"] == "touch out/x.json && dvc repro score@x"
 
 
 @pytest.mark.parametrize(
@@ -228,18 +232,18 @@ def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
 )
 def test_a_broken_lock_is_one_line(project: Written, content: bytes, words: str) -> None:
     project.write("dvc.lock", content)
-    code, told = project.fsck()
+    code, output = project.fsck()
     assert code == 1
-    assert words in told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    assert words in output
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
 
 
 def test_no_project_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = CliRunner().invoke(app, ["fsck"])
-    assert (told.exit_code, told.output.count("\n")) == (1, 1)
-    assert told.output.startswith("error: no .dvc folder in ")
+    output = CliRunner().invoke(app, ["fsck"])
+    assert (output.exit_code, output.output.count("\n")) == (1, 1)
+    assert output.output.startswith("error: no .dvc folder in ")
 
 
 def test_settings_are_those_that_dvc_itself_reads(project: Written) -> None:

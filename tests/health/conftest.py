@@ -53,18 +53,18 @@ class Repository:
             "DVC_SITE_CACHE_DIR": str(self.site),
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
-        told = subprocess.run(line, shell=True, cwd=self.folder, env=environment, capture_output=True, text=True)
-        assert code is None or told.returncode == code, f"{line}: {told.returncode}\n{told.stdout}{told.stderr}"
-        return told.stdout
+        result = subprocess.run(line, shell=True, cwd=self.folder, env=environment, capture_output=True, text=True)
+        assert code is None or result.returncode == code, f"{line}: {result.returncode}\n{result.stdout}{result.stderr}"
+        return result.stdout
 
     def fsck(self, *words: str, code: int = 1) -> dict[str, Any]:
         """What fsck says in JSON; its exit code says whether it found something."""
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setenv("DVC_SITE_CACHE_DIR", str(self.site))
-            told = CliRunner().invoke(app, ["fsck", "--json", *words])
-        assert told.exit_code == code, told.output
-        return json.loads(told.stdout)
+            result = CliRunner().invoke(app, ["fsck", "--json", *words])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
 
     @property
     def locked(self) -> dict[str, str]:

@@ -7,33 +7,33 @@ from pathlib import Path
 import pytest
 
 from fer_pipeline.health import tracking
-from fer_pipeline.health.finding import Place
+from fer_pipeline.health.findings import CheckContext
 
 LOCK = "stages: {a: {outs: [{path: out/a, hash: md5, md5: x.dir}, {path: out/b, hash: md5, md5: y}]}}\n"
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckContext:
     for level in ("SYSTEM", "GLOBAL"):
         monkeypatch.setenv(f"DVC_{level}_CONFIG_DIR", str(tmp_path / "nowhere"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     (tmp_path / ".dvc").mkdir()
-    return Place(tmp_path)
+    return CheckContext(tmp_path)
 
 
 @pytest.fixture
-def git(place: Place) -> Callable[..., None]:
+def git(context: CheckContext) -> Callable[..., None]:
     def run(*words: str) -> None:
         who = ("-c", "user.name=a", "-c", "user.email=a@b")
-        subprocess.run(["git", *who, *words], cwd=place.root, check=True, capture_output=True)
+        subprocess.run(["git", *who, *words], cwd=context.root, check=True, capture_output=True)
 
     run("init", "-q")
     return run
 
 
-def write(place: Place, path: str, text: str) -> None:
-    (place.root / path).parent.mkdir(parents=True, exist_ok=True)
-    (place.root / path).write_text(text, encoding="utf-8")
+def write(context: CheckContext, path: str, text: str) -> None:
+    (context.root / path).parent.mkdir(parents=True, exist_ok=True)
+    (context.root / path).write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -41,49 +41,49 @@ def write(place: Place, path: str, text: str) -> None:
     [
         ("", "warning", "this disk has the only copy"),
         ("[core]\nremote = far\n", "problem", "'far' is not defined"),
-        ("[core]\nremote = far\n['remote \"far\"']\nurl = s3://b/x\n", "warning", "takes a flipped bit for whole"),
+        ("[core]\nremote = far\n['remote \"far\"']\nurl = s3://b/x\n", "warning", "does not notice a flipped bit"),
         ("[core]\nremote = far\n['remote \"far\"']\nurl = s3://b/x\nverify = true\n", "ok", "far (s3://b/x)"),
         ("[core]\nremote = near\n['remote \"near\"']\nurl = ../gone\nverify = true\n", "warning", "does not exist"),
     ],
 )
-def test_remote(place: Place, config: str, level: str, words: str) -> None:
-    write(place, ".dvc/config", config)
-    found = tracking.remote(place)
-    assert found.level == level
-    assert words in found.found
+def test_remote(context: CheckContext, config: str, level: str, words: str) -> None:
+    write(context, ".dvc/config", config)
+    finding = tracking.check_remote(context)
+    assert finding.level == level
+    assert words in finding.message
 
 
-def test_without_git(place: Place) -> None:
-    assert tracking.lock_file(place).level == "warning"
-    assert tracking.outputs(place).level == "ok"
+def test_without_git(context: CheckContext) -> None:
+    assert tracking.check_lock_file(context).level == "warning"
+    assert tracking.check_outputs(context).level == "ok"
 
 
-def test_lock_file(place: Place, git: Callable[..., None]) -> None:
-    assert tracking.lock_file(place).found == "nothing was made yet"
-    write(place, "dvc.lock", LOCK)
-    assert "in no commit" in tracking.lock_file(place).found
+def test_lock_file(context: CheckContext, git: Callable[..., None]) -> None:
+    assert tracking.check_lock_file(context).message == "no stage has run yet"
+    write(context, "dvc.lock", LOCK)
+    assert "in no commit" in tracking.check_lock_file(context).message
     git("add", "dvc.lock")
     git("commit", "-qm", "a")
-    assert tracking.lock_file(place).level == "ok"
-    write(place, "dvc.lock", LOCK + "# more\n")
-    found = tracking.lock_file(place)
-    assert (found.level, "differs" in found.found) == ("warning", True)
+    assert tracking.check_lock_file(context).level == "ok"
+    write(context, "dvc.lock", LOCK + "# more\n")
+    finding = tracking.check_lock_file(context)
+    assert (finding.level, "differs" in finding.message) == ("warning", True)
     git("rm", "-q", "--cached", "dvc.lock")
-    write(place, ".gitignore", "dvc.lock\n")
-    assert tracking.lock_file(place).level == "problem"
+    write(context, ".gitignore", "dvc.lock\n")
+    assert tracking.check_lock_file(context).level == "problem"
 
 
-def test_outputs(place: Place, git: Callable[..., None]) -> None:
-    assert tracking.outputs(place).found == "nothing was made yet"
-    write(place, "dvc.lock", LOCK)
-    write(place, ".gitignore", "/out/a\n")
-    found = tracking.outputs(place)
-    assert (found.level, found.found) == ("warning", "git does not ignore out/b")
-    subprocess.run(found.cure, shell=True, cwd=place.root, check=True)
-    assert tracking.outputs(place).level == "ok"
-    write(place, "out/a/file", "x")
+def test_outputs(context: CheckContext, git: Callable[..., None]) -> None:
+    assert tracking.check_outputs(context).message == "no stage has run yet"
+    write(context, "dvc.lock", LOCK)
+    write(context, ".gitignore", "/out/a\n")
+    finding = tracking.check_outputs(context)
+    assert (finding.level, finding.message) == ("warning", "git does not ignore out/b")
+    subprocess.run(finding.advice, shell=True, cwd=context.root, check=True)
+    assert tracking.check_outputs(context).level == "ok"
+    write(context, "out/a/file", "x")
     git("add", "-f", "out/a/file")
-    found = tracking.outputs(place)
-    assert (found.level, found.found) == ("problem", "git tracks 1 files of outputs")
-    subprocess.run(found.cure, shell=True, cwd=place.root, check=True)
-    assert tracking.outputs(place).level == "ok"
+    finding = tracking.check_outputs(context)
+    assert (finding.level, finding.message) == ("problem", "git tracks 1 files of outputs")
+    subprocess.run(finding.advice, shell=True, cwd=context.root, check=True)
+    assert tracking.check_outputs(context).level == "ok"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fer_pipeline.health import server
-from fer_pipeline.health.finding import Finding, Place
+from fer_pipeline.health import prefect_server
+from fer_pipeline.health.findings import CheckContext, Finding
 from fer_pipeline.health.gpus import Gpus
 
 TWO_GPUS = Gpus(2, "580", ("H", "H"), ((9, 0), (9, 0)), (80 << 30, 80 << 30))
@@ -69,53 +69,54 @@ def stand() -> Iterator[Stand]:
 
 
 @pytest.fixture
-def place(stand: Stand, tmp_path: Path) -> Place:
-    return Place(tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{stand.server_port}/api"})
+def context(stand: Stand, tmp_path: Path) -> CheckContext:
+    return CheckContext(tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{stand.server_port}/api"})
 
 
-def everything(place: Place) -> dict[str, Finding]:
-    findings = (
-        server.server(place),
-        server.server_version(place, version=lambda _: "3.8.8"),
-        server.gpu_limit(place, gpus=lambda: TWO_GPUS),
-        server.workers(place),
-        server.server_clock(place),
-    )
-    return {one.name: one for one in findings}
+def everything(context: CheckContext) -> dict[str, Finding]:
+    return {
+        "server": prefect_server.check_server(context),
+        "server_version": prefect_server.check_server_version(context, get_version=lambda _: "3.8.8"),
+        "gpu_limit": prefect_server.check_gpu_limit(context, query=lambda: TWO_GPUS),
+        "workers": prefect_server.check_workers(context),
+        "server_clock": prefect_server.check_server_clock(context),
+    }
 
 
-def test_a_healthy_server(place: Place) -> None:
-    found = everything(place)
+def test_a_healthy_server(context: CheckContext) -> None:
+    found = everything(context)
     assert {one.level for one in found.values()} == {"ok"}
-    assert found["workers"].found == "local: 1 workers online"
-    assert found["gpu_limit"].found == "1 of 2 slots are taken"
+    assert found["workers"].message == "local: 1 workers online"
+    assert found["gpu_limit"].message == "1 of 2 slots are taken"
 
 
 def test_nobody_is_asked_where_no_address_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was asked"))
-    assert {one.level for one in everything(Place(tmp_path, environment={})).values()} == {"ok"}
+    monkeypatch.setattr(prefect_server.urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was asked"))
+    assert {one.level for one in everything(CheckContext(tmp_path, environment={})).values()} == {"ok"}
 
 
 def test_a_server_that_is_down(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    found = everything(Place(tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}))
+    found = everything(CheckContext(tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}))
     assert found.pop("server").level == "problem"
     assert {one.level for one in found.values()} == {"warning"}
 
 
 def test_a_server_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "SECONDS", 0.2)
+    monkeypatch.setattr(prefect_server, "TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        place = Place(tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/api"})
-        found = server.server(place)
-    assert (found.level, "timed out" in found.found) == ("problem", True)
+        context = CheckContext(
+            tmp_path, environment={"PREFECT_API_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/api"}
+        )
+        finding = prefect_server.check_server(context)
+    assert (finding.level, "timed out" in finding.message) == ("problem", True)
 
 
 @pytest.mark.parametrize("health", [False, None, {"detail": "x"}])
-def test_a_server_that_is_not_well(stand: Stand, place: Place, health: object) -> None:
+def test_a_server_that_is_not_well(stand: Stand, context: CheckContext, health: object) -> None:
     stand.answers["/api/health"] = health
-    assert server.server(place).level == "problem"
+    assert prefect_server.check_server(context).level == "problem"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +128,9 @@ def test_a_server_that_is_not_well(stand: Stand, place: Place, health: object) -
         ("3.8.8", None, "warning"),
     ],
 )
-def test_version(stand: Stand, place: Place, theirs: str, ours: str | None, level: str) -> None:
+def test_version(stand: Stand, context: CheckContext, theirs: str, ours: str | None, level: str) -> None:
     stand.answers["/api/admin/version"] = theirs
-    assert server.server_version(place, version=lambda _: ours).level == level
+    assert prefect_server.check_server_version(context, get_version=lambda _: ours).level == level
 
 
 @pytest.mark.parametrize(
@@ -143,11 +144,11 @@ def test_version(stand: Stand, place: Place, theirs: str, ours: str | None, leve
         ([{"title": "gpu"}], TWO_GPUS, "warning", "none of Prefect 3.8's"),
     ],
 )
-def test_gpu_limit(stand: Stand, place: Place, limits: list[Any], gpus: Gpus, level: str, words: str) -> None:
+def test_gpu_limit(stand: Stand, context: CheckContext, limits: list[Any], gpus: Gpus, level: str, words: str) -> None:
     stand.answers["/api/v2/concurrency_limits/filter"] = limits
-    found = server.gpu_limit(place, gpus=lambda: gpus)
-    assert found.level == level
-    assert words in found.found
+    finding = prefect_server.check_gpu_limit(context, query=lambda: gpus)
+    assert finding.level == level
+    assert words in finding.message
 
 
 @pytest.mark.parametrize(
@@ -160,23 +161,25 @@ def test_gpu_limit(stand: Stand, place: Place, limits: list[Any], gpus: Gpus, le
         ([POOL, {**POOL, "name": "a b"}], ["ONLINE"], "warning", "a b: 0 workers online"),
     ],
 )
-def test_workers(stand: Stand, place: Place, pools: list[Any], workers: list[str], level: str, words: str) -> None:
+def test_workers(
+    stand: Stand, context: CheckContext, pools: list[Any], workers: list[str], level: str, words: str
+) -> None:
     stand.answers["/api/work_pools/filter"] = pools
     stand.answers["/api/work_pools/local/workers/filter"] = [{"status": status} for status in workers]
     stand.answers["/api/work_pools/a%20b/workers/filter"] = []
-    found = server.workers(place)
-    assert found.level == level
-    assert words in found.found
+    finding = prefect_server.check_workers(context)
+    assert finding.level == level
+    assert words in finding.message
 
 
-def test_clock(stand: Stand, place: Place) -> None:
+def test_clock(stand: Stand, context: CheckContext) -> None:
     stand.date = "Sun, 22 Nov 2026 12:00:00 GMT"
     noon = 1795348800.0  # date -u -d 2026-11-22T12:00 +%s
-    assert server.server_clock(place, now=lambda: noon + 2).level == "ok"
-    found = server.server_clock(place, now=lambda: noon - 90)
-    assert (found.level, found.found) == ("warning", "it is 90 s ahead of this machine's")
+    assert prefect_server.check_server_clock(context, now=lambda: noon + 2).level == "ok"
+    finding = prefect_server.check_server_clock(context, now=lambda: noon - 90)
+    assert (finding.level, finding.message) == ("warning", "it is 90 s ahead of this machine's")
     stand.date = ""
-    assert server.server_clock(place).level == "warning"
+    assert prefect_server.check_server_clock(context).level == "warning"
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,11 @@ def test_clock(stand: Stand, place: Place) -> None:
         ({"PREFECT_API_AUTH_STRING": "a:b"}, "Basic YTpi"),  # printf a:b | base64
     ],
 )
-def test_credentials(stand: Stand, place: Place, environment: dict[str, str], header: str | None) -> None:
-    assert server.server(Place(place.root, environment={**place.environment, **environment})).level == "ok"
+def test_credentials(stand: Stand, context: CheckContext, environment: dict[str, str], header: str | None) -> None:
+    assert (
+        prefect_server.check_server(
+            CheckContext(context.root, environment={**context.environment, **environment})
+        ).level
+        == "ok"
+    )
     assert stand.authorized == {header}

@@ -1,0 +1,214 @@
+"""Read what DVC is set to in a project, and which outputs it records there.
+
+Settings: DVC 3's `config.py` reads four files, of which a later one overrides an earlier one; paths are relative to
+their file. They are parsed here, with DVC's own parser, because asking DVC takes most of a second each time.
+Outputs: those of every `dvc.lock` and `*.dvc` file, with their hashes.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from configobj import ConfigObj, ConfigObjError
+from platformdirs import site_config_dir, user_config_dir
+
+from fer_pipeline.core.errors import DataError
+
+LINK_TYPES = ("reflink", "copy")  # DVC's, where nothing is set
+APP = ("dvc", "iterative")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """One remote; `folder` is None where it is not a folder of this machine."""
+
+    name: str
+    url: str
+    verify: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        return None if "://" in self.url else Path(self.url)
+
+
+@dataclass(frozen=True)
+class DvcConfig:
+    """DVC's settings as far as fsck and doctor need them; `site_cache` is None where DVC chooses."""
+
+    cache: Path
+    remotes: Mapping[str, Remote]
+    default: str | None = None
+    link_types: tuple[str, ...] | None = None
+    site_cache: Path | None = None
+
+    @property
+    def remote(self) -> Remote | None:
+        """The default remote."""
+        return self.remotes.get(self.default) if self.default else None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output; `path` is relative to the project's folder, `stage` an address that `dvc repro` knows."""
+
+    path: str
+    stage: str
+    md5: str  # with `.dir` for a folder
+    size: int = 0  # bytes
+    is_cached: bool = True
+    is_imported: bool = False  # by `dvc import`, which knows where it came from
+
+    @property
+    def is_folder(self) -> bool:
+        return self.md5.endswith(".dir")
+
+    @property
+    def is_added(self) -> bool:
+        """Whether a person put it there, so that no stage can make it again."""
+        return self.stage.endswith(".dvc")
+
+    def file(self, name: str) -> str:
+        """The path of a file in it, '' for the output itself."""
+        return f"{self.path}/{name}" if name else self.path
+
+
+@dataclass(frozen=True)
+class RecordedOutputs:
+    """All outputs, and how many cannot be checked: outside of the project, or hashed as DVC 2 did."""
+
+    outputs: tuple[Output, ...]
+    unchecked: int = 0
+
+
+def read_config(root: Path) -> DvcConfig:
+    """Reads DVC's settings in the folder that holds `.dvc`; a DataError where there is none."""
+    if not (root / ".dvc").is_dir():
+        raise DataError(f"no .dvc folder in {root.resolve()}; run in the project's folder, or make one with: dvc init")
+    values: dict[str, Any] = {}
+    for file in (
+        Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*APP), "config"),
+        Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*APP), "config"),
+        root / ".dvc" / "config",
+        root / ".dvc" / "config.local",
+    ):
+        values |= _read_config_file(file)
+    remotes: dict[str, Remote] = {}
+    for key, url in values.items():
+        if match := re.fullmatch(r"remote\.(.*)\.url", key):
+            verify = str(values.get(f"remote.{match[1]}.verify", "")).lower() in ("true", "yes", "on", "1")
+            remotes[match[1]] = Remote(match[1], url, verify)
+    types = values.get("cache.type")
+    site = os.environ.get("DVC_SITE_CACHE_DIR") or values.get("core.site_cache_dir")
+    return DvcConfig(
+        cache=Path(values.get("cache.dir") or root / ".dvc" / "cache"),
+        remotes=remotes,
+        default=values.get("core.remote", "").lower() or None,
+        link_types=tuple(re.findall(r"\w+", str(types))) if types else None,
+        site_cache=Path(site) if site else None,
+    )
+
+
+def _read_config_file(file: Path) -> dict[str, Any]:
+    """The options of one file, `core.remote` and `remote.<name>.url`, with paths resolved."""
+    if not file.is_file():
+        return {}
+    try:
+        content = ConfigObj(str(file), encoding="utf-8").dict()
+    except (ConfigObjError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{file} is no valid DVC configuration ({error}); correct it, or write it again with: dvc config"
+        ) from None
+    values: dict[str, Any] = {}
+    for title, section in content.items():
+        match = re.fullmatch(r'\s*remote\s*"(.*)"\s*', title, re.IGNORECASE)
+        prefix = f"remote.{match[1]}" if match else title
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if key in ("url", "dir") and value.startswith("local://"):
+                value = value.removeprefix("local://")
+            elif key in ("url", "dir") and not re.match(r"\w+://", value):
+                value = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+            values[f"{prefix}.{key}".lower()] = value
+    return values
+
+
+def read_outputs(root: Path) -> RecordedOutputs:
+    """Reads every `dvc.lock` and `*.dvc` file; a DataError names one that cannot be read."""
+    outputs: list[Output | None] = []
+    folders_of_outputs: set[Path] = set()  # no file in an output records outputs of the project
+    for folder, subfolders, files in os.walk(root):
+        here = Path(folder)
+        for name in sorted(name for name in files if name == "dvc.lock" or Path(name).suffix == ".dvc"):
+            content = _read_mapping(here / name)
+            try:
+                if name == "dvc.lock":
+                    stages = (content.get("stages") or {}).values()
+                    folders_of_outputs |= {here / out["path"] for stage in stages for out in stage.get("outs") or ()}
+                read = _outputs_of_lock if name == "dvc.lock" else _outputs_of_dvc_file
+                outputs += read(root, here / name, content)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise _broken(here / name, f"{type(error).__name__} {error}") from None
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not name.startswith(".")
+            and here / name not in folders_of_outputs
+            and not (here / name / "pyvenv.cfg").exists()
+        )
+    checked = tuple(output for output in outputs if output is not None)
+    return RecordedOutputs(checked, len(outputs) - len(checked))
+
+
+def _outputs_of_lock(root: Path, lock: Path, content: Mapping[str, Any]) -> Iterator[Output | None]:
+    definition = lock.with_name("dvc.yaml")
+    stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
+    prefix = "" if lock.parent == root else f"{lock.parent.relative_to(root).as_posix()}/dvc.yaml:"
+    for name, stage in (content.get("stages") or {}).items():
+        defined = stages.get(name.partition("@")[0]) or {}
+        defined = defined.get("do", defined)
+        uncached = _uncached_patterns(defined)
+        for out in stage.get("outs") or ():
+            is_cached = not any(pattern.fullmatch(str(out["path"])) for pattern in uncached)
+            folder = lock.parent / str(defined.get("wdir", "."))
+            yield _output(root, folder, out, f"{prefix}{name}", is_cached=is_cached)
+
+
+def _outputs_of_dvc_file(root: Path, file: Path, content: Mapping[str, Any]) -> Iterator[Output | None]:
+    folder, stage = file.parent / str(content.get("wdir", ".")), file.relative_to(root).as_posix()
+    for out in content.get("outs") or ():
+        flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
+        yield _output(root, folder, out, stage, **flags)
+
+
+def _output(root: Path, folder: Path, out: Mapping[str, Any], stage: str, **flags: bool) -> Output | None:
+    """An output; None where it cannot be checked."""
+    path = Path(os.path.normpath(folder / str(out["path"])))
+    is_inside = "://" not in str(out["path"]) and "${" not in str(folder) and path.is_relative_to(root)
+    if not is_inside or out.get("hash") != "md5" or "md5" not in out:
+        return None
+    return Output(path.relative_to(root).as_posix(), stage, str(out["md5"]), int(out.get("size", 0)), **flags)
+
+
+def _uncached_patterns(stage: Mapping[str, Any]) -> list[re.Pattern[str]]:
+    """Patterns of the outputs that a stage of `dvc.yaml` keeps out of the cache (`cache: false`)."""
+    entries = [out for section in ("outs", "metrics", "plots") for out in stage.get(section) or ()]
+    flags = [item for out in entries if isinstance(out, dict) for item in out.items()]
+    paths = [path for path, value in flags if isinstance(value, dict) and value.get("cache") is False]
+    return [re.compile(".+".join(map(re.escape, re.split(r"\$\{[^}]*\}", path)))) for path in paths]
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _broken(file, " ".join(str(error).split())) from None
+    if not isinstance(content, dict | None):
+        raise _broken(file, f"it holds a {type(content).__name__}, not a mapping")
+    return content or {}
+
+
+def _broken(file: Path, reason: str) -> DataError:
+    return DataError(f"{file} is broken: {reason}; restore it from git: git checkout -- {file.name}")

@@ -1,0 +1,81 @@
+"""Check the installed packages against versions that are known to break. The facts were tried in November 2026."""
+
+import importlib.metadata
+import sys
+from collections.abc import Callable
+
+from packaging.specifiers import SpecifierSet
+
+from fer_pipeline.alignment.weights import SHA256, Network, read_package_file, verify_checksum
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.health.findings import CheckContext, Finding, grade
+
+GetVersion = Callable[[str], str | None]
+OLDEST_PYTHON = (3, 11)
+PACKAGES = {  # the versions that work, and why others do not
+    "torch": (">=2.11", "older ones were never tried"),
+    "dvc": (">=3.60,<4", "others were never tried"),
+    "prefect": (">=3.8.8,<3.9", "others do not install or run as they should"),
+    "fastapi": ("<0.154", "0.154 breaks `prefect deploy --all`, 0.155 the server"),
+    "sqlalchemy": (">=2.0,<2.1", "Prefect's scheduler then schedules nothing, without an error"),
+}
+ONLY_FOR_FLOWS = ("prefect", "fastapi", "sqlalchemy")
+
+
+def installed_version(package: str) -> str | None:
+    """Returns the version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_python(context: CheckContext, *, running: tuple[int, int] = sys.version_info[:2]) -> Finding:
+    """Checks the interpreter: the package is written for 3.11."""
+    message, is_old = f"Python {running[0]}.{running[1]}", running < OLDEST_PYTHON
+    advice = "make the environment with Python 3.11 or later"
+    return grade(f"{message} is too old" if is_old else message, advice, problem=is_old)
+
+
+def check_package(package: str, context: CheckContext, *, get_version: GetVersion = installed_version) -> Finding:
+    """Checks the version of one of `PACKAGES`."""
+    version, (wanted, reason) = get_version(package), PACKAGES[package]
+    if version is None and package in ONLY_FOR_FLOWS:
+        return Finding("ok", "not installed, which only the flows need (pip install -e '.[flows]')")
+    if version is not None and SpecifierSet(wanted).contains(version, prereleases=True):
+        return Finding("ok", version)
+    message = f"{version}, wanted {wanted}: {reason}" if version else "not installed"
+    return Finding("problem", message, f"pip install '{package}{wanted}'")
+
+
+def call_operator() -> str:
+    """Calls a compiled operator of torchvision; returns '' where it answers, else the error."""
+    try:
+        import torch
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def check_torchvision(
+    context: CheckContext, *, get_version: GetVersion = installed_version, get_error: Callable[[], str] = call_operator
+) -> Finding:
+    """Checks that torchvision has its operators: torch's builds for the CPU alone fit no build of it."""
+    message, error = f"torch {get_version('torch')} with torchvision {get_version('torchvision')}", get_error()
+    advice = "pip install --force-reinstall torch torchvision (both from PyPI; its builds run without a GPU too)"
+    return grade(f"{message} do not fit: {error}" if error else message, advice, problem=bool(error))
+
+
+def check_mtcnn(context: CheckContext, *, read: Callable[[Network], bytes] = read_package_file) -> Finding:
+    """Checks that the package ships the published weights: `align` reads no others."""
+    networks: tuple[Network, ...] = tuple(SHA256)
+    try:
+        for network in networks:
+            verify_checksum(read(network), network)
+    except DataError as error:
+        message, _, advice = str(error).partition("; run: ")
+        return Finding("problem", message, advice)
+    return Finding("ok", f"the weights of {', '.join(networks)} are the published ones")
