@@ -1,11 +1,16 @@
 """Rules of the house that no linter knows."""
 
 import ast
+import importlib.metadata
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 FILES = sorted(Path("fer_pipeline").rglob("*.py")) + sorted(Path("pipelines").rglob("*.py"))
 IDS = [str(path) for path in FILES]
@@ -55,3 +60,24 @@ def test_no_machine_in_tracked_files(root: Path) -> None:
         text = path.read_text(encoding="utf-8")
         assert not absolute.search(text), f"{name} holds a path of one machine: {absolute.search(text)}"
         assert not registry.search(text), f"{name} names a registry"
+
+
+@pytest.mark.parametrize(
+    ("package", "extras"),
+    [("fer_pipeline", {"openvino", "onnx", "ray"}), ("pipelines", {"flows"})],
+)
+def test_what_is_imported_is_declared(root: Path, package: str, extras: set[str]) -> None:
+    """A package that only another one brings is gone when that one does without it."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    requirements = project["dependencies"] + [line for extra in extras for line in optional[extra]]
+    declared = {canonicalize_name(Requirement(line).name) for line in requirements}
+    distributions = importlib.metadata.packages_distributions()
+    for file in sorted((root / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.append(node.module)
+            for name in {module.partition(".")[0] for module in modules} - {package, *sys.stdlib_module_names}:
+                candidates = {canonicalize_name(one) for one in distributions.get(name, [name])}
+                assert candidates & declared, f"{file} imports {name}, which pyproject.toml does not declare"
