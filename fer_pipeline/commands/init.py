@@ -189,14 +189,17 @@ def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
         settings = yaml.load(profile.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{profile} does not exist; run in the project's folder") from None
-    labelled, anchor = (f"data/faces/{settings[role]}/train" for role in ("train", "anchor"))
+    renamed = {f"data/faces/{name}/train": f"data/faces/{values['pools'][0]}/train" for name in settings["pools"]}
+    for role in ("anchor", "train"):  # where the profile has one set for both, recipes read the set to train on
+        renamed[f"data/faces/{settings[role]}/train"] = f"data/faces/{values[role]}/train"
     for recipe in settings["recipes"].values():
-        if recipe["data"] == labelled:
-            recipe["data"] = f"data/faces/{values['train']}/train"
+        for name, path in recipe["sources"].items():
+            recipe["sources"][name] = renamed.get(path, path)
+        recipe["deps"][:] = [renamed.get(path, path) for path in recipe["deps"]]
+    renamed[f"data/faces/{settings['anchor']}/train"] = f"data/faces/{values['anchor']}/train"
     sources = settings["distill"].get("sources", {})
-    for name, source in sources.items():
-        if source == anchor:
-            sources[name] = f"data/faces/{values['anchor']}/train"
+    for name, path in sources.items():
+        sources[name] = renamed.get(path, path)
     for section, value in values.items():
         if section == "datasets":
             settings[section] = value

@@ -61,7 +61,7 @@ class Faces:
 
 @dataclass(frozen=True)
 class DistilledImages:
-    """DistilledSet sets: network inputs, in the space of the preprocessing that they were distilled for."""
+    """Distilled sets: network inputs, in the space of the preprocessing that they were distilled for."""
 
     required: bool = False
     balanced = False

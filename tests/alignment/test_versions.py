@@ -24,8 +24,9 @@ from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.datasets import fer2013
 from fer_pipeline.stages import align
-from fer_pipeline.synthesis.sets import SetSettings, draw_set
+from fer_pipeline.synthesis.sets import SetSettings
 from tests.project import project_settings
+from tests.synthesis.drawing import draw_set
 
 
 def digest(*parts: bytes) -> str:

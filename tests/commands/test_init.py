@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -135,8 +134,8 @@ def test_what_is_written_is_what_the_stages_read(call: Init) -> None:
     assert settings["targets"] == ["anchor", "wild"]
     assert settings["embed"]["sets"] == ["anchor", "pool"]
     assert settings["synthesize"]["sets"] == settings["align"]["sets"] == {}
-    assert settings["recipes"]["baseline"]["data"] == "data/faces/anchor/train"
-    assert "data/faces/anchor" not in json.dumps(settings["recipes"]["vas"])
+    assert settings["recipes"]["baseline"]["sources"] == {"labelled": "data/faces/anchor/train"}
+    assert settings["recipes"]["vas"]["sources"] == {"labelled": "data/faces/anchor/train", "mined": "data/auxiliary"}
     for name, dataset in checked.project.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         samples = list(adapter.samples(dataset.path, adapter.Options.model_validate(dataset.options)))
@@ -165,7 +164,7 @@ def test_the_name_of_another_labelled_set_to_train_on(call: Init) -> None:
     call(train="csv:../faces_b/labels.csv")
     settings = written()
     assert (settings["anchor"], settings["train"]) == ("anchor", "faces_b")
-    assert settings["recipes"]["baseline"]["data"] == "data/faces/faces_b/train"
+    assert settings["recipes"]["baseline"]["sources"] == {"labelled": "data/faces/faces_b/train"}
     assert settings["embed"]["sets"] == ["anchor", "pool"]
 
 

@@ -18,6 +18,13 @@ class Outer(Settings):
     rate: float = 0.1
 
 
+RECIPE = {
+    "strategy": "supervised",
+    "sources": {"labelled": "data/faces/a/train"},
+    "deps": ["data/faces/a/train"] * 3,
+}
+
+
 def world(**changes: object) -> dict[str, object]:
     values: dict[str, object] = {
         "classes": ["anger", "happiness"],
@@ -27,7 +34,7 @@ def world(**changes: object) -> dict[str, object]:
         "pools": ["p"],
         "targets": ["a"],
         "datasets": {"a": {"adapter": "csv", "path": "x"}, "p": {"adapter": "csv", "path": "y"}},
-        "recipes": {"baseline": {"data": "data/faces/a/train"}},
+        "recipes": {"baseline": RECIPE},
     }
     return {**values, **changes}
 
@@ -68,7 +75,7 @@ def test_settings_are_frozen() -> None:
         ({"pools": ["p", "p"]}, "pools names 'p' twice"),
         ({"pools": ["a"]}, "cannot be its own pool"),
         ({"classes": ["anger"]}, "at least two"),
-        ({"recipes": {"../x": {"data": "d"}}}, "pattern"),
+        ({"recipes": {"../x": RECIPE}}, "pattern"),
     ],
 )
 def test_impossible_worlds_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

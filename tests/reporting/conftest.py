@@ -19,11 +19,12 @@ from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
-from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, RecipeSettings
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
 from fer_pipeline.reporting import charts
 from fer_pipeline.stages import report
+from tests.project import recipe_settings
 
 SKILL = {"labelled": 0.62, "mined": 0.69, "distilled": 0.64, "random": 0.63, "random_real": 0.62}
 USES = {
@@ -34,7 +35,7 @@ USES = {
     "random_real": "random_real",
 }
 CONTROLS = {"mined": "random", "distilled": "random_real"}
-DESCRIPTIONS = {"mined": "Mined faces", "distilled": "DistilledSet images"}
+DESCRIPTIONS = {"mined": "Mined faces", "distilled": "Distilled images"}
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Project:
             pools=self.pools,
             targets=self.targets,
             datasets={name: DatasetSettings(adapter="synthetic", path=Path("data/raw") / name) for name in names},
-            recipes={name: RecipeSettings(use=use, data=Path("data")) for name, use in self.recipes.items()},
+            recipes={name: recipe_settings({"labelled": Path("data")}) for name in self.recipes},
         )
 
     def rng(self, *names: str) -> np.random.Generator:
