@@ -20,7 +20,6 @@ from fer_pipeline.terminal import print_summary, report_errors
 
 ParamsOption = Annotated[Path, typer.Option(help="The file of settings.")]
 StoreOption = Annotated[Path, typer.Option(help="Where finished shards and the states of unfinished work are kept.")]
-CONTEXT = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 PARAMS_OPTION = inspect.Parameter("params", inspect.Parameter.KEYWORD_ONLY, default=PARAMS, annotation=ParamsOption)
 
 app = typer.Typer(
@@ -48,16 +47,15 @@ def _add_command(folder: str, name: str, run: Callable[..., Summary | str], *mor
     """Adds a command with the parameters of the `run` in `folder/name.py`."""
     command = read_command(Path(__file__).parent / folder / f"{name}.py")
 
-    def call(context: typer.Context, **options: Any) -> None:
+    def call(**options: Any) -> None:
         with report_errors():
-            if command.other_options:
-                options[command.other_options] = read_other_options(context.args)
+            if others := command.other_options:
+                options[others] = read_other_options(options[others])
             result = run(name, **options)
         print_summary(result) if isinstance(result, Summary) else typer.echo(result)
 
-    call.__signature__ = inspect.Signature([CONTEXT, *command.parameters, *more])  # pyright: ignore[reportFunctionMemberAccess]
-    others = command.other_options is not None
-    settings = {"allow_extra_args": others, "ignore_unknown_options": others}
+    call.__signature__ = inspect.Signature([*command.parameters, *more])  # pyright: ignore[reportFunctionMemberAccess]
+    settings = {"ignore_unknown_options": command.other_options is not None}
     app.command(name, help=command.help, rich_help_panel=PANELS[folder], context_settings=settings)(call)
 
 

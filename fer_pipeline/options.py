@@ -22,6 +22,7 @@ from fer_pipeline.core.settings import PARAMS, STORE
 
 # What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
+OTHERS = "dict[str, Path]"
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 
 
@@ -41,8 +42,7 @@ def read_command(file: Path) -> Command:
     text, _, section = (ast.get_docstring(run) or "").partition("\n\nArgs:\n")
     helps = {name: " ".join(help.split()) for name, help in re.findall(r"^ +(\w+): (.+(?:\n {8}.+)*)", section, re.M)}
     arguments = run.args.args[::-1], run.args.defaults[::-1]  # defaults are those of the last ones
-    options = list(zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True))
-    others = [arg.arg for arg, _ in options if arg.annotation and ast.unparse(arg.annotation) == "dict[str, Path]"]
+    others = [one.arg for one in run.args.kwonlyargs if one.annotation and ast.unparse(one.annotation) == OTHERS]
     return Command(
         [
             *(
@@ -51,12 +51,13 @@ def read_command(file: Path) -> Command:
                 if arg.arg not in READ_FROM_SETTINGS
             ),
             *(
-                _parameter(arg, default, typer.Option(help=helps[arg.arg]))
-                for arg, default in options
-                if arg.arg not in others
+                _others(arg, helps[arg.arg])
+                if arg.arg in others
+                else _parameter(arg, default, typer.Option(help=helps[arg.arg]))
+                for arg, default in zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True)
             ),
         ],
-        text + "".join(f"\n\nOther options, --NAME PATH: {helps[name]}" for name in others),
+        text,
         others[0] if others else None,
     )
 
@@ -83,6 +84,11 @@ def _parameter(arg: ast.arg, default: ast.expr | None, about: Any) -> inspect.Pa
         default=inspect.Parameter.empty if default is None else _evaluate(default),
         annotation=Annotated[_evaluate(arg.annotation), about],
     )
+
+
+def _others(arg: ast.arg, help: str) -> inspect.Parameter:
+    argument = typer.Argument(help=help, metavar="--NAME PATH …")
+    return inspect.Parameter(arg.arg, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str], argument])
 
 
 def _evaluate(expression: ast.expr) -> Any:

@@ -48,7 +48,7 @@ def labelled_rows(*, splits: tuple[str, ...] = ("train", "test"), column: str = 
 @pytest.fixture(scope="session")
 def world_writer(root: Path) -> ModuleType:
     """The specification's writer of `.rec` files, which the adapter's tests use."""
-    spec = importlib.util.spec_from_file_location("records", root / "tests" / "datasets" / "worlds" / "recordio.py")
+    spec = importlib.util.spec_from_file_location("records", root / "tests" / "datasets" / "examples" / "recordio.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

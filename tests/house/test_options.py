@@ -11,7 +11,7 @@ import pytest
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
-from fer_pipeline.options import Command, read_command
+from fer_pipeline.options import Command, read_command, read_other_options
 from tests.project import project_settings
 
 
@@ -34,7 +34,8 @@ def check_same(command: Command, expected: list[inspect.Parameter]) -> None:
     assert [(one.name, one.default) for one in command.parameters] == [(one.name, one.default) for one in expected]
     for option, parameter in zip(command.parameters, expected, strict=True):
         kind, about = get_args(option.annotation)
-        assert kind == (list[str] if parameter.annotation == Sequence[str] else parameter.annotation)
+        words = (Sequence[str], dict[str, Path])  # options that may be said several times, or have any name
+        assert kind == (list[str] if parameter.annotation in words else parameter.annotation)
         assert about.help
 
 
@@ -42,7 +43,16 @@ def test_every_command_of_the_graph_names_options_that_exist(root: Path, graph) 
     for node in graph:
         command = read_command(root / "fer_pipeline" / "stages" / f"{node.stage}.py")
         known = {"--" + option.name.replace("_", "-") for option in command.parameters}
-        assert {word for word in shlex.split(node.cmd) if word.startswith("--")} <= known
+        unknown = {word for word in shlex.split(node.cmd) if word.startswith("--")} - known
+        assert not unknown or command.other_options == "sources"
+
+
+def test_options_of_any_name_are_paths_by_name() -> None:
+    words = ["--labelled", "a", "--mined", "b"]
+    assert read_other_options(words) == {"labelled": Path("a"), "mined": Path("b")}
+    for wrong in (["a"], ["--labelled"], ["--labelled", "--mined"], ["--labelled", "a", "--labelled", "b"]):
+        with pytest.raises(ConfigError, match=r"give each source once, as --NAME PATH"):
+            read_other_options(wrong)
 
 
 def test_an_argument_and_a_flag(tmp_path: Path) -> None:

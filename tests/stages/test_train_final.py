@@ -311,7 +311,9 @@ def strategies(tmp_path: Path, monkeypatch) -> Callable[[str, str], Path]:
 
     def write(name: str, source: str) -> Path:
         (folder / f"{name}.py").write_text(source, encoding="utf-8")
-        sys.modules.pop(f"fer_pipeline.strategies.{name}", None)
+        loaded = sys.modules.get(f"fer_pipeline.strategies.{name}")
+        if loaded is not None and str(folder) in str(loaded.__file__):
+            del sys.modules[loaded.__name__]
         importlib.invalidate_caches()
         shutil.rmtree(folder / "__pycache__", ignore_errors=True)
         return folder / f"{name}.py"
