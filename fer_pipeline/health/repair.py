@@ -57,11 +57,13 @@ def _remove(path: Path, diagnosis: Diagnosis) -> Path:
 
 
 def _remove_lists(damage: Damage, diagnosis: Diagnosis) -> Iterator[Path]:
-    """Removes the remote's lists of folders with a lost file: `dvc push` takes every file of a list to be there."""
-    remote, lost = diagnosis.remote, damage.path.parent.name + damage.path.name
+    """Removes the remote's lists of folders with this file: `dvc push` takes every file of a list to be there."""
+    remote, damaged_name = diagnosis.remote, damage.path.parent.name + damage.path.name
     assert remote is not None
     for name in remote.inodes:
-        if name.endswith(".dir") and remote.path(name).exists() and lost in (remote.list_files(name) or {}).values():
+        if not name.endswith(".dir") or not remote.path(name).exists():
+            continue
+        if damaged_name in (remote.list_files(name) or {}).values():
             # A list that is nowhere else stays: without it the other files of its folder were lost too.
             if diagnosis.cache.state(name) == "intact" or damage.output:
                 remote.path(name).unlink()
