@@ -331,3 +331,20 @@ def test_impossible_settings_are_refused() -> None:
         _config(step_size=0)
     with pytest.raises(ConfigError, match=r"unknown key 'step'; known keys are .*steps"):
         _config(step=3)
+
+
+def test_an_edited_loss_distils_again_and_a_reworded_one_does_not(world: Path, tmp_path: Path, package_copy) -> None:
+    def made() -> bool:
+        return "(from the store)" not in _run(world, tmp_path).line
+
+    assert made()
+    module = package_copy(distill) / "distillation" / "unrolled.py"
+    assert not made(), "the same code elsewhere"
+    source = module.read_text(encoding="utf-8")
+    edited = source + "\n\ndef added() -> None:\n    pass\n"
+    reworded = source.replace('"""', '"""In other words. ', 1) + "\n# a comment\n"
+    reformatted = source.replace("\n\n\n", "\n\n\n\n")
+    assert len({source, edited, reworded, reformatted}) == 4
+    for text, again in ((edited, True), (reworded, False), (reformatted, False)):
+        module.write_text(text, encoding="utf-8")
+        assert made() == again
