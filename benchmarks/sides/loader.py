@@ -16,8 +16,7 @@ def ours(shards: str, held: bool, order: str, threads: int) -> Round:
     """Our batches, decoded once before the rounds where they are `held`, else for every batch."""
     import torch
 
-    from fer_pipeline.training.batches import Stream
-    from fer_pipeline.training.loader import Loader
+    from fer_pipeline.training.batches import Loader, Stream
 
     images = _images(shards, memory=1 << 40 if held else 0, threads=threads)
     loader = Loader({"labelled": Stream(images, BATCH, seed=0, order=order)}, torch.device("cpu"))

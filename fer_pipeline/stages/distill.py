@@ -1,4 +1,4 @@
-"""Distil: the auxiliary set or the anchor, and the primitive learner in; a handful of synthetic images (the DAS) out.
+"""Distil the auxiliary set or the anchor to a handful of synthetic images (the DAS).
 
 Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. It resumes from its last epoch; finished, it
 lies in the store under the hash of its source, model and settings, so equal work is never done twice.
@@ -24,7 +24,7 @@ from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source, read_source
 from fer_pipeline.distillation.synthetic import start_synthetic
-from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
+from fer_pipeline.networks.checkpoints import WEIGHTS, Classifier, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
 
 # What a distilled set's bytes depend on: changed code distils anew.
@@ -77,18 +77,18 @@ def run(
         "source": images.kind,
         "source_sha256": images.sha256(),
         "source_images": len(images.labels),
-        "model_sha256": file_sha256(model / "weights.safetensors"),
+        "model_sha256": file_sha256(model / WEIGHTS),
     }
     code = code_fingerprint(*(PACKAGE / path for path in CODE))
     key = fingerprint("distill", code, about, list(classes), classifier.card)
-    shelf = Store(store, owner=f"distill@{name}")
-    reused = shelf.make_folder(
-        key, lambda folder: _make(folder, config, images, classifier, seed, shelf.state("distill", key), about)
+    kept = Store(store, owner=f"distill@{name}")
+    reused = kept.make_folder(
+        key, lambda folder: _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
     )
     fresh_folder(out)
-    shelf.link(key, out)
-    shelf.drop_state("distill", key)
-    shelf.record_run([key])
+    kept.link(key, out)
+    kept.drop_state("distill", key)
+    kept.record_run([key])
     return _summary(images, config, out, reused=reused)
 
 

@@ -1,1 +1,1 @@
-"""The training loop in plain sight, with its batches, augmentation, losses, schedules and states."""
+"""Train networks: the loop in plain sight, with its sources, batches, augmentation, losses and states."""

@@ -1,4 +1,4 @@
-"""Augmentation on whole batches: uint8 crops and a generator in, randomly changed network inputs out.
+"""Augment whole batches: uint8 crops become randomly changed network inputs.
 
 All amounts are drawn on the CPU by the given generator, so that a seed means the same on every device; the images are
 worked on where they are. Order: shift and flip (on bytes, by one gather), rotation and zoom (bilinear, mirrored

@@ -3,6 +3,9 @@
 Several processes may train together on one stream: each takes its part of the batch that one alone would take.
 """
 
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
@@ -128,3 +132,35 @@ def make_stream(images: ImageSet, size: int, *, seed: int, settings: TrainingSet
         order=settings.order,
         buffer_rows=settings.buffer_rows,
     )
+
+
+class Loader:
+    """Makes the batches of coming steps ahead, in threads; `waited` are the seconds in which the loop had none.
+
+    Reading and decoding release Python's lock, so that they go on while the step runs. Batches are functions of their
+    step, so what a thread does and when changes nothing. Where images lie on the device of the training, nothing is
+    made ahead.
+    """
+
+    def __init__(self, streams: Mapping[str, Stream], device: torch.device) -> None:
+        self.waited = 0.0
+        self._streams, self._device = streams, device
+        self._threads = max(stream.set.images.threads(device) for stream in streams.values())
+
+    def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
+        """The batches of every stream for each step; to be closed when it is left early."""
+        with closing(prefetch(self._make, steps, threads=self._threads, initializer=self._set_device)) as batches_ahead:
+            started = time.perf_counter()
+            for on_host in batches_ahead:
+                batches = {name: batch.to(self._device) for name, batch in on_host.items()}
+                self.waited += time.perf_counter() - started
+                yield batches
+                started = time.perf_counter()
+
+    def _make(self, step: int) -> dict[str, Batch]:
+        pinned = self._device.type == "cuda"
+        return {name: stream.batch(step, pinned=pinned) for name, stream in self._streams.items()}
+
+    def _set_device(self) -> None:
+        if self._device.type == "cuda":  # else pinning memory would open the first GPU in every process
+            torch.cuda.set_device(self._device)

@@ -25,9 +25,8 @@ from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
-from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.loader import Loader
 from fer_pipeline.training.optimization import build_optimizer, rate_factor
 from fer_pipeline.training.records import Record, Row
 from fer_pipeline.training.sets import ImageSet

@@ -1,4 +1,4 @@
-"""Endless orders of rows: a seed in, the rows at any positions of the sequence out, without a state.
+"""Order rows without end: the rows at any positions of the sequence are a function of a seed, without a state.
 
 Step t of a resumed training thus gets the very rows that it would have got, and an epoch's border may fall inside a
 batch. Every turn holds each row once:

@@ -1,4 +1,4 @@
-"""Parts of a labelled set: labels, subjects and shares in, the name of each face's part out.
+"""Divide a labelled set into parts of given shares, whole persons at a time.
 
 Nobody's faces are in two parts: subjects move as a whole (faces without a subject are each their own). Within that
 every class is divided as the shares say, as well as whole subjects allow. Source: the greedy rule of scikit-learn's

@@ -1,4 +1,4 @@
-"""The course of a training: one row an epoch in, `history.csv` and DVCLive's files for DVC's metrics and plots out.
+"""Record the course of a training, one row an epoch: `history.csv`, and DVCLive's files for DVC's metrics and plots.
 
 DVCLive runs apart from git, DVC's experiments and the network, and without its clock: its files depend on the rows
 alone.

@@ -11,8 +11,7 @@ from fer_pipeline.artifacts import faces
 from fer_pipeline.core.settings import Resources, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import train_primitive
-from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.loader import Loader
+from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.memory_budget import memory_budget
 from tests.project import project_settings
 

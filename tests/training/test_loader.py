@@ -6,9 +6,8 @@ from contextlib import closing
 
 import torch
 
-from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.images import DecodedImages
-from fer_pipeline.training.loader import Loader
 
 CPU = torch.device("cpu")
 
