@@ -33,6 +33,10 @@ def module_file(root: Path, module: str) -> str:
     return str((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).relative_to(root))
 
 
+def covered(path: str, deps: tuple[str, ...]) -> bool:
+    return any(path == dep or path.startswith(dep.rstrip("/") + "/") for dep in deps)
+
+
 def says_nothing(root: Path, file: str) -> bool:
     """An empty module, or one that holds a docstring alone."""
     body = ast.parse((root / file).read_text(encoding="utf-8")).body
@@ -139,6 +143,22 @@ def test_no_learning_code_names_the_test_split(root: Path) -> None:
             continue
         words = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
         assert "test" not in words, f"{file} names the test split"
+
+
+def test_edited_code_reruns_what_runs_it_alone(graph) -> None:
+    """A strategy that is edited, or a margin rule, must not rerun days of embedding."""
+
+    def rerun(*files: str) -> set[str]:
+        return {node.address for node in graph for file in files if covered(f"fer_pipeline/{file}", node.deps)}
+
+    recipes = {node.address for node in graph if node.stage == "train_final"}
+    assert rerun("strategies/mean_teacher.py") == {"train_final@mean_teacher"}
+    assert rerun("strategies/pseudo_label.py") == {"train_final@pseudo_label"}
+    others = {"train_final@mean_teacher", "train_final@pseudo_label"}
+    assert rerun("strategies/supervised.py") == recipes - others | {"train_primitive"}
+    assert rerun("strategies/new.py", "datasets/new.py", "commands/new.py") == set()
+    assert rerun("mining/margin.py", "mining/new.py") == {"mine"}
+    assert {address.partition("@")[0] for address in rerun("scoring/kernel.py")} == {"score"}
 
 
 def test_a_recipe_without_mined_faces_does_not_depend_on_them(graph) -> None:
