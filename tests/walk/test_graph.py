@@ -62,7 +62,8 @@ def test_the_walk(
     assert "reports/index.html" in shown["report"]["data"]
     lock = (made / "dvc.lock").read_bytes()
 
-    results = {(row["recipe"], row["target"]) for row in csv.DictReader((made / "reports/tables/results.csv").open())}
+    with (made / "reports/tables/results.csv").open(encoding="utf-8") as stream:
+        results = {(row["recipe"], row["target"]) for row in csv.DictReader(stream)}
     assert results == {(recipe, "film") for recipe in ("baseline", "vas", "das")}
     page = (made / "reports/index.html").read_text(encoding="utf-8")
     assert "<html" in page
