@@ -69,7 +69,8 @@ def read_other_options(words: Sequence[str]) -> dict[str, Path]:
         ConfigError: A word is no option, or an option has no path or two.
     """
     paths: dict[str, Path] = {}
-    for name, path in zip_longest(words[::2], words[1::2]):
+    split = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for name, path in zip_longest(split[::2], split[1::2]):
         if not name.startswith("--") or path is None or path.startswith("--") or name[2:] in paths:
             raise ConfigError(f"cannot read the options {' '.join(words)!r}; give each source once, as --NAME PATH")
         paths[name[2:]] = Path(path)

@@ -92,6 +92,13 @@ class RecipeSettings(Settings):
         return values
 
     @model_validator(mode="after")
+    def _no_test_split_is_learned(self) -> "RecipeSettings":
+        for name, path in self.sources.items():
+            if path.name == "test" and path.parent.parent == Path("data/faces"):
+                raise ValueError(f"the source {name} is a test split, {path}; name the train split of a set")
+        return self
+
+    @model_validator(mode="after")
     def _deps_are_the_sources(self) -> "RecipeSettings":
         paths = [path.as_posix() for path in self.sources.values()]
         if len(self.deps) != RECIPE_DEPS or {path.as_posix() for path in self.deps} != set(paths):

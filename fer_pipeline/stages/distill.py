@@ -34,7 +34,10 @@ CODE = (
     "networks",
     "core/seeds.py",
     "artifacts/faces.py",
+    "artifacts/arrow.py",
     "artifacts/distilled.py",
+    "artifacts/history.py",
+    "artifacts/split.py",
 )
 
 

@@ -29,7 +29,7 @@ from fer_pipeline.artifacts.timings import write_timings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
-from fer_pipeline.core.plugins import available, load
+from fer_pipeline.core.plugins import available
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Resources, Settings, validate
 from fer_pipeline.core.summary import Summary
@@ -45,6 +45,7 @@ from fer_pipeline.training.partition import partition
 from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.sources import Source, check_sources
+from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.train import TrainingResult, train
 from fer_pipeline.training.worker import Worker, make_worker
 
@@ -56,7 +57,9 @@ CODE = (
     "networks",
     "core/seeds.py",
     "artifacts/faces.py",
+    "artifacts/arrow.py",
     "artifacts/distilled.py",
+    "artifacts/history.py",
     "evaluation/metrics.py",
 )
 
@@ -140,8 +143,9 @@ def run(
         if counts is not None and name != "labelled":
             warnings += _check_empty(counts, classes, folder, own.empty_class)
     data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
-    weights = file_sha256(own.weights.path) if own.weights and own.weights.path.is_file() else None
-    code = code_fingerprint(*(PACKAGE / path for path in CODE), _file(settled.module))
+    files = [one for one in (own.weights, *vars(settled.options).values()) if isinstance(one, WeightSettings)]
+    weights = [file_sha256(one.path) if one.path.is_file() else None for one in files]
+    code = code_fingerprint(*(PACKAGE / path for path in CODE), *strategy_files(settled.module))
     parts = (STAGE, code, own, settled.options, settings.strategy, list(classes), data, weights)
     keys = {seed: fingerprint(*parts, seed) for seed in seeds}
     kept = Store(store, owner=f"{STAGE}@{recipe}")
@@ -200,29 +204,10 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     module = load_strategy(settings.strategy)
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
     sources = module.sources(options)
+    if "labelled" not in sources or not sources["labelled"].required:
+        raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
     return Recipe(own, module, options, sources)
-
-
-def load_strategy(name: str) -> ModuleType:
-    """The module of a strategy; ConfigError where its file has a fault or lacks a part of the contract."""
-    try:
-        module = load("fer_pipeline.strategies", name)
-    except SyntaxError as error:
-        raise ConfigError(
-            f"strategies/{name}.py, line {error.lineno}: {error.msg}; correct the file or choose another strategy"
-        ) from None
-    if missing := [part for part in ("Options", "sources", "build") if not hasattr(module, part)]:
-        raise ConfigError(
-            f"strategies/{name}.py has no {missing[0]}; a strategy defines Options, sources(options) and "
-            "build(options, context)"
-        )
-    return module
-
-
-def _file(module: ModuleType) -> Path:
-    assert module.__file__, "a strategy is a file"
-    return Path(module.__file__)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,6 +283,8 @@ class SourceReader:
             source = self.declared[name]
             if name not in self._sets or source.per_seed:
                 self._sets[name] = source.read(folder, classes, budget=self._budget, seed=seed)
+            if not len(self._sets[name]):
+                raise DataError(f"{folder} has no face for the source {name}; run the stage that writes it again")
             if name == "labelled":
                 refuse_empty_classes(self._sets[name].counts(len(classes)), classes=classes, where=folder)
         return self._sets

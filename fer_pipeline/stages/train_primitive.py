@@ -44,7 +44,10 @@ CODE = (
     "training",
     "networks",
     "core/seeds.py",
+    "artifacts/arrow.py",
     "artifacts/faces.py",
+    "artifacts/history.py",
+    "artifacts/split.py",
     "evaluation/metrics.py",
 )
 

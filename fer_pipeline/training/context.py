@@ -73,11 +73,27 @@ class StepContext:
             self.worker.fabric.backward(loss)
         for name in chosen:
             self.worker.average_gradients([p.grad for p in self.modules[name].parameters() if p.grad is not None])
+        if self._scaler is None:
+            for name in chosen:
+                if self.clip:
+                    self.worker.fabric.clip_gradients(
+                        self.modules[name], self.optimizers[name], max_norm=self.clip, error_if_nonfinite=False
+                    )
+                self.optimizers[name].step()
+        else:
+            self._step_scaled([name for name in chosen if any(p.grad is not None for p in self._parameters(name))])
+        torch.clear_autocast_cache()  # else a second forward pass of this step would use the weights of before
+
+    def _step_scaled(self, names: Sequence[str]) -> None:
+        """Steps with one loss scale for all optimisers; Fabric's own step would change it between two of them."""
+        for name in names:
+            self._scaler.unscale_(self.optimizers[name].optimizer)
             if self.clip:
-                self.worker.fabric.clip_gradients(
-                    self.modules[name], self.optimizers[name], max_norm=self.clip, error_if_nonfinite=False
-                )
-            self.optimizers[name].step()
+                torch.nn.utils.clip_grad_norm_(self._parameters(name), self.clip)
+        for name in names:
+            self._scaler.step(self.optimizers[name].optimizer)
+        if names:
+            self._scaler.update()
 
     def gradients(self, loss: Tensor, name: str = "main", *, retain_graph: bool = False) -> tuple[Tensor, ...]:
         """The gradient of `loss` by what the named optimiser changes, as values: nothing is updated.
@@ -86,48 +102,52 @@ class StepContext:
         where the loss does not depend on a parameter. Where float16 overflows they are not finite, and the scale is
         lowered for the next ones.
         """
-        parameters = self._parameters(name)
-        scaler = self.worker.fabric._precision.scaler if self._scales else None
-        scale = scaler.get_scale() if scaler else 1.0
+        parameters, scaler = self._parameters(name), self._scaler
         with torch.autocast(self.worker.device.type, enabled=False):
-            raw = torch.autograd.grad(loss * scale, parameters, retain_graph=retain_graph, allow_unused=True)
+            scaled = loss if scaler is None else scaler.scale(loss)
+            raw = torch.autograd.grad(scaled, parameters, retain_graph=retain_graph, allow_unused=True)
+        scale = 1.0 if scaler is None else scaler.get_scale()
         gradients = tuple(
             torch.zeros_like(p, dtype=torch.float32) if g is None else g.float() / scale
             for p, g in zip(parameters, raw, strict=True)
         )
         self.worker.average_gradients(gradients)
-        if scaler and not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        if scaler is not None and not _all_finite(gradients):
             scaler.update(scale * scaler.get_backoff_factor())
         return gradients
 
     def apply(self, gradients: Sequence[Tensor], name: str = "main") -> None:
         """One step of the named optimiser with gradients that `gradients` gave, or sums of such.
 
-        They are clipped as those of `update` are; where one is not finite nothing is done.
+        They are clipped as those of `update` are; in 16-mixed precision nothing is done where one is not finite.
         """
         parameters = self._parameters(name)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.detach().to(parameter.dtype).clone()
-        if self._scales and not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+        if self._scaler is not None and not _all_finite(gradients):
             return
         if self.clip:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizers[name].optimizer.step()  # Fabric's own would take the loss scale off once more
+        torch.clear_autocast_cache()
 
     def gather(self, values: Tensor) -> Tensor:
         """The rows of all processes, one process after the other."""
         return self.worker.gather(values)
 
-    def predict(self, stream: str, network: ExpressionNet) -> Float[Tensor, "n c"]:
+    def predict(
+        self, stream: str, network: ExpressionNet, preprocessing: Preprocessing | None = None
+    ) -> Float[Tensor, "n c"]:
         """The probabilities of all images of a stream, in the order of its rows, not augmented, on the CPU.
 
+        A network of another architecture wants the `preprocessing` that it came with.
         Every process gets all of them; each computes its part. Memory does not grow with the images.
         """
         images = self.streams[stream].set
         rows = np.array_split(np.arange(len(images)), self.worker.world_size)[self.worker.rank]
         parts = [torch.zeros(0, network.head.out_features)]
-        device = self.worker.device
-        for logits in predict_logits(network, images, rows, preprocessing=self.preprocessing, device=device):
+        device, chosen = self.worker.device, preprocessing or self.preprocessing
+        for logits in predict_logits(network, images, rows, preprocessing=chosen, device=device):
             parts.append(logits.softmax(1).cpu())
             self._advance(0)  # no step was made, but whoever watches sees that the training is alive
         return self.worker.gather(torch.cat(parts).to(device)).cpu()
@@ -137,8 +157,13 @@ class StepContext:
         return self.streams[stream].set.pixels(rows).to(self.worker.device)
 
     @property
-    def _scales(self) -> bool:
-        return getattr(self.worker.fabric._precision, "scaler", None) is not None
+    def _scaler(self) -> Any:
+        """The scaler of losses in 16-mixed precision, else None."""
+        return getattr(self.worker.fabric._precision, "scaler", None)
 
     def _parameters(self, name: str) -> list[nn.Parameter]:
         return [parameter for parameter in self.modules[name].parameters() if parameter.requires_grad]
+
+
+def _all_finite(tensors: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -130,6 +130,9 @@ def fit(
             if number < progress.phase:
                 continue
             phase_steps = _phase_length(phase, settings, len(streams["labelled"].set))
+            if phase_steps == 0:  # left out by the strategy's options
+                progress.phase, progress.epoch = number + 1, 0
+                continue
             _begin_phase(run, phase, settings, phase_steps, saved_optimizers)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.step - progress.epoch * steps_per_epoch  # of the phase, among all

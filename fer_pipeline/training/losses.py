@@ -35,7 +35,7 @@ def weighted_mean(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | No
     total = weights.detach().sum()
     if grouped:
         distributed.all_reduce(total)
-    total = total.clamp_min(torch.finfo(total.dtype).tiny)
+    total = torch.where(total > 0, total, torch.ones_like(total))  # a tiny divisor would make gradients overflow
     return (values * weights).sum() * (distributed.get_world_size() if grouped else 1) / total
 
 

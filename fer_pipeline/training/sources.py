@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Int64
 
 from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled
-from fer_pipeline.artifacts.faces import read_table, shard_paths
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.artifacts.faces import open_shard, read_table, shard_paths
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
@@ -121,11 +121,17 @@ class RandomFaces:
         )
 
 
+TAKEN = {"recipe", "out", "timings", "store", "params", "help"}  # sources are options of train_final beside these
+MADE_BY = {"label": "labelled faces (align)", "pseudo_label": "mined or random faces (shard)"}
 Source = Faces | DistilledImages | RandomFaces
 
 
 def check_sources(declared: Mapping[str, Source], named: Mapping[str, Path], *, where: str) -> None:
     """ConfigError where a recipe names a source that its strategy does not know, or lacks one that it needs."""
+    if taken := sorted({*declared} & TAKEN):
+        raise ConfigError(
+            f"{where}: a source cannot be called {taken[0]!r}, which is an option of train_final; rename it"
+        )
     known = ", ".join(f"{name} (required)" if source.required else name for name, source in declared.items())
     if unknown := [name for name in named if name not in declared]:
         raise ConfigError(f"{where}: unknown source {unknown[0]!r}; the strategy reads {known}")
@@ -134,5 +140,7 @@ def check_sources(declared: Mapping[str, Source], named: Mapping[str, Path], *, 
 
 
 def _labels(folder: Path, label: Label) -> Int64[np.ndarray, " n"]:
+    if label not in open_shard(shard_paths(folder)[0]).schema_arrow.names:
+        raise DataError(f"{folder} has no column {label}; name a folder of {MADE_BY[label]} for this source")
     labels = read_table(folder, [label]).column(label).fill_null(-1).to_numpy().astype(np.int64)
     return labels[labels >= 0]

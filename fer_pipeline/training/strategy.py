@@ -3,7 +3,7 @@
 A strategy is one file in `strategies/`, its name the file's, with a docstring that names its source, and
 
     class Options(Settings)                              its own settings
-    def sources(options) -> dict[str, Source]            the streams that it reads, each required or not
+    def sources(options) -> dict[str, Source]            the streams that it reads; `labelled` is required
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
@@ -17,13 +17,19 @@ buffers must be equal in all of them (`run.gather`), and a mean over a batch mus
 it over all parts. Random draws come from `run.generator`, and differ among processes.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.plugins import load
+from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
@@ -122,3 +128,42 @@ class Strategy(nn.Module):
         network = self.network
         assert isinstance(network, ExpressionNet), "a strategy without a predictor of its own keeps self.network"
         return network
+
+
+def load_strategy(name: str) -> ModuleType:
+    """The module of a strategy; ConfigError where its file has a fault or lacks a part of the contract."""
+    try:
+        module = load("fer_pipeline.strategies", name)
+    except ConfigError:
+        raise
+    except SyntaxError as error:
+        file = Path(error.filename or f"{name}.py")
+        place = f"{file.parent.name}/{file.name}" + (f", line {error.lineno}" if error.lineno else "")
+        raise ConfigError(f"{place}: {error.msg}; correct the file or choose another strategy") from None
+    except Exception as error:  # whatever a person's file does when it is imported
+        first = " ".join(str(error).split())
+        raise ConfigError(
+            f"strategies/{name}.py cannot be imported ({type(error).__name__}: {first}); correct the file or choose "
+            "another strategy"
+        ) from None
+    if missing := [part for part in ("Options", "sources", "build") if not hasattr(module, part)]:
+        raise ConfigError(
+            f"strategies/{name}.py has no {missing[0]}; a strategy defines Options, sources(options) and "
+            "build(options, context)"
+        )
+    if not (isinstance(module.Options, type) and issubclass(module.Options, Settings)):
+        raise ConfigError(f"strategies/{name}.py: Options must be a class of settings, class Options(Settings)")
+    return module
+
+
+def strategy_files(strategy: ModuleType) -> set[Path]:
+    """A strategy's file, and those of the folder of strategies that it imports."""
+    assert strategy.__file__, "a strategy is a file"
+    file = Path(strategy.__file__)
+    files, waiting = set(), [file]
+    while waiting:
+        files.add(one := waiting.pop())
+        names = re.findall(r"fer_pipeline\.strategies(?:\.(\w+)| import (\w+))", one.read_text(encoding="utf-8"))
+        for name in (first or second for first, second in names):
+            waiting += {path for path in (file.parent / f"{name}.py",) if path.is_file()} - files
+    return files

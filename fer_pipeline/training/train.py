@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
@@ -77,8 +79,12 @@ def train(
         images=images,
         class_weights=_class_weights(job, sets, num_classes),
     )
-    strategy = job.build(context)
+    with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
+        torch.manual_seed(derive(job.seed, "build"))
+        strategy = job.build(context)
     sizes = strategy.batch_sizes(job.settings.batch, images)
+    if set(sizes) != set(images) or min(sizes.values()) < 0 or max(sizes.values()) == 0:
+        raise ConfigError(f"the strategy's batch_sizes gave {sizes}, expected rows for each of {', '.join(images)}")
     streams = {
         name: make_stream(
             one,

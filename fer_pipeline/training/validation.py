@@ -27,14 +27,16 @@ def predict_logits(
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> Iterator[Float[Tensor, "k c"]]:
-    """Class scores of some rows in batches, in evaluation mode. The network's mode is as before after each batch."""
+    """Class scores of some rows in batches, in evaluation mode. Every module's mode is as before after each batch."""
     batches = [rows[chosen] for chosen in slices_in_order(len(rows), BATCH)]
     for pixels in prefetch(images.pixels, batches, threads=images.images.threads(device)):
-        training = model.training
+        modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode():
-            logits = model(preprocessing.apply(pixels.to(device))).float()
-        model.train(training)
+            inputs = pixels.to(device) if images.prepared else preprocessing.apply(pixels.to(device))
+            logits = model(inputs).float()
+        for module, training in modes.items():
+            module.training = training
         yield logits
 
 

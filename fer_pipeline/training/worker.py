@@ -70,11 +70,11 @@ class Worker:
         """
         if self.world_size == 1:
             return values
-        counts = self.fabric.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
-        padded = values.new_zeros((max(counts), *values.shape[1:]))
-        padded[: len(values)] = values
+        counts = self.fabric.all_gather(torch.tensor([len(values)], device=self.device)).flatten().tolist()
+        padded = torch.zeros((max(counts), *values.shape[1:]), dtype=values.dtype, device=self.device)
+        padded[: len(values)] = values.to(self.device)
         parts = self.fabric.all_gather(padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(values.device)
 
     def broadcast(self, value: Any) -> Any:
         """The leader's value in every process."""
@@ -90,7 +90,7 @@ class Worker:
 
 
 def make_worker(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -> Worker:
-    """A worker on one device, or, with `devices`, the one from which `run_as_group` starts the others.
+    """A worker on one device, or, with `devices`, the one from which `run_group` starts the others.
 
     Args:
         device_name: cpu, cuda, cuda:<number> or auto.

@@ -50,6 +50,7 @@ def test_every_command_of_the_graph_names_options_that_exist(root: Path, graph) 
 def test_options_of_any_name_are_paths_by_name() -> None:
     words = ["--labelled", "a", "--mined", "b"]
     assert read_other_options(words) == {"labelled": Path("a"), "mined": Path("b")}
+    assert read_other_options(["--labelled=a=b"]) == {"labelled": Path("a=b")}
     for wrong in (["a"], ["--labelled"], ["--labelled", "--mined"], ["--labelled", "a", "--labelled", "b"]):
         with pytest.raises(ConfigError, match=r"give each source once, as --NAME PATH"):
             read_other_options(wrong)

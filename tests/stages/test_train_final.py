@@ -402,6 +402,11 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
             r"strategies/broken\.py has no sources; a strategy defines Options",
         ),
         (TENTH.replace("def build(", "def make("), r"strategies/broken\.py has no build; a strategy defines"),
+        ("import nothing_of_that_name\n", r"strategies/broken\.py cannot be imported \(ModuleNotFoundError: "),
+        ("Options = unknown\n", r"strategies/broken\.py cannot be imported \(NameError: "),
+        (TENTH.replace("Options(Settings)", "Options"), r"Options must be a class of settings"),
+        (TENTH.replace("required=True", ""), r"sources must have a required 'labelled'"),
+        (TENTH.replace("(required=True)}", "(required=True), 'store': Faces()}"), r"a source cannot be called 'store'"),
     ],
 )
 def test_a_broken_strategy_is_one_line(run, strategies, tmp_path: Path, source: str, line: str) -> None:
@@ -428,10 +433,32 @@ def test_sources_that_do_not_fit_are_one_line(run, data) -> None:
         run(options={"smoothing": {}})
 
 
+def test_sources_of_another_kind_and_empty_ones_are_one_line(run, data, band_faces, tmp_path: Path) -> None:
+    labelled = data["labelled"]
+    with pytest.raises(DataError, match=r"^[^\n]*train has no column pseudo_label; name a folder of mined or random"):
+        run(sources={"labelled": labelled, "mined": labelled})
+    empty = band_faces(tmp_path / "empty", count=0)
+    with pytest.raises(DataError, match=r"^[^\n]*empty has no face for the source unlabelled; run the stage"):
+        run("mean_teacher", sources={"labelled": labelled, "unlabelled": empty})
+
+
+def test_a_strategy_that_imports_another_depends_on_it(run, strategies) -> None:
+    strategies("squared", TENTH)
+    strategies("derived", "from fer_pipeline.strategies.squared import Options, build, sources\n")
+    assert run(strategy="derived")[0].counts["trained"] == 1
+    assert run(strategy="derived")[0].counts["trained"] == 0
+    strategies("squared", TENTH.replace("square().sum(1)", "square().sum(1) * 2"))
+    strategies("derived", "from fer_pipeline.strategies.squared import Options, build, sources\n")
+    assert run(strategy="derived")[0].counts["trained"] == 1
+
+
 @pytest.mark.parametrize("old", [{"use": "mined", "data": "data/auxiliary"}, {"use": "labelled"}])
 def test_the_old_form_of_a_recipe_is_told_the_new_one(old) -> None:
     with pytest.raises(ConfigError, match=r"^recipe: 'use' is of an old form; a recipe is written \{strategy: [^\n]*$"):
         validate(RecipeSettings, old, where="recipe")
+    test = {"strategy": "x", "sources": {"labelled": "data/faces/film/test"}, "deps": ["data/faces/film/test"] * 3}
+    with pytest.raises(ConfigError, match=r"the source labelled is a test split, data/faces/film/test; name the train"):
+        validate(RecipeSettings, test, where="recipe")
     with pytest.raises(ConfigError, match=r"deps must repeat the paths of the sources: deps: \[a, b, b\]"):
         validate(
             RecipeSettings, {"strategy": "x", "sources": {"labelled": "a", "mined": "b"}, "deps": ["a"]}, where="recipe"

@@ -132,7 +132,11 @@ def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
     network = build(NetworkSettings(width=4).sized(SIZE), 3, seed=7)
     augmentation = Augmentation(AugmentSettings(), Preprocessing(size=SIZE))
     context = BuildContext(
-        3, lambda *_: (copy.deepcopy(network), augmentation.preprocessing), augmentation, TrainingSettings()
+        num_classes=3,
+        make_network=lambda *_: (copy.deepcopy(network), augmentation.preprocessing),
+        augmentation=augmentation,
+        settings=TrainingSettings(),
+        images=dict.fromkeys(module.sources(module.Options()), 10),
     )
     strategy = module.build(module.Options(), context)
     assert isinstance(strategy, Strategy)

@@ -65,7 +65,8 @@ class MadeUp(Strategy):
             name: Optimization(getattr(self.network, name), Sgd(learning_rate=rate), Constant(name="constant"))
             for name, rate in rates.items()
         }
-        return [Phase("head", {"head": Optimization(self.network.head)}, epochs=2), Phase("all", both, steps=7)]
+        head = {"head": Optimization(self.network.head)}
+        return [Phase("none", head, epochs=0), Phase("head", head, epochs=2), Phase("all", both, steps=7)]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
         return {"labelled": batch, "unlabelled": batch // 2}
@@ -128,10 +129,10 @@ def test_phases_have_their_own_length_rates_and_optimisers(train_made_up) -> Non
     trained, _ = train_made_up("run", optimizer={"learning_rate": 0.02}, schedule={"name": "constant"})
     rows = trained.fitted.history
     assert [(row["epoch"], row["phase"], row["steps"]) for row in rows] == [
-        (1, 1, 4),
-        (2, 1, 8),
-        (3, 2, 12),
-        (4, 2, 15),
+        (1, 2, 4),
+        (2, 2, 8),
+        (3, 3, 12),
+        (4, 3, 15),
     ]
     assert [row["train_rate_head"] for row in rows] == pytest.approx([0.02, 0.02, 0.05, 0.05])
     assert [row.get("train_rate_backbone") for row in rows[2:]] == pytest.approx([0.005, 0.005])
@@ -204,7 +205,9 @@ class Scaled:
 
     def __init__(self, scale: float) -> None:
         self._precision = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=scale))
-        self._precision.scaler.scale(torch.zeros(1))  # the scaler makes its tensors on first use
+
+    def backward(self, loss: Tensor) -> None:
+        self._precision.scaler.scale(loss).backward()
 
 
 def context_of(network: ExpressionNet, fabric: Any) -> StepContext:
@@ -241,6 +244,44 @@ def test_gradients_are_free_of_the_loss_scale_and_an_overflow_is_no_step() -> No
         assert torch.equal(parameter.detach(), expected)
 
 
+def test_two_optimisers_take_one_loss_scale() -> None:
+    """Fabric's step changes the scale after each optimiser: the second would be unscaled by another one."""
+    weights = {name: torch.nn.Linear(1, 1, bias=False) for name in ("one", "two", "unused")}
+    for layer in weights.values():
+        torch.nn.init.zeros_(layer.weight)
+    run = context_of(weights["one"], Scaled(1024.0))
+    run.worker.fabric._precision.scaler._growth_interval = 1
+    run.modules = dict(weights)
+    run.optimizers = {
+        name: SimpleNamespace(optimizer=optimizer, zero_grad=optimizer.zero_grad)
+        for name, layer in weights.items()
+        for optimizer in [torch.optim.SGD(layer.parameters(), lr=1.0)]
+    }
+    run.update(weights["one"](torch.ones(1, 1)).sum() + weights["two"](torch.ones(1, 1)).sum())
+    assert [layer.weight.item() for layer in weights.values()] == [-1.0, -1.0, 0.0]
+    assert run.worker.fabric._precision.scaler.get_scale() == 2048.0
+
+
+def test_a_second_update_of_a_step_sees_the_first() -> None:
+    layer = torch.nn.Linear(4, 1, bias=False)
+    run = context_of(layer, make_worker("cpu", "32-true").fabric)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    run.optimizers = {"main": SimpleNamespace(optimizer=optimizer, zero_grad=optimizer.zero_grad, step=optimizer.step)}
+    with torch.autocast("cpu", torch.bfloat16):
+        before = layer(torch.ones(1, 4))
+        run.update(before.float().sum())
+        after = layer(torch.ones(1, 4))
+    assert float((after - before).detach()) == pytest.approx(-4.0, abs=0.1)
+
+
+@pytest.mark.parametrize("factor", [1.0, 50.0, 1e6])
+def test_the_gradient_of_an_empty_mask_is_zero(factor: float) -> None:
+    values = torch.ones(3, requires_grad=True)
+    (factor * weighted_mean(values, torch.zeros(3))).backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0] * 3
+
+
 def test_gradients_under_autocast_are_float32() -> None:
     network = build_network(NetworkSettings(size=24, width=4, norm="group"), 3, seed=1)
     fabric = make_worker("cpu", "32-true").fabric
@@ -257,28 +298,30 @@ def test_gradients_under_autocast_are_float32() -> None:
 GROUP = """
 import runpy
 
-def work(toy_world, made_up, root, name, by_gradients, worker, advance):
+def work(toy_world, made_up, root, name, options, worker, advance):
     world, strategy = runpy.run_path(toy_world), __import__("types").SimpleNamespace(**runpy.run_path(made_up))
     sets = {"labelled": world["bands"](61, 0), "unlabelled": world["bands"](41, 2)}
     trained, folder = world["train_in"](
-        root, name, sets=sets, strategy=strategy, options=strategy.Options(by_gradients=by_gradients),
+        root, name, sets=sets, strategy=strategy, options=strategy.Options(**options),
         network={"norm": "group"}, device=worker, advance=advance, augment={"flip": 0, "translate": 0}, batch=16,
     )
     return trained.fitted.steps, worker.world_size
 """
 
 
-@pytest.mark.parametrize("by_gradients", [False, True])
-def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch, by_gradients: bool) -> None:
+@pytest.mark.parametrize(("options", "steps"), [({"stop_after": 1}, 12), ({"by_gradients": True}, 15)])
+def test_two_processes_train_the_network_of_one(
+    tmp_path: Path, monkeypatch, options: dict[str, Any], steps: int
+) -> None:
     """Gradients are averaged, predictions of the pool gathered, and both stop at the same epoch."""
     (tmp_path / "works_of_phases.py").write_text(GROUP)
     monkeypatch.syspath_prepend(tmp_path)
     works: ModuleType = importlib.import_module("works_of_phases")
     here = Path(__file__)
     work = partial(works.work, str(here.parents[1] / "toy_world.py"), str(here), tmp_path)
-    both = partial(work, "two", by_gradients)
-    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=lambda steps: None) == (15, 2)
-    assert work("one", by_gradients, make_worker("cpu", "auto"), lambda steps: None) == (15, 1)
+    both = partial(work, "two", options)
+    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=lambda steps: None) == (steps, 2)
+    assert work("one", options, make_worker("cpu", "auto"), lambda steps: None) == (steps, 1)
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-5)
