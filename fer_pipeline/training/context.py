@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from fer_pipeline.core.seeds import derive
@@ -151,10 +151,6 @@ class StepContext:
             parts.append(logits.softmax(1).cpu())
             self._advance(0)  # no step was made, but whoever watches sees that the training is alive
         return self.worker.gather(torch.cat(parts).to(device)).cpu()
-
-    def images(self, stream: str, rows: np.ndarray) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
-        """Any images of a stream, on the device of the training."""
-        return self.streams[stream].set.pixels(rows).to(self.worker.device)
 
     @property
     def _scaler(self) -> Any:

@@ -29,26 +29,14 @@ from fer_pipeline.training.sources import DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
 from fer_pipeline.training.train import train
 from fer_pipeline.training.worker import make_worker
+from tests.toy_world import CLASSES, SIZE, bands
 
-CLASSES = ("anger", "happiness", "neutral")
 BASES = {"pseudo_label": {"threshold": 0.0}}  # so that an untrained network's labels count
 FAST = {"mean_teacher": {"decay": 0.9, "weight": 5.0}}  # a teacher of sixty steps cannot average a thousand
-SIZE = 24
 
 
 class PulledError(Exception):
     """The plug."""
-
-
-def bands(count: int, seed: int) -> ImageSet:
-    """Three classes told by a bright band at the top, in the middle or at the bottom."""
-    random = np.random.default_rng(seed)
-    labels = random.integers(0, len(CLASSES), count)
-    images = random.integers(40, 140, (count, SIZE, SIZE, 3)).astype(np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[label * 8 : label * 8 + 8] += 60
-    names = np.array([f"toy/{seed}-{index}" for index in range(count)], dtype=object)
-    return image_set(torch.from_numpy(images), torch.from_numpy(labels), names, np.full(count, "", dtype=object))
 
 
 def distilled() -> ImageSet:

@@ -162,12 +162,12 @@ def test_the_first_phase_leaves_the_backbone_alone(train_made_up, monkeypatch) -
     assert not all(torch.equal(a, b) for a, b in zip(first[-1], seen[-1][1], strict=True))
 
 
-@pytest.mark.parametrize("stop_after", [None, 1])
-@pytest.mark.parametrize("step", [3, 4, 7, 8, 9, 13, 15])
+@pytest.mark.parametrize(
+    ("step", "stop_after"),
+    [(step, stop) for stop in (None, 1) for step in (3, 4, 7, 8, 9, 13, 15) if not (stop and step > 12)],
+)
 def test_a_pause_changes_no_byte_wherever_it_falls(train_made_up, step: int, stop_after: int | None) -> None:
     """Also on the border of the phases (8), before and after the first step of the second, and at the end (15)."""
-    if stop_after and step > 12:
-        pytest.skip("stopped by then")
     options = Options(stop_after=stop_after)
     whole = contents(train_made_up("whole", options=options)[1])
     with pytest.raises(PulledError):
