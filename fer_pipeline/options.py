@@ -10,10 +10,9 @@ import ast
 import inspect
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -22,12 +21,10 @@ from fer_pipeline.core.settings import PARAMS, STORE
 
 # What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
-OTHERS = "dict[str, Path]"
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """What a command does, and its arguments and options as typer understands them."""
 
     parameters: list[inspect.Parameter]
@@ -41,25 +38,22 @@ def read_command(file: Path) -> Command:
     run = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "run")
     text, _, section = (ast.get_docstring(run) or "").partition("\n\nArgs:\n")
     helps = {name: " ".join(help.split()) for name, help in re.findall(r"^ +(\w+): (.+(?:\n {8}.+)*)", section, re.M)}
-    arguments = run.args.args[::-1], run.args.defaults[::-1]  # defaults are those of the last ones
-    others = [one.arg for one in run.args.kwonlyargs if one.annotation and ast.unparse(one.annotation) == OTHERS]
-    return Command(
-        [
-            *(
-                _parameter(arg, default, typer.Argument(help=helps[arg.arg]))
-                for arg, default in reversed([*zip_longest(*arguments)])
-                if arg.arg not in READ_FROM_SETTINGS
-            ),
-            *(
-                _others(arg, helps[arg.arg])
-                if arg.arg in others
-                else _parameter(arg, default, typer.Option(help=helps[arg.arg]))
-                for arg, default in zip(run.args.kwonlyargs, run.args.kw_defaults, strict=True)
-            ),
-        ],
-        text,
-        others[0] if others else None,
-    )
+    # The signature alone is executed, of a function whose body is its docstring, without what names other modules.
+    run.args.args = [arg for arg in run.args.args if arg.arg not in READ_FROM_SETTINGS]
+    run.body, run.returns = run.body[:1], None
+    namespace: dict[str, Any] = dict(NAMES)
+    exec(compile(ast.Module([run], []), str(file), "exec"), namespace)
+    parameters: list[inspect.Parameter] = []
+    other_options = None
+    for name, one in inspect.signature(namespace["run"]).parameters.items():
+        kind, about = one.annotation, typer.Option(help=helps[name])
+        if kind == dict[str, Path]:
+            kind, about = list[str], typer.Argument(help=helps[name], metavar="--NAME PATH …")
+            other_options = name
+        elif one.kind is not inspect.Parameter.KEYWORD_ONLY:
+            about = typer.Argument(help=helps[name])
+        parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, about]))
+    return Command(parameters, text, other_options)
 
 
 def read_other_options(words: Sequence[str]) -> dict[str, Path]:
@@ -75,22 +69,3 @@ def read_other_options(words: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f"cannot read the options {' '.join(words)!r}; give each source once, as --NAME PATH")
         paths[name[2:]] = Path(path)
     return paths
-
-
-def _parameter(arg: ast.arg, default: ast.expr | None, about: Any) -> inspect.Parameter:
-    assert arg.annotation is not None, f"the parameter {arg.arg} has no type"
-    return inspect.Parameter(
-        arg.arg,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if default is None else _evaluate(default),
-        annotation=Annotated[_evaluate(arg.annotation), about],
-    )
-
-
-def _others(arg: ast.arg, help: str) -> inspect.Parameter:
-    argument = typer.Argument(help=help, metavar="--NAME PATH …")
-    return inspect.Parameter(arg.arg, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[list[str], argument])
-
-
-def _evaluate(expression: ast.expr) -> Any:
-    return eval(compile(ast.Expression(expression), "<signature>", "eval"), dict(NAMES))

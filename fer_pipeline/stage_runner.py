@@ -3,11 +3,9 @@
 The record of a run lies outside of every output, so that outputs stay equal for equal inputs.
 """
 
-import importlib.metadata
 import inspect
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -20,10 +18,14 @@ from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.files import write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings
 from fer_pipeline.core.summary import Summary
+from fer_pipeline.health.software import installed_version
+from fer_pipeline.health.tracking import run_git
 from fer_pipeline.sharding.locks import lock_for_run
 from fer_pipeline.sharding.progress_file import ProgressFile
 
 SHARDED_STAGES = ("align", "embed")  # they write their progress file themselves, with counts of shards
+# The checked-out commit, with a mark where tracked files differ from it.
+COMMIT = ("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 PACKAGES = ("fer_pipeline", "torch", "torchvision", "numpy", "pyarrow", "pillow")
 
 
@@ -35,12 +37,13 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     """
     store = options.get("store", STORE)
     checked = check_for(stage, params, remembered=store / "memory" / "checked")
-    parameters = inspect.signature(checked.module.run).parameters.values()
+    run = checked.modules[stage].run
+    parameters = inspect.signature(run).parameters.values()
     name = "-".join(options[one.name] for one in parameters if one.annotation is str)
     owner = f"{stage}@{name}" if name else stage
     progress_file = nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow()
     with lock_for_run(store, owner), recorded(store / "provenance" / f"{owner}.json", stage=stage), progress_file:
-        return checked.module.run(checked.config, limit_workers(checked.project), **options)
+        return run(checked.configs[stage], limit_workers(checked.project), **options)
 
 
 def limit_workers(project: ProjectSettings) -> ProjectSettings:
@@ -69,23 +72,7 @@ def recorded(path: Path, *, stage: str) -> Iterator[None]:
         "host": platform.node(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
+        "packages": {name: installed_version(name) for name in PACKAGES},
+        "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
     }
     write_json(path, record)
-
-
-def _commit() -> str | None:
-    """The checked-out commit, with a mark where tracked files differ from it; None outside of git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.summary import Summary
+
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer's own, or click's where it imports that
 
 
 @contextmanager
@@ -14,24 +18,44 @@ def report_errors() -> Iterator[None]:
     """Prints an error of the block as one line and exits with 1, or with 130 after Ctrl-C."""
     try:
         yield
-    except PipelineError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno is None:
-            raise
-        file = f"{error.filename}: " if error.filename else ""
-        typer.echo(f"error: {file}{error.strerror}; finished work is kept, correct this and run again", err=True)
-        raise typer.Exit(1) from None
+        return
     except KeyboardInterrupt:
         typer.echo("stopped; finished work is kept, run again to continue", err=True)
         raise typer.Exit(130) from None
+    except PipelineError as error:
+        line = str(error)
+    except UsageError as error:
+        program = error.ctx.command_path if error.ctx else "python -m fer_pipeline"
+        line = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
+        line = f"{line[:1].lower()}{line[1:]}; see: {program} --help"
+    except OSError as error:
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        file = f"{error.filename}: " if error.filename else ""
+        line = f"{file}{error.strerror}; finished work is kept, correct this and run again"
+    typer.echo(f"error: {line}", err=True)
+    raise typer.Exit(1)
 
 
-def print_summary(summary: Summary) -> None:
-    """Prints the warnings and the line of a stage; exits with 1 where it failed in part."""
+class OneLineGroup(TyperGroup):
+    """Commands whose errors are one line, those of a mistyped command line too."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Parses the words before the command's name."""
+        with report_errors():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parses the command's own words and runs it."""
+        with report_errors():
+            return super().invoke(ctx)
+
+
+def print_result(result: Summary | str) -> None:
+    """Prints the warnings and the line of a stage, or a text; exits with 1 where a stage or check failed."""
+    summary = Summary("", result) if isinstance(result, str) else result
     for warning in summary.warnings:
         typer.secho(f"warning: {warning}", err=True, fg="yellow")
-    typer.echo(f"{summary.stage}: {summary.line}")
+    typer.echo(f"{summary.stage}: {summary.line}" if summary.stage else summary.line)
     if summary.failed:
         raise typer.Exit(1)

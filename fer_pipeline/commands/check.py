@@ -6,10 +6,10 @@ for which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import fer_pipeline
 from fer_pipeline.core.errors import ConfigError
@@ -20,23 +20,12 @@ from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, val
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
-@dataclass(frozen=True)
-class CheckedSettings:
-    """The settings that stages share, and module and `Config` of every stage."""
+class CheckedSettings(NamedTuple):
+    """The settings that stages share, and `Config` and module of every stage, or of the one that was asked for."""
 
     project: ProjectSettings
     configs: dict[str, Any]
     modules: dict[str, ModuleType]
-    line: str
-
-
-@dataclass(frozen=True)
-class CheckedStage:
-    """One stage, ready to run: its module, its `Config`, and the settings that all stages share."""
-
-    module: ModuleType
-    config: Any
-    project: ProjectSettings
 
 
 def run(*, params: Path = PARAMS) -> str:
@@ -45,23 +34,21 @@ def run(*, params: Path = PARAMS) -> str:
     Args:
         params: The file of settings.
     """
-    return check(params).line
+    project = check(params).project
+    counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
+    return f"{params}: {counts}, all settings are valid"
 
 
-def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedStage:
+def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:
     """Returns one stage's settings, after all settings were checked, now or before by the same code."""
-    try:
-        state = _hash_state(params)
-    except FileNotFoundError:
-        state = ""  # the full check says it better
+    state = _hash_state(params) if params.is_file() else ""  # the full check reports what it is else
     if not state or not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
         checked = check(params)
         write_text(remembered, state)
-        return CheckedStage(checked.modules[stage], checked.configs[stage], checked.project)
-    values = load_params(params)
-    module = load("fer_pipeline.stages", stage)
+        return checked
+    values, module = load_params(params), load("fer_pipeline.stages", stage)
     config = validate(module.Config, values[stage], where=f"{params}, {stage}")
-    return CheckedStage(module, config, validate(ProjectSettings, values, where=str(params)))
+    return CheckedSettings(validate(ProjectSettings, values, where=str(params)), {stage: config}, {stage: module})
 
 
 def _hash_state(params: Path) -> str:
@@ -87,17 +74,22 @@ def check(params: Path) -> CheckedSettings:
         stage: validate(module.Config, values[stage], where=f"{params}, {stage}") for stage, module in modules.items()
     }
     _check_names(params, project, configs)
-    _check_datasets(params, project)
-    for name, recipe in project.recipes.items():
-        try:
-            modules["train_final"].settle(configs["train_final"], recipe, recipe=name)
-        except ConfigError as error:
-            raise ConfigError(f"{params}, {error}") from None
-    counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
-    return CheckedSettings(project, configs, modules, f"{params}: {counts}, all settings are valid")
+    for name, dataset in project.datasets.items():
+        adapter = load("fer_pipeline.datasets", dataset.adapter)
+        validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
+        if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
+            raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
+    try:
+        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
+        for name, recipe in project.recipes.items():
+            settled = modules["train_final"].settle(configs["train_final"], recipe, recipe=name)
+            _check_networks({f"recipes.{name}.overrides": settled.config, f"recipes.{name} (options)": settled.options})
+    except ConfigError as error:
+        raise ConfigError(f"{params}, {error}") from None
+    return CheckedSettings(project, configs, modules)
 
 
-def _check_names(params: Path, project: ProjectSettings, configs: dict[str, Any]) -> None:
+def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, Any]) -> None:
     wanted = {project.anchor, *project.pools}
     if set(configs["embed"].sets) != wanted:
         raise ConfigError(
@@ -120,9 +112,14 @@ def _check_names(params: Path, project: ProjectSettings, configs: dict[str, Any]
             )
 
 
-def _check_datasets(params: Path, project: ProjectSettings) -> None:
-    for name, dataset in project.datasets.items():
-        adapter = load("fer_pipeline.datasets", dataset.adapter)
-        validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
-        if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
-            raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
+def _check_networks(groups: Mapping[str, Any]) -> None:
+    """Refuses a network that no backbone has, in the fields of some groups of settings by their place in the file."""
+    from fer_pipeline.networks.backbones import NetworkSettings, family  # brings torch
+
+    for place, settings in groups.items():
+        for key, network in settings:
+            if isinstance(network, NetworkSettings):
+                try:
+                    family(network.name).layouts(network)
+                except ConfigError as error:
+                    raise ConfigError(f"{place}.{key}.name: {error}") from None

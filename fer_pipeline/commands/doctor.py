@@ -2,85 +2,68 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from json import dumps
 from pathlib import Path
-from typing import Any
 
-from fer_pipeline.commands import plan
-from fer_pipeline.commands.check import check
+from fer_pipeline.commands import check
+from fer_pipeline.commands.plan import StagePlan, plan_stages
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
-from fer_pipeline.core.settings import Resources, read_project
+from fer_pipeline.core.settings import PARAMS, STORE, Resources, read_project
+from fer_pipeline.core.summary import Summary
 from fer_pipeline.health import gpus, machine, prefect_server, software, tracking
 from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.health.findings import CheckContext, Finding, grade
 from fer_pipeline.health.machine import link_type
 from fer_pipeline.sharding.estimates import Estimate
 
+# Every function `check_<name>` of these modules, in their order.
 CHECKS: dict[str, Callable[[CheckContext], Finding]] = {
     "python": software.check_python,
-    **{package: partial(software.check_package, package) for package in software.PACKAGES},
-    "torchvision": software.check_torchvision,
-    "mtcnn": software.check_mtcnn,
-    "driver": gpus.check_driver,
-    "gpu": gpus.check_gpu,
-    "faiss": gpus.check_faiss,
-    "space": machine.check_space,
-    "inodes": machine.check_inodes,
-    "links": machine.check_links,
-    "site_cache": machine.check_site_cache,
-    "memory": machine.check_memory,
-    "processors": machine.check_processors,
-    "open_files": machine.check_open_files,
-    "shared_memory": machine.check_shared_memory,
-    "clock": machine.check_clock,
-    "remote": tracking.check_remote,
-    "lock_file": tracking.check_lock_file,
-    "outputs": tracking.check_outputs,
-    "server": prefect_server.check_server,
-    "server_version": prefect_server.check_server_version,
-    "gpu_limit": prefect_server.check_gpu_limit,
-    "workers": prefect_server.check_workers,
-    "server_clock": prefect_server.check_server_clock,
+    **{package: partial(software.compare_version, package) for package in software.PACKAGES},
+    **{
+        name.removeprefix("check_"): function
+        for module in (software, gpus, machine, tracking, prefect_server)
+        for name, function in vars(module).items()
+        if name.startswith("check_")
+    },
 }
 SAMPLE_SECONDS = 2.0  # of each set that no shard was made of yet
 LABELS = {"ok": "ok", "warning": "warning", "problem": "PROBLEM"}
 
 
-def run(params: Path, *, store: Path, with_plan: bool = True) -> dict[str, Finding]:
-    """Runs every check and returns the findings by the names of the checks.
+def run(*, plan: bool = True, json: bool = False, params: Path = PARAMS, store: Path = STORE) -> Summary:
+    """Look at this machine, its versions, GPUs, disks, limits, remote and Prefect server; say what to correct.
 
     Args:
-        params: The settings.
-        store: The folder of finished shards.
-        with_plan: Time samples of missing shards for hours and disk of the run, which is the slow check.
+        plan: Time samples of missing shards: hours and disk of the run.
+        json: Tell it as JSON.
+        params: The file of settings.
+        store: Where finished shards and the states of unfinished work are kept.
     """
-    settings, resources = check_settings(params)
+    resources = Resources()
+    try:
+        settings, resources = Finding("ok", check.run(params=params)), read_project(params).resources
+    except PipelineError as error:
+        settings = Finding("problem", str(error), f"python -m fer_pipeline check --params {params}")
     context, findings = CheckContext(Path.cwd(), resources), {"settings": settings}
     for name, check_one in CHECKS.items():
         try:
             findings[name] = check_one(context)
         except (PipelineError, OSError) as error:
             findings[name] = Finding("problem", str(error), "correct this first")
-    if with_plan and settings.level == "ok":
-        findings["plan"] = check_plan(context, lambda: plan_run(params, store))
-    return findings
+    if plan and settings.level == "ok":
+        plans = partial(plan_stages, params=params, store=store, seconds=SAMPLE_SECONDS)
+        findings["plan"] = check_plan(context, plans)
+    content = [
+        dict(zip(("name", "level", "found", "advice"), (name, *one), strict=True)) for name, one in findings.items()
+    ]
+    text = dumps(content, indent=1) if json else format_text(findings)
+    return Summary("", text, failed=any(one.level == "problem" for one in findings.values()))
 
 
-def check_settings(params: Path) -> tuple[Finding, Resources]:
-    """Checks all settings; returns the resources in them, too."""
-    try:
-        return Finding("ok", check(params).line), read_project(params).resources
-    except PipelineError as error:
-        return Finding("problem", str(error), f"python -m fer_pipeline check --params {params}"), Resources()
-
-
-def plan_run(params: Path, store: Path) -> list[plan.StagePlan]:
-    """Plans what `align` and `embed` have yet to make, as far as it is known today."""
-    return plan.plan_stages(params=params, store=store, seconds=SAMPLE_SECONDS)
-
-
-def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[plan.StagePlan]]) -> Finding:
+def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[StagePlan]]) -> Finding:
     """Checks the disk that the missing shards take against what is free where they go."""
     try:
         plans = list(get_plans())
@@ -105,13 +88,8 @@ def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[plan.Stag
 
 def format_text(findings: Mapping[str, Finding]) -> str:
     """Formats one line a finding, followed by its advice."""
-    lines = [f"{LABELS[one.level]:<7}  {name}: {one.message}" for name, one in findings.items()]
-    advice = [f"; {one.advice}" if one.advice and one.level != "ok" else "" for one in findings.values()]
-    return "\n".join(map("".join, zip(lines, advice, strict=True)))
-
-
-def to_json(findings: Mapping[str, Finding]) -> list[dict[str, Any]]:
-    """Returns the findings as JSON."""
-    return [
-        {"name": name, "level": one.level, "found": one.message, "advice": one.advice} for name, one in findings.items()
-    ]
+    return "\n".join(
+        f"{LABELS[one.level]:<7}  {name}: {one.message}"
+        + (f"; {one.advice}" if one.advice and one.level != "ok" else "")
+        for name, one in findings.items()
+    )

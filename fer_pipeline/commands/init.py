@@ -83,7 +83,7 @@ def run(
         force: Replace the settings that stand there.
     """
     names = _parse_classes(classes)
-    check_replaceable(params, PROFILES, force=force)
+    check_replaceable(params, force=force)
     columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
     survey = survey_project(
         parse_source(anchor, option="--anchor"),

@@ -1,55 +1,27 @@
 """Estimate, before a long run, what `align` and `embed` have yet to make, and its hours and disk."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fer_pipeline.commands.check import CheckedStage, check_for
+from fer_pipeline.commands.check import check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import PARAMS, STORE
 from fer_pipeline.sharding.estimates import Estimate, estimate
-from fer_pipeline.sharding.jobs import Work
 from fer_pipeline.sharding.locks import lock_for_run
 
 STAGES = ("align", "embed")
 
 
-@dataclass(frozen=True)
-class StagePlan:
+class StagePlan(NamedTuple):
     """One stage and set: its estimate, or why there can be none yet."""
 
     stage: str
     name: str
     estimate: Estimate | str
-
-    @property
-    def line(self) -> str:
-        """The plan as one line."""
-        words = self.estimate if isinstance(self.estimate, str) else _describe(self.estimate)
-        return f"{self.stage} {self.name}: {words}"
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The same for JSON."""
-        about, work = {"stage": self.stage, "name": self.name}, self.estimate
-        if isinstance(work, str):
-            return {**about, "fault": work}
-        low, likely, high = (round(seconds / 3600, 6) for seconds in work.seconds)
-        return {
-            **about,
-            "shards": {"all": work.shards, "missing": work.missing},
-            work.unit: work.items_missing,
-            "hours": {"low": low, "likely": likely, "high": high},
-            "workers": work.workers,
-            "device": work.device,
-            "rate": round(work.rate, 3),
-            "disk": {"needed": round(work.size), "free": work.free},
-            "basis": work.basis,
-        }
 
 
 def run(
@@ -76,7 +48,10 @@ def run(
         store: Where finished shards are kept.
     """
     plans = plan_stages(stage, name, params=params, store=store, faces=faces, model=model, seconds=seconds)
-    return dumps([one.content for one in plans], indent=1) if json else "\n".join(one.line for one in plans)
+    if json:
+        return dumps([_to_json(one) for one in plans], indent=1)
+    words = [one.estimate if isinstance(one.estimate, str) else _describe(one.estimate) for one in plans]
+    return "\n".join(f"{one.stage} {one.name}: {text}" for one, text in zip(plans, words, strict=True))
 
 
 def plan_stages(
@@ -85,9 +60,9 @@ def plan_stages(
     *,
     params: Path,
     store: Path,
+    seconds: float,
     faces: Path | None = None,
     model: Path = Path("models/primitive"),
-    seconds: float = 20.0,
 ) -> list[StagePlan]:
     """Plans each stage for each set; where nothing is named, both stages for the sets that the settings give them."""
     if unknown := sorted({*stages} - {*STAGES}):
@@ -96,28 +71,40 @@ def plan_stages(
         raise ConfigError(f"--seconds must be at least 1, found {seconds:g}")
     plans: list[StagePlan] = []
     for stage in stages or STAGES:
-        checked = check_for(stage, params, remembered=store / "memory" / "checked")
-        sets = tuple(checked.project.datasets) if stage == "align" else checked.config.sets
+        project, configs, modules = check_for(stage, params, remembered=store / "memory" / "checked")
+        sets = tuple(project.datasets) if stage == "align" else configs[stage].sets
         for name in names or sets:
             if name not in sets:
                 raise DataError(f"{params} has no set {name!r} for {stage}; it has {', '.join(sorted(sets))}")
+            place = {"project": project}
+            if stage == "embed":
+                place = {"faces": faces or Path("data/faces") / name / "train", "model": model}
             with lock_for_run(store, f"{stage}@{name}"):
                 try:
-                    work = _work(checked, stage, name, store=store, faces=faces, model=model)
-                    result = estimate(
-                        stage, name, work, store=store, resources=checked.project.resources, seconds=seconds
-                    )
+                    work = modules[stage].plan(configs[stage], **place, name=name, store=store)
+                    result = estimate(stage, name, work, store=store, resources=project.resources, seconds=seconds)
                 except PipelineError as error:
                     result = str(error)
             plans.append(StagePlan(stage, name, result))
     return plans
 
 
-def _work(checked: CheckedStage, stage: str, name: str, *, store: Path, faces: Path | None, model: Path) -> Work:
-    if stage == "align":
-        return checked.module.plan(checked.config, checked.project, name=name, store=store)
-    folder = faces or Path("data/faces") / name / "train"
-    return checked.module.plan(checked.config, name=name, faces=folder, model=model, store=store)
+def _to_json(plan: StagePlan) -> dict[str, Any]:
+    about, work = {"stage": plan.stage, "name": plan.name}, plan.estimate
+    if isinstance(work, str):
+        return {**about, "fault": work}
+    ends = zip(("low", "likely", "high"), work.seconds, strict=True)
+    return {
+        **about,
+        "shards": {"all": work.shards, "missing": work.missing},
+        work.unit: work.items_missing,
+        "hours": {end: round(seconds / 3600, 6) for end, seconds in ends},
+        "workers": work.workers,
+        "device": work.device,
+        "rate": round(work.rate, 3),
+        "disk": {"needed": round(work.size), "free": work.free},
+        "basis": work.basis,
+    }
 
 
 def _describe(work: Estimate) -> str:

@@ -17,29 +17,21 @@ def run(name: str | None = None, *, params: Path = PARAMS, force: bool = False) 
         params: The file of settings.
         force: Replace the settings that stand there.
     """
-    return list_profiles() if name is None else use_profile(name, params, force=force)
-
-
-def list_profiles(folder: Path = PROFILES) -> str:
-    """Returns every profile with the first line of its comment."""
-    profiles = sorted(folder.glob("*.yaml"))
+    profiles = {path.stem: path.read_bytes() for path in sorted(PROFILES.glob("*.yaml"))}
     if not profiles:
-        raise DataError(f"no profiles in {folder.resolve().name}/; run in the project's folder")
-    return "\n".join(f"{path.stem:16} {path.read_text('utf-8').splitlines()[0].lstrip('# ')}" for path in profiles)
-
-
-def use_profile(name: str, params: Path, *, force: bool, folder: Path = PROFILES) -> str:
-    """Puts a profile in the place of `params`; the user's own settings are replaced only with `force`."""
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"unknown profile {name!r}; choose one of {', '.join(names)}")
-    check_replaceable(params, folder, force=force)
-    write_bytes(params, (folder / f"{name}.yaml").read_bytes())
+        raise DataError(f"no profiles in {PROFILES.resolve()}; run in the project's folder, which has {PROFILES}/")
+    if name is None:
+        comments = {name: content.decode().splitlines()[0].lstrip("# ") for name, content in profiles.items()}
+        return "\n".join(f"{name:16} {comment}" for name, comment in comments.items())
+    if name not in profiles:
+        raise ConfigError(f"unknown profile {name!r}; choose one of {', '.join(profiles)}")
+    check_replaceable(params, force=force)
+    write_bytes(params, profiles[name])
     return f"{params} now holds the profile {name}; look at its data sets' paths, then run: dvc repro"
 
 
-def check_replaceable(params: Path, profiles: Path, *, force: bool) -> None:
+def check_replaceable(params: Path, *, force: bool) -> None:
     """Refuses to replace settings that are no profile's own, unless forced."""
-    known = [path.read_bytes() for path in sorted(profiles.glob("*.yaml"))]
+    known = [path.read_bytes() for path in PROFILES.glob("*.yaml")]
     if params.exists() and params.read_bytes() not in known and not force:
         raise ConfigError(f"{params} holds settings of its own; keep a copy and say --force to replace it")

@@ -4,24 +4,25 @@ from pathlib import Path
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.settings import STORE
 from fer_pipeline.sharding.locks import lock_exclusively
 from fer_pipeline.sharding.pruning import find_unused, remove
 
 KINDS = {"shard": "shards of no last run", "state": "states of no use", "leftover": "leftovers of dead runs"}
 
 
-def run(store: Path, *, dry_run: bool = False) -> str:
-    """Prunes a store that no run uses at the moment, and returns a line with what was removed.
+def run(*, store: Path = STORE, dry_run: bool = False) -> str:
+    """Remove finished shards that no last run uses, and what dead runs left.
 
     Args:
-        store: The folder of finished shards.
-        dry_run: Report what would be removed, and remove nothing.
+        store: Where finished shards and the states of unfinished work are kept.
+        dry_run: Tell what would be removed, and remove nothing.
     """
     if not any((store / folder).is_dir() for folder in ("shards", "states", "memory")):
         raise DataError(f"{store} is no store of finished shards; name it with --store")
     with lock_exclusively(store):
         unused = find_unused(Store(store))
-        num_shards = sum(not path.name.startswith(".") for path in store.glob("shards/*/*"))
+        num_shards = len(list(store.glob("shards/*/[!.]*")))
         for one in unused if not dry_run else ():
             remove(Store(store), one)
     sizes = {kind: [one.size for one in unused if one.kind == kind] for kind in KINDS}

@@ -1,4 +1,4 @@
-"""Format the results of `reports/tables` for a terminal: a table, the gains over the baseline, the report's path."""
+"""Print the results of `reports/tables`: a table, the gains over the baseline, the report's path."""
 
 import csv
 from collections.abc import Sequence
@@ -9,8 +9,12 @@ from fer_pipeline.core.errors import DataError
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
-def format_results(reports: Path) -> str:
-    """Format every recipe on every target with its interval over seeds, the paired gains, and the report's path."""
+def run(*, reports: Path = Path("reports")) -> str:
+    """Print the results table and where the report lies.
+
+    Args:
+        reports: What `report` wrote.
+    """
     rows = [
         [
             *(row[key] for key in ("recipe", "target", "faces", "seeds")),
@@ -19,7 +23,8 @@ def format_results(reports: Path) -> str:
         ]
         for row in _read(reports / "tables" / "results.csv")
     ]
-    lines = _align([["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"], *rows])
+    header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
+    lines = format_table([header, *rows], rule=True)
     if differences := _read(reports / "tables" / "differences.csv"):
         baseline = differences[0]["against"]  # the first rows are against the baseline
         gains = [
@@ -28,8 +33,17 @@ def format_results(reports: Path) -> str:
             if row["against"] == baseline and row["metric"] == "mean_class_accuracy"
         ]
         lines += ["", f"mean class accuracy minus that of {baseline}, paired over seeds"]
-        lines += _align([["recipe", "target", "difference"], *gains])
+        lines += format_table([["recipe", "target", "difference"], *gains], rule=True)
     return "\n".join([*lines, "", "intervals: 95 %, over seeds", f"report: {reports}/index.html"])
+
+
+def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None, rule: bool = False) -> list[str]:
+    """Formats rows, the header first, as aligned lines: `num_names` columns to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    names = len(widths) if num_names is None else num_names
+    layout = "  ".join(f"{{:{'<' if place < names else '>'}{width}}}" for place, width in enumerate(widths))
+    lines = [layout.format(*row).rstrip() for row in rows]
+    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]] if rule else lines
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -43,9 +57,3 @@ def _with_interval(row: dict[str, str], key: str, ends: str, *, sign: str = "") 
     low, high = row[f"{ends}_low"], row[f"{ends}_high"]
     value = f"{float(row[key]):{sign}.3f}"
     return f"{value} [{float(low):{sign}.3f}, {float(high):{sign}.3f}]" if low and high else value
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]]

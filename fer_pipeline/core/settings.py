@@ -163,6 +163,8 @@ def load_params(params: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{params} does not exist; run in the project's folder or name the file with --params"
         ) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{params} is a folder; name the file of settings with --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):

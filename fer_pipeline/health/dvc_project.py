@@ -66,22 +66,9 @@ class Output:
     def is_folder(self) -> bool:
         return self.md5.endswith(".dir")
 
-    @property
-    def is_added(self) -> bool:
-        """Whether a person put it there, so that no stage can make it again."""
-        return self.stage.endswith(".dvc")
-
     def file(self, name: str) -> str:
         """The path of a file in it, '' for the output itself."""
         return f"{self.path}/{name}" if name else self.path
-
-
-@dataclass(frozen=True)
-class RecordedOutputs:
-    """All outputs, and how many cannot be checked: outside of the project, or hashed as DVC 2 did."""
-
-    outputs: tuple[Output, ...]
-    unchecked: int = 0
 
 
 def read_config(root: Path) -> DvcConfig:
@@ -95,17 +82,14 @@ def read_config(root: Path) -> DvcConfig:
         root / ".dvc" / "config",
         root / ".dvc" / "config.local",
     ):
-        values |= _read_config_file(file)
-    remotes: dict[str, Remote] = {}
-    for key, url in values.items():
-        if match := re.fullmatch(r"remote\.(.*)\.url", key):
-            verify = str(values.get(f"remote.{match[1]}.verify", "")).lower() in ("true", "yes", "on", "1")
-            remotes[match[1]] = Remote(match[1], url, verify)
+        values |= _read_config_file(file) if file.is_file() else {}
+    urls = {match[1]: url for key, url in values.items() if (match := re.fullmatch(r"remote\.(.*)\.url", key))}
+    verified = {name for name in urls if str(values.get(f"remote.{name}.verify")).lower() in ("true", "yes", "on", "1")}
     types = values.get("cache.type")
     site = os.environ.get("DVC_SITE_CACHE_DIR") or values.get("core.site_cache_dir")
     return DvcConfig(
         cache=Path(values.get("cache.dir") or root / ".dvc" / "cache"),
-        remotes=remotes,
+        remotes={name: Remote(name, url, name in verified) for name, url in urls.items()},
         default=values.get("core.remote", "").lower() or None,
         link_types=tuple(re.findall(r"\w+", str(types))) if types else None,
         site_cache=Path(site) if site else None,
@@ -114,8 +98,6 @@ def read_config(root: Path) -> DvcConfig:
 
 def _read_config_file(file: Path) -> dict[str, Any]:
     """The options of one file, `core.remote` and `remote.<name>.url`, with paths resolved."""
-    if not file.is_file():
-        return {}
     try:
         content = ConfigObj(str(file), encoding="utf-8").dict()
     except (ConfigObjError, UnicodeDecodeError) as error:
@@ -124,19 +106,23 @@ def _read_config_file(file: Path) -> dict[str, Any]:
         ) from None
     values: dict[str, Any] = {}
     for title, section in content.items():
-        match = re.fullmatch(r'\s*remote\s*"(.*)"\s*', title, re.IGNORECASE)
-        prefix = f"remote.{match[1]}" if match else title
+        prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
         for key, value in section.items() if isinstance(section, dict) else ():
-            if key in ("url", "dir") and value.startswith("local://"):
-                value = value.removeprefix("local://")
-            elif key in ("url", "dir") and not re.match(r"\w+://", value):
-                value = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+            if key in ("url", "dir"):
+                local = value.removeprefix("local://")
+                if local == value and not re.match(r"\w+://", value):
+                    local = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+                value = local
             values[f"{prefix}.{key}".lower()] = value
     return values
 
 
-def read_outputs(root: Path) -> RecordedOutputs:
-    """Reads every `dvc.lock` and `*.dvc` file; a DataError names one that cannot be read."""
+def read_outputs(root: Path) -> tuple[list[Output], int]:
+    """Reads every `dvc.lock` and `*.dvc` file; a DataError names one that cannot be read.
+
+    Returns:
+        The outputs, and how many others cannot be checked: outside of the project, or hashed as DVC 2 did.
+    """
     outputs: list[Output | None] = []
     folders_of_outputs: set[Path] = set()  # no file in an output records outputs of the project
     for folder, subfolders, files in os.walk(root):
@@ -145,10 +131,17 @@ def read_outputs(root: Path) -> RecordedOutputs:
             content = _read_mapping(here / name)
             try:
                 if name == "dvc.lock":
-                    stages = (content.get("stages") or {}).values()
-                    folders_of_outputs |= {here / out["path"] for stage in stages for out in stage.get("outs") or ()}
-                read = _outputs_of_lock if name == "dvc.lock" else _outputs_of_dvc_file
-                outputs += read(root, here / name, content)
+                    stages = content.get("stages") or {}
+                    outs = [out for stage in stages.values() for out in stage.get("outs") or ()]
+                    folders_of_outputs |= {here / out["path"] for out in outs}
+                    outputs += _outputs_of_lock(root, here, stages)
+                else:
+                    flags = {"is_imported": bool(content.get("deps"))}
+                    stage, place = (here / name).relative_to(root).as_posix(), here / str(content.get("wdir", "."))
+                    for out in content.get("outs") or ():
+                        outputs.append(
+                            _output(root, place, out, stage, is_cached=bool(out.get("cache", True)), **flags)
+                        )
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise _broken(here / name, f"{type(error).__name__} {error}") from None
         subfolders[:] = sorted(
@@ -158,29 +151,21 @@ def read_outputs(root: Path) -> RecordedOutputs:
             and here / name not in folders_of_outputs
             and not (here / name / "pyvenv.cfg").exists()
         )
-    checked = tuple(output for output in outputs if output is not None)
-    return RecordedOutputs(checked, len(outputs) - len(checked))
+    checked = [output for output in outputs if output is not None]
+    return checked, len(outputs) - len(checked)
 
 
-def _outputs_of_lock(root: Path, lock: Path, content: Mapping[str, Any]) -> Iterator[Output | None]:
-    definition = lock.with_name("dvc.yaml")
+def _outputs_of_lock(root: Path, here: Path, locked: Mapping[str, Any]) -> Iterator[Output | None]:
+    definition = here / "dvc.yaml"
     stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
-    prefix = "" if lock.parent == root else f"{lock.parent.relative_to(root).as_posix()}/dvc.yaml:"
-    for name, stage in (content.get("stages") or {}).items():
+    prefix = "" if here == root else f"{here.relative_to(root).as_posix()}/dvc.yaml:"
+    for name, stage in locked.items():
         defined = stages.get(name.partition("@")[0]) or {}
         defined = defined.get("do", defined)
         uncached = _uncached_patterns(defined)
         for out in stage.get("outs") or ():
             is_cached = not any(pattern.fullmatch(str(out["path"])) for pattern in uncached)
-            folder = lock.parent / str(defined.get("wdir", "."))
-            yield _output(root, folder, out, f"{prefix}{name}", is_cached=is_cached)
-
-
-def _outputs_of_dvc_file(root: Path, file: Path, content: Mapping[str, Any]) -> Iterator[Output | None]:
-    folder, stage = file.parent / str(content.get("wdir", ".")), file.relative_to(root).as_posix()
-    for out in content.get("outs") or ():
-        flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
-        yield _output(root, folder, out, stage, **flags)
+            yield _output(root, here / str(defined.get("wdir", ".")), out, f"{prefix}{name}", is_cached=is_cached)
 
 
 def _output(root: Path, folder: Path, out: Mapping[str, Any], stage: str, **flags: bool) -> Output | None:

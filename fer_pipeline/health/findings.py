@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from fer_pipeline.core.settings import Resources
 
@@ -18,8 +18,7 @@ class CheckContext:
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What a check found, and what to do where that is not as it should be."""
 
     level: Literal["ok", "warning", "problem"]

@@ -6,7 +6,8 @@ Outputs, DVC's cache and the shard store share inodes, so that three paths may c
 import errno
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +33,8 @@ class FileHash:
 class FileHasher:
     """The files to hash, and their hashes once `run` is through."""
 
-    paths: dict[Inode, list[Path]] = field(default_factory=dict)
-    algorithms: dict[Inode, frozenset[str]] = field(default_factory=dict)
+    paths: defaultdict[Inode, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    algorithms: defaultdict[Inode, set[str]] = field(default_factory=lambda: defaultdict(set))
     sizes: dict[Inode, int] = field(default_factory=dict)  # bytes
     hashes: dict[Inode, FileHash] = field(default_factory=dict)
 
@@ -41,23 +42,22 @@ class FileHasher:
         """Asks for a hash of a file; FileNotFoundError where there is none."""
         status = path.stat()
         inode = (status.st_dev, status.st_ino)
-        self.paths.setdefault(inode, []).append(path)
-        self.algorithms[inode] = self.algorithms.get(inode, frozenset()) | {algorithm}
+        self.paths[inode].append(path)
+        self.algorithms[inode].add(algorithm)
         self.sizes[inode] = status.st_size
         return inode
 
     def run(self, *, threads: int) -> None:
         """Hashes everything that was asked for, and shows the progress in megabytes."""
-        total, size = sum(self.sizes.values()), 0
+        inodes = sorted(self.paths, key=lambda inode: inode[1])  # near each other on a turning disk
+        total, read = sum(self.sizes.values()), 0
         with progress("fsck", total // MEGABYTE, "MB") as advance, ThreadPoolExecutor(threads) as pool:
             try:
-                inodes = sorted(self.paths, key=lambda inode: inode[1])  # near each other on a turning disk
-                pending = {pool.submit(hash_file, self.paths[one][0], self.algorithms[one]): one for one in inodes}
-                for future in as_completed(pending):
-                    inode = pending[future]
-                    self.hashes[inode] = future.result()
-                    previous, size = size, size + self.sizes[inode]
-                    advance(size // MEGABYTE - previous // MEGABYTE)
+                hashes = pool.map(lambda one: hash_file(self.paths[one][0], frozenset(self.algorithms[one])), inodes)
+                for inode, file_hash in zip(inodes, hashes, strict=True):
+                    self.hashes[inode] = file_hash
+                    previous, read = read, read + self.sizes[inode]
+                    advance(read // MEGABYTE - previous // MEGABYTE)
             finally:
                 pool.shutdown(cancel_futures=True)  # an interrupted command does not hash the rest first
 

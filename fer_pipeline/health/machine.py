@@ -187,7 +187,7 @@ def check_links(context: CheckContext, *, can_link: CanLink = can_link) -> Findi
     message = f"DVC takes what a stage wrote by {kind} (cache.type: {setting})"
     if kind != "copy":
         return Finding("ok", message)
-    size = sum(output.size for output in read_outputs(root).outputs if output.is_cached)
+    size = sum(output.size for output in read_outputs(root)[0] if output.is_cached)
     message += f": every output is on the disk twice, {size / GB:,.1f} GB more"
     if best:
         return Finding("warning", message, f"{advice} && dvc checkout --relink")
@@ -209,7 +209,7 @@ def check_site_cache(context: CheckContext, *, kind_of: Callable[[Path], str] = 
     message = f"DVC remembers hashes in {folder} ({kind or 'unknown file system'})"
     if kind not in TEMPORARY_FILE_SYSTEMS:
         return Finding("ok", message)
-    size = sum(output.size for output in read_outputs(context.root).outputs)
+    size = sum(output.size for output in read_outputs(context.root)[0])
     again = f"{size / GB:,.1f} GB are hashed again, {size / BYTES_HASHED_A_SECOND:,.0f} s"
     advice = "dvc config --local core.site_cache_dir FOLDER, one that stays"
     return Finding("warning", f"{message}, which ends with this container or machine; then {again}", advice)

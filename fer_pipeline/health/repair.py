@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fer_pipeline.core.files import replacing
-from fer_pipeline.health.damage import Damage
-from fer_pipeline.health.diagnosis import Diagnosis
+from fer_pipeline.health.diagnosis import Damage, Diagnosis
 from fer_pipeline.health.hashing import hash_file
 
 SET_ASIDE = Path(".dvc/tmp/damaged")
@@ -27,7 +26,10 @@ def remove_damage(root: Path, diagnosis: Diagnosis) -> tuple[list[Path], list[Pa
         path = damage.path
         if damage.place == "store" and damage.is_removable:
             removed.append(_remove(path, diagnosis))
-        elif damage.is_removable and path.exists() and _is_still_damaged(damage):
+        elif damage.is_removable and path.exists():
+            again = hash_file(path, frozenset({"md5"}))
+            if not again.error and again.md5 == damage.expected.removeprefix("md5 "):
+                continue  # somebody has repaired it since
             if damage.is_last_copy and damage.kind == "damaged":
                 set_aside.append(root / SET_ASIDE / (path.parent.name + path.name))
                 with replacing(set_aside[-1]) as temporary:
@@ -39,15 +41,9 @@ def remove_damage(root: Path, diagnosis: Diagnosis) -> tuple[list[Path], list[Pa
     return list(dict.fromkeys(removed)), set_aside
 
 
-def _is_still_damaged(damage: Damage) -> bool:
-    """Hashes once more, just before the removal: somebody may have repaired the file since."""
-    again = hash_file(damage.path, frozenset({"md5"}))
-    return bool(again.error) or again.md5 != damage.expected.removeprefix("md5 ")
-
-
 def _remove(path: Path, diagnosis: Diagnosis) -> Path:
     """Removes a file, or the shard of the store that it belongs to; returns what was removed."""
-    store = diagnosis.shards.store
+    store = diagnosis.store
     if path.is_relative_to(store.root / "shards"):
         key = path.relative_to(store.root / "shards").parts[1]
         store.remove(key)
@@ -65,6 +61,6 @@ def _remove_lists(damage: Damage, diagnosis: Diagnosis) -> Iterator[Path]:
             continue
         if damaged_name in (remote.list_files(name) or {}).values():
             # A list that is nowhere else stays: without it the other files of its folder were lost too.
-            if diagnosis.cache.state(name) == "intact" or damage.output:
+            if diagnosis.cache.is_intact(name) or damage.output:
                 remote.path(name).unlink()
                 yield remote.path(name)

@@ -37,8 +37,8 @@ def check_python(context: CheckContext, *, running: tuple[int, int] = sys.versio
     return grade(f"{message} is too old" if is_old else message, advice, problem=is_old)
 
 
-def check_package(package: str, context: CheckContext, *, get_version: GetVersion = installed_version) -> Finding:
-    """Checks the version of one of `PACKAGES`."""
+def compare_version(package: str, context: CheckContext, *, get_version: GetVersion = installed_version) -> Finding:
+    """Compares the version of one of `PACKAGES` with those that work."""
     version, (wanted, reason) = get_version(package), PACKAGES[package]
     if version is None and package in ONLY_FOR_FLOWS:
         return Finding("ok", "not installed, which only the flows need (pip install -e '.[flows]')")

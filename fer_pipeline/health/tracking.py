@@ -48,7 +48,7 @@ def check_outputs(context: CheckContext) -> Finding:
     root = context.root
     if run_git(root, "rev-parse", "--is-inside-work-tree") is None:
         return Finding("ok", "this is no git repository")
-    paths = [output.path for output in read_outputs(root).outputs if output.is_cached]
+    paths = [output.path for output in read_outputs(root)[0] if output.is_cached]
     if not paths:
         return Finding("ok", "no stage has run yet")
     tracked = (run_git(root, "ls-files", "-z", "--", *(f":(literal){path}" for path in paths)) or "").split("\0")[:-1]

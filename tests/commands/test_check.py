@@ -29,7 +29,7 @@ def test_a_stage_gets_its_own_settings(params: Path, tmp_path: Path) -> None:
     change(params, "mine", value=0.31)
     first = check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
     again = check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
-    assert first.config.value == again.config.value == 0.31
+    assert first.configs["mine"].value == again.configs["mine"].value == 0.31
     assert first.project == again.project
 
 
@@ -58,17 +58,18 @@ def test_an_adapter_and_a_section_must_exist(params: Path) -> None:
         check.check(params)
 
 
-def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path) -> None:
+def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
     folder, params = root / "profiles", tmp_path / "params.yaml"
-    assert all(path.stem in profile.list_profiles(folder) for path in folder.glob("*.yaml"))
-    profile.use_profile("photographs", params, force=False, folder=folder)
+    assert all(path.stem in profile.run() for path in folder.glob("*.yaml"))
+    profile.run("photographs", params=params)
     assert params.read_bytes() == (folder / "photographs.yaml").read_bytes()
-    profile.use_profile("demo", params, force=False, folder=folder)
+    profile.run("demo", params=params)
     params.write_text("mine: {}")
     with pytest.raises(ConfigError, match="say --force"):
-        profile.use_profile("demo", params, force=False, folder=folder)
+        profile.run("demo", params=params)
     with pytest.raises(ConfigError, match=r"unknown profile 'x'; choose one of demo"):
-        profile.use_profile("x", params, force=False, folder=folder)
+        profile.run("x", params=params)
     assert params.read_text() == "mine: {}"
 
 

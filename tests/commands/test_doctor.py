@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
 from fer_pipeline.commands import doctor
-from fer_pipeline.commands.plan import StagePlan
+from fer_pipeline.commands.plan import StagePlan, plan_stages
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.findings import CheckContext, Finding
 from fer_pipeline.sharding.estimates import Estimate
@@ -94,7 +94,9 @@ def test_a_plan_that_is_not_known(project: Path) -> None:
 
 
 def test_the_plan_is_that_of_the_command(project: Path) -> None:
-    finding = doctor.check_plan(CheckContext(project), lambda: doctor.plan_run(Path("params.yaml"), Path(".store")))
+    finding = doctor.check_plan(
+        CheckContext(project), lambda: plan_stages(params=Path("params.yaml"), store=Path(".store"), seconds=1)
+    )
     assert finding.level == "warning"
     assert "align film" in finding.message, "nothing was drawn yet"
 

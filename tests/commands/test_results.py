@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.commands.results import format_results
+from fer_pipeline.commands import results
 from fer_pipeline.core.errors import DataError
 
 ENDS = ("", "_seeds_low", "_seeds_high")
@@ -24,7 +24,7 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
         "vas,baseline,film,accuracy,0.4,0.3,0.5\n"
         "das,vas,film,mean_class_accuracy,0.5,0.4,0.6\n"
     )
-    lines = format_results(tmp_path).splitlines()
+    lines = results.run(reports=tmp_path).splitlines()
     assert lines[2].split() == ["vas", "film", "56", "2", *["0.512", "[0.500,", "0.525]"] * 3, "0.100"]
     assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
@@ -34,4 +34,4 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
 
 def test_nothing_to_show_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run: dvc repro"):
-        format_results(tmp_path)
+        results.run(reports=tmp_path)

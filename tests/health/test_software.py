@@ -32,7 +32,7 @@ from fer_pipeline.health.findings import CheckContext
     ],
 )
 def test_versions(tmp_path: Path, package: str, version: str | None, level: str) -> None:
-    finding = software.check_package(package, CheckContext(tmp_path), get_version=lambda _: version)
+    finding = software.compare_version(package, CheckContext(tmp_path), get_version=lambda _: version)
     assert finding.level == level
     assert finding.advice.startswith("pip install '") == (level == "problem")
 

@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from fer_pipeline.cli import COMMANDS
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
@@ -24,7 +25,7 @@ def test_options_are_the_parameters_of_run(root: Path, stage: str) -> None:
     check_same(command, expected)
 
 
-@pytest.mark.parametrize("name", ["check", "init", "plan", "predict", "profile"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_options_of_commands_are_the_parameters_of_run(root: Path, name: str) -> None:
     command = read_command(root / "fer_pipeline" / "commands" / f"{name}.py")
     check_same(command, list(inspect.signature(load("fer_pipeline.commands", name).run).parameters.values()))

@@ -33,23 +33,23 @@ def test_what_the_last_run_of_no_set_uses_is_removed(tmp_path: Path) -> None:
     make(tmp_path, "embed@street", [1, 2, 3])
     make(tmp_path, "embed@studio", [3, 4])
     make(tmp_path, "embed@street", [2, 5])
-    told = prune.run(tmp_path, dry_run=True)
+    told = prune.run(store=tmp_path, dry_run=True)
     assert told == "prune: 1 shards of no last run (1.0 kB) would be removed, 1.0 kB freed; 4 shards kept"
     assert shards(tmp_path) == {1, 2, 3, 4, 5}
-    assert prune.run(tmp_path) == "prune: 1 shards of no last run (1.0 kB) removed, 1.0 kB freed; 4 shards kept"
+    assert prune.run(store=tmp_path) == "prune: 1 shards of no last run (1.0 kB) removed, 1.0 kB freed; 4 shards kept"
     assert shards(tmp_path) == {2, 3, 4, 5}
     assert Store(tmp_path).checksums(key(1)) is None
-    assert prune.run(tmp_path) == "prune: nothing removed, 0 B freed; 4 shards kept"
+    assert prune.run(store=tmp_path) == "prune: nothing removed, 0 B freed; 4 shards kept"
 
 
 def test_what_a_killed_run_finished_is_kept(tmp_path: Path) -> None:
     make(tmp_path, "embed@studio", [1])
     make(tmp_path, "embed@street", [2, 3], ended=False)
-    prune.run(tmp_path)
+    prune.run(store=tmp_path)
     assert shards(tmp_path) == {1, 2, 3}
     make(tmp_path, "embed@street", [3])
     make(tmp_path, "embed@street", [4], ended=False)
-    prune.run(tmp_path)
+    prune.run(store=tmp_path)
     assert shards(tmp_path) == {1, 3, 4}
 
 
@@ -57,7 +57,7 @@ def test_a_store_of_which_nothing_is_known_keeps_its_shards(tmp_path: Path) -> N
     make(tmp_path, "embed@street", [1, 2], ended=False)
     for checksums in (tmp_path / "checksums").rglob("*.json"):
         checksums.unlink()
-    prune.run(tmp_path)
+    prune.run(store=tmp_path)
     assert shards(tmp_path) == {1, 2}
 
 
@@ -70,7 +70,7 @@ def test_leftovers_and_states_of_no_use(tmp_path: Path) -> None:
     os.utime(old / "state.json", (long_ago, long_ago))
     os.utime(old, (long_ago, long_ago))
     (store.shard(key(1)).parent / ".half.12345678.tmp").write_bytes(b"x" * 500)
-    told = prune.run(tmp_path)
+    told = prune.run(store=tmp_path)
     assert "2 states of no use (11 B), 1 leftovers of dead runs (500 B) removed" in told
     assert [path.name for path in tmp_path.glob("states/*/*")] == [key(7)]
     assert shards(tmp_path) == {1}
@@ -80,7 +80,7 @@ def test_links_in_outputs_are_told_and_kept(tmp_path: Path) -> None:
     store = make(tmp_path / "store", "embed@street", [1])
     store.link(key(1), tmp_path / "out")
     make(tmp_path / "store", "embed@street", [2])
-    told = prune.run(tmp_path / "store")
+    told = prune.run(store=tmp_path / "store")
     assert "(1.0 kB) removed, 0 B freed; 1.0 kB more are held by outputs" in told
     assert (tmp_path / "out").read_bytes() == b"x" * 1000
 
@@ -89,8 +89,8 @@ def test_a_store_at_work_and_a_folder_that_is_no_store_are_left_alone(tmp_path: 
     make(tmp_path, "embed@street", [1])
     make(tmp_path, "embed@street", [2])
     with lock_for_run(tmp_path, "align@street"), pytest.raises(DataError, match="align@street is at work"):
-        prune.run(tmp_path)
+        prune.run(store=tmp_path)
     assert shards(tmp_path) == {1, 2}
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="no store of finished shards"):
-        prune.run(tmp_path / "other")
+        prune.run(store=tmp_path / "other")
