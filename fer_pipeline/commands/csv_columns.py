@@ -6,7 +6,7 @@ one, is one line that lists the candidates and names the option that decides.
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -65,13 +65,18 @@ def guess_csv(file: Path, choices: ColumnChoices, *, labelled: bool, project: Pa
     label = _find_column(table, "label", choices.label_column) if labelled else None
     if labelled and label is None:
         raise _no_column(table, "label")
+    subject = _find_column(table, "subject", choices.subject_column)
+    split = _find_column(table, "split", choices.split_column) if labelled else None
+    if split is not None and not choices.split_column:  # one called `set` without names of splits is none
+        words = (cells[table.position(split)].strip().lower() for _, cells in table.rows())
+        split = split if any(word in SPLITS for word in words) else None
     options = Options(
         csv=Path(os.path.relpath(file, folder)),
         images=Path(os.path.relpath(root, folder)),
         image=image,
         label=label,
-        subject=_find_column(table, "subject", choices.subject_column),
-        split=_find_split_column(table, choices) if labelled else None,
+        subject=subject,
+        split=split,
         missing="reject" if choices.reject_missing else "error",
     )
     return folder, options
@@ -93,20 +98,14 @@ def _candidates(table: Table, kind: str, chosen: Sequence[str]) -> list[str]:
 def _find_column(table: Table, kind: str, chosen: Sequence[str]) -> str | None:
     columns = _candidates(table, kind, chosen)
     if len(columns) > 1:
-        raise DataError(
-            f"{table.file} has several columns that may be the {kind}'s: {', '.join(map(repr, columns))}; name one by "
-            f"--{kind}-column"
+        raise _several(
+            f"{table.file} has several columns that may be the {kind}'s", map(repr, columns), f"{kind}-column"
         )
     return columns[0] if columns else None
 
 
-def _find_split_column(table: Table, choices: ColumnChoices) -> str | None:
-    """A column called `set` without names of splits is none, unless the user names it."""
-    column = _find_column(table, "split", choices.split_column)
-    if column is None or choices.split_column:
-        return column
-    position = table.position(column)
-    return column if any(cells[position].strip().lower() in SPLITS for _, cells in table.rows()) else None
+def _several(fault: str, names: Iterable[object], option: str) -> DataError:
+    return DataError(f"{fault}: {', '.join(map(str, names))}; name one by --{option}")
 
 
 def _find_pictures(table: Table, choices: ColumnChoices) -> tuple[str, Path]:
@@ -116,43 +115,29 @@ def _find_pictures(table: Table, choices: ColumnChoices) -> tuple[str, Path]:
         raise _no_column(table, "image")
     rows = [cells for _, cells in islice(table.rows(), ROWS_TRIED)]
     tried: list[Path] = []
-    best: list[tuple[str, Path]] = []
     for roots in _roots(table.file, choices):
         tried += roots
-        if best := _best_pairs(table, rows, columns, roots):
-            break
-    else:
-        first = rows[0][table.position(columns[0])] if rows else "(no row)"
-        raise DataError(
-            f"none of the first pictures that {table.file} lists (first: {first}) is in "
-            f"{', '.join(str(root) for root in tried[:8])}; name their folder by --image-root"
-        )
-    if len({column for column, _ in best}) > 1:
-        raise DataError(
-            f"{table.file} has several columns that name pictures: {', '.join(repr(column) for column, _ in best)}; "
-            f"name one by --image-column"
-        )
-    if len(best) > 1:
-        raise DataError(
-            f"the pictures that {table.file} lists are in several folders: {', '.join(str(root) for _, root in best)}; "
-            f"name one by --image-root"
-        )
-    return best[0]
-
-
-def _best_pairs(
-    table: Table, rows: Sequence[Sequence[str]], columns: Sequence[str], roots: Sequence[Path]
-) -> list[tuple[str, Path]]:
-    """The columns and roots with the most existing pictures; a folder under two names counts once."""
-    counts: dict[tuple[str, Path], int] = {}
-    for column in columns:
-        names = [cells[table.position(column)].strip().replace("\\", "/") for cells in rows]
-        counts |= {(column, root): sum(bool(name) and (root / name).is_file() for name in names) for root in roots}
-    most, best = max(counts.values(), default=0), []
-    for (column, root), count in counts.items():
-        if count == most > 0 and not any(c == column and os.path.samefile(r, root) for c, r in best):
-            best.append((column, root))
-    return best
+        counts: dict[tuple[str, Path], int] = {}
+        for column in columns:
+            names = [cells[table.position(column)].strip().replace("\\", "/") for cells in rows]
+            counts |= {(column, root): sum(bool(name) and (root / name).is_file() for name in names) for root in roots}
+        most, best = max(counts.values(), default=0), list[tuple[str, Path]]()
+        for (column, root), count in counts.items():  # a folder under two names counts once
+            if count == most > 0 and not any(c == column and os.path.samefile(r, root) for c, r in best):
+                best.append((column, root))
+        if len({column for column, _ in best}) > 1:
+            fault = f"{table.file} has several columns that name pictures"
+            raise _several(fault, (repr(column) for column, _ in best), "image-column")
+        if len(best) > 1:
+            fault = f"the pictures that {table.file} lists are in several folders"
+            raise _several(fault, (root for _, root in best), "image-root")
+        if best:
+            return best[0]
+    first = rows[0][table.position(columns[0])] if rows else "(no row)"
+    raise DataError(
+        f"none of the first pictures that {table.file} lists (first: {first}) is in "
+        f"{', '.join(str(root) for root in tried[:8])}; name their folder by --image-root"
+    )
 
 
 def _roots(file: Path, choices: ColumnChoices) -> Iterator[list[Path]]:

@@ -5,7 +5,6 @@ The settings are those of the profile for photographs, its comments kept; only w
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from fer_pipeline.commands.check import check
 from fer_pipeline.commands.csv_columns import ColumnChoices
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
+from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import (
     DatasetSurvey,
     Named,
@@ -22,8 +22,7 @@ from fer_pipeline.commands.survey import (
     SurveySettings,
     name_source,
     parse_source,
-    survey_labelled,
-    survey_pool,
+    survey_set,
 )
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
@@ -32,17 +31,6 @@ from fer_pipeline.core.settings import PARAMS, Split, validate
 
 PROFILE = "photographs.yaml"
 NULL_TAG = "tag:yaml.org,2002:null"
-
-
-@dataclass(frozen=True)
-class ProjectSurvey:
-    """The sets by name in the order of the settings, and the roles they play."""
-
-    sets: Mapping[str, DatasetSurvey]
-    anchor: str
-    train: str
-    pools: tuple[str, ...]
-    targets: tuple[str, ...]
 
 
 def run(
@@ -85,33 +73,40 @@ def run(
     names = _parse_classes(classes)
     check_replaceable(params, force=force)
     columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
-    survey = survey_project(
+    settings = SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent)
+    sets, roles = survey_project(
         parse_source(anchor, option="--anchor"),
         None if train is None else parse_source(train, option="--train"),
         [parse_source(one, option="--pool") for one in pool],
         [parse_source(one, option="--target") for one in target],
-        SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent),
+        settings,
     )
-    text = fill_profile(PROFILES / PROFILE, data_settings(survey, names))
+    values = {
+        "classes": list(names),
+        **roles,
+        "datasets": {name: one.settings.model_dump(mode="json", exclude_defaults=True) for name, one in sets.items()},
+        "synthesize": {"sets": {}},
+        "align": {"sets": {name: {"prealigned": True} for name, one in sets.items() if one.prealigned}},
+        "embed": {"sets": [roles["anchor"], *roles["pools"]]},
+    }
+    text = fill_profile(PROFILES / PROFILE, values)
     with replacing(params) as temporary:
         temporary.write_text(text, encoding="utf-8")
         try:
             check(temporary)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(temporary), f"{params} (not written)")) from None
-    return "\n".join([*format_survey(survey, names), f"{params} is written and checked; now run: dvc repro"])
+    return "\n".join([*format_survey(sets, roles, names), f"{params} is written and checked; now run: dvc repro"])
 
 
 def survey_project(
-    anchor: Source,
-    train: Source | None,
-    pools: Sequence[Source],
-    targets: Sequence[Source],
-    settings: SurveySettings,
-) -> ProjectSurvey:
+    anchor: Source, train: Source | None, pools: Sequence[Source], targets: Sequence[Source], settings: SurveySettings
+) -> tuple[dict[str, DatasetSurvey], dict[str, Any]]:
     """Surveys every source once, whatever roles it plays, and refuses what could not be trained or measured.
 
-    Without `train`, the final models train on the anchor.
+    Returns:
+        The sets by name, and the roles as the settings write them: `anchor`, `train` (else the anchor), `pools` and
+        `targets`, the labelled sets' own test splits among these.
     """
     names: dict[tuple[str, str], str] = {}
     sets: dict[str, DatasetSurvey] = {}
@@ -122,17 +117,13 @@ def survey_project(
             name, number = name_source(source), 2
             while name in sets:
                 name, number = f"{name_source(source)}_{number}", number + 1
-            names[key], columns = name, settings.columns.for_set(name)
-            if default_split is None:
-                sets[name] = survey_pool(source, columns, project=settings.project)
-            else:
-                sets[name] = survey_labelled(source, columns, settings, default_split=default_split)
+            names[key], sets[name] = name, survey_set(source, name, settings, default_split=default_split)
         return names[key]
 
     anchor_name = add(anchor, "train")
     train_name = anchor_name if train is None else add(train, "train")
     target_names = [add(target, "test") for target in targets]
-    pool_names = [add(pool, None) for pool in pools]
+    pool_names = list(dict.fromkeys(add(pool, None) for pool in pools))
     if unknown := sorted(settings.columns.named_sets() - set(sets)):
         raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
     for name in dict.fromkeys((anchor_name, train_name)):
@@ -142,9 +133,8 @@ def survey_project(
                 f"{name} has no train picture of {', '.join(empty)}; take it out of --classes, or name the label that "
                 f"means it by --rename LABEL=CLASS"
             )
-    # The labelled sets' own test splits measure within the data set.
     own = [name for name in (anchor_name, train_name) if sets[name].class_counts("test")]
-    measured = tuple(dict.fromkeys((*own, *target_names)))
+    measured = list(dict.fromkeys((*own, *target_names)))
     for name in measured:
         if not sets[name].class_counts("test"):
             splits = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
@@ -156,24 +146,7 @@ def survey_project(
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
     if not pool_names:
         raise ConfigError("nothing to mine: name an unlabelled set by --pool")
-    return ProjectSurvey(sets, anchor_name, train_name, tuple(dict.fromkeys(pool_names)), measured)
-
-
-def data_settings(survey: ProjectSurvey, classes: Sequence[str]) -> dict[str, Any]:
-    """Returns what the settings say about the data, by section; nothing else of the profile changes."""
-    return {
-        "classes": list(classes),
-        "anchor": survey.anchor,
-        "train": survey.train,
-        "pools": list(survey.pools),
-        "targets": list(survey.targets),
-        "datasets": {
-            name: one.settings.model_dump(mode="json", exclude_defaults=True) for name, one in survey.sets.items()
-        },
-        "synthesize": {"sets": {}},
-        "align": {"sets": {name: {"prealigned": True} for name, one in survey.sets.items() if one.prealigned}},
-        "embed": {"sets": [survey.anchor, *survey.pools]},
-    }
+    return sets, {"anchor": anchor_name, "train": train_name, "pools": pool_names, "targets": measured}
 
 
 def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
@@ -189,17 +162,16 @@ def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
         settings = yaml.load(profile.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{profile} does not exist; run in the project's folder") from None
-    renamed = {f"data/faces/{name}/train": f"data/faces/{values['pools'][0]}/train" for name in settings["pools"]}
-    for role in ("anchor", "train"):  # where the profile has one set for both, recipes read the set to train on
-        renamed[f"data/faces/{settings[role]}/train"] = f"data/faces/{values[role]}/train"
+    folder = "data/faces/{}/train".format
+    renamed = {folder(name): folder(values["pools"][0]) for name in settings["pools"]}
+    # Where the profile has one set for both, recipes read the set to train on.
+    renamed |= {folder(settings[role]): folder(values[role]) for role in ("anchor", "train")}
     for recipe in settings["recipes"].values():
-        for name, path in recipe["sources"].items():
-            recipe["sources"][name] = renamed.get(path, path)
+        recipe["sources"].update({name: renamed.get(path, path) for name, path in recipe["sources"].items()})
         recipe["deps"][:] = [renamed.get(path, path) for path in recipe["deps"]]
-    renamed[f"data/faces/{settings['anchor']}/train"] = f"data/faces/{values['anchor']}/train"
+    renamed[folder(settings["anchor"])] = folder(values["anchor"])
     sources = settings["distill"].get("sources", {})
-    for name, path in sources.items():
-        sources[name] = renamed.get(path, path)
+    sources.update({name: renamed.get(path, path) for name, path in sources.items()})
     for section, value in values.items():
         if section == "datasets":
             settings[section] = value
@@ -212,16 +184,16 @@ def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def format_survey(survey: ProjectSurvey, classes: Sequence[str]) -> list[str]:
+def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     """Returns a table with a line per set and split and the counts of its classes, then a line per decision."""
     rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
     notes: list[str] = []
-    for name, one in survey.sets.items():
+    for name, one in sets.items():
         plays = {
-            "anchor": name == survey.anchor,
-            "train": name == survey.train != survey.anchor,
-            "pool": name in survey.pools,
-            "target": name in survey.targets,
+            "anchor": name == roles["anchor"],
+            "train": name == roles["train"] != roles["anchor"],
+            "pool": name in roles["pools"],
+            "target": name in roles["targets"],
         }
         for split in sorted({split for split, _ in one.counts}, key=("train", "val", "test").index):
             total = sum(count for (other, _), count in one.counts.items() if other == split)
@@ -233,11 +205,9 @@ def format_survey(survey: ProjectSurvey, classes: Sequence[str]) -> list[str]:
         notes += [f"{name}: {label} means {target}" for label, target in one.settings.classes.items() if target]
         notes += [f"{name}: {note}" for note in one.notes]
         tested = one.class_counts("test")
-        if name in survey.targets and (absent := [label for label in classes if not tested.get(label)]):
+        if plays["target"] and (absent := [label for label in classes if not tested.get(label)]):
             notes.append(f"{name}: no test picture of {', '.join(absent)}")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    layout = "  ".join(f"{{:{'<' if column < 3 else '>'}{width}}}" for column, width in enumerate(widths))
-    return [layout.format(*row).rstrip() for row in rows] + notes
+    return format_table(rows, num_names=3) + notes
 
 
 def _parse_classes(text: str) -> tuple[str, ...]:
@@ -263,11 +233,9 @@ def _parse_renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, st
 
 def _in_one_line(value: Any) -> Any:
     """Lists and mappings in one line, as the profiles write them."""
-    if isinstance(value, list):
-        value = CommentedSeq(value)
-    elif isinstance(value, dict):
-        value = CommentedMap({key: _in_one_line(inner) for key, inner in value.items()})
-    else:
+    if not isinstance(value, list | dict):
         return value
-    value.fa.set_flow_style()
-    return value
+    is_list = isinstance(value, list)
+    flow = CommentedSeq(value) if is_list else CommentedMap({key: _in_one_line(one) for key, one in value.items()})
+    flow.fa.set_flow_style()
+    return flow

@@ -47,6 +47,7 @@ POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 
 Row = dict[str, Any]
+Face = tuple[Row, UInt8[np.ndarray, "s s 3"] | None]  # a row before its face is classified; without a crop it is final
 Pictures = Sequence[tuple[str, Path]]  # name in the table, path
 Advance = Callable[[int], None]
 
@@ -83,15 +84,25 @@ def run(
     predicted: Counter[str] = Counter()
     with progress("predict", len(pictures), "pictures") as advance, open_table(out, classifier.classes) as write:
         if crops:
-            faces_found = read_crops(pictures, settings, advance)
+            aligned = read_crops(pictures, settings, advance)
         else:
             detector = Detector(settings.alignment.detection, device=classifier.device)
-            faces_found = find_and_align(pictures, settings, detector, advance, faces=faces, batch=batch)
-        for rows in classify(faces_found, classifier, settings):
+            aligned = find_and_align(pictures, settings, detector, advance, faces=faces, batch=batch)
+        for rows in classify(aligned, classifier, settings):
             write(rows)
             reasons.update(row["reason"] for row in rows if "reason" in row)
             predicted.update(row["predicted"] for row in rows if "predicted" in row)
-    return _summary(len(pictures), predicted, reasons, out, settings)
+    classes = ", ".join(f"{name} {count:,}" for name, count in predicted.most_common())
+    without = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
+    line = f"{len(pictures):,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
+    line += f", {reasons.total():,} without ({without})" if without else ""
+    warning = (
+        f"the checkpoint does not say how its faces were aligned: crops of {settings.alignment.crop} px with the "
+        f"border {settings.alignment.border} are taken"
+    )
+    counts: dict[str, int | float] = {"pictures": len(pictures), "faces": predicted.total()}
+    counts |= {f"without_{reason}": count for reason, count in reasons.items()}
+    return Summary("predict", f"{line} -> {out}", counts, () if settings.is_known else (warning,))
 
 
 def find_pictures(folder: Path, *, leave_out: Path) -> list[tuple[str, Path]]:
@@ -122,11 +133,7 @@ class CropSettings:
     alignment: AlignmentSettings
     format: Literal["jpeg", "png"]
     quality: int
-    known: bool  # false: the card does not say, the usual settings are taken
-
-    def encode_and_decode(self, crop: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
-        """Returns the crop as it comes back from a shard."""
-        return decode_one(encode(crop, format=self.format, quality=self.quality))
+    is_known: bool  # false: the card does not say, the usual settings are taken
 
 
 def crop_settings(card: Card, *, prealigned: bool) -> CropSettings:
@@ -138,16 +145,8 @@ def crop_settings(card: Card, *, prealigned: bool) -> CropSettings:
         alignment=validate(AlignmentSettings, values, where="the checkpoint's card, training.faces"),
         format=metadata.get("format", "jpeg"),
         quality=metadata.get("quality", 95),
-        known="crop" in metadata,
+        is_known="crop" in metadata,
     )
-
-
-@dataclass(frozen=True)
-class Face:
-    """What a row says before its face is classified; without a crop the row is final."""
-
-    row: Row
-    crop: UInt8[np.ndarray, "s s 3"] | None = None
 
 
 def read_crops(pictures: Pictures, settings: CropSettings, advance: Advance) -> Iterator[Face]:
@@ -155,9 +154,10 @@ def read_crops(pictures: Pictures, settings: CropSettings, advance: Advance) -> 
     results = Aligner(settings.alignment).align(_read(path) for _, path in pictures)
     for (name, _), result in zip(pictures, results, strict=True):
         advance(1)
-        yield (
-            _rejected(name, result) if isinstance(result, Rejection) else Face({"image": name, "face": 0}, result.image)
-        )
+        if isinstance(result, Rejection):
+            yield {"image": name, "reason": result.reason}, None
+        else:
+            yield {"image": name, "face": 0}, result.image
 
 
 def find_and_align(
@@ -177,21 +177,16 @@ def find_and_align(
             try:
                 if isinstance(image, Rejection):
                     raise image
-                for number, face in _choose(image, next(detections), faces):
-                    yield _align(name, image, number, face, settings.alignment)
+                detected = next(detections)
+                chosen = None
+                if faces != "all" or not detected:
+                    rule, (height, width) = "largest" if faces == "all" else faces, image.shape[:2]
+                    chosen = choose_face(detected, height=height, width=width, rule=rule)
+                for number, face in enumerate(detected):
+                    if chosen is None or face is chosen:
+                        yield _align(name, image, number, face, settings.alignment)
             except Rejection as rejection:
-                yield _rejected(name, rejection)
-
-
-def _choose(
-    image: UInt8[np.ndarray, "h w 3"], detections: list[DetectedFace], faces: Literal["all"] | SeveralFaces
-) -> list[tuple[int, DetectedFace]]:
-    """The wanted faces with their numbers; a Rejection where there is none."""
-    if detections and faces == "all":
-        return list(enumerate(detections))
-    height, width = image.shape[:2]
-    one = choose_face(detections, height=height, width=width, rule="largest" if faces == "all" else faces)
-    return [(number, face) for number, face in enumerate(detections) if face is one]
+                yield {"image": name, "reason": rejection.reason}, None
 
 
 def _align(
@@ -203,10 +198,10 @@ def _align(
     try:
         crop = align_face(image, face.landmarks, size=settings.crop, border=settings.border)
     except Rejection as rejection:
-        return Face({**row, "reason": rejection.reason})
+        return {**row, "reason": rejection.reason}, None
     if settings.grey:
         crop = np.array(Image.fromarray(crop).convert("L").convert("RGB"))
-    return Face(row, crop)
+    return row, crop
 
 
 def _batches(
@@ -239,44 +234,31 @@ def _read(path: Path) -> bytes | Rejection:
         return Rejection("unreadable")
 
 
-def _rejected(name: str, rejection: Rejection) -> Face:
-    return Face({"image": name, "reason": rejection.reason})
-
-
 def classify(faces: Iterator[Face], classifier: Classifier, settings: CropSettings) -> Iterator[list[Row]]:
-    """Yields rows in order, with the probabilities of those that have a crop, a bounded number at a time."""
+    """Yields rows in order, with the probabilities of those that have a crop, a bounded number at a time.
+
+    A crop is encoded and decoded first, as it comes back from a shard.
+    """
     while chunk := list(islice(faces, FACES_PER_CALL)):
-        crops = [settings.encode_and_decode(face.crop) for face in chunk if face.crop is not None]
-        predictions = iter(classifier.predict(np.stack(crops)).tolist() if crops else [])
-        rows: list[Row] = []
-        for face in chunk:
-            row = dict(face.row)
-            if face.crop is not None:
-                probabilities = next(predictions)
-                row["predicted"] = classifier.classes[int(np.argmax(probabilities))]
-                row |= {f"p_{name}": value for name, value in zip(classifier.classes, probabilities, strict=True)}
-            rows.append(row)
-        yield rows
-
-
-def schema(classes: Sequence[str]) -> pa.Schema:
-    """Returns the columns, in order."""
-    return pa.schema(
-        [
-            pa.field("image", pa.string()),
-            pa.field("face", pa.int32()),
-            *(pa.field(name, pa.float32()) for name in (*BOX, "score", *LANDMARKS)),
-            pa.field("predicted", pa.string()),
-            *(pa.field(f"p_{name}", pa.float32()) for name in classes),
-            pa.field("reason", pa.string()),
+        encoded = [
+            encode(crop, format=settings.format, quality=settings.quality) for _, crop in chunk if crop is not None
         ]
-    )
+        predictions = classifier.predict(np.stack([*map(decode_one, encoded)])).tolist() if encoded else []
+        classified = (row for row, crop in chunk if crop is not None)
+        for row, probabilities in zip(classified, predictions, strict=True):
+            row["predicted"] = classifier.classes[int(np.argmax(probabilities))]
+            row |= {f"p_{name}": value for name, value in zip(classifier.classes, probabilities, strict=True)}
+        yield [row for row, _ in chunk]
 
 
 @contextmanager
 def open_table(out: Path, classes: Sequence[str]) -> Iterator[Callable[[list[Row]], object]]:
     """Yields a function that adds rows to `out`, CSV or Parquet by its extension; it appears when all are written."""
-    columns = schema(classes)
+    types = {"image": pa.string(), "face": pa.int32()}
+    types |= dict.fromkeys((*BOX, "score", *LANDMARKS), pa.float32()) | {"predicted": pa.string()}
+    columns = pa.schema(
+        types | dict.fromkeys((f"p_{name}" for name in classes), pa.float32()) | {"reason": pa.string()}
+    )
     floats = {field.name for field in columns if pa.types.is_float32(field.type)}
 
     def write_csv(rows: list[Row]) -> None:
@@ -286,27 +268,9 @@ def open_table(out: Path, classes: Sequence[str]) -> Iterator[Callable[[list[Row
     with replacing(out) as temporary:
         if out.suffix.lower() == ".csv":
             with temporary.open("w", encoding="utf-8", newline="") as stream:
-                writer = csv.DictWriter(stream, fieldnames=columns.names, restval="", lineterminator="\n")
+                writer = csv.DictWriter(stream, columns.names, restval="", lineterminator="\n")
                 writer.writeheader()
                 yield write_csv
         else:
             with pq.ParquetWriter(temporary, columns, compression="zstd") as parquet:
                 yield lambda rows: parquet.write_table(pa.Table.from_pylist(rows, schema=columns))
-
-
-def _summary(
-    pictures: int, predicted: Counter[str], reasons: Counter[str], out: Path, settings: CropSettings
-) -> Summary:
-    classes = ", ".join(f"{name} {count:,}" for name, count in predicted.most_common())
-    without = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-    line = f"{pictures:,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
-    line += f", {reasons.total():,} without ({without})" if without else ""
-    warnings = ()
-    if not settings.known:
-        warnings = (
-            f"the checkpoint does not say how its faces were aligned: crops of {settings.alignment.crop} px with the "
-            f"border {settings.alignment.border} are taken",
-        )
-    counts: dict[str, int | float] = {"pictures": pictures, "faces": predicted.total()}
-    counts |= {f"without_{reason}": count for reason, count in reasons.items()}
-    return Summary("predict", f"{line} -> {out}", counts, warnings)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -36,8 +36,7 @@ class Named(Settings):
     name: PlainName
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """What the user wrote: `[name=]adapter:path`."""
 
     adapter: str
@@ -97,8 +96,7 @@ def parse_source(text: str, *, option: str) -> Source:
         )
     if match[1] is not None:
         validate(Named, {"name": match[1]}, where=f"{option} {text!r}")
-    path = Path(match[3])
-    if not path.exists():
+    if not (path := Path(match[3])).exists():
         raise DataError(f"{option}: {path} does not exist; correct the path")
     return Source(match[2], path, match[1])
 
@@ -116,39 +114,36 @@ def name_source(source: Source) -> str:
     return source.adapter
 
 
-def survey_pool(source: Source, columns: ColumnChoices, *, project: Path) -> DatasetSurvey:
-    """Surveys a pool: its labels, if it has any, are not read, and all of it is its train split."""
-    path, options = source.path, {}
-    if source.adapter == "csv":
-        path, options = _csv_options(source, columns, labelled=False, project=project)
-    elif source.adapter == "image_folder":
-        options = {"levels": []}
-    settings = DatasetSettings(adapter=source.adapter, path=path, split="train", options=options)
-    count, prealigned = _count_pool(settings)
-    notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
-    return DatasetSurvey(settings, {("train", None): count}, notes, prealigned)
+def survey_set(source: Source, name: str, survey: SurveySettings, *, default_split: Split | None) -> DatasetSurvey:
+    """Surveys a set; `default_split` is that of rows whose source names none, and None for a pool.
 
-
-def survey_labelled(
-    source: Source, columns: ColumnChoices, survey: SurveySettings, *, default_split: Split
-) -> DatasetSurvey:
-    """Surveys an anchor or a target; `default_split` is that of rows whose source names none."""
-    path, options = source.path, {}
+    Labels of a pool, if it has any, are not read, and all of it is its train split.
+    """
+    path, labelled = source.path, default_split is not None
+    options: dict[str, Any] = {}
     if source.adapter == "csv":
-        path, options = _csv_options(source, columns, labelled=True, project=survey.project)
+        table = Path(csv.find_table(path, csv.Options()))
+        path, guess = guess_csv(table, survey.columns.for_set(name), labelled=labelled, project=survey.project)
+        options = guess.model_dump(mode="json", exclude_defaults=True)
     elif source.adapter == "image_folder":
-        options = {"levels": list(image_folder.guess_levels(path))}
-        if "class" not in options["levels"]:
+        options = {"levels": list(image_folder.guess_levels(path)) if labelled else []}
+        if labelled and "class" not in options["levels"]:
             raise DataError(f"{path} holds no folders of classes; a labelled set needs {path}/[split/]class/picture")
-    elif source.adapter == "recordio":
+    elif source.adapter == "recordio" and labelled:
         raise DataError(f"{path}: a .rec names its labels by numbers only, so it can be a pool; name another set here")
+    settings = DatasetSettings(adapter=source.adapter, path=path, options=options)
+    if default_split is None:
+        count, prealigned = _count_pool(settings)
+        notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
+        return DatasetSurvey(
+            settings.model_copy(update={"split": "train"}), {("train", None): count}, notes, prealigned
+        )
     adapter = load("fer_pipeline.datasets", source.adapter)
     samples = adapter.samples(path, adapter.Options.model_validate(options))
     rows = Counter((sample.split, sample.label) for sample in samples)
     labels: Counter[str] = Counter()
     for (_, label), count in rows.items():
-        if label is not None:
-            labels[label] += count
+        labels.update({} if label is None else {label: count})
     mapping = survey.map_labels(labels, source.path)
     counts: Counter[tuple[str, str | None]] = Counter()
     for (split, label), count in rows.items():
@@ -160,14 +155,9 @@ def survey_labelled(
         notes.append(f"dropped, outside the classes: {format_counts(dropped)}")
     if unlabelled := sum(count for (_, label), count in counts.items() if label is None):
         notes.append(f"{unlabelled:,} pictures have no label")
-    settings = DatasetSettings(
-        adapter=source.adapter,
-        path=path,
-        split=default_split if without_split else None,
-        classes={label: target for label, target in sorted(mapping.items()) if label != target},
-        options=options,
-    )
-    return DatasetSurvey(settings, dict(counts), tuple(notes))
+    classes = {label: target for label, target in sorted(mapping.items()) if label != target}
+    split = default_split if without_split else None
+    return DatasetSurvey(settings.model_copy(update={"split": split, "classes": classes}), dict(counts), tuple(notes))
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
@@ -175,15 +165,6 @@ def format_counts(counts: Mapping[str, int]) -> str:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     more = f" and {len(ordered) - 20:,} more" if len(ordered) > 20 else ""
     return ", ".join(f"{label} {count:,}" for label, count in ordered[:20]) + more
-
-
-def _csv_options(
-    source: Source, columns: ColumnChoices, *, labelled: bool, project: Path
-) -> tuple[Path, dict[str, Any]]:
-    path, options = guess_csv(
-        Path(csv.find_table(source.path, csv.Options())), columns, labelled=labelled, project=project
-    )
-    return path, options.model_dump(mode="json", exclude_defaults=True)
 
 
 def _count_pool(settings: DatasetSettings) -> tuple[int, bool]:
