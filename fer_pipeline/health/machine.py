@@ -1,4 +1,4 @@
-"""Check memory, processors, limits, clock and disks against what the settings ask for."""
+"""Check disks, memory, processors, limits and the clock against what the settings ask for."""
 
 import fcntl
 import os
@@ -6,7 +6,6 @@ import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,7 @@ GB = 1_000_000_000
 WORKER_MEMORY = 0.7 * GIB  # torch and one shard
 LEAST_FILES, ENOUGH_FILES = 256, 4096
 ENOUGH_SHARED = 1 * GIB  # Docker's own 64 MiB is too little for Ray and for NCCL
-CGROUP = Path("/sys/fs/cgroup")
+SHARED_MEMORY, CGROUP = Path("/dev/shm"), Path("/sys/fs/cgroup")
 MAX_SKEW_SECONDS = 5.0
 EARLIEST_TIME = 1_760_000_000  # October 2025: no clock of today is before it
 LEAST_FREE, LITTLE_FREE = 1 * GB, 10 * GB
@@ -30,96 +29,18 @@ BYTES_HASHED_A_SECOND = 0.4 * GB
 TEMPORARY_FILE_SYSTEMS = ("overlay", "tmpfs", "ramfs", "aufs")  # they end with their container or machine
 
 
-def _free_memory() -> int:
-    from fer_pipeline.training.memory_budget import free_memory  # brings torch
-
-    return free_memory()
-
-
-def check_memory(context: CheckContext, *, free: Callable[[], int] = _free_memory) -> Finding:
-    """Checks what the settings take against what the machine and its container have left."""
-    available, resources = free(), context.resources
-    images = (resources.memory_gb or 0) * GIB
-    needed = images + resources.workers * WORKER_MEMORY
-    message = f"{available / GIB:.1f} GiB are free, the settings take about {needed / GIB:.1f}"
-    advice = "lower resources.workers or resources.memory_gb"
-    if images > available:
-        advice = f"set resources.memory_gb to {available / GIB / 2:.0f} at most, or null for half of what is free"
-    return grade(message, advice, problem=images > available, warning=needed > available)
-
-
-def allowed_processors(cgroup: Path = CGROUP) -> float:
-    """Returns the processors that this process may use, by its affinity and by its container's quota."""
-    count = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return min(count, int(quota) / int(period))
-    except (OSError, ValueError):  # "max" where there is none
-        return count
-
-
-def check_processors(context: CheckContext, *, allowed: Callable[[], float] = allowed_processors) -> Finding:
-    """Checks that each worker, which has one thread, has a processor."""
-    count, workers = allowed(), context.resources.workers
-    message = f"{count:g} processors, resources.workers is {workers}"
-    is_crowded = context.resources.backend == "local" and workers > count
-    return grade(message, f"set resources.workers to {max(int(count), 1)}", warning=is_crowded)
-
-
-def check_open_files(context: CheckContext, *, limit: Callable[[], int] | None = None) -> Finding:
-    """Checks how many files one process may hold open."""
-    soft = limit() if limit else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY or soft >= ENOUGH_FILES:
-        return Finding("ok", "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}")
-    return grade(f"{soft:,} a process", "ulimit -n 65536", problem=soft < LEAST_FILES, warning=True)
-
-
-def check_shared_memory(
-    context: CheckContext, *, folder: Path = Path("/dev/shm"), free: Callable[[Path], int] | None = None
-) -> Finding:
-    """Checks the memory that processes share: Ray's objects, the exchanges between GPUs."""
-    if not folder.is_dir():
-        return Finding("problem", f"{folder} does not exist", "mount a tmpfs there (docker run --shm-size 8g)")
-    available = free(folder) if free else shutil.disk_usage(folder).free
-    advice = "docker run --shm-size 8g, or an emptyDir of medium Memory"
-    return grade(f"{available / GIB:.1f} GiB are free in {folder}", advice, warning=available < ENOUGH_SHARED)
-
-
-def _timestamp(folder: Path) -> float:
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor.", suffix=".tmp") as file:
-        return os.stat(file.name).st_mtime
-
-
-def check_clock(
-    context: CheckContext, *, now: Callable[[], float] = time.time, timestamp: Callable[[Path], float] = _timestamp
-) -> Finding:
-    """Checks that the clocks of the machine and its disk agree: DVC believes times of change, leases the clock."""
-    here, there = now(), timestamp(context.root)
-    if here < EARLIEST_TIME:
-        date = time.strftime("%Y-%m-%d", time.gmtime(here))
-        return Finding("problem", f"it says {date}", "set the clock (timedatectl set-ntp true)")
-    if abs(skew := there - here) <= MAX_SKEW_SECONDS:
-        return Finding("ok", "this machine and its file system agree")
-    message = f"the file system's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
-    return Finding("warning", message, "synchronise both by NTP (timedatectl set-ntp true)")
-
-
-def check_space(context: CheckContext, *, usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage) -> Finding:
+def check_space(context: CheckContext) -> Finding:
     """Checks that there is space for anything at all; `plan` says what a run needs."""
-    total, _, free = usage(context.root)
+    total, _, free = shutil.disk_usage(context.root)
     message = f"{free / GB:,.1f} of {total / GB:,.1f} GB are free"
     advice = "python -m fer_pipeline prune, then dvc gc --workspace, or a larger disk"
     return grade(message, advice, problem=free < LEAST_FREE, warning=free < LITTLE_FREE)
 
 
-def _count_inodes(folder: Path) -> tuple[int, int]:
-    status = os.statvfs(folder)
-    return status.f_files, status.f_favail
-
-
-def check_inodes(context: CheckContext, *, count: Callable[[Path], tuple[int, int]] = _count_inodes) -> Finding:
+def check_inodes(context: CheckContext) -> Finding:
     """Checks how many files the file system can still hold; some do not count them."""
-    total, free = count(context.root)
+    status = os.statvfs(context.root)
+    total, free = status.f_files, status.f_favail
     if total == 0:
         return Finding("ok", "this file system does not count them")
     advice = "remove folders of many small files, or make the file system with more inodes"
@@ -146,41 +67,37 @@ def can_link(kind: str, source: Path, out: Path) -> bool:
     return True
 
 
-CanLink = Callable[[str, Path, Path], bool]
-
-
-def link_type(config: DvcConfig, root: Path, *, can_link: CanLink = can_link) -> str:
-    """Tries with two small files how DVC takes into its cache what a stage wrote; `none` where it fails.
-
-    A hard link that comes after another type is taken by `dvc checkout` alone: a stage's files are then copied.
-    """
-    types, possible = config.link_types or LINK_TYPES, _possible_links(config, root, can_link)
-    kind = next((kind for kind in types if kind in possible), "none")
-    return "copy" if kind == "hardlink" and types[0] != "hardlink" else kind
-
-
-def _possible_links(config: DvcConfig, root: Path, can_link: CanLink) -> tuple[str, ...]:
+def possible_links(config: DvcConfig, root: Path) -> list[str]:
+    """Tries with two small files which links can be made from DVC's cache to the project."""
     with (
         tempfile.NamedTemporaryFile(dir=_existing_parent(config.cache), prefix=".doctor.", suffix=".tmp") as source,
         tempfile.TemporaryDirectory(dir=root, prefix=".doctor.", suffix=".tmp") as folder,
     ):
         source.write(b"x" * 4096)
         source.flush()
-        return tuple(kind for kind in LINKS if can_link(kind, Path(source.name), Path(folder) / "out"))
+        return [kind for kind in LINKS if can_link(kind, Path(source.name), Path(folder) / "out")]
+
+
+def link_type(config: DvcConfig, root: Path) -> str:
+    """Tries how DVC takes into its cache what a stage wrote; `none` where it fails.
+
+    A hard link that comes after another type is taken by `dvc checkout` alone: a stage's files are then copied.
+    """
+    types, possible = config.link_types or LINK_TYPES, possible_links(config, root)
+    kind = next((kind for kind in types if kind in possible), "none")
+    return "copy" if kind == "hardlink" and types[0] != "hardlink" else kind
 
 
 def _existing_parent(folder: Path) -> Path:
     return next(one for one in (folder, *folder.absolute().parents) if one.is_dir())
 
 
-def check_links(context: CheckContext, *, can_link: CanLink = can_link) -> Finding:
+def check_links(context: CheckContext) -> Finding:
     """Checks that DVC links: a copy takes the disk twice, a hard link or a reflink once."""
     root, config = context.root, read_config(context.root)
-    kind, possible = link_type(config, root, can_link=can_link), _possible_links(config, root, can_link)
+    kind, possible = link_type(config, root), possible_links(config, root)
     setting = ", ".join(config.link_types) if config.link_types else "not set, so reflink, copy"
-    best = next(
-        (types for types in ("reflink,hardlink,copy", "hardlink,copy") if types.split(",")[0] in possible), None
-    )
+    best = {"reflink": "reflink,hardlink,copy", "hardlink": "hardlink,copy"}.get(possible[0]) if possible else None
     advice = f"dvc config cache.type {best or 'copy'}"
     if kind == "none":
         return Finding("problem", f"no type of cache.type ({setting}) works here; DVC fails", advice)
@@ -202,10 +119,10 @@ def file_system(path: Path) -> str:
     return next((one.fstype for one in reversed(mounts) if path.absolute().is_relative_to(one.mountpoint)), "")
 
 
-def check_site_cache(context: CheckContext, *, kind_of: Callable[[Path], str] = file_system) -> Finding:
+def check_site_cache(context: CheckContext) -> Finding:
     """Checks that the hashes that DVC remembers survive this machine: without them everything is hashed again."""
     folder = read_config(context.root).site_cache or Path("/var/tmp/dvc")
-    kind = kind_of(folder)
+    kind = file_system(folder)
     message = f"DVC remembers hashes in {folder} ({kind or 'unknown file system'})"
     if kind not in TEMPORARY_FILE_SYSTEMS:
         return Finding("ok", message)
@@ -213,3 +130,72 @@ def check_site_cache(context: CheckContext, *, kind_of: Callable[[Path], str] = 
     again = f"{size / GB:,.1f} GB are hashed again, {size / BYTES_HASHED_A_SECOND:,.0f} s"
     advice = "dvc config --local core.site_cache_dir FOLDER, one that stays"
     return Finding("warning", f"{message}, which ends with this container or machine; then {again}", advice)
+
+
+def check_memory(context: CheckContext) -> Finding:
+    """Checks what the settings take against what the machine and its container have left."""
+    from fer_pipeline.training.memory_budget import free_memory  # brings torch
+
+    available, resources = free_memory(), context.resources
+    images = (resources.memory_gb or 0) * GIB
+    needed = images + resources.workers * WORKER_MEMORY
+    message = f"{available / GIB:.1f} GiB are free, the settings take about {needed / GIB:.1f}"
+    advice = "lower resources.workers or resources.memory_gb"
+    if images > available:
+        advice = f"set resources.memory_gb to {available / GIB / 2:.0f} at most, or null for half of what is free"
+    return grade(message, advice, problem=images > available, warning=needed > available)
+
+
+def allowed_processors(cgroup: Path = CGROUP) -> float:
+    """Returns the processors that this process may use, by its affinity and by its container's quota."""
+    count = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return min(count, int(quota) / int(period))
+    except (OSError, ValueError):  # "max" where there is none
+        return count
+
+
+def check_processors(context: CheckContext) -> Finding:
+    """Checks that each worker, which has one thread, has a processor."""
+    count, workers = allowed_processors(), context.resources.workers
+    message = f"{count:g} processors, resources.workers is {workers}"
+    is_crowded = context.resources.backend == "local" and workers > count
+    return grade(message, f"set resources.workers to {max(int(count), 1)}", warning=is_crowded)
+
+
+def check_open_files(context: CheckContext) -> Finding:
+    """Checks how many files one process may hold open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= ENOUGH_FILES:
+        return Finding("ok", "no limit" if soft == resource.RLIM_INFINITY else f"{soft:,}")
+    return grade(f"{soft:,} a process", "ulimit -n 65536", problem=soft < LEAST_FILES, warning=True)
+
+
+def check_shared_memory(context: CheckContext) -> Finding:
+    """Checks the memory that processes share: Ray's objects, the exchanges between GPUs."""
+    if not SHARED_MEMORY.is_dir():
+        return Finding("problem", f"{SHARED_MEMORY} does not exist", "mount a tmpfs there (docker run --shm-size 8g)")
+    available = shutil.disk_usage(SHARED_MEMORY)[2]
+    advice = "docker run --shm-size 8g, or an emptyDir of medium Memory"
+    return grade(f"{available / GIB:.1f} GiB are free in {SHARED_MEMORY}", advice, warning=available < ENOUGH_SHARED)
+
+
+def file_time(folder: Path) -> float:
+    """Returns the time that the file system gives to a file that is made now."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor.", suffix=".tmp") as file:
+        return os.stat(file.name).st_mtime
+
+
+def check_clock(context: CheckContext) -> Finding:
+    """Checks that the clocks of the machine and its disk agree: DVC believes times of change, leases the clock."""
+    now = time.time()
+    skew = file_time(context.root) - now
+    if now < EARLIEST_TIME:
+        date = time.strftime("%Y-%m-%d", time.gmtime(now))
+        return Finding("problem", f"it says {date}", "set the clock (timedatectl set-ntp true)")
+    message = f"the file system's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+    if abs(skew) <= MAX_SKEW_SECONDS:
+        message = "this machine and its file system agree"
+    advice = "synchronise both by NTP (timedatectl set-ntp true)"
+    return grade(message, advice, warning=abs(skew) > MAX_SKEW_SECONDS)
