@@ -1,10 +1,8 @@
 """Check that the driver, torch and FAISS see the same GPUs, and as many as the settings ask for."""
 
 import re
-import shutil
 import subprocess
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -38,13 +36,12 @@ def query_gpus() -> Gpus:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     devices = [torch.cuda.get_device_properties(number) for number in range(count)]
     drivers: list[str] = []  # its version, once for each GPU
-    if shutil.which("nvidia-smi"):
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-            drivers = result.stdout.split() if result.returncode == 0 else []
-        except (OSError, subprocess.TimeoutExpired):
-            pass
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        drivers = result.stdout.split() if result.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired):
+        pass
     return Gpus(
         num_devices=len(drivers),
         driver=drivers[0] if drivers else "",
@@ -57,9 +54,9 @@ def query_gpus() -> Gpus:
     )
 
 
-def check_driver(context: CheckContext, *, query: Callable[[], Gpus] = query_gpus) -> Finding:
+def check_driver(context: CheckContext) -> Finding:
     """Checks that torch reaches the GPUs of the driver, and that the settings' device exists."""
-    gpus, device = query(), context.resources.device
+    gpus, device = query_gpus(), context.resources.device
     if gpus.names:
         return Finding("ok", f"{len(gpus.names)} GPUs, driver {gpus.driver or 'unknown'}, CUDA {gpus.cuda}")
     if not gpus.num_devices:
@@ -71,17 +68,16 @@ def check_driver(context: CheckContext, *, query: Callable[[], Gpus] = query_gpu
     if (visible := context.environment.get("CUDA_VISIBLE_DEVICES")) is not None:
         advice = "unset CUDA_VISIBLE_DEVICES, or name GPUs in it"
         return Finding("warning", f"{message}: CUDA_VISIBLE_DEVICES is {visible!r}", advice)
-    if gpus.cuda is None:
-        advice = "pip install --force-reinstall torch torchvision"
-        return Finding("problem", f"{message}: this torch was built for the CPU alone", advice)
     reason = gpus.complaint or f"it was built for CUDA {gpus.cuda}"
     advice = f"update the driver to one for CUDA {gpus.cuda}, or install a torch that was built for an older CUDA"
+    if gpus.cuda is None:
+        reason, advice = "this torch was built for the CPU alone", "pip install --force-reinstall torch torchvision"
     return Finding("problem", f"{message}: {reason}", advice)
 
 
-def check_gpu(context: CheckContext, *, query: Callable[[], Gpus] = query_gpus) -> Finding:
+def check_gpu(context: CheckContext) -> Finding:
     """Checks compute capability and memory of each GPU, and how many the settings want."""
-    gpus = query()
+    gpus = query_gpus()
     if not gpus.names:
         return Finding("ok", "no GPU to check")
     parts = zip(gpus.names, gpus.capabilities, gpus.memories, strict=True)
@@ -94,9 +90,9 @@ def check_gpu(context: CheckContext, *, query: Callable[[], Gpus] = query_gpus) 
     if (wanted := context.resources.gpus or 0) > len(gpus.names):
         advice = f"set resources.gpus to {len(gpus.names)} at most"
         return Finding("problem", f"{message}: resources.gpus wants {wanted}", advice)
-    is_small = min(gpus.memories) < LEAST_MEMORY
-    advice = "lower `batch` of the trainings and of embed"
-    return grade(f"{message}: little memory" if is_small else message, advice, warning=is_small)
+    if min(gpus.memories) < LEAST_MEMORY:
+        return Finding("warning", f"{message}: little memory", "lower `batch` of the trainings and of embed")
+    return Finding("ok", message)
 
 
 def count_faiss_gpus() -> int | None:
@@ -108,21 +104,18 @@ def count_faiss_gpus() -> int | None:
     return int(faiss.get_num_gpus()) if hasattr(faiss, "get_num_gpus") else 0
 
 
-def check_faiss(
-    context: CheckContext,
-    *,
-    query: Callable[[], Gpus] = query_gpus,
-    count: Callable[[], int | None] = count_faiss_gpus,
-) -> Finding:
+def check_faiss(context: CheckContext) -> Finding:
     """Checks that `score` can search on the GPUs that torch has."""
-    num_torch, num_faiss = len(query().names), count()
+    num_torch, num_faiss = len(query_gpus().names), count_faiss_gpus()
     if num_faiss is None:
         advice = "pip install faiss-gpu (Linux), or faiss-cpu"
         return Finding("warning", "not installed; `score` takes a slower engine", advice)
-    if num_faiss == num_torch:
-        return Finding("ok", f"sees {num_faiss} GPUs, as torch does")
-    if num_faiss == 0:
+    if num_faiss == 0 != num_torch:
         advice = "pip uninstall faiss-cpu, then pip install --force-reinstall faiss-gpu nvidia-cublas-cu12"
         return Finding("warning", f"sees no GPU, torch sees {num_torch}; `score` runs on the CPU", advice)
-    advice = "give both the same CUDA_VISIBLE_DEVICES, and pip install --force-reinstall faiss-gpu"
-    return Finding("problem", f"sees {num_faiss} GPUs, torch sees {num_torch}", advice)
+    is_same, advice = (
+        num_faiss == num_torch,
+        "give both the same CUDA_VISIBLE_DEVICES, and pip install --force-reinstall faiss-gpu",
+    )
+    message = f"sees {num_faiss} GPUs, {'as torch does' if is_same else f'torch sees {num_torch}'}"
+    return grade(message, advice, problem=not is_same)

@@ -15,8 +15,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fer_pipeline.health.findings import CheckContext, Finding, grade
-from fer_pipeline.health.gpus import Gpus, query_gpus
-from fer_pipeline.health.software import GetVersion, installed_version
+from fer_pipeline.health.gpus import query_gpus
+from fer_pipeline.health.software import installed_version
 
 TIMEOUT_SECONDS = 3.0
 GPU_LIMIT = "gpu"
@@ -49,10 +49,9 @@ def request(context: CheckContext, path: str, body: dict[str, Any] | None = None
 
 def check_server(context: CheckContext) -> Finding:
     """Checks that the server answers."""
-    address = context.environment.get("PREFECT_API_URL")
+    address, start = context.environment.get("PREFECT_API_URL"), time.monotonic()
     if not address:
         return Finding("ok", "PREFECT_API_URL is not set; a flow then starts a server of its own")
-    start = time.monotonic()
     advice = "start it (make serve, or prefect server start), or correct PREFECT_API_URL, which ends with /api"
     try:
         health, _ = request(context, "/health")
@@ -63,15 +62,15 @@ def check_server(context: CheckContext) -> Finding:
     return Finding("ok", f"{address} answers in {1000 * (time.monotonic() - start):.0f} ms")
 
 
-def _needs_server(check: Callable[..., Finding]) -> Callable[..., Finding]:
+def _needs_server(check: Callable[[CheckContext], Finding]) -> Callable[[CheckContext], Finding]:
     """Makes findings of a missing address, a failed request and an unknown answer."""
 
     @functools.wraps(check)
-    def checked(context: CheckContext, **sources: Any) -> Finding:
+    def checked(context: CheckContext) -> Finding:
         if not context.environment.get("PREFECT_API_URL"):
             return Finding("ok", "no server is named")
         try:
-            return check(context, **sources)
+            return check(context)
         except ServerError as error:
             return Finding("warning", f"unknown: {error}", "correct what is reported of the server first")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -83,9 +82,9 @@ def _needs_server(check: Callable[..., Finding]) -> Callable[..., Finding]:
 
 
 @_needs_server
-def check_server_version(context: CheckContext, *, get_version: GetVersion = installed_version) -> Finding:
+def check_server_version(context: CheckContext) -> Finding:
     """Checks that the server and its clients are of one minor version."""
-    theirs, ours = str(request(context, "/admin/version")[0]), get_version("prefect")
+    theirs, ours = str(request(context, "/admin/version")[0]), installed_version("prefect")
     if ours is None:
         message = f"the server is {theirs}, no client is installed here"
         return Finding("warning", message, "pip install -e '.[flows]'")
@@ -96,26 +95,22 @@ def check_server_version(context: CheckContext, *, get_version: GetVersion = ins
 
 
 @_needs_server
-def check_gpu_limit(context: CheckContext, *, query: Callable[[], Gpus] = query_gpus) -> Finding:
+def check_gpu_limit(context: CheckContext) -> Finding:
     """Checks the slots that stages with `meta: {gpu: true}` hold; without the limit no such stage starts."""
-    count = len(query().names)
+    count, command = len(query_gpus().names), "prefect global-concurrency-limit"
     limits = {limit["name"]: limit for limit in request(context, "/v2/concurrency_limits/filter", {"limit": 200})[0]}
-    command = "prefect global-concurrency-limit"
     if GPU_LIMIT not in limits:
-        message = f"the server has no limit {GPU_LIMIT!r}"
-        if count == 0:
-            return Finding("ok", f"{message}; this machine has no GPU to count")
-        advice = f"{command} create {GPU_LIMIT} --limit {count} (the GPUs of all hosts)"
-        return Finding("problem", message, advice)
+        message = f"the server has no limit {GPU_LIMIT!r}" + ("" if count else "; this machine has no GPU to count")
+        return grade(
+            message, f"{command} create {GPU_LIMIT} --limit {count} (the GPUs of all hosts)", problem=count > 0
+        )
     limit = limits[GPU_LIMIT]
-    message = f"{limit['active_slots']} of {limit['limit']} slots are taken"
     if not limit["active"]:
-        message = "the limit is switched off: stages share GPUs"
-        return Finding("problem", message, f"{command} enable {GPU_LIMIT}")
-    if limit["limit"] < count:
-        message += f", this machine alone has {count} GPUs"
-        return Finding("warning", message, f"{command} update {GPU_LIMIT} --limit {count}")
-    return Finding("ok", message)
+        return Finding("problem", "the limit is switched off: stages share GPUs", f"{command} enable {GPU_LIMIT}")
+    is_low = limit["limit"] < count
+    message = f"{limit['active_slots']} of {limit['limit']} slots are taken"
+    message += f", this machine alone has {count} GPUs" if is_low else ""
+    return grade(message, f"{command} update {GPU_LIMIT} --limit {count}", warning=is_low)
 
 
 @_needs_server
@@ -126,28 +121,27 @@ def check_workers(context: CheckContext) -> Finding:
         advice = "make serve, or prefect work-pool create NAME --type process"
         return Finding("warning", "the server has no work pool", advice)
     online: dict[str, int] = {}
-    for pool in pools:
-        name = urllib.parse.quote(pool["name"], safe="")
-        workers = request(context, f"/work_pools/{name}/workers/filter", {})[0]
-        online[pool["name"]] = sum(worker["status"] == "ONLINE" for worker in workers)
+    for name in (pool["name"] for pool in pools):
+        workers = request(context, f"/work_pools/{urllib.parse.quote(name, safe='')}/workers/filter", {})[0]
+        online[name] = sum(worker["status"] == "ONLINE" for worker in workers)
     message = ", ".join(f"{name}: {count} workers online" for name, count in online.items())
     if paused := [pool["name"] for pool in pools if pool.get("is_paused")]:
         return Finding("warning", f"{message}; {paused[0]} is paused", f"prefect work-pool resume {paused[0]}")
     if idle := [name for name, count in online.items() if not count]:
         advice = f"prefect worker start --pool {idle[0]}"
-        message += "; what is scheduled there waits"
-        return grade(message, advice, problem=not any(online.values()), warning=True)
+        return grade(
+            f"{message}; what is scheduled there waits", advice, problem=not any(online.values()), warning=True
+        )
     return Finding("ok", message)
 
 
 @_needs_server
-def check_server_clock(context: CheckContext, *, now: Callable[[], float] = time.time) -> Finding:
+def check_server_clock(context: CheckContext) -> Finding:
     """Checks the server's clock, which counts leases and schedules, against this machine's."""
     date = request(context, "/health")[1]
     if not date:
         return Finding("warning", "the server puts no date on its answers", "check its proxy")
-    skew = parsedate_to_datetime(date).timestamp() - now()
-    if abs(skew) <= MAX_SKEW_SECONDS:
-        return Finding("ok", "agrees with this machine's")
+    skew = parsedate_to_datetime(date).timestamp() - time.time()
+    is_off, advice = abs(skew) > MAX_SKEW_SECONDS, "synchronise both by NTP (timedatectl set-ntp true)"
     message = f"it is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
-    return Finding("warning", message, "synchronise both by NTP (timedatectl set-ntp true)")
+    return grade(message if is_off else "agrees with this machine's", advice, warning=is_off)

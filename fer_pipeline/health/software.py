@@ -2,15 +2,13 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Callable
 
 from packaging.specifiers import SpecifierSet
 
-from fer_pipeline.alignment.weights import SHA256, Network, read_package_file, verify_checksum
+from fer_pipeline.alignment import weights
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.findings import CheckContext, Finding, grade
 
-GetVersion = Callable[[str], str | None]
 OLDEST_PYTHON = (3, 11)
 PACKAGES = {  # the versions that work, and why others do not
     "torch": (">=2.11", "older ones were never tried"),
@@ -30,16 +28,16 @@ def installed_version(package: str) -> str | None:
         return None
 
 
-def check_python(context: CheckContext, *, running: tuple[int, int] = sys.version_info[:2]) -> Finding:
+def check_python(context: CheckContext) -> Finding:
     """Checks the interpreter: the package is written for 3.11."""
-    message, is_old = f"Python {running[0]}.{running[1]}", running < OLDEST_PYTHON
+    message, is_old = "Python {}.{}".format(*sys.version_info), sys.version_info[:2] < OLDEST_PYTHON
     advice = "make the environment with Python 3.11 or later"
     return grade(f"{message} is too old" if is_old else message, advice, problem=is_old)
 
 
-def compare_version(package: str, context: CheckContext, *, get_version: GetVersion = installed_version) -> Finding:
+def compare_version(package: str, context: CheckContext) -> Finding:
     """Compares the version of one of `PACKAGES` with those that work."""
-    version, (wanted, reason) = get_version(package), PACKAGES[package]
+    version, (wanted, reason) = installed_version(package), PACKAGES[package]
     if version is None and package in ONLY_FOR_FLOWS:
         return Finding("ok", "not installed, which only the flows need (pip install -e '.[flows]')")
     if version is not None and SpecifierSet(wanted).contains(version, prereleases=True):
@@ -60,22 +58,20 @@ def call_operator() -> str:
     return ""
 
 
-def check_torchvision(
-    context: CheckContext, *, get_version: GetVersion = installed_version, get_error: Callable[[], str] = call_operator
-) -> Finding:
+def check_torchvision(context: CheckContext) -> Finding:
     """Checks that torchvision has its operators: torch's builds for the CPU alone fit no build of it."""
-    message, error = f"torch {get_version('torch')} with torchvision {get_version('torchvision')}", get_error()
+    error = call_operator()
+    message = f"torch {installed_version('torch')} with torchvision {installed_version('torchvision')}"
     advice = "pip install --force-reinstall torch torchvision (both from PyPI; its builds run without a GPU too)"
     return grade(f"{message} do not fit: {error}" if error else message, advice, problem=bool(error))
 
 
-def check_mtcnn(context: CheckContext, *, read: Callable[[Network], bytes] = read_package_file) -> Finding:
+def check_mtcnn(context: CheckContext) -> Finding:
     """Checks that the package ships the published weights: `align` reads no others."""
-    networks: tuple[Network, ...] = tuple(SHA256)
     try:
-        for network in networks:
-            verify_checksum(read(network), network)
+        for network in weights.SHA256:
+            weights.verify_checksum(weights.read_package_file(network), network)
     except DataError as error:
         message, _, advice = str(error).partition("; run: ")
         return Finding("problem", message, advice)
-    return Finding("ok", f"the weights of {', '.join(networks)} are the published ones")
+    return Finding("ok", f"the weights of {', '.join(weights.SHA256)} are the published ones")

@@ -10,10 +10,10 @@ from fer_pipeline.health.findings import CheckContext, Finding
 def check_remote(context: CheckContext) -> Finding:
     """Checks where copies are pushed to, and whether each pull verifies them."""
     config = read_config(context.root)
+    if config.remote is None and config.default:
+        advice = f"dvc remote add {config.default} URL, or dvc remote default NAME"
+        return Finding("problem", f"the default remote {config.default!r} is not defined", advice)
     if config.remote is None:
-        if config.default:
-            advice = f"dvc remote add {config.default} URL, or dvc remote default NAME"
-            return Finding("problem", f"the default remote {config.default!r} is not defined", advice)
         advice = "dvc remote add --default NAME URL && dvc remote modify NAME verify true"
         return Finding("warning", "there is no default remote: this disk has the only copy", advice)
     name, url, folder = config.remote.name, config.remote.url, config.remote.folder
@@ -35,12 +35,11 @@ def check_lock_file(context: CheckContext) -> Finding:
     if run_git(root, "check-ignore", "-q", "dvc.lock") is not None:
         return Finding("problem", "git ignores dvc.lock", "take it out of .gitignore, and commit it")
     state = run_git(root, "status", "--porcelain", "--", "dvc.lock") or ""
-    advice = "git add dvc.lock && git commit -m 'Record what was made'"
-    if state.startswith("??"):
-        return Finding("warning", "dvc.lock is in no commit: nobody can pull what it names", advice)
-    if state.strip():
-        return Finding("warning", "dvc.lock differs from the last commit", advice)
-    return Finding("ok", "dvc.lock is committed")
+    if not state.strip():
+        return Finding("ok", "dvc.lock is committed")
+    is_new, advice = state.startswith("??"), "git add dvc.lock && git commit -m 'Record what was made'"
+    fault = "is in no commit: nobody can pull what it names" if is_new else "differs from the last commit"
+    return Finding("warning", f"dvc.lock {fault}", advice)
 
 
 def check_outputs(context: CheckContext) -> Finding:

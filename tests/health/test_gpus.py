@@ -26,8 +26,17 @@ NO_TORCH = Gpus(num_devices=1, driver="470.82", architectures=BUILT, cuda="13.0"
         (Gpus(num_devices=1, driver="580.65"), "auto", {}, "problem", "built for the CPU alone"),
     ],
 )
-def test_driver(tmp_path: Path, seen: Gpus, device: str, environment: dict[str, str], level: str, words: str) -> None:
-    finding = gpus.check_driver(CheckContext(tmp_path, Resources(device=device), environment), query=lambda: seen)
+def test_driver(
+    tmp_path: Path,
+    seen: Gpus,
+    device: str,
+    environment: dict[str, str],
+    level: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpus, "query_gpus", lambda: seen)
+    finding = gpus.check_driver(CheckContext(tmp_path, Resources(device=device), environment))
     assert finding.level == level
     assert words in finding.message
     assert bool(finding.advice) == (level != "ok")
@@ -48,8 +57,11 @@ def with_one(capability: tuple[int, int], memory: int) -> Gpus:
         (with_one((7, 5), 4), None, "warning", "little memory"),
     ],
 )
-def test_gpu(tmp_path: Path, seen: Gpus, wanted: int | None, level: str, words: str) -> None:
-    finding = gpus.check_gpu(CheckContext(tmp_path, Resources(gpus=wanted)), query=lambda: seen)
+def test_gpu(
+    tmp_path: Path, seen: Gpus, wanted: int | None, level: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "query_gpus", lambda: seen)
+    finding = gpus.check_gpu(CheckContext(tmp_path, Resources(gpus=wanted)))
     assert finding.level == level
     assert words in finding.message
 
@@ -57,5 +69,7 @@ def test_gpu(tmp_path: Path, seen: Gpus, wanted: int | None, level: str, words: 
 @pytest.mark.parametrize(
     ("count", "level"), [(None, "warning"), (0, "warning"), (1, "problem"), (2, "ok"), (3, "problem")]
 )
-def test_faiss(tmp_path: Path, count: int | None, level: str) -> None:
-    assert gpus.check_faiss(CheckContext(tmp_path), query=lambda: TWO, count=lambda: count).level == level
+def test_faiss(tmp_path: Path, count: int | None, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "query_gpus", lambda: TWO)
+    monkeypatch.setattr(gpus, "count_faiss_gpus", lambda: count)
+    assert gpus.check_faiss(CheckContext(tmp_path)).level == level

@@ -58,6 +58,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def _this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_server, "query_gpus", lambda: TWO_GPUS)
+    monkeypatch.setattr(prefect_server, "installed_version", lambda _: "3.8.8")
+
+
 @pytest.fixture
 def stand() -> Iterator[Stand]:
     with Stand() as served:
@@ -76,8 +82,8 @@ def context(stand: Stand, tmp_path: Path) -> CheckContext:
 def everything(context: CheckContext) -> dict[str, Finding]:
     return {
         "server": prefect_server.check_server(context),
-        "server_version": prefect_server.check_server_version(context, get_version=lambda _: "3.8.8"),
-        "gpu_limit": prefect_server.check_gpu_limit(context, query=lambda: TWO_GPUS),
+        "server_version": prefect_server.check_server_version(context),
+        "gpu_limit": prefect_server.check_gpu_limit(context),
         "workers": prefect_server.check_workers(context),
         "server_clock": prefect_server.check_server_clock(context),
     }
@@ -128,9 +134,17 @@ def test_a_server_that_is_not_well(stand: Stand, context: CheckContext, health: 
         ("3.8.8", None, "warning"),
     ],
 )
-def test_version(stand: Stand, context: CheckContext, theirs: str, ours: str | None, level: str) -> None:
+def test_version(
+    stand: Stand,
+    context: CheckContext,
+    theirs: str,
+    ours: str | None,
+    level: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefect_server, "installed_version", lambda _: ours)
     stand.answers["/api/admin/version"] = theirs
-    assert prefect_server.check_server_version(context, get_version=lambda _: ours).level == level
+    assert prefect_server.check_server_version(context).level == level
 
 
 @pytest.mark.parametrize(
@@ -144,9 +158,18 @@ def test_version(stand: Stand, context: CheckContext, theirs: str, ours: str | N
         ([{"title": "gpu"}], TWO_GPUS, "warning", "none of Prefect 3.8's"),
     ],
 )
-def test_gpu_limit(stand: Stand, context: CheckContext, limits: list[Any], gpus: Gpus, level: str, words: str) -> None:
+def test_gpu_limit(
+    stand: Stand,
+    context: CheckContext,
+    limits: list[Any],
+    gpus: Gpus,
+    level: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prefect_server, "query_gpus", lambda: gpus)
     stand.answers["/api/v2/concurrency_limits/filter"] = limits
-    finding = prefect_server.check_gpu_limit(context, query=lambda: gpus)
+    finding = prefect_server.check_gpu_limit(context)
     assert finding.level == level
     assert words in finding.message
 
@@ -172,11 +195,13 @@ def test_workers(
     assert words in finding.message
 
 
-def test_clock(stand: Stand, context: CheckContext) -> None:
+def test_clock(stand: Stand, context: CheckContext, monkeypatch: pytest.MonkeyPatch) -> None:
     stand.date = "Sun, 22 Nov 2026 12:00:00 GMT"
     noon = 1795348800.0  # date -u -d 2026-11-22T12:00 +%s
-    assert prefect_server.check_server_clock(context, now=lambda: noon + 2).level == "ok"
-    finding = prefect_server.check_server_clock(context, now=lambda: noon - 90)
+    monkeypatch.setattr(prefect_server.time, "time", lambda: noon + 2)
+    assert prefect_server.check_server_clock(context).level == "ok"
+    monkeypatch.setattr(prefect_server.time, "time", lambda: noon - 90)
+    finding = prefect_server.check_server_clock(context)
     assert (finding.level, finding.message) == ("warning", "it is 90 s ahead of this machine's")
     stand.date = ""
     assert prefect_server.check_server_clock(context).level == "warning"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from fer_pipeline.alignment import weights
 from fer_pipeline.alignment.weights import read_package_file
 from fer_pipeline.health import software
 from fer_pipeline.health.findings import CheckContext
@@ -31,28 +32,33 @@ from fer_pipeline.health.findings import CheckContext
         ("sqlalchemy", "2.1.0b1", "problem"),
     ],
 )
-def test_versions(tmp_path: Path, package: str, version: str | None, level: str) -> None:
-    finding = software.compare_version(package, CheckContext(tmp_path), get_version=lambda _: version)
+def test_versions(
+    tmp_path: Path, package: str, version: str | None, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(software, "installed_version", lambda _: version)
+    finding = software.compare_version(package, CheckContext(tmp_path))
     assert finding.level == level
     assert finding.advice.startswith("pip install '") == (level == "problem")
 
 
-def test_python(tmp_path: Path) -> None:
-    assert software.check_python(CheckContext(tmp_path), running=(3, 10)).level == "problem"
-    assert software.check_python(CheckContext(tmp_path), running=(3, 12)).level == "ok"
+def test_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert software.check_python(CheckContext(tmp_path)).level == "ok"
+    monkeypatch.setattr(software.sys, "version_info", (3, 10, 4))
+    assert software.check_python(CheckContext(tmp_path)).level == "problem"
 
 
-def test_torchvision_must_have_its_operators(tmp_path: Path) -> None:
+def test_torchvision_must_have_its_operators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = "operator torchvision::nms does not exist"
-    finding = software.check_torchvision(
-        CheckContext(tmp_path), get_version=lambda _: "2.13.0+cpu", get_error=lambda: error
-    )
+    monkeypatch.setattr(software, "call_operator", lambda: error)
+    finding = software.check_torchvision(CheckContext(tmp_path))
     assert finding.level == "problem"
     assert error in finding.message
-    assert software.check_torchvision(CheckContext(tmp_path), get_error=lambda: "").level == "ok"
+    monkeypatch.setattr(software, "call_operator", lambda: "")
+    assert software.check_torchvision(CheckContext(tmp_path)).level == "ok"
 
 
-def test_the_weights_must_be_the_published_ones(tmp_path: Path) -> None:
+def test_the_weights_must_be_the_published_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert software.check_mtcnn(CheckContext(tmp_path)).level == "ok"
-    finding = software.check_mtcnn(CheckContext(tmp_path), read=lambda network: read_package_file(network)[:-1] + b"x")
+    monkeypatch.setattr(weights, "read_package_file", lambda network: read_package_file(network)[:-1] + b"x")
+    finding = software.check_mtcnn(CheckContext(tmp_path))
     assert (finding.level, finding.advice) == ("problem", "pip install --force-reinstall mtcnn==1.0.0")
