@@ -6,7 +6,6 @@
 import inspect
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,6 @@ import typer
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import PARAMS
-from fer_pipeline.core.summary import Summary
 from fer_pipeline.options import read_command, read_other_options
 from fer_pipeline.terminal import OneLineGroup, print_result
 
@@ -31,17 +29,7 @@ app = typer.Typer(
 )
 
 
-def _run_stage(stage: str, /, *, params: Path, **options: Any) -> Summary:
-    from fer_pipeline.stage_runner import run_stage
-
-    return run_stage(stage, options, params=params)
-
-
-def _run_command(name: str, /, **options: Any) -> Summary | str:
-    return load("fer_pipeline.commands", name).run(**options)
-
-
-def _add_command(folder: str, name: str, panel: str, run: Callable[..., Summary | str]) -> None:
+def _add_command(folder: str, name: str, panel: str) -> None:
     """Adds a command with the parameters of the `run` in `folder/name.py`; a stage has `--params` besides."""
     command = read_command(Path(__file__).parent / folder / f"{name}.py")
     parameters = command.parameters
@@ -55,7 +43,12 @@ def _add_command(folder: str, name: str, panel: str, run: Callable[..., Summary 
     def call(**options: Any) -> None:
         if others := command.other_options:
             options[others] = read_other_options(options[others])
-        print_result(run(name, **options))
+        if folder == "stages":
+            from fer_pipeline.stage_runner import run_stage
+
+            print_result(run_stage(name, options, params=options.pop("params")))
+        else:
+            print_result(load("fer_pipeline.commands", name).run(**options))
 
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     settings = {"ignore_unknown_options": command.other_options is not None}
@@ -63,9 +56,9 @@ def _add_command(folder: str, name: str, panel: str, run: Callable[..., Summary 
 
 
 for _name in WALK:
-    _add_command("stages", _name, "Stages, in walking order", _run_stage)
+    _add_command("stages", _name, "Stages, in walking order")
 for _name in COMMANDS:
-    _add_command("commands", _name, "Commands", _run_command)
+    _add_command("commands", _name, "Commands")
 
 
 def main() -> None:

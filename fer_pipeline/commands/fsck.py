@@ -59,7 +59,11 @@ def run(
     else:
         lines = [_summarise(diagnosis)]
         if damages:
-            lines += ["", *format_table([HEADER, *(_row(one, root) for one in damages[:MAX_ROWS])])]
+            rows = [
+                (kind, f"{place}: {_relative(path, root)}", output or "-", stage or "-", expected, actual)
+                for kind, place, path, output, stage, expected, actual, _ in damages[:MAX_ROWS]
+            ]
+            lines += ["", *format_table([HEADER, *rows])]
         if len(damages) > MAX_ROWS:
             lines.append(f"… and {len(damages) - MAX_ROWS:,} more; --json lists all")
         if removed:
@@ -80,11 +84,6 @@ def _summarise(diagnosis: Diagnosis) -> str:
     not_checked = diagnosis.not_checked.items()
     unchecked = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in not_checked if count)
     return text + (f" (not checked: {unchecked})" if unchecked else "")
-
-
-def _row(damage: Damage, root: Path) -> tuple[str, ...]:
-    where = f"{damage.place}: {_relative(damage.path, root)}"
-    return damage.kind, where, damage.output or "-", damage.stage or "-", damage.expected, damage.actual
 
 
 def _notes(damages: Sequence[Damage], remote: Remote | None) -> list[str]:

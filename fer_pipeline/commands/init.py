@@ -4,6 +4,7 @@ The settings are those of the profile for photographs, its comments kept; only w
 """
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import PARAMS, Split, validate
+from fer_pipeline.datasets import csv
 
 PROFILE = "photographs.yaml"
 NULL_TAG = "tag:yaml.org,2002:null"
@@ -112,7 +114,9 @@ def survey_project(
     sets: dict[str, DatasetSurvey] = {}
 
     def add(source: Source, default_split: Split | None) -> str:
-        key = (source.adapter, source.real_path)
+        # The same for every way to write it: the table of a CSV source, else the path.
+        place = csv.find_table(source.path, csv.Options()) if source.adapter == "csv" else source.path
+        key = (source.adapter, os.path.realpath(place))
         if key not in names:
             name, number = name_source(source), 2
             while name in sets:

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,6 @@ from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 
 FACES_PER_CALL = 256
@@ -79,16 +78,21 @@ def run(
         raise ConfigError(f"--batch must be at least 1, found {batch}")
     pictures = find_pictures(folder, leave_out=out)
     classifier = load_checkpoint(model, device=device)
-    settings = crop_settings(classifier.card, prealigned=crops)
+    # How the training faces were made is in the card: the metadata of their shards.
+    metadata: Mapping[str, Any] = classifier.card.training.get("faces", {})
+    known = {name: value for name, value in metadata.items() if name in AlignmentSettings.model_fields}
+    values = {"crop": classifier.card.preprocessing.size, **known, "prealigned": crops}
+    settings = validate(AlignmentSettings, values, where="the checkpoint's card, training.faces")
+    encode_crop = partial(encode, format=metadata.get("format", "jpeg"), quality=metadata.get("quality", 95))
     reasons: Counter[str] = Counter()
     predicted: Counter[str] = Counter()
     with progress("predict", len(pictures), "pictures") as advance, open_table(out, classifier.classes) as write:
         if crops:
             aligned = read_crops(pictures, settings, advance)
         else:
-            detector = Detector(settings.alignment.detection, device=classifier.device)
+            detector = Detector(settings.detection, device=classifier.device)
             aligned = find_and_align(pictures, settings, detector, advance, faces=faces, batch=batch)
-        for rows in classify(aligned, classifier, settings):
+        for rows in classify(aligned, classifier, encode_crop):
             write(rows)
             reasons.update(row["reason"] for row in rows if "reason" in row)
             predicted.update(row["predicted"] for row in rows if "predicted" in row)
@@ -97,12 +101,12 @@ def run(
     line = f"{len(pictures):,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
     line += f", {reasons.total():,} without ({without})" if without else ""
     warning = (
-        f"the checkpoint does not say how its faces were aligned: crops of {settings.alignment.crop} px with the "
-        f"border {settings.alignment.border} are taken"
+        f"the checkpoint does not say how its faces were aligned: crops of {settings.crop} px with the "
+        f"border {settings.border} are taken"
     )
     counts: dict[str, int | float] = {"pictures": len(pictures), "faces": predicted.total()}
     counts |= {f"without_{reason}": count for reason, count in reasons.items()}
-    return Summary("predict", f"{line} -> {out}", counts, () if settings.is_known else (warning,))
+    return Summary("predict", f"{line} -> {out}", counts, () if "crop" in metadata else (warning,))
 
 
 def find_pictures(folder: Path, *, leave_out: Path) -> list[tuple[str, Path]]:
@@ -126,32 +130,9 @@ def _text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")  # a table holds UTF-8 only
 
 
-@dataclass(frozen=True)
-class CropSettings:
-    """How the model's training faces were made."""
-
-    alignment: AlignmentSettings
-    format: Literal["jpeg", "png"]
-    quality: int
-    is_known: bool  # false: the card does not say, the usual settings are taken
-
-
-def crop_settings(card: Card, *, prealigned: bool) -> CropSettings:
-    """Returns the settings of the training faces, from the card's `training.faces`, the metadata of their shards."""
-    metadata: Mapping[str, Any] = card.training.get("faces", {})
-    known = {name: value for name, value in metadata.items() if name in AlignmentSettings.model_fields}
-    values = {"crop": card.preprocessing.size, **known, "prealigned": prealigned}
-    return CropSettings(
-        alignment=validate(AlignmentSettings, values, where="the checkpoint's card, training.faces"),
-        format=metadata.get("format", "jpeg"),
-        quality=metadata.get("quality", 95),
-        is_known="crop" in metadata,
-    )
-
-
-def read_crops(pictures: Pictures, settings: CropSettings, advance: Advance) -> Iterator[Face]:
+def read_crops(pictures: Pictures, settings: AlignmentSettings, advance: Advance) -> Iterator[Face]:
     """Yields pictures that are crops already, as `align` passes them through."""
-    results = Aligner(settings.alignment).align(_read(path) for _, path in pictures)
+    results = Aligner(settings).align(_read(path) for _, path in pictures)
     for (name, _), result in zip(pictures, results, strict=True):
         advance(1)
         if isinstance(result, Rejection):
@@ -162,7 +143,7 @@ def read_crops(pictures: Pictures, settings: CropSettings, advance: Advance) -> 
 
 def find_and_align(
     pictures: Pictures,
-    settings: CropSettings,
+    settings: AlignmentSettings,
     detector: Detector,
     advance: Advance,
     *,
@@ -170,7 +151,7 @@ def find_and_align(
     batch: int,
 ) -> Iterator[Face]:
     """Yields the faces of every picture, the most certain first, or the one that the rule takes."""
-    for images in _batches(pictures, settings.alignment.pictures, most=batch):
+    for images in _batches(pictures, settings.pictures, most=batch):
         detections = iter(detector.detect([image for _, image in images if not isinstance(image, Rejection)]))
         for name, image in images:
             advance(1)
@@ -184,7 +165,7 @@ def find_and_align(
                     chosen = choose_face(detected, height=height, width=width, rule=rule)
                 for number, face in enumerate(detected):
                     if chosen is None or face is chosen:
-                        yield _align(name, image, number, face, settings.alignment)
+                        yield _align(name, image, number, face, settings)
             except Rejection as rejection:
                 yield {"image": name, "reason": rejection.reason}, None
 
@@ -234,15 +215,15 @@ def _read(path: Path) -> bytes | Rejection:
         return Rejection("unreadable")
 
 
-def classify(faces: Iterator[Face], classifier: Classifier, settings: CropSettings) -> Iterator[list[Row]]:
+def classify(
+    faces: Iterator[Face], classifier: Classifier, encode_crop: Callable[[np.ndarray], bytes]
+) -> Iterator[list[Row]]:
     """Yields rows in order, with the probabilities of those that have a crop, a bounded number at a time.
 
     A crop is encoded and decoded first, as it comes back from a shard.
     """
     while chunk := list(islice(faces, FACES_PER_CALL)):
-        encoded = [
-            encode(crop, format=settings.format, quality=settings.quality) for _, crop in chunk if crop is not None
-        ]
+        encoded = [encode_crop(crop) for _, crop in chunk if crop is not None]
         predictions = classifier.predict(np.stack([*map(decode_one, encoded)])).tolist() if encoded else []
         classified = (row for row, crop in chunk if crop is not None)
         for row, probabilities in zip(classified, predictions, strict=True):

@@ -5,7 +5,6 @@ where the user said so. No picture is opened but the first of a `.rec`, to see w
 """
 
 import io
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -43,11 +42,6 @@ class Source(NamedTuple):
     path: Path
     name: str | None
 
-    @property
-    def real_path(self) -> str:
-        """The same for every way to write it: that of the table of a CSV source, else that of its path."""
-        return os.path.realpath(csv.find_table(self.path, csv.Options()) if self.adapter == "csv" else self.path)
-
 
 @dataclass(frozen=True)
 class SurveySettings:
@@ -58,18 +52,6 @@ class SurveySettings:
     drop_outside: bool  # labels that are no class
     columns: ColumnChoices
     project: Path
-
-    def map_labels(self, labels: Mapping[str, int], path: Path) -> dict[str, str | None]:
-        """Returns the class of every label, None for those to drop; `labels` are counts, for the error's line."""
-        by_name = {canonical(name): name for name in self.classes}
-        mapping = {label: self.renamed.get(label) or by_name.get(canonical(label)) for label in labels}
-        outside = {label: labels[label] for label, target in mapping.items() if target is None}
-        if outside and not self.drop_outside:
-            raise DataError(
-                f"{path} has labels outside the classes {', '.join(self.classes)}: {format_counts(outside)}; add them "
-                f"to --classes, name them by --rename LABEL=CLASS, or say --drop-outside"
-            )
-        return mapping
 
 
 @dataclass(frozen=True)
@@ -144,15 +126,22 @@ def survey_set(source: Source, name: str, survey: SurveySettings, *, default_spl
     labels: Counter[str] = Counter()
     for (_, label), count in rows.items():
         labels.update({} if label is None else {label: count})
-    mapping = survey.map_labels(labels, source.path)
+    by_name = {canonical(name): name for name in survey.classes}
+    mapping = {label: survey.renamed.get(label) or by_name.get(canonical(label)) for label in labels}
+    outside = {label: labels[label] for label, target in mapping.items() if target is None}
+    if outside and not survey.drop_outside:
+        raise DataError(
+            f"{source.path} has labels outside the classes {', '.join(survey.classes)}: {format_counts(outside)}; add "
+            f"them to --classes, name them by --rename LABEL=CLASS, or say --drop-outside"
+        )
     counts: Counter[tuple[str, str | None]] = Counter()
     for (split, label), count in rows.items():
         if label is None or mapping[label] is not None:
             counts[split or default_split, None if label is None else mapping[label]] += count
     without_split = sum(count for (split, _), count in rows.items() if split is None)
     notes = [f"{without_split:,} pictures name no split: they are {default_split}"] if without_split else []
-    if dropped := {label: labels[label] for label, target in mapping.items() if target is None}:
-        notes.append(f"dropped, outside the classes: {format_counts(dropped)}")
+    if outside:
+        notes.append(f"dropped, outside the classes: {format_counts(outside)}")
     if unlabelled := sum(count for (_, label), count in counts.items() if label is None):
         notes.append(f"{unlabelled:,} pictures have no label")
     classes = {label: target for label, target in sorted(mapping.items()) if label != target}

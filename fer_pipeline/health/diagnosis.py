@@ -25,9 +25,10 @@ FSCK = "python -m fer_pipeline fsck"
 OBJECT_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")
 MANY_CHANGED = 8  # files of one output: it is checked out as a whole
 # Damaged bytes are removed first; then what is intact elsewhere is fetched, and only the rest is made again.
-ORDER = ("chmod u+r", FSCK, "dvc fetch", "dvc fetch --all-commits", "dvc pull", "rm -r", "touch", "dvc checkout")
-ORDER += ("dvc checkout --force", "dvc commit", "dvc add", "dvc update", "dvc repro", "dvc push")
-ORDER += ("dvc push --all-commits",)
+ORDER = (
+    f"chmod u+r|{FSCK}|dvc fetch|dvc fetch --all-commits|dvc pull|rm -r|touch|dvc checkout|dvc checkout --force|"
+    "dvc commit|dvc add|dvc update|dvc repro|dvc push|dvc push --all-commits"
+).split("|")
 
 Kind = Literal["damaged", "missing", "changed", "unreadable"]
 
@@ -67,17 +68,6 @@ class Damage(NamedTuple):
         commands = (Command("chmod u+r", (str(self.path),)),) if file_hash.is_denied else self.commands
         return self._replace(kind="unreadable", actual=file_hash.error, commands=commands)
 
-    @property
-    def is_removable(self) -> bool:
-        """Whether the bytes are of no use and stop DVC from restoring intact ones."""
-        return self.kind in ("damaged", "unreadable") and any(command.name == FSCK for command in self.commands)
-
-    @property
-    def is_last_copy(self) -> bool:
-        """Whether no stage makes these bytes and no intact copy is known."""
-        restoring = {command.name for command in self.commands} - {FSCK, "dvc add"}
-        return self.is_removable and self.place != "store" and not restoring
-
 
 class Objects:
     """The objects of DVC's cache, or of a remote in a folder, by their names."""
@@ -90,10 +80,6 @@ class Objects:
         self.inodes = {path.parent.name + path.name: hasher.add(path, "md5") for path in paths if path.is_file()}
         self.num_old = sum(bool(OBJECT_NAME.fullmatch(path.name)) for path in root.glob("[0-9a-f][0-9a-f]/*"))
 
-    def path(self, name: str) -> Path:
-        """Returns where the object of this name is stored."""
-        return object_path(self.root, name)
-
     def is_intact(self, name: str) -> bool:
         """Says whether the object is there and what its name says."""
         return name in self.inodes and self.hasher.hashes[self.inodes[name]].md5 == name.removesuffix(".dir")
@@ -102,14 +88,16 @@ class Objects:
         """Returns path and hash of each file of a folder; None where its list is not intact."""
         if not self.is_intact(name):
             return None
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(self.path(name).read_bytes())}
+        return {entry["relpath"]: entry["md5"] for entry in json.loads(object_path(self.root, name).read_bytes())}
 
     def damage(self, name: str, output: str, stage: str, *commands: Command) -> Damage:
         """Describes an object that is not intact."""
         actual = self.hasher.hashes[self.inodes[name]] if name in self.inodes else FileHash()
         kind, text = ("damaged", f"md5 {actual.md5}") if name in self.inodes else ("missing", "nothing")
         expected = f"md5 {name.removesuffix('.dir')}"
-        return Damage(kind, self.place, self.path(name), output, stage, expected, text, commands).after(actual)
+        return Damage(kind, self.place, object_path(self.root, name), output, stage, expected, text, commands).after(
+            actual
+        )
 
 
 def object_path(root: Path, name: str) -> Path:
@@ -143,11 +131,6 @@ class WorkspaceOutput:
         self.changed = [name for name in differing if self.inodes[name] != cache.inodes.get(promised[name])]
         self.unexpected = [name for name in md5s if name not in promised] if expected is not None else []
         self.is_whole = expected is not None and not self.missing and not differing
-
-    @property
-    def is_edited(self) -> bool:
-        """Whether DVC would have to overwrite something."""
-        return bool(self.changed or self.unexpected)
 
     def damage(self, name: str, kind: Kind, actual: str, *commands: Command) -> Damage:
         """Describes a file, '' for the whole output, that is not what `dvc.lock` promises."""
@@ -265,14 +248,22 @@ def _output_damages(one: WorkspaceOutput, cache: Objects, remote: Remote | None,
     output = one.output
     needed = {**({"": output.md5} if output.is_folder else {}), **(one.expected or {})} if output.is_cached else {}
     faulty = {name: md5 for name, md5 in needed.items() if not cache.is_intact(md5)}
-    restore = checkout = Command("dvc checkout --force" if one.is_edited else "dvc checkout", (output.path,))
-    if faulty:
-        restore = _restore_command(one, list(faulty.values()), remote)
-    elif not output.is_cached:
-        restore = checkout = Command("dvc repro", (output.stage,))
-    # Nothing can be checked out while objects are missing: what makes these makes the whole output.
-    is_made = bool(faulty) and restore.name in ("dvc repro", "dvc update", "dvc add")
-    in_place = restore if is_made else checkout
+    is_edited = bool(one.changed or one.unexpected)  # DVC would have to overwrite something
+    restore = in_place = Command("dvc checkout --force" if is_edited else "dvc checkout", (output.path,))
+    is_made = False
+    if faulty and one.is_whole and not one.unexpected:
+        restore = Command("dvc commit", (output.path,))
+    elif faulty and _remote_has(remote, faulty.values()):
+        # `dvc pull` stops at files that were changed; these have a command of their own.
+        restore = Command("dvc fetch" if is_edited else "dvc pull", (output.path,))
+    elif faulty or not output.is_cached:
+        # Nothing can be checked out while objects are missing: what makes these makes the whole output.
+        restore = in_place = Command("dvc repro", (output.stage,))
+        if output.is_imported:
+            restore = in_place = Command("dvc update", (output.stage,))
+        elif output.stage.endswith(".dvc"):  # a person put it there, so that no stage can make it again
+            restore = in_place = Command("dvc add", (output.path,))
+        is_made = bool(faulty)
     if not one.inodes and (faulty or one.missing) and cache.inodes.keys().isdisjoint(faulty.values()):
         yield one.damage("", "missing", "nothing", restore)
         return
@@ -291,22 +282,7 @@ def _output_damages(one: WorkspaceOutput, cache: Objects, remote: Remote | None,
         yield one.damage(name, "changed", "a file", in_place)
 
 
-def _restore_command(one: WorkspaceOutput, md5s: Sequence[str], remote: Remote | None) -> Command:
-    """Chooses what restores objects of an output: the workspace, the remote, else what made the output."""
-    output = one.output
-    if one.is_whole and not one.unexpected:
-        return Command("dvc commit", (output.path,))
-    if _remote_has(remote, md5s):
-        # `dvc pull` stops at files that were changed; these have a command of their own.
-        return Command("dvc fetch" if one.is_edited else "dvc pull", (output.path,))
-    if output.is_imported:
-        return Command("dvc update", (output.stage,))
-    if output.stage.endswith(".dvc"):  # a person put it there, so that no stage can make it again
-        return Command("dvc add", (output.path,))
-    return Command("dvc repro", (output.stage,))
-
-
-def _remote_has(remote: Remote | None, md5s: Sequence[str]) -> bool:
+def _remote_has(remote: Remote | None, md5s: Iterable[str]) -> bool:
     """Says whether the remote has all of these objects intact; one that is no folder is trusted."""
     if remote is None or (folder := remote.folder) is None:
         return remote is not None

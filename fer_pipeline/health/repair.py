@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fer_pipeline.core.files import replacing
-from fer_pipeline.health.diagnosis import Damage, Diagnosis
+from fer_pipeline.health.diagnosis import FSCK, Damage, Diagnosis, object_path
 from fer_pipeline.health.hashing import hash_file
 
 SET_ASIDE = Path(".dvc/tmp/damaged")
@@ -23,14 +23,14 @@ def remove_damage(root: Path, diagnosis: Diagnosis) -> tuple[list[Path], list[Pa
     removed: list[Path] = []
     set_aside: list[Path] = []
     for damage in diagnosis.damages:
-        path = damage.path
-        if damage.place == "store" and damage.is_removable:
+        path, commands = damage.path, {command.name for command in damage.commands}
+        if damage.place == "store" and FSCK in commands:
             removed.append(_remove(path, diagnosis))
-        elif damage.is_removable and path.exists():
+        elif FSCK in commands and path.exists():
             again = hash_file(path, frozenset({"md5"}))
             if not again.error and again.md5 == damage.expected.removeprefix("md5 "):
                 continue  # somebody has repaired it since
-            if damage.is_last_copy and damage.kind == "damaged":
+            if damage.kind == "damaged" and commands <= {FSCK, "dvc add"}:  # no other copy is known, and no stage
                 set_aside.append(root / SET_ASIDE / (path.parent.name + path.name))
                 with replacing(set_aside[-1]) as temporary:
                     shutil.copyfile(path, temporary)
@@ -57,10 +57,9 @@ def _remove_lists(damage: Damage, diagnosis: Diagnosis) -> Iterator[Path]:
     remote, damaged_name = diagnosis.remote, damage.path.parent.name + damage.path.name
     assert remote is not None
     for name in remote.inodes:
-        if not name.endswith(".dir") or not remote.path(name).exists():
-            continue
-        if damaged_name in (remote.list_files(name) or {}).values():
+        path = object_path(remote.root, name)
+        if name.endswith(".dir") and path.exists() and damaged_name in (remote.list_files(name) or {}).values():
             # A list that is nowhere else stays: without it the other files of its folder were lost too.
             if diagnosis.cache.is_intact(name) or damage.output:
-                remote.path(name).unlink()
-                yield remote.path(name)
+                path.unlink()
+                yield path
