@@ -1,7 +1,8 @@
 """Check DVC's cache, the outputs and the shard store against their hashes, and report what repairs them."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from json import dumps
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import STORE
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.health.diagnosis import FSCK, Command, Damage, Diagnosis, diagnose, shell_line
+from fer_pipeline.health.diagnosis import FSCK, Command, Damage, Diagnosis, diagnose, object_path, shell_line
 from fer_pipeline.health.dvc_project import Remote, read_config
-from fer_pipeline.health.repair import SET_ASIDE, remove_damage
+from fer_pipeline.health.hashing import hash_file
 from fer_pipeline.sharding.locks import lock_exclusively
 
 MAX_ROWS = 40
+SET_ASIDE = Path(".dvc/tmp/damaged")
 MAX_THREADS = 8
 HEADER = ("what", "where", "output", "stage", "expected", "found")
 KEYS = ("kind", "place", "path", "out", "stage", "expected", "found")  # of a damage as JSON
@@ -74,6 +77,59 @@ def run(
             lines += ["", f"to repair it, run: {repair}", *_notes(damages, config.remote)]
         text = "\n".join(lines)
     return Summary("", text, failed=bool(damages) and not remove)
+
+
+def remove_damage(root: Path, diagnosis: Diagnosis) -> tuple[list[Path], list[Path]]:
+    """Removes damaged bytes from the cache, the shard store, the workspace and the remote, under every name.
+
+    DVC looks at names, not at bytes: while a damaged object is there, neither pull nor push nor repro replaces it.
+
+    Returns:
+        The removed paths, and where bytes lie now of which no other copy is known.
+    """
+    removed: list[Path] = []
+    set_aside: list[Path] = []
+    for damage in diagnosis.damages:
+        path, commands = damage.path, {command.name for command in damage.commands}
+        if damage.place == "store" and FSCK in commands:
+            removed.append(_remove(path, diagnosis))
+        elif FSCK in commands and path.exists():
+            again = hash_file(path, frozenset({"md5"}))
+            if not again.error and again.md5 == damage.expected.removeprefix("md5 "):
+                continue  # somebody has repaired it since
+            if damage.kind == "damaged" and commands <= {FSCK, "dvc add"}:  # the last copy, and no stage makes it
+                set_aside.append(root / SET_ASIDE / (path.parent.name + path.name))
+                with replacing(set_aside[-1]) as temporary:
+                    shutil.copyfile(path, temporary)
+            status = path.stat()
+            removed += [_remove(name, diagnosis) for name in diagnosis.hasher.paths[status.st_dev, status.st_ino]]
+        if damage.place == "remote":
+            removed += _remove_lists(damage, diagnosis)
+    return list(dict.fromkeys(removed)), set_aside
+
+
+def _remove(path: Path, diagnosis: Diagnosis) -> Path:
+    """Removes a file, or the shard of the store that it belongs to; returns what was removed."""
+    store = diagnosis.store
+    if path.is_relative_to(store.root / "shards"):
+        key = path.relative_to(store.root / "shards").parts[1]
+        store.remove(key)
+        return store.shard(key)
+    path.unlink(missing_ok=True)
+    return path
+
+
+def _remove_lists(damage: Damage, diagnosis: Diagnosis) -> Iterator[Path]:
+    """Removes the remote's lists of folders with this file: `dvc push` takes every file of a list to be there."""
+    remote, damaged_name = diagnosis.remote, damage.path.parent.name + damage.path.name
+    assert remote is not None
+    for name in remote.inodes:
+        path = object_path(remote.root, name)
+        if name.endswith(".dir") and path.exists() and damaged_name in (remote.list_files(name) or {}).values():
+            # A list that is nowhere else stays: without it the other files of its folder were lost too.
+            if diagnosis.cache.is_intact(name) or damage.output:
+                path.unlink()
+                yield path
 
 
 def _summarise(diagnosis: Diagnosis) -> str:

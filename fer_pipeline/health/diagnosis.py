@@ -25,7 +25,7 @@ FSCK = "python -m fer_pipeline fsck"
 OBJECT_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")
 MANY_CHANGED = 8  # files of one output: it is checked out as a whole
 # Damaged bytes are removed first; then what is intact elsewhere is fetched, and only the rest is made again.
-ORDER = (
+ORDER: Sequence[str] = (
     f"chmod u+r|{FSCK}|dvc fetch|dvc fetch --all-commits|dvc pull|rm -r|touch|dvc checkout|dvc checkout --force|"
     "dvc commit|dvc add|dvc update|dvc repro|dvc push|dvc push --all-commits"
 ).split("|")
@@ -45,7 +45,7 @@ def shell_line(commands: Iterable[Command]) -> str:
     arguments: dict[str, dict[str, None]] = {}
     for command in commands:
         arguments.setdefault(command.name, {}).update(dict.fromkeys(command.arguments))
-    ordered = sorted(arguments, key=ORDER.index)
+    ordered = sorted(arguments, key=lambda name: ORDER.index(name))
     return " && ".join(shlex.join([*shlex.split(name), *arguments[name]]) for name in ordered)
 
 
@@ -258,12 +258,12 @@ def _output_damages(one: WorkspaceOutput, cache: Objects, remote: Remote | None,
         restore = Command("dvc fetch" if is_edited else "dvc pull", (output.path,))
     elif faulty or not output.is_cached:
         # Nothing can be checked out while objects are missing: what makes these makes the whole output.
-        restore = in_place = Command("dvc repro", (output.stage,))
-        if output.is_imported:
-            restore = in_place = Command("dvc update", (output.stage,))
-        elif output.stage.endswith(".dvc"):  # a person put it there, so that no stage can make it again
-            restore = in_place = Command("dvc add", (output.path,))
-        is_made = bool(faulty)
+        is_made, restore = bool(faulty), Command("dvc repro", (output.stage,))
+        if faulty and output.is_imported:
+            restore = Command("dvc update", (output.stage,))
+        elif faulty and output.stage.endswith(".dvc"):  # a person put it there, so that no stage can make it again
+            restore = Command("dvc add", (output.path,))
+        in_place = restore
     if not one.inodes and (faulty or one.missing) and cache.inodes.keys().isdisjoint(faulty.values()):
         yield one.damage("", "missing", "nothing", restore)
         return

@@ -75,13 +75,10 @@ def read_config(root: Path) -> DvcConfig:
     """Reads DVC's settings in the folder that holds `.dvc`; a DataError where there is none."""
     if not (root / ".dvc").is_dir():
         raise DataError(f"no .dvc folder in {root.resolve()}; run in the project's folder, or make one with: dvc init")
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*APP)
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*APP)
     values: dict[str, Any] = {}
-    for file in (
-        Path(os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*APP), "config"),
-        Path(os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*APP), "config"),
-        root / ".dvc" / "config",
-        root / ".dvc" / "config.local",
-    ):
+    for file in (Path(system, "config"), Path(user, "config"), root / ".dvc/config", root / ".dvc/config.local"):
         values |= _read_config_file(file) if file.is_file() else {}
     urls = {match[1]: url for key, url in values.items() if (match := re.fullmatch(r"remote\.(.*)\.url", key))}
     verified = {name for name in urls if str(values.get(f"remote.{name}.verify")).lower() in ("true", "yes", "on", "1")}
@@ -144,13 +141,8 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
                         )
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise _broken(here / name, f"{type(error).__name__} {error}") from None
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
-            if not name.startswith(".")
-            and here / name not in folders_of_outputs
-            and not (here / name / "pyvenv.cfg").exists()
-        )
+        plain = {name for name in subfolders if name[0] != "." and not (here / name / "pyvenv.cfg").exists()}
+        subfolders[:] = sorted(name for name in plain if here / name not in folders_of_outputs)
     checked = [output for output in outputs if output is not None]
     return checked, len(outputs) - len(checked)
 

@@ -6,6 +6,7 @@ import resource
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -23,7 +24,6 @@ MAX_SKEW_SECONDS = 5.0
 EARLIEST_TIME = 1_760_000_000  # October 2025: no clock of today is before it
 LEAST_FREE, LITTLE_FREE = 1 * GB, 10 * GB
 LEAST_INODES, LITTLE_INODES = 10_000, 0.05  # the second is a share of all
-LINKS = ("reflink", "hardlink", "symlink", "copy")
 FICLONE = 0x40049409  # ioctl_ficlone(2)
 BYTES_HASHED_A_SECOND = 0.4 * GB
 TEMPORARY_FILE_SYSTEMS = ("overlay", "tmpfs", "ramfs", "aufs")  # they end with their container or machine
@@ -48,18 +48,19 @@ def check_inodes(context: CheckContext) -> Finding:
     return grade(f"{free:,} of {total:,} are free", advice, problem=free < LEAST_INODES, warning=is_little)
 
 
+def _reflink(source: Path, out: Path) -> None:
+    with source.open("rb") as original, out.open("wb") as clone:
+        fcntl.ioctl(clone.fileno(), FICLONE, original.fileno())
+
+
+LINKS: dict[str, Callable[[Path, Path], object]] = {"reflink": _reflink, "hardlink": os.link, "symlink": os.symlink}
+LINKS["copy"] = shutil.copyfile
+
+
 def can_link(kind: str, source: Path, out: Path) -> bool:
     """Says whether a link of this kind can be made of `source` at `out`; removes it again."""
     try:
-        if kind == "hardlink":
-            os.link(source, out)
-        elif kind == "symlink":
-            out.symlink_to(source)
-        elif kind == "reflink":
-            with source.open("rb") as original, out.open("wb") as clone:
-                fcntl.ioctl(clone.fileno(), FICLONE, original.fileno())
-        else:
-            shutil.copyfile(source, out)
+        LINKS[kind](source, out)
     except OSError:
         return False
     finally:

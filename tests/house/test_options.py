@@ -8,11 +8,10 @@ from typing import get_args
 
 import pytest
 
-from fer_pipeline.cli import COMMANDS
+from fer_pipeline.cli import COMMANDS, Command, read_command, read_other_options
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
-from fer_pipeline.options import Command, read_command, read_other_options
 from tests.project import project_settings
 
 
