@@ -12,7 +12,7 @@ from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import PARAMS, STORE, Resources, read_project
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.health import gpus, machine, prefect_server, software, tracking
+from fer_pipeline.health import machine, prefect_server, software, tracking
 from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.health.findings import CheckContext, Finding, grade
 from fer_pipeline.health.machine import link_type
@@ -24,7 +24,7 @@ CHECKS: dict[str, Callable[[CheckContext], Finding]] = {
     **{package: partial(software.compare_version, package) for package in software.PACKAGES},
     **{
         name.removeprefix("check_"): function
-        for module in (software, gpus, machine, tracking, prefect_server)
+        for module in (software, machine, tracking, prefect_server)
         for name, function in vars(module).items()
         if name.startswith("check_")
     },

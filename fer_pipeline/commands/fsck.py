@@ -144,28 +144,24 @@ def _summarise(diagnosis: Diagnosis) -> str:
 
 def _notes(damages: Sequence[Damage], remote: Remote | None) -> list[str]:
     """What to know before one runs the commands."""
+
+    def rerun_line(*names: str) -> str:  # that runs the stages of all damage that one of these commands repairs
+        stages = [one.stage for one in damages if any(command.name in names for command in one.commands)]
+        return shell_line(Command("dvc repro", (one,)) for one in stages if one and not one.endswith(".dvc"))
+
     names = {command.name for damage in damages for command in damage.commands}
     notes: list[str] = []
     if names & {"dvc pull", "dvc fetch", "dvc fetch --all-commits"} and remote and not remote.folder:
         if not remote.verify:
             verify = f"dvc remote modify {remote.name} verify true"
             notes.append(f"the remote {remote.name!r} was not checked; first let pull check it: {verify}")
-        if rerun := _rerun_line(damages, "dvc pull", "dvc fetch"):
+        if rerun := rerun_line("dvc pull", "dvc fetch"):
             notes.append(f"where the remote does not have it intact, pull fails, and this makes it again: {rerun}")
-    if rerun := _rerun_line(damages, "dvc commit"):
+    if rerun := rerun_line("dvc commit"):
         notes.append(f"where `dvc commit` finds that inputs have changed since, run instead: {rerun}")
     if "dvc add" in names:
         notes.append("no intact copy is known of what `dvc add` names: put one in its place before you run it")
     return notes
-
-
-def _rerun_line(damages: Sequence[Damage], *names: str) -> str:
-    """The command that runs the stages of all damage that one of these commands repairs."""
-    return shell_line(
-        Command("dvc repro", (damage.stage,))
-        for damage in damages
-        if damage.stage and not damage.stage.endswith(".dvc") and any(one.name in names for one in damage.commands)
-    )
 
 
 def _relative(path: Path, root: Path) -> str:

@@ -5,6 +5,7 @@ The settings are those of the profile for photographs, its comments kept; only w
 
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fer_pipeline.commands.check import check
-from fer_pipeline.commands.csv_columns import ColumnChoices
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import (
+    ColumnChoices,
     DatasetSurvey,
     Named,
     Source,
@@ -31,7 +32,7 @@ from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import PARAMS, Split, validate
 from fer_pipeline.datasets import csv
 
-PROFILE = "photographs.yaml"
+PROFILE = PROFILES / "photographs.yaml"
 NULL_TAG = "tag:yaml.org,2002:null"
 
 
@@ -91,7 +92,7 @@ def run(
         "align": {"sets": {name: {"prealigned": True} for name, one in sets.items() if one.prealigned}},
         "embed": {"sets": [roles["anchor"], *roles["pools"]]},
     }
-    text = fill_profile(PROFILES / PROFILE, values)
+    text = fill_profile(values)
     with replacing(params) as temporary:
         temporary.write_text(text, encoding="utf-8")
         try:
@@ -153,7 +154,7 @@ def survey_project(
     return sets, {"anchor": anchor_name, "train": train_name, "pools": pool_names, "targets": measured}
 
 
-def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
+def fill_profile(values: Mapping[str, Any]) -> str:
     """Returns the profile's text with `values` in their places and its paths of faces renamed.
 
     Comments and order stay; YAML's anchors and aliases are written out, so that each section can be edited alone.
@@ -162,20 +163,14 @@ def fill_profile(profile: Path, values: Mapping[str, Any]) -> str:
     yaml.width = 120
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
     yaml.representer.ignore_aliases = lambda _: True
-    try:
-        settings = yaml.load(profile.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{profile} does not exist; run in the project's folder") from None
-    folder = "data/faces/{}/train".format
-    renamed = {folder(name): folder(values["pools"][0]) for name in settings["pools"]}
-    # Where the profile has one set for both, recipes read the set to train on.
-    renamed |= {folder(settings[role]): folder(values[role]) for role in ("anchor", "train")}
-    for recipe in settings["recipes"].values():
-        recipe["sources"].update({name: renamed.get(path, path) for name, path in recipe["sources"].items()})
-        recipe["deps"][:] = [renamed.get(path, path) for path in recipe["deps"]]
-    renamed[folder(settings["anchor"])] = folder(values["anchor"])
-    sources = settings["distill"].get("sources", {})
-    sources.update({name: renamed.get(path, path) for name, path in sources.items()})
+    if not PROFILE.exists():
+        raise ConfigError(f"{PROFILE} does not exist; run in the project's folder")
+    # The recipes of the profile read its anchor to train on.
+    renamed = {"anchor": values["train"], "pool": values["pools"][0]}
+    template = re.sub(
+        r"(?<=data/faces/)(anchor|pool)(?=/train)", lambda match: renamed[match[0]], PROFILE.read_text("utf-8")
+    )
+    settings = yaml.load(template)
     for section, value in values.items():
         if section == "datasets":
             settings[section] = value
@@ -193,23 +188,21 @@ def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], c
     rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
     notes: list[str] = []
     for name, one in sets.items():
-        plays = {
-            "anchor": name == roles["anchor"],
-            "train": name == roles["train"] != roles["anchor"],
-            "pool": name in roles["pools"],
-            "target": name in roles["targets"],
-        }
+        plays = [role for role in ("anchor", "train") if roles[role] == name][
+            :1
+        ]  # both: said once
+        plays += [role for role in ("pool", "target") if name in roles[f"{role}s"]]
         for split in sorted({split for split, _ in one.counts}, key=("train", "val", "test").index):
             total = sum(count for (other, _), count in one.counts.items() if other == split)
             labelled = one.class_counts(split)
             cells = [f"{labelled.get(label, 0):,}" if labelled else "-" for label in classes]
-            rows.append((name, "+".join(role for role in plays if plays[role]), split, f"{total:,}", *cells))
+            rows.append((name, "+".join(plays), split, f"{total:,}", *cells))
         options = ", ".join(f"{key} {value}" for key, value in one.settings.options.items())
         notes.append(f"{name}: {one.settings.adapter} in {one.settings.path}{f' ({options})' if options else ''}")
         notes += [f"{name}: {label} means {target}" for label, target in one.settings.classes.items() if target]
         notes += [f"{name}: {note}" for note in one.notes]
         tested = one.class_counts("test")
-        if plays["target"] and (absent := [label for label in classes if not tested.get(label)]):
+        if "target" in plays and (absent := [label for label in classes if not tested.get(label)]):
             notes.append(f"{name}: no test picture of {', '.join(absent)}")
     return format_table(rows, num_names=3) + notes
 

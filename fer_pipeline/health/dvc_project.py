@@ -8,9 +8,8 @@ Outputs: those of every `dvc.lock` and `*.dvc` file, with their hashes.
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from configobj import ConfigObj, ConfigObjError
@@ -22,8 +21,7 @@ LINK_TYPES = ("reflink", "copy")  # DVC's, where nothing is set
 APP = ("dvc", "iterative")
 
 
-@dataclass(frozen=True)
-class Remote:
+class Remote(NamedTuple):
     """One remote; `folder` is None where it is not a folder of this machine."""
 
     name: str
@@ -35,8 +33,7 @@ class Remote:
         return None if "://" in self.url else Path(self.url)
 
 
-@dataclass(frozen=True)
-class DvcConfig:
+class DvcConfig(NamedTuple):
     """DVC's settings as far as fsck and doctor need them; `site_cache` is None where DVC chooses."""
 
     cache: Path
@@ -51,8 +48,7 @@ class DvcConfig:
         return self.remotes.get(self.default) if self.default else None
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """One output; `path` is relative to the project's folder, `stage` an address that `dvc repro` knows."""
 
     path: str

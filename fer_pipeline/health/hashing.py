@@ -10,6 +10,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from fer_pipeline.core.progress import progress
 
@@ -18,8 +19,7 @@ CHUNK = 1 << 20
 MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True)
-class FileHash:
+class FileHash(NamedTuple):
     """MD5 and SHA-256 in hex, '' for one that was not asked for; `error` where the file could not be read."""
 
     md5: str = ""

@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from fer_pipeline.health.findings import CheckContext, Finding, grade
-from fer_pipeline.health.gpus import query_gpus
+from fer_pipeline.health.machine import query_gpus
 from fer_pipeline.health.software import installed_version
 
 TIMEOUT_SECONDS = 3.0

@@ -13,8 +13,7 @@ from PIL import Image
 
 from fer_pipeline.commands import init
 from fer_pipeline.commands.check import check
-from fer_pipeline.commands.csv_columns import ColumnChoices, guess_csv
-from fer_pipeline.commands.survey import Source, name_source
+from fer_pipeline.commands.survey import ColumnChoices, Source, guess_csv, name_source
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import read_project

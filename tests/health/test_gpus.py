@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.health import gpus
+from fer_pipeline.health import machine
 from fer_pipeline.health.findings import CheckContext
-from fer_pipeline.health.gpus import Gpus
+from fer_pipeline.health.machine import Gpus
 
 GIB = 1 << 30
 BUILT = ("sm_75", "sm_80", "sm_90a", "sm_120", "compute_120")
@@ -35,8 +35,8 @@ def test_driver(
     words: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gpus, "query_gpus", lambda: seen)
-    finding = gpus.check_driver(CheckContext(tmp_path, Resources(device=device), environment))
+    monkeypatch.setattr(machine, "query_gpus", lambda: seen)
+    finding = machine.check_driver(CheckContext(tmp_path, Resources(device=device), environment))
     assert finding.level == level
     assert words in finding.message
     assert bool(finding.advice) == (level != "ok")
@@ -60,8 +60,8 @@ def with_one(capability: tuple[int, int], memory: int) -> Gpus:
 def test_gpu(
     tmp_path: Path, seen: Gpus, wanted: int | None, level: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpus, "query_gpus", lambda: seen)
-    finding = gpus.check_gpu(CheckContext(tmp_path, Resources(gpus=wanted)))
+    monkeypatch.setattr(machine, "query_gpus", lambda: seen)
+    finding = machine.check_gpu(CheckContext(tmp_path, Resources(gpus=wanted)))
     assert finding.level == level
     assert words in finding.message
 
@@ -70,6 +70,6 @@ def test_gpu(
     ("count", "level"), [(None, "warning"), (0, "warning"), (1, "problem"), (2, "ok"), (3, "problem")]
 )
 def test_faiss(tmp_path: Path, count: int | None, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "query_gpus", lambda: TWO)
-    monkeypatch.setattr(gpus, "count_faiss_gpus", lambda: count)
-    assert gpus.check_faiss(CheckContext(tmp_path)).level == level
+    monkeypatch.setattr(machine, "query_gpus", lambda: TWO)
+    monkeypatch.setattr(machine, "count_faiss_gpus", lambda: count)
+    assert machine.check_faiss(CheckContext(tmp_path)).level == level
