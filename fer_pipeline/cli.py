@@ -91,11 +91,8 @@ def _add_command(folder: str, name: str, panel: str) -> None:
     command = read_command(Path(__file__).parent / folder / f"{name}.py")
     parameters = command.parameters
     if folder == "stages":
-        option = Annotated[Path, typer.Option(help="The file of settings.")]
-        parameters = [
-            *parameters,
-            inspect.Parameter("params", inspect.Parameter.KEYWORD_ONLY, default=PARAMS, annotation=option),
-        ]
+        kind, option = inspect.Parameter.KEYWORD_ONLY, Annotated[Path, typer.Option(help="The file of settings.")]
+        parameters = [*parameters, inspect.Parameter("params", kind, default=PARAMS, annotation=option)]
 
     def call(**options: Any) -> None:
         if others := command.other_options:

@@ -8,8 +8,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,23 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     parameters = inspect.signature(run).parameters.values()
     name = "-".join(options[one.name] for one in parameters if one.annotation is str)
     owner = f"{stage}@{name}" if name else stage
-    progress_file = nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow()
-    with lock_for_run(store, owner), recorded(store / "provenance" / f"{owner}.json", stage=stage), progress_file:
-        return run(checked.configs[stage], limit_workers(checked.project), **options)
+    started, clock = datetime.now(UTC), time.monotonic()
+    with lock_for_run(store, owner):
+        with nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow():
+            summary = run(checked.configs[stage], limit_workers(checked.project), **options)
+        record = {
+            "stage": stage,
+            "arguments": sys.argv[1:],
+            "started": started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - clock, 3),
+            "host": platform.node(),
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "packages": {name: installed_version(name) for name in PACKAGES},
+            "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
+        }
+        write_json(store / "provenance" / f"{owner}.json", record)
+    return summary
 
 
 def limit_workers(project: ProjectSettings) -> ProjectSettings:
@@ -57,22 +71,3 @@ def limit_workers(project: ProjectSettings) -> ProjectSettings:
     if resources.parallel == "data" or resources.workers <= cores:
         return project
     return project.model_copy(update={"resources": resources.model_copy(update={"workers": cores})})
-
-
-@contextmanager
-def recorded(path: Path, *, stage: str) -> Iterator[None]:
-    """Writes `path` when the stage has ended well: commit, host, versions, start and seconds."""
-    started, clock = datetime.now(UTC), time.monotonic()
-    yield
-    record = {
-        "stage": stage,
-        "arguments": sys.argv[1:],
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 3),
-        "host": platform.node(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
-        "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
-    }
-    write_json(path, record)

@@ -40,15 +40,8 @@ def report_errors() -> Iterator[None]:
 class OneLineGroup(TyperGroup):
     """Commands whose errors are one line, those of a mistyped command line too."""
 
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        """Parses the words before the command's name."""
-        with report_errors():
-            return super().make_context(*args, **options)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Parses the command's own words and runs it."""
-        with report_errors():
-            return super().invoke(ctx)
+    make_context = report_errors()(TyperGroup.make_context)  # parses the words before the command
+    invoke = report_errors()(TyperGroup.invoke)  # parses the words of the command, and runs it
 
 
 def print_result(result: Summary | str) -> None:

@@ -26,12 +26,7 @@ KEYS = ("kind", "place", "path", "out", "stage", "expected", "found")  # of a da
 
 
 def run(
-    *,
-    remove: bool = False,
-    remote: str | None = None,
-    jobs: int | None = None,
-    json: bool = False,
-    store: Path = STORE,
+    *, remove: bool = False, remote: str | None = None, jobs: int | None = None, json: bool = False, store: Path = STORE
 ) -> Summary:
     """Hash DVC's cache, the outputs and the finished shards again; report damage and the command that repairs it.
 

@@ -77,13 +77,9 @@ def run(
     check_replaceable(params, force=force)
     columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
     settings = SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent)
-    sets, roles = survey_project(
-        parse_source(anchor, option="--anchor"),
-        None if train is None else parse_source(train, option="--train"),
-        [parse_source(one, option="--pool") for one in pool],
-        [parse_source(one, option="--target") for one in target],
-        settings,
-    )
+    words = {"anchor": [anchor], "train": [train] if train else [], "target": target, "pool": pool}
+    sources = {role: [parse_source(one, option=f"--{role}") for one in words[role]] for role in words}
+    sets, roles = survey_project(sources, settings)
     values = {
         "classes": list(names),
         **roles,
@@ -103,9 +99,9 @@ def run(
 
 
 def survey_project(
-    anchor: Source, train: Source | None, pools: Sequence[Source], targets: Sequence[Source], settings: SurveySettings
+    sources: Mapping[str, Sequence[Source]], settings: SurveySettings
 ) -> tuple[dict[str, DatasetSurvey], dict[str, Any]]:
-    """Surveys every source once, whatever roles it plays, and refuses what could not be trained or measured.
+    """Surveys every source of `anchor`, `train`, `target` and `pool` once, and refuses what could not be trained or measured.
 
     Returns:
         The sets by name, and the roles as the settings write them: `anchor`, `train` (else the anchor), `pools` and
@@ -125,33 +121,32 @@ def survey_project(
             names[key], sets[name] = name, survey_set(source, name, settings, default_split=default_split)
         return names[key]
 
-    anchor_name = add(anchor, "train")
-    train_name = anchor_name if train is None else add(train, "train")
-    target_names = [add(target, "test") for target in targets]
-    pool_names = list(dict.fromkeys(add(pool, None) for pool in pools))
-    if unknown := sorted(settings.columns.named_sets() - set(sets)):
+    splits: dict[str, Split | None] = {"anchor": "train", "train": "train", "target": "test", "pool": None}
+    named = {role: list(dict.fromkeys(add(one, split) for one in sources[role])) for role, split in splits.items()}
+    anchor, train = named["anchor"][0], (named["train"] or named["anchor"])[0]
+    if unknown := sorted({name for _, name, _ in settings.columns.parts() if name} - set(sets)):
         raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
-    for name in dict.fromkeys((anchor_name, train_name)):
+    for name in dict.fromkeys((anchor, train)):
         labelled = sets[name].class_counts("train")
         if empty := [label for label in settings.classes if not labelled.get(label)]:
             raise DataError(
                 f"{name} has no train picture of {', '.join(empty)}; take it out of --classes, or name the label that "
                 f"means it by --rename LABEL=CLASS"
             )
-    own = [name for name in (anchor_name, train_name) if sets[name].class_counts("test")]
-    measured = list(dict.fromkeys((*own, *target_names)))
+    own = [name for name in (anchor, train) if sets[name].class_counts("test")]
+    measured = list(dict.fromkeys((*own, *named["target"])))
     for name in measured:
         if not sets[name].class_counts("test"):
-            splits = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
+            present = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
             raise DataError(
-                f"{name} has no labelled test picture (its splits: {splits}); a target needs a split column with test "
+                f"{name} has no labelled test picture (its splits: {present}); a target needs a split column with test "
                 f"rows, or none"
             )
     if not measured:
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
-    if not pool_names:
+    if not named["pool"]:
         raise ConfigError("nothing to mine: name an unlabelled set by --pool")
-    return sets, {"anchor": anchor_name, "train": train_name, "pools": pool_names, "targets": measured}
+    return sets, {"anchor": anchor, "train": train, "pools": named["pool"], "targets": measured}
 
 
 def fill_profile(values: Mapping[str, Any]) -> str:
@@ -188,9 +183,7 @@ def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], c
     rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
     notes: list[str] = []
     for name, one in sets.items():
-        plays = [role for role in ("anchor", "train") if roles[role] == name][
-            :1
-        ]  # both: said once
+        plays = [role for role in ("anchor", "train") if roles[role] == name][:1]  # both: said once
         plays += [role for role in ("pool", "target") if name in roles[f"{role}s"]]
         for split in sorted({split for split, _ in one.counts}, key=("train", "val", "test").index):
             total = sum(count for (other, _), count in one.counts.items() if other == split)

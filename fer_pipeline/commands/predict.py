@@ -47,8 +47,10 @@ LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 
 Row = dict[str, Any]
 Face = tuple[Row, UInt8[np.ndarray, "s s 3"] | None]  # a row before its face is classified; without a crop it is final
+Picture = tuple[str, UInt8[np.ndarray, "h w 3"] | Rejection]  # decoded, with its name
 Pictures = Sequence[tuple[str, Path]]  # name in the table, path
 Advance = Callable[[int], None]
+Rule = Literal["all"] | SeveralFaces
 
 
 def run(
@@ -100,10 +102,8 @@ def run(
     without = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
     line = f"{len(pictures):,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
     line += f", {reasons.total():,} without ({without})" if without else ""
-    warning = (
-        f"the checkpoint does not say how its faces were aligned: crops of {settings.crop} px with the "
-        f"border {settings.border} are taken"
-    )
+    usual = f"crops of {settings.crop} px with the border {settings.border} are taken"
+    warning = f"the checkpoint does not say how its faces were aligned: {usual}"
     counts: dict[str, int | float] = {"pictures": len(pictures), "faces": predicted.total()}
     counts |= {f"without_{reason}": count for reason, count in reasons.items()}
     return Summary("predict", f"{line} -> {out}", counts, () if "crop" in metadata else (warning,))
@@ -142,13 +142,7 @@ def read_crops(pictures: Pictures, settings: AlignmentSettings, advance: Advance
 
 
 def find_and_align(
-    pictures: Pictures,
-    settings: AlignmentSettings,
-    detector: Detector,
-    advance: Advance,
-    *,
-    faces: Literal["all"] | SeveralFaces,
-    batch: int,
+    pictures: Pictures, settings: AlignmentSettings, detector: Detector, advance: Advance, *, faces: Rule, batch: int
 ) -> Iterator[Face]:
     """Yields the faces of every picture, the most certain first, or the one that the rule takes."""
     for images in _batches(pictures, settings.pictures, most=batch):
@@ -185,9 +179,7 @@ def _align(
     return row, crop
 
 
-def _batches(
-    pictures: Pictures, settings: PictureSettings, *, most: int
-) -> Iterator[list[tuple[str, UInt8[np.ndarray, "h w 3"] | Rejection]]]:
+def _batches(pictures: Pictures, settings: PictureSettings, *, most: int) -> Iterator[list[Picture]]:
     """Names and decoded pictures in batches of bounded memory."""
     batch, size = [], 0
     for name, path in pictures:
@@ -237,10 +229,8 @@ def open_table(out: Path, classes: Sequence[str]) -> Iterator[Callable[[list[Row
     """Yields a function that adds rows to `out`, CSV or Parquet by its extension; it appears when all are written."""
     types = {"image": pa.string(), "face": pa.int32()}
     types |= dict.fromkeys((*BOX, "score", *LANDMARKS), pa.float32()) | {"predicted": pa.string()}
-    columns = pa.schema(
-        types | dict.fromkeys((f"p_{name}" for name in classes), pa.float32()) | {"reason": pa.string()}
-    )
-    floats = {field.name for field in columns if pa.types.is_float32(field.type)}
+    types |= dict.fromkeys((f"p_{name}" for name in classes), pa.float32()) | {"reason": pa.string()}
+    columns, floats = pa.schema(types), {name for name, kind in types.items() if kind == pa.float32()}
 
     def write_csv(rows: list[Row]) -> None:
         for row in rows:

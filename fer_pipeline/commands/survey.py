@@ -33,8 +33,6 @@ GENERIC = frozenset(
     "all annotation annotations csv data dataset faces image images img index info labels label list lists main meta "
     "metadata raw rec recordio test train val".split()
 )
-
-
 USUAL_NAMES = {
     "image": "image images img imgs file files filename filepath path imagepath imagename imagefile imageid "
     "picture pic photo subdirectoryfilepath",
@@ -70,23 +68,16 @@ class ColumnChoices(NamedTuple):
     split_column: Sequence[str] = ()
     reject_missing: bool = False
 
-    def named_sets(self) -> set[str]:
-        """Returns the sets that are named."""
-        return {_split_set(value)[0] for key in PER_SET for value in getattr(self, key)} - {""}
+    def parts(self) -> list[tuple[str, str, str]]:
+        """Returns field, set (empty where none is named) and value of every choice."""
+        values = [(key, str(value)) for key in PER_SET for value in getattr(self, key)]
+        matches = [(key, re.fullmatch(r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)", value)) for key, value in values]
+        return [(key, match[1] or "", match[2]) for key, match in matches if match]
 
     def for_set(self, name: str) -> "ColumnChoices":
         """Returns the choices for one set: first those that name it, then those that name none."""
-        chosen: dict[str, list[str]] = {}
-        for key in PER_SET:
-            values = [_split_set(value) for value in getattr(self, key)]
-            chosen[key] = [value for wanted in (name, "") for address, value in values if address == wanted]
-        return self._replace(**chosen)
-
-
-def _split_set(value: str | Path) -> tuple[str, str]:
-    """The set's name, empty where none is given, and the value."""
-    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", str(value))
-    return (match[1], match[2]) if match else ("", str(value))
+        parts = [part for wanted in (name, "") for part in self.parts() if part[1] == wanted]
+        return self._replace(**{key: [value for field, _, value in parts if field == key] for key in PER_SET})
 
 
 class SurveySettings(NamedTuple):
@@ -161,15 +152,14 @@ def survey_set(source: Source, name: str, survey: SurveySettings, *, default_spl
     if default_split is None:
         count, prealigned = _count_pool(settings)
         notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
-        return DatasetSurvey(
-            settings.model_copy(update={"split": "train"}), {("train", None): count}, notes, prealigned
-        )
+        settings = settings.model_copy(update={"split": "train"})
+        return DatasetSurvey(settings, {("train", None): count}, notes, prealigned)
     adapter = load("fer_pipeline.datasets", source.adapter)
     samples = adapter.samples(path, adapter.Options.model_validate(options))
     rows = Counter((sample.split, sample.label) for sample in samples)
     labels: Counter[str] = Counter()
-    for (_, label), count in rows.items():
-        labels.update({} if label is None else {label: count})
+    for label, count in ((label, count) for (_, label), count in rows.items() if label is not None):
+        labels[label] += count
     by_name = {canonical(name): name for name in survey.classes}
     mapping = {label: survey.renamed.get(label) or by_name.get(canonical(label)) for label in labels}
     outside = {label: labels[label] for label, target in mapping.items() if target is None}
@@ -263,9 +253,8 @@ def _candidates(table: Table, kind: str, chosen: Sequence[str]) -> list[str]:
 def _find_column(table: Table, kind: str, chosen: Sequence[str]) -> str | None:
     columns = _candidates(table, kind, chosen)
     if len(columns) > 1:
-        raise _several(
-            f"{table.file} has several columns that may be the {kind}'s", map(repr, columns), f"{kind}-column"
-        )
+        fault = f"{table.file} has several columns that may be the {kind}'s"
+        raise _several(fault, map(repr, columns), f"{kind}-column")
     return columns[0] if columns else None
 
 

@@ -93,10 +93,8 @@ class Objects:
         """Describes an object that is not intact."""
         actual = self.hasher.hashes[self.inodes[name]] if name in self.inodes else FileHash()
         kind, text = ("damaged", f"md5 {actual.md5}") if name in self.inodes else ("missing", "nothing")
-        expected = f"md5 {name.removesuffix('.dir')}"
-        return Damage(kind, self.place, object_path(self.root, name), output, stage, expected, text, commands).after(
-            actual
-        )
+        expected, path = f"md5 {name.removesuffix('.dir')}", object_path(self.root, name)
+        return Damage(kind, self.place, path, output, stage, expected, text, commands).after(actual)
 
 
 def object_path(root: Path, name: str) -> Path:
