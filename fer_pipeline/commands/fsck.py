@@ -13,9 +13,8 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import STORE
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.health.diagnosis import FSCK, Command, Damage, Diagnosis, diagnose, object_path, shell_line
+from fer_pipeline.health.diagnosis import FSCK, Command, Damage, Diagnosis, diagnose, hash_file, object_path, shell_line
 from fer_pipeline.health.dvc_project import Remote, read_config
-from fer_pipeline.health.hashing import hash_file
 from fer_pipeline.sharding.locks import lock_exclusively
 
 MAX_ROWS = 40

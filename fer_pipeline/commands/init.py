@@ -4,6 +4,7 @@ The settings are those of the profile for photographs, its comments kept; only w
 """
 
 import io
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from fer_pipeline.commands.check import check
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
@@ -101,7 +101,7 @@ def run(
 def survey_project(
     sources: Mapping[str, Sequence[Source]], settings: SurveySettings
 ) -> tuple[dict[str, DatasetSurvey], dict[str, Any]]:
-    """Surveys every source of `anchor`, `train`, `target` and `pool` once, and refuses what could not be trained or measured.
+    """Surveys every source of each role once, and refuses what could not be trained or measured.
 
     Returns:
         The sets by name, and the roles as the settings write them: `anchor`, `train` (else the anchor), `pools` and
@@ -167,12 +167,13 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     )
     settings = yaml.load(template)
     for section, value in values.items():
+        in_one_line = yaml.load(json.dumps(value, ensure_ascii=False))  # what was written as JSON stays so
         if section == "datasets":
             settings[section] = value
         elif isinstance(value, dict):
-            settings[section].update({key: _in_one_line(inner) for key, inner in value.items()})
+            settings[section].update(in_one_line)
         else:
-            settings[section] = _in_one_line(value)
+            settings[section] = in_one_line
     text = io.StringIO()
     yaml.dump(settings, text)
     return text.getvalue()
@@ -219,13 +220,3 @@ def _parse_renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, st
             raise ConfigError(f"--rename {pair!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
         renamed[label] = target
     return renamed
-
-
-def _in_one_line(value: Any) -> Any:
-    """Lists and mappings in one line, as the profiles write them."""
-    if not isinstance(value, list | dict):
-        return value
-    is_list = isinstance(value, list)
-    flow = CommentedSeq(value) if is_list else CommentedMap({key: _in_one_line(one) for key, one in value.items()})
-    flow.fa.set_flow_style()
-    return flow

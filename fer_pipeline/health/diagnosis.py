@@ -1,27 +1,34 @@
 """Find damaged bytes in DVC's cache, the outputs, the shard store and one remote, and name what repairs them.
 
 Source: the layout of DVC 3, `files/md5/<two digits>/<the rest>`. An object's name is the MD5 of its bytes; `.dir` marks
-the list of a folder's files, a JSON list of `md5` and `relpath` in the order of the paths.
+the list of a folder's files, a JSON list of `md5` and `relpath` in the order of the paths. Outputs, DVC's cache and the
+shard store share inodes, so that three paths may cost one read.
 """
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fer_pipeline.artifacts.checksums import Checksums, shard_files
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.progress import progress
 from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs
-from fer_pipeline.health.hashing import FileHash, FileHasher, Inode, hash_file
 
 FSCK = "python -m fer_pipeline fsck"
 OBJECT_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")
+CHUNK, MEGABYTE = 1 << 20, 1_000_000
 MANY_CHANGED = 8  # files of one output: it is checked out as a whole
 # Damaged bytes are removed first; then what is intact elsewhere is fetched, and only the rest is made again.
 ORDER: Sequence[str] = (
@@ -29,7 +36,69 @@ ORDER: Sequence[str] = (
     "dvc commit|dvc add|dvc update|dvc repro|dvc push|dvc push --all-commits"
 ).split("|")
 
+Inode = tuple[int, int]  # device and number
 Kind = Literal["damaged", "missing", "changed", "unreadable"]
+
+
+class FileHash(NamedTuple):
+    """MD5 and SHA-256 in hex, '' for one that was not asked for; `error` where the file could not be read."""
+
+    md5: str = ""
+    sha256: str = ""
+    size: int = 0
+    error: str = ""
+    is_denied: bool = False  # the error is one of permissions
+
+
+@dataclass
+class FileHasher:
+    """The files to hash, and their hashes once `run` is through."""
+
+    paths: defaultdict[Inode, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    algorithms: defaultdict[Inode, set[str]] = field(default_factory=lambda: defaultdict(set))
+    sizes: dict[Inode, int] = field(default_factory=dict)  # bytes
+    hashes: dict[Inode, FileHash] = field(default_factory=dict)
+
+    def add(self, path: Path, algorithm: str) -> Inode:
+        """Asks for a hash of a file; FileNotFoundError where there is none."""
+        status = path.stat()
+        inode = (status.st_dev, status.st_ino)
+        self.paths[inode].append(path)
+        self.algorithms[inode].add(algorithm)
+        self.sizes[inode] = status.st_size
+        return inode
+
+    def run(self, *, threads: int) -> None:
+        """Hashes everything that was asked for, and shows the progress in megabytes."""
+        inodes = sorted(self.paths, key=lambda inode: inode[1])  # near each other on a turning disk
+        total, read = sum(self.sizes.values()), 0
+        with progress("fsck", total // MEGABYTE, "MB") as advance, ThreadPoolExecutor(threads) as pool:
+            try:
+                hashes = pool.map(lambda one: hash_file(self.paths[one][0], frozenset(self.algorithms[one])), inodes)
+                for inode, file_hash in zip(inodes, hashes, strict=True):
+                    self.hashes[inode] = file_hash
+                    previous, read = read, read + self.sizes[inode]
+                    advance(read // MEGABYTE - previous // MEGABYTE)
+            finally:
+                pool.shutdown(cancel_futures=True)  # an interrupted command does not hash the rest first
+
+
+def hash_file(path: Path, algorithms: frozenset[str]) -> FileHash:
+    """Hashes one file with each algorithm (`md5`, `sha256`) in one read."""
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in sorted(algorithms)}
+    size = 0
+    try:
+        with path.open("rb", buffering=0) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            while chunk := stream.read(CHUNK):
+                size += len(chunk)
+                for one in hashes.values():
+                    one.update(chunk)
+    except OSError as error:
+        is_denied = error.errno in (errno.EACCES, errno.EPERM)
+        return FileHash(size=size, error=error.strerror or str(error), is_denied=is_denied)
+    digests = {name: one.hexdigest() for name, one in hashes.items()}
+    return FileHash(digests.get("md5", ""), digests.get("sha256", ""), size)
 
 
 class Command(NamedTuple):
@@ -164,14 +233,12 @@ def diagnose(
     cache = Objects("cache", config.cache, hasher)
     outputs = [WorkspaceOutput(output, root, hasher) for output in recorded]
     far = Objects("remote", _remote_folder(config, remote), hasher) if remote else None
-    shards: list[tuple[Path, Checksums, dict[str, Inode]]] = []
-    num_without_checksums = 0
-    for shard in sorted(store.glob("shards/*/[!.]*")):
-        if (checksums := shard_store.checksums(shard.name)) is None:
-            num_without_checksums += 1
-        else:
-            inodes = {name: hasher.add(file, "sha256") for name, file in shard_files(shard).items()}
-            shards.append((shard, checksums, inodes))
+    stored = {shard: shard_store.checksums(shard.name) for shard in sorted(store.glob("shards/*/[!.]*"))}
+    shards = [
+        (shard, checksums, {name: hasher.add(file, "sha256") for name, file in shard_files(shard).items()})
+        for shard, checksums in stored.items()
+        if checksums is not None
+    ]
     hasher.run(threads=threads)
     for one in outputs:
         one.compare(cache)
@@ -204,7 +271,7 @@ def diagnose(
     not_checked = {
         "objects_of_dvc_2": cache.num_old + (far.num_old if far else 0),
         "outputs_elsewhere": num_elsewhere,
-        "shards_without_checksums": num_without_checksums,
+        "shards_without_checksums": len(stored) - len(shards),
     }
     return Diagnosis(hasher, cache, far, shard_store, damages, checked, not_checked)
 

@@ -73,9 +73,22 @@ def read_config(root: Path) -> DvcConfig:
         raise DataError(f"no .dvc folder in {root.resolve()}; run in the project's folder, or make one with: dvc init")
     system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*APP)
     user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*APP)
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {}  # `core.remote` and `remote.<name>.url`, with paths resolved
     for file in (Path(system, "config"), Path(user, "config"), root / ".dvc/config", root / ".dvc/config.local"):
-        values |= _read_config_file(file) if file.is_file() else {}
+        try:
+            content = ConfigObj(str(file), encoding="utf-8").dict() if file.is_file() else {}
+        except (ConfigObjError, UnicodeDecodeError) as error:
+            fault = f"{file} is no valid DVC configuration ({error})"
+            raise DataError(f"{fault}; correct it, or write it again with: dvc config") from None
+        for title, section in content.items():
+            prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
+            for key, value in section.items() if isinstance(section, dict) else ():
+                if key in ("url", "dir"):
+                    local = value.removeprefix("local://")
+                    if local == value and not re.match(r"\w+://", value):
+                        local = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+                    value = local
+                values[f"{prefix}.{key}".lower()] = value
     urls = {match[1]: url for key, url in values.items() if (match := re.fullmatch(r"remote\.(.*)\.url", key))}
     verified = {name for name in urls if str(values.get(f"remote.{name}.verify")).lower() in ("true", "yes", "on", "1")}
     types = values.get("cache.type")
@@ -87,27 +100,6 @@ def read_config(root: Path) -> DvcConfig:
         link_types=tuple(re.findall(r"\w+", str(types))) if types else None,
         site_cache=Path(site) if site else None,
     )
-
-
-def _read_config_file(file: Path) -> dict[str, Any]:
-    """The options of one file, `core.remote` and `remote.<name>.url`, with paths resolved."""
-    try:
-        content = ConfigObj(str(file), encoding="utf-8").dict()
-    except (ConfigObjError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{file} is no valid DVC configuration ({error}); correct it, or write it again with: dvc config"
-        ) from None
-    values: dict[str, Any] = {}
-    for title, section in content.items():
-        prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
-        for key, value in section.items() if isinstance(section, dict) else ():
-            if key in ("url", "dir"):
-                local = value.removeprefix("local://")
-                if local == value and not re.match(r"\w+://", value):
-                    local = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
-                value = local
-            values[f"{prefix}.{key}".lower()] = value
-    return values
 
 
 def read_outputs(root: Path) -> tuple[list[Output], int]:

@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -138,12 +137,9 @@ def check_faiss(context: CheckContext) -> Finding:
     if num_faiss == 0 != num_torch:
         advice = "pip uninstall faiss-cpu, then pip install --force-reinstall faiss-gpu nvidia-cublas-cu12"
         return Finding("warning", f"sees no GPU, torch sees {num_torch}; `score` runs on the CPU", advice)
-    is_same, advice = (
-        num_faiss == num_torch,
-        "give both the same CUDA_VISIBLE_DEVICES, and pip install --force-reinstall faiss-gpu",
-    )
-    message = f"sees {num_faiss} GPUs, {'as torch does' if is_same else f'torch sees {num_torch}'}"
-    return grade(message, advice, problem=not is_same)
+    message = f"sees {num_faiss} GPUs, {'as torch does' if num_faiss == num_torch else f'torch sees {num_torch}'}"
+    advice = "give both the same CUDA_VISIBLE_DEVICES, and pip install --force-reinstall faiss-gpu"
+    return grade(message, advice, problem=num_faiss != num_torch)
 
 
 def check_space(context: CheckContext) -> Finding:
@@ -170,8 +166,7 @@ def _reflink(source: Path, out: Path) -> None:
         fcntl.ioctl(clone.fileno(), FICLONE, original.fileno())
 
 
-LINKS: dict[str, Callable[[Path, Path], object]] = {"reflink": _reflink, "hardlink": os.link, "symlink": os.symlink}
-LINKS["copy"] = shutil.copyfile
+LINKS = {"reflink": _reflink, "hardlink": os.link, "symlink": os.symlink, "copy": shutil.copyfile}
 
 
 def can_link(kind: str, source: Path, out: Path) -> bool:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.cli import app
-from fer_pipeline.health import hashing
+from fer_pipeline.health import diagnosis
 from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.sharding.locks import lock_for_run
 
@@ -76,8 +76,8 @@ def test_one_inode_is_read_once_for_both_hashes(project: Written, monkeypatch: p
         (project / name).unlink()
         os.link(project / ".store/shards/ab/ab12", project / name)
     read: list[Path] = []
-    hash_file = hashing.hash_file
-    monkeypatch.setattr(hashing, "hash_file", lambda path, kinds: (read.append(path), hash_file(path, kinds))[1])
+    hash_file = diagnosis.hash_file
+    monkeypatch.setattr(diagnosis, "hash_file", lambda path, kinds: (read.append(path), hash_file(path, kinds))[1])
     checked = project.found()["checked"]
     assert checked == {"objects": 1, "bytes": len(b"a content"), "files": 1, "shards": 1}
     assert len(read) == 1
@@ -85,7 +85,7 @@ def test_one_inode_is_read_once_for_both_hashes(project: Written, monkeypatch: p
 
 def test_hashes_are_those_of_the_standard_tools(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"0123456789" * 300_000)  # more than one chunk
-    found = hashing.hash_file(tmp_path / "file", frozenset({"md5", "sha256"}))
+    found = diagnosis.hash_file(tmp_path / "file", frozenset({"md5", "sha256"}))
     assert (found.md5, found.size) == ("55a95d24c5e52ee25a245028a1768961", 3_000_000)  # md5sum's
     assert found.sha256 == "6ca41633343f162f0f0604879eeac607e5e5087adeee2e4247199301968790d0"  # sha256sum's
 
@@ -187,12 +187,12 @@ def test_what_cannot_be_read_is_one_line_of_the_table(project: Written) -> None:
 
 def test_what_this_user_may_not_read_is_not_removed(project: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     path = project / project.object(b"a content")
-    hash_file = hashing.hash_file
+    hash_file = diagnosis.hash_file
 
-    def refuse(file: Path, kinds: frozenset[str]) -> hashing.FileHash:
-        return hashing.FileHash(error="Permission denied", is_denied=True) if file == path else hash_file(file, kinds)
+    def refuse(file: Path, kinds: frozenset[str]) -> diagnosis.FileHash:
+        return diagnosis.FileHash(error="Permission denied", is_denied=True) if file == path else hash_file(file, kinds)
 
-    monkeypatch.setattr(hashing, "hash_file", refuse)
+    monkeypatch.setattr(diagnosis, "hash_file", refuse)
     (finding,) = project.found("--remove")["findings"]
     assert finding["repair"] == f"chmod u+r {path}"
     assert path.exists()
