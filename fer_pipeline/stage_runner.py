@@ -18,8 +18,8 @@ from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.files import write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings
 from fer_pipeline.core.summary import Summary
+from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
-from fer_pipeline.health.tracking import run_git
 from fer_pipeline.sharding.locks import lock_for_run
 from fer_pipeline.sharding.progress_file import ProgressFile
 
@@ -45,7 +45,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     with lock_for_run(store, owner):
         with nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow():
             summary = run(checked.configs[stage], limit_workers(checked.project), **options)
-        record = {
+        record: dict[str, Any] = {
             "stage": stage,
             "arguments": sys.argv[1:],
             "started": started.isoformat(timespec="seconds"),

@@ -26,8 +26,8 @@ def report_errors() -> Iterator[None]:
         line = str(error)
     except UsageError as error:
         program = error.ctx.command_path if error.ctx else "python -m fer_pipeline"
-        line = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".")
-        line = f"{line[:1].lower()}{line[1:]}; see: {program} --help"
+        line = " ".join(error.format_message().replace("Value error, ", "").split()).rstrip(".?")
+        line = f"{line[:1].lower()}{line[1:].replace('. Did', '; did')}; see: {program} --help"
     except OSError as error:
         if error.errno is None or isinstance(error, BrokenPipeError):
             raise

@@ -41,22 +41,18 @@ def run(*, params: Path = PARAMS) -> str:
 
 def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:
     """Returns one stage's settings, after all settings were checked, now or before by the same code."""
-    state = _hash_state(params) if params.is_file() else ""  # the full check reports what it is else
-    if not state or not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
+    package = Path(fer_pipeline.__file__).parent
+    files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
+    parts = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
+    parts.insert(0, params.read_bytes().hex() if params.is_file() else "")  # the full check reports what it is else
+    state = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    if not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
         checked = check(params)
         write_text(remembered, state)
         return checked
     values, module = load_params(params), load("fer_pipeline.stages", stage)
     config = validate(module.Config, values[stage], where=f"{params}, {stage}")
     return CheckedSettings(validate(ProjectSettings, values, where=str(params)), {stage: config}, {stage: module})
-
-
-def _hash_state(params: Path) -> str:
-    """A hash of the settings and of the size and time of every file of the package."""
-    package = Path(fer_pipeline.__file__).parent
-    files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
-    state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files)]
-    return hashlib.sha256("\n".join(state).encode()).hexdigest()
 
 
 def check(params: Path) -> CheckedSettings:
@@ -92,10 +88,8 @@ def check(params: Path) -> CheckedSettings:
 def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, Any]) -> None:
     wanted = {project.anchor, *project.pools}
     if set(configs["embed"].sets) != wanted:
-        raise ConfigError(
-            f"{params}, embed.sets: found {sorted(configs['embed'].sets)}, "
-            f"but the anchor and the pools are {sorted(wanted)}; list just these"
-        )
+        fault = f"found {sorted(configs['embed'].sets)}, but the anchor and the pools are {sorted(wanted)}"
+        raise ConfigError(f"{params}, embed.sets: {fault}; list just these")
     report = configs["report"]
     for key, recipes in {
         "evaluate.recipes": configs["evaluate"].recipes,

@@ -12,10 +12,10 @@ from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
 from fer_pipeline.core.settings import PARAMS, STORE, Resources, read_project
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.health import machine, prefect_server, software, tracking
+from fer_pipeline.health import dvc_project, machine, prefect_server, software
 from fer_pipeline.health.dvc_project import read_config
-from fer_pipeline.health.findings import CheckContext, Finding, grade
 from fer_pipeline.health.machine import link_type
+from fer_pipeline.health.software import CheckContext, Finding, grade
 from fer_pipeline.sharding.estimates import Estimate
 
 # Every function `check_<name>` of these modules, in their order.
@@ -24,7 +24,7 @@ CHECKS: dict[str, Callable[[CheckContext], Finding]] = {
     **{package: partial(software.compare_version, package) for package in software.PACKAGES},
     **{
         name.removeprefix("check_"): function
-        for module in (software, machine, tracking, prefect_server)
+        for module in (software, machine, dvc_project, prefect_server)
         for name, function in vars(module).items()
         if name.startswith("check_")
     },
@@ -56,9 +56,8 @@ def run(*, plan: bool = True, json: bool = False, params: Path = PARAMS, store: 
     if plan and settings.level == "ok":
         plans = partial(plan_stages, params=params, store=store, seconds=SAMPLE_SECONDS)
         findings["plan"] = check_plan(context, plans)
-    content = [
-        dict(zip(("name", "level", "found", "advice"), (name, *one), strict=True)) for name, one in findings.items()
-    ]
+    keys = ("name", "level", "found", "advice")
+    content = [dict(zip(keys, (name, *one), strict=True)) for name, one in findings.items()]
     text = dumps(content, indent=1) if json else format_text(findings)
     return Summary("", text, failed=any(one.level == "problem" for one in findings.values()))
 
@@ -88,8 +87,5 @@ def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[StagePlan
 
 def format_text(findings: Mapping[str, Finding]) -> str:
     """Formats one line a finding, followed by its advice."""
-    return "\n".join(
-        f"{LABELS[one.level]:<7}  {name}: {one.message}"
-        + (f"; {one.advice}" if one.advice and one.level != "ok" else "")
-        for name, one in findings.items()
-    )
+    advice = {name: f"; {one.advice}" if one.advice and one.level != "ok" else "" for name, one in findings.items()}
+    return "\n".join(f"{LABELS[one.level]:<7}  {key}: {one.message}{advice[key]}" for key, one in findings.items())

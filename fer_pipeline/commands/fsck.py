@@ -44,6 +44,10 @@ def run(
     with lock_exclusively(store) if remove and store.is_dir() else nullcontext():
         diagnosis = diagnose(root, config, store=root / store, remote=remote, removal=removal, threads=threads)
         removed, set_aside = remove_damage(root, diagnosis) if remove else ([], [])
+
+    def relative(path: Path) -> str:
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
     damages = diagnosis.damages
     if remove:  # what is printed goes on after the removal
         damages = [one._replace(commands=tuple(c for c in one.commands if c.name != FSCK)) for one in damages]
@@ -54,17 +58,23 @@ def run(
         content |= {"removed": removed, "set_aside": set_aside, "repair": repair}
         text = dumps(content, indent=1, default=Path.as_posix)
     else:
-        lines = [_summarise(diagnosis)]
+        counts, kinds = diagnosis.checked, [damage.kind for damage in damages]
+        line = f"fsck: {counts['objects']:,} objects, {counts['files']:,} files of outputs, {counts['shards']:,} shards"
+        line += f", {size_of(counts['bytes'])} read: "
+        line += ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds)) or "all intact"
+        rest = diagnosis.not_checked.items()
+        unchecked = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in rest if count)
+        lines = [line + (f" (not checked: {unchecked})" if unchecked else "")]
         if damages:
             rows = [
-                (kind, f"{place}: {_relative(path, root)}", output or "-", stage or "-", expected, actual)
+                (kind, f"{place}: {relative(path)}", output or "-", stage or "-", expected, actual)
                 for kind, place, path, output, stage, expected, actual, _ in damages[:MAX_ROWS]
             ]
             lines += ["", *format_table([HEADER, *rows])]
         if len(damages) > MAX_ROWS:
             lines.append(f"… and {len(damages) - MAX_ROWS:,} more; --json lists all")
         if removed:
-            lines += ["", f"removed: {', '.join(_relative(path, root) for path in removed)}"]
+            lines += ["", f"removed: {', '.join(relative(path) for path in removed)}"]
         if set_aside:
             lines.append(f"no other copy is known of what is now in {SET_ASIDE}; look at it before you delete it")
         if repair:
@@ -126,16 +136,6 @@ def _remove_lists(damage: Damage, diagnosis: Diagnosis) -> Iterator[Path]:
                 yield path
 
 
-def _summarise(diagnosis: Diagnosis) -> str:
-    counts, kinds = diagnosis.checked, [damage.kind for damage in diagnosis.damages]
-    text = f"fsck: {counts['objects']:,} objects, {counts['files']:,} files of outputs, {counts['shards']:,} shards"
-    text += f", {size_of(counts['bytes'])} read: "
-    text += ", ".join(f"{kinds.count(kind):,} {kind}" for kind in dict.fromkeys(kinds)) or "all intact"
-    not_checked = diagnosis.not_checked.items()
-    unchecked = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in not_checked if count)
-    return text + (f" (not checked: {unchecked})" if unchecked else "")
-
-
 def _notes(damages: Sequence[Damage], remote: Remote | None) -> list[str]:
     """What to know before one runs the commands."""
 
@@ -156,7 +156,3 @@ def _notes(damages: Sequence[Damage], remote: Remote | None) -> list[str]:
     if "dvc add" in names:
         notes.append("no intact copy is known of what `dvc add` names: put one in its place before you run it")
     return notes
-
-
-def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

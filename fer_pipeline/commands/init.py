@@ -162,12 +162,10 @@ def fill_profile(values: Mapping[str, Any]) -> str:
         raise ConfigError(f"{PROFILE} does not exist; run in the project's folder")
     # The recipes of the profile read its anchor to train on.
     renamed = {"anchor": values["train"], "pool": values["pools"][0]}
-    template = re.sub(
-        r"(?<=data/faces/)(anchor|pool)(?=/train)", lambda match: renamed[match[0]], PROFILE.read_text("utf-8")
-    )
-    settings = yaml.load(template)
+    pattern, profile = r"(?<=data/faces/)(anchor|pool)(?=/train)", PROFILE.read_text("utf-8")
+    settings = yaml.load(re.sub(pattern, lambda match: renamed[match[0]], profile))
     for section, value in values.items():
-        in_one_line = yaml.load(json.dumps(value, ensure_ascii=False))  # what was written as JSON stays so
+        in_one_line = yaml.load(json.dumps(value, ensure_ascii=False))  # JSON is YAML in one line
         if section == "datasets":
             settings[section] = value
         elif isinstance(value, dict):
@@ -213,10 +211,7 @@ def _parse_classes(text: str) -> tuple[str, ...]:
 
 
 def _parse_renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    renamed = {}
-    for pair in pairs:
-        label, mark, target = pair.rpartition("=")
-        if not mark or target not in classes:
-            raise ConfigError(f"--rename {pair!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
-        renamed[label] = target
-    return renamed
+    split = [pair.rpartition("=") for pair in pairs]
+    if wrong := ["".join(parts) for parts in split if not parts[1] or parts[2] not in classes]:
+        raise ConfigError(f"--rename {wrong[0]!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
+    return {label: target for label, _, target in split}

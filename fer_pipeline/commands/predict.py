@@ -111,23 +111,17 @@ def run(
 
 def find_pictures(folder: Path, *, leave_out: Path) -> list[tuple[str, Path]]:
     """Returns name and path of every file below a folder, hidden ones left out, in order; or of the one file."""
-    if folder.is_file():
-        return [(_text(folder.name), folder)]
-    if not folder.is_dir():
+    if not folder.exists():
         raise DataError(f"{folder} does not exist; name a picture or a folder of pictures")
-    paths: list[Path] = []
+    root, paths = (folder.parent, [folder]) if folder.is_file() else (folder, list[Path]())
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths += [Path(place) / name for name in sorted(files) if not name.startswith(".")]
-    own = leave_out.resolve()
-    pictures = [(_text(path.relative_to(folder).as_posix()), path) for path in paths if path.resolve() != own]
-    if not pictures:
+    paths = [path for path in paths if path == folder or path.resolve() != leave_out.resolve()]
+    if not paths:
         raise DataError(f"{folder} holds no file; name a folder of pictures")
-    return pictures
-
-
-def _text(name: str) -> str:
-    return os.fsencode(name).decode("utf-8", "backslashreplace")  # a table holds UTF-8 only
+    names = [os.fsencode(path.relative_to(root).as_posix()) for path in paths]  # a table holds UTF-8 only
+    return [(name.decode("utf-8", "backslashreplace"), path) for name, path in zip(names, paths, strict=True)]
 
 
 def read_crops(pictures: Pictures, settings: AlignmentSettings, advance: Advance) -> Iterator[Face]:

@@ -26,9 +26,8 @@ def run(*, store: Path = STORE, dry_run: bool = False) -> str:
         for one in unused if not dry_run else ():
             remove(Store(store), one)
     sizes = {kind: [one.size for one in unused if one.kind == kind] for kind in KINDS}
-    parts = [
-        f"{len(sizes[kind]):,} {text} ({size_of(sum(sizes[kind]))})" for kind, text in KINDS.items() if sizes[kind]
-    ]
+    kinds = [(text, sizes[kind]) for kind, text in KINDS.items() if sizes[kind]]
+    parts = [f"{len(one):,} {text} ({size_of(sum(one))})" for text, one in kinds]
     linked = sum(one.linked for one in unused)
     more = f"; {size_of(linked)} more are held by outputs or DVC's cache" if linked else ""
     freed = size_of(sum(one.size for one in unused) - linked)

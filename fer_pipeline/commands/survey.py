@@ -288,10 +288,8 @@ def _find_pictures(table: Table, choices: ColumnChoices) -> tuple[str, Path]:
         if best:
             return best[0]
     first = rows[0][table.position(columns[0])] if rows else "(no row)"
-    raise DataError(
-        f"none of the first pictures that {table.file} lists (first: {first}) is in "
-        f"{', '.join(str(root) for root in tried[:8])}; name their folder by --image-root"
-    )
+    fault = f"none of the first pictures that {table.file} lists (first: {first})"
+    raise DataError(f"{fault} is in {', '.join(map(str, tried[:8]))}; name their folder by --image-root")
 
 
 def _roots(file: Path, choices: ColumnChoices) -> Iterator[list[Path]]:

@@ -179,7 +179,7 @@ class WorkspaceOutput:
 
     def __init__(self, output: Output, root: Path, hasher: FileHasher) -> None:
         self.output, self.path, self.hasher = output, root / output.path, hasher
-        files = (self.path.rglob("*") if self.path.is_dir() else ()) if output.is_folder else (self.path,)
+        files = (self.path.rglob("*") if self.path.is_dir() else ()) if output.md5.endswith(".dir") else (self.path,)
         present = sorted(file for file in files if file.is_file())  # no link that leads nowhere
         names = ("" if file == self.path else file.relative_to(self.path).as_posix() for file in present)
         self.inodes = {name: hasher.add(file, "md5") for name, file in zip(names, present, strict=True)}
@@ -187,8 +187,10 @@ class WorkspaceOutput:
     def compare(self, cache: Objects) -> None:
         """Compares the hashes of the files with those that `dvc.lock` promises."""
         md5s = {name: self.hasher.hashes[inode].md5 for name, inode in self.inodes.items()}
-        expected = cache.list_files(self.output.md5) if self.output.is_folder else {"": self.output.md5}
-        if expected is None and _list_name(md5s) == self.output.md5:
+        expected = cache.list_files(self.output.md5) if self.output.md5.endswith(".dir") else {"": self.output.md5}
+        entries = json.dumps([{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())], sort_keys=True)
+        list_md5 = hashlib.md5(entries.encode(), usedforsecurity=False).hexdigest()
+        if expected is None and f"{list_md5}.dir" == self.output.md5:
             expected = md5s  # the list is lost, and its name proves the files
         self.expected, promised = expected, expected or {}
         self.missing = [name for name in promised if name not in md5s]
@@ -204,13 +206,6 @@ class WorkspaceOutput:
         md5 = (self.expected or {}).get(name) if name else output.md5
         expected = f"md5 {md5}" if md5 else "no such file"
         return Damage(kind, "workspace", path, output.file(name), output.stage, expected, actual, commands)
-
-
-def _list_name(md5s: Mapping[str, str]) -> str:
-    """Returns the name of the `.dir` object that would list these files, path -> MD5."""
-    entries = [{"md5": md5, "relpath": path} for path, md5 in sorted(md5s.items())]
-    content = json.dumps(entries, sort_keys=True).encode()
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() + ".dir"
 
 
 class Diagnosis(NamedTuple):
@@ -309,7 +304,7 @@ def _drop_ignored(root: Path, outputs: Sequence[WorkspaceOutput]) -> None:
 def _output_damages(one: WorkspaceOutput, cache: Objects, remote: Remote | None, removal: Command) -> Iterator[Damage]:
     """Yields damaged objects of an output in the cache, then damaged files in the workspace, the same bytes once."""
     output = one.output
-    needed = {**({"": output.md5} if output.is_folder else {}), **(one.expected or {})} if output.is_cached else {}
+    needed = {"": output.md5, **(one.expected or {})} if output.is_cached else {}  # '' is the list of a folder
     faulty = {name: md5 for name, md5 in needed.items() if not cache.is_intact(md5)}
     is_edited = bool(one.changed or one.unexpected)  # DVC would have to overwrite something
     restore = in_place = Command("dvc checkout --force" if is_edited else "dvc checkout", (output.path,))

@@ -2,11 +2,13 @@
 
 Settings: DVC 3's `config.py` reads four files, of which a later one overrides an earlier one; paths are relative to
 their file. They are parsed here, with DVC's own parser, because asking DVC takes most of a second each time.
-Outputs: those of every `dvc.lock` and `*.dvc` file, with their hashes.
+Outputs: those of every `dvc.lock` and `*.dvc` file, with their hashes. The checks ask whether git and the remote hold
+what was made: that nothing can be lost, or is committed by accident.
 """
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from configobj import ConfigObj, ConfigObjError
 from platformdirs import site_config_dir, user_config_dir
 
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.health.software import CheckContext, Finding
 
 LINK_TYPES = ("reflink", "copy")  # DVC's, where nothing is set
 APP = ("dvc", "iterative")
@@ -57,10 +60,6 @@ class Output(NamedTuple):
     size: int = 0  # bytes
     is_cached: bool = True
     is_imported: bool = False  # by `dvc import`, which knows where it came from
-
-    @property
-    def is_folder(self) -> bool:
-        return self.md5.endswith(".dir")
 
     def file(self, name: str) -> str:
         """The path of a file in it, '' for the output itself."""
@@ -121,12 +120,10 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
                     folders_of_outputs |= {here / out["path"] for out in outs}
                     outputs += _outputs_of_lock(root, here, stages)
                 else:
-                    flags = {"is_imported": bool(content.get("deps"))}
                     stage, place = (here / name).relative_to(root).as_posix(), here / str(content.get("wdir", "."))
                     for out in content.get("outs") or ():
-                        outputs.append(
-                            _output(root, place, out, stage, is_cached=bool(out.get("cache", True)), **flags)
-                        )
+                        flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
+                        outputs.append(_output(root, place, out, stage, **flags))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise _broken(here / name, f"{type(error).__name__} {error}") from None
         plain = {name for name in subfolders if name[0] != "." and not (here / name / "pyvenv.cfg").exists()}
@@ -177,3 +174,67 @@ def _read_mapping(file: Path) -> dict[str, Any]:
 
 def _broken(file: Path, reason: str) -> DataError:
     return DataError(f"{file} is broken: {reason}; restore it from git: git checkout -- {file.name}")
+
+
+def check_remote(context: CheckContext) -> Finding:
+    """Checks where copies are pushed to, and whether each pull verifies them."""
+    config = read_config(context.root)
+    if config.remote is None and config.default:
+        advice = f"dvc remote add {config.default} URL, or dvc remote default NAME"
+        return Finding("problem", f"the default remote {config.default!r} is not defined", advice)
+    if config.remote is None:
+        advice = "dvc remote add --default NAME URL && dvc remote modify NAME verify true"
+        return Finding("warning", "there is no default remote: this disk has the only copy", advice)
+    name, url, folder = config.remote.name, config.remote.url, config.remote.folder
+    if folder is not None and not folder.is_dir():
+        return Finding("warning", f"{name}: the folder {url} does not exist", "mount it, or run: dvc push")
+    if not config.remote.verify:
+        advice = f"dvc remote modify {name} verify true"
+        return Finding("warning", f"{name} ({url}): pull does not notice a flipped bit", advice)
+    return Finding("ok", f"{name} ({url}), each pull checks its bytes")
+
+
+def check_lock_file(context: CheckContext) -> Finding:
+    """Checks that `dvc.lock`, which says which bytes belong to which commit, is committed."""
+    root = context.root
+    if run_git(root, "rev-parse", "--is-inside-work-tree") is None:
+        return Finding("warning", "this is no git repository", "git init, and commit")
+    if not (root / "dvc.lock").exists():
+        return Finding("ok", "no stage has run yet")
+    if run_git(root, "check-ignore", "-q", "dvc.lock") is not None:
+        return Finding("problem", "git ignores dvc.lock", "take it out of .gitignore, and commit it")
+    state = run_git(root, "status", "--porcelain", "--", "dvc.lock") or ""
+    if not state.strip():
+        return Finding("ok", "dvc.lock is committed")
+    is_new, advice = state.startswith("??"), "git add dvc.lock && git commit -m 'Record what was made'"
+    fault = "is in no commit: nobody can pull what it names" if is_new else "differs from the last commit"
+    return Finding("warning", f"dvc.lock {fault}", advice)
+
+
+def check_outputs(context: CheckContext) -> Finding:
+    """Checks that git ignores the files in DVC's care: it would commit them."""
+    root = context.root
+    if run_git(root, "rev-parse", "--is-inside-work-tree") is None:
+        return Finding("ok", "this is no git repository")
+    paths = [output.path for output in read_outputs(root)[0] if output.is_cached]
+    if not paths:
+        return Finding("ok", "no stage has run yet")
+    tracked = (run_git(root, "ls-files", "-z", "--", *(f":(literal){path}" for path in paths)) or "").split("\0")[:-1]
+    if tracked:
+        roots = sorted({path for path in paths for one in tracked if one == path or one.startswith(f"{path}/")})
+        advice = f"git rm -r --cached --quiet {' '.join(roots[:5])}"
+        return Finding("problem", f"git tracks {len(tracked):,} files of outputs", advice)
+    ignored = (run_git(root, "check-ignore", "-z", "--stdin", stdin="\0".join(paths)) or "").split("\0")
+    if others := sorted(set(paths) - set(ignored)):
+        message = f"git does not ignore {', '.join(others[:3])}{' …' if len(others) > 3 else ''}"
+        return Finding("warning", message, f"printf '/%s\\n' {' '.join(others)} >> .gitignore")
+    return Finding("ok", f"git ignores all {len(paths):,}")
+
+
+def run_git(root: Path, *arguments: str, stdin: str = "") -> str | None:
+    """Returns what git prints; None where it fails or is not installed."""
+    try:
+        result = subprocess.run(["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True)
+    except OSError:
+        return None
+    return result.stdout if result.returncode == 0 else None

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import psutil
 
 from fer_pipeline.health.dvc_project import LINK_TYPES, DvcConfig, read_config, read_outputs
-from fer_pipeline.health.findings import CheckContext, Finding, grade
+from fer_pipeline.health.software import CheckContext, Finding, grade
 
 GIB = 1 << 30
 GB = 1_000_000_000

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from fer_pipeline.health.findings import CheckContext, Finding, grade
 from fer_pipeline.health.machine import query_gpus
-from fer_pipeline.health.software import installed_version
+from fer_pipeline.health.software import CheckContext, Finding, grade, installed_version
 
 TIMEOUT_SECONDS = 3.0
 GPU_LIMIT = "gpu"
@@ -101,9 +100,8 @@ def check_gpu_limit(context: CheckContext) -> Finding:
     limits = {limit["name"]: limit for limit in request(context, "/v2/concurrency_limits/filter", {"limit": 200})[0]}
     if GPU_LIMIT not in limits:
         message = f"the server has no limit {GPU_LIMIT!r}" + ("" if count else "; this machine has no GPU to count")
-        return grade(
-            message, f"{command} create {GPU_LIMIT} --limit {count} (the GPUs of all hosts)", problem=count > 0
-        )
+        advice = f"{command} create {GPU_LIMIT} --limit {count} (the GPUs of all hosts)"
+        return grade(message, advice, problem=count > 0)
     limit = limits[GPU_LIMIT]
     if not limit["active"]:
         return Finding("problem", "the limit is switched off: stages share GPUs", f"{command} enable {GPU_LIMIT}")
@@ -129,9 +127,8 @@ def check_workers(context: CheckContext) -> Finding:
         return Finding("warning", f"{message}; {paused[0]} is paused", f"prefect work-pool resume {paused[0]}")
     if idle := [name for name, count in online.items() if not count]:
         advice = f"prefect worker start --pool {idle[0]}"
-        return grade(
-            f"{message}; what is scheduled there waits", advice, problem=not any(online.values()), warning=True
-        )
+        message += "; what is scheduled there waits"
+        return grade(message, advice, problem=not any(online.values()), warning=True)
     return Finding("ok", message)
 
 

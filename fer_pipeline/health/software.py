@@ -1,13 +1,21 @@
-"""Check the installed packages against versions that are known to break. The facts were tried in November 2026."""
+"""Define what a check of `doctor` is given and returns; check the installed packages against versions known to break.
+
+The facts were tried in November 2026.
+"""
 
 import importlib.metadata
+import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 
 from fer_pipeline.alignment import weights
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.health.findings import CheckContext, Finding, grade
+from fer_pipeline.core.settings import Resources
 
 OLDEST_PYTHON = (3, 11)
 PACKAGES = {  # the versions that work, and why others do not
@@ -18,6 +26,30 @@ PACKAGES = {  # the versions that work, and why others do not
     "sqlalchemy": (">=2.0,<2.1", "Prefect's scheduler then schedules nothing, without an error"),
 }
 ONLY_FOR_FLOWS = ("prefect", "fastapi", "sqlalchemy")
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """The project, its settings and the environment that it is to run in."""
+
+    root: Path
+    resources: Resources = field(default_factory=Resources)
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+class Finding(NamedTuple):
+    """What a check found, and what to do where that is not as it should be."""
+
+    level: Literal["ok", "warning", "problem"]
+    message: str
+    advice: str = ""
+
+
+def grade(message: str, advice: str, *, problem: bool = False, warning: bool = False) -> Finding:
+    """Returns a problem or a warning with advice, else `ok` without."""
+    if problem or warning:
+        return Finding("problem" if problem else "warning", message, advice)
+    return Finding("ok", message)
 
 
 def installed_version(package: str) -> str | None:

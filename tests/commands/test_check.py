@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from fer_pipeline.cli import app
 from fer_pipeline.commands import check, profile
 from fer_pipeline.core.errors import ConfigError
 
@@ -78,3 +80,52 @@ def test_the_report_names_recipes_that_there_are(params: Path, key: str) -> None
     change(params, "report", **{key: {"vsa": "baseline"}})
     with pytest.raises(ConfigError, match=rf"report\.{key}: no recipe 'vsa'; choose from .*baseline"):
         check.check(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnt18", "unknown backbones 'resnt'; choose one of .*resnet"),
+        ("resnet99", "unknown network 'resnet99'; of this family there are .*resnet18"),
+        ("timm/convnxt_atto", "near it are timm/convnext_atto"),
+    ],
+)
+def test_a_misspelt_network_is_one_line(params: Path, name: str, words: str) -> None:
+    change(params, "train_final", network={"name": name})
+    with pytest.raises(ConfigError, match=rf"train_final\.network\.name: .*{words}") as caught:
+        check.check(params)
+    assert "\n" not in str(caught.value)
+    recipes = yaml.safe_load((params.parent / "params.yaml").read_text(encoding="utf-8"))["recipes"]
+    change(params, "train_final", network={"name": "small"})
+    change(params, "recipes", vas={**recipes["vas"], "overrides": {"network": {"name": name}}})
+    with pytest.raises(ConfigError, match=rf"recipes\.vas\.overrides\.network\.name: .*{words}"):
+        check.check(params)
+
+
+def test_options_of_no_strategy_are_one_line(params: Path) -> None:
+    change(params, "train_final", options={"superwised": {"smoothing": 0.1}})
+    with pytest.raises(ConfigError, match=r"no strategy 'superwised'.* of .*supervised"):
+        check.check(params)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["align", "--x"], "no such option: --x; see: fer_pipeline align --help"),
+        (["align"], "missing option '--name'; see: fer_pipeline align --help"),
+        (["alig"], "no such command 'alig'; did you mean 'align'; see: fer_pipeline --help"),
+        (["plan", "--seconds", "a"], "invalid value for '--seconds': "),
+        (["fsck", "--jobs", "0"], "--jobs must be at least 1, found 0"),
+        (["check", "--params", "folder"], "folder is a folder; name the file of settings with --params"),
+        (["profile"], "no profiles in "),
+        (["profile", "demo"], "no profiles in "),
+    ],
+)
+def test_a_mistyped_command_is_one_line(
+    words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, words, prog_name="fer_pipeline")
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert result.output.startswith(f"error: {line}")

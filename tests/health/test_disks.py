@@ -12,7 +12,7 @@ import pytest
 
 from fer_pipeline.health import machine
 from fer_pipeline.health.dvc_project import DvcConfig, read_config
-from fer_pipeline.health.findings import CheckContext
+from fer_pipeline.health.software import CheckContext
 
 GB = 1_000_000_000
 

@@ -6,8 +6,8 @@ import pytest
 
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.health import machine
-from fer_pipeline.health.findings import CheckContext
 from fer_pipeline.health.machine import Gpus
+from fer_pipeline.health.software import CheckContext
 
 GIB = 1 << 30
 BUILT = ("sm_75", "sm_80", "sm_90a", "sm_120", "compute_120")

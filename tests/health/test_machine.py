@@ -8,7 +8,7 @@ import pytest
 
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.health import machine
-from fer_pipeline.health.findings import CheckContext
+from fer_pipeline.health.software import CheckContext
 from fer_pipeline.training import memory_budget
 
 GIB = 1 << 30

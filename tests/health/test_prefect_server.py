@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fer_pipeline.health import prefect_server
-from fer_pipeline.health.findings import CheckContext, Finding
 from fer_pipeline.health.machine import Gpus
+from fer_pipeline.health.software import CheckContext, Finding
 
 TWO_GPUS = Gpus(2, "580", ("H", "H"), ((9, 0), (9, 0)), (80 << 30, 80 << 30))
 POOL = {"name": "local", "type": "process", "is_paused": False}

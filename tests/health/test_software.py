@@ -7,7 +7,7 @@ import pytest
 from fer_pipeline.alignment import weights
 from fer_pipeline.alignment.weights import read_package_file
 from fer_pipeline.health import software
-from fer_pipeline.health.findings import CheckContext
+from fer_pipeline.health.software import CheckContext
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.health import tracking
-from fer_pipeline.health.findings import CheckContext
+from fer_pipeline.health import dvc_project
+from fer_pipeline.health.software import CheckContext
 
 LOCK = "stages: {a: {outs: [{path: out/a, hash: md5, md5: x.dir}, {path: out/b, hash: md5, md5: y}]}}\n"
 
@@ -48,42 +48,42 @@ def write(context: CheckContext, path: str, text: str) -> None:
 )
 def test_remote(context: CheckContext, config: str, level: str, words: str) -> None:
     write(context, ".dvc/config", config)
-    finding = tracking.check_remote(context)
+    finding = dvc_project.check_remote(context)
     assert finding.level == level
     assert words in finding.message
 
 
 def test_without_git(context: CheckContext) -> None:
-    assert tracking.check_lock_file(context).level == "warning"
-    assert tracking.check_outputs(context).level == "ok"
+    assert dvc_project.check_lock_file(context).level == "warning"
+    assert dvc_project.check_outputs(context).level == "ok"
 
 
 def test_lock_file(context: CheckContext, git: Callable[..., None]) -> None:
-    assert tracking.check_lock_file(context).message == "no stage has run yet"
+    assert dvc_project.check_lock_file(context).message == "no stage has run yet"
     write(context, "dvc.lock", LOCK)
-    assert "in no commit" in tracking.check_lock_file(context).message
+    assert "in no commit" in dvc_project.check_lock_file(context).message
     git("add", "dvc.lock")
     git("commit", "-qm", "a")
-    assert tracking.check_lock_file(context).level == "ok"
+    assert dvc_project.check_lock_file(context).level == "ok"
     write(context, "dvc.lock", LOCK + "# more\n")
-    finding = tracking.check_lock_file(context)
+    finding = dvc_project.check_lock_file(context)
     assert (finding.level, "differs" in finding.message) == ("warning", True)
     git("rm", "-q", "--cached", "dvc.lock")
     write(context, ".gitignore", "dvc.lock\n")
-    assert tracking.check_lock_file(context).level == "problem"
+    assert dvc_project.check_lock_file(context).level == "problem"
 
 
 def test_outputs(context: CheckContext, git: Callable[..., None]) -> None:
-    assert tracking.check_outputs(context).message == "no stage has run yet"
+    assert dvc_project.check_outputs(context).message == "no stage has run yet"
     write(context, "dvc.lock", LOCK)
     write(context, ".gitignore", "/out/a\n")
-    finding = tracking.check_outputs(context)
+    finding = dvc_project.check_outputs(context)
     assert (finding.level, finding.message) == ("warning", "git does not ignore out/b")
     subprocess.run(finding.advice, shell=True, cwd=context.root, check=True)
-    assert tracking.check_outputs(context).level == "ok"
+    assert dvc_project.check_outputs(context).level == "ok"
     write(context, "out/a/file", "x")
     git("add", "-f", "out/a/file")
-    finding = tracking.check_outputs(context)
+    finding = dvc_project.check_outputs(context)
     assert (finding.level, finding.message) == ("problem", "git tracks 1 files of outputs")
     subprocess.run(finding.advice, shell=True, cwd=context.root, check=True)
-    assert tracking.check_outputs(context).level == "ok"
+    assert dvc_project.check_outputs(context).level == "ok"
