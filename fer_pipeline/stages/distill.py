@@ -12,7 +12,7 @@ from fer_pipeline.artifacts.distilled import SAVED, DistilledSet, read_saved, wr
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
-from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
+from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
@@ -88,10 +88,7 @@ def run(
     reused = kept.make_folder(
         key, lambda folder: _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
     )
-    fresh_folder(out)
-    kept.link(key, out)
-    kept.drop_state("distill", key)
-    kept.record_run([key])
+    kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
 
 
