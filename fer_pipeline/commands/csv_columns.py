@@ -13,8 +13,7 @@ from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.datasets._files import SPLITS
-from fer_pipeline.datasets._tables import Table, open_table
-from fer_pipeline.datasets.csv import Options
+from fer_pipeline.datasets.csv import Options, Table, open_table
 
 USUAL_NAMES = {
     "image": "image images img imgs file files filename filepath path imagepath imagename imagefile imageid "

@@ -21,7 +21,7 @@ from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import DatasetSettings, PlainName, Settings, Split, validate
 from fer_pipeline.datasets import csv, image_folder, recordio
-from fer_pipeline.datasets._records import RecordFile
+from fer_pipeline.datasets.recordio import RecordFile
 
 # Names of files and folders that do not name the set; the folder above is asked then.
 GENERIC = frozenset(
