@@ -17,6 +17,7 @@ from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, validate
 
+GRAPH = Path("dvc.yaml")
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -68,7 +69,12 @@ def _hash_state(params: Path) -> str:
     """A hash of the settings and of the size and time of every file of the package."""
     package = Path(fer_pipeline.__file__).parent
     files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
-    state = [params.read_bytes().hex(), *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files)]
+    graph = GRAPH.read_bytes() if GRAPH.exists() else b""
+    state = [
+        params.read_bytes().hex(),
+        graph.hex(),
+        *(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files),
+    ]
     return hashlib.sha256("\n".join(state).encode()).hexdigest()
 
 
@@ -88,11 +94,12 @@ def check(params: Path) -> CheckedSettings:
     }
     _check_names(params, project, configs)
     _check_datasets(params, project)
-    for name, recipe in project.recipes.items():
-        try:
-            modules["train_final"].settle(configs["train_final"], recipe, recipe=name)
-        except ConfigError as error:
-            raise ConfigError(f"{params}, {error}") from None
+    try:
+        modules["train_final"].check_recipes(configs["train_final"], project)
+    except ConfigError as error:
+        raise ConfigError(f"{params}, {error}") from None
+    if GRAPH.exists():
+        _check_sources(params, project, values)
     counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
     return CheckedSettings(project, configs, modules, f"{params}: {counts}, all settings are valid")
 
@@ -118,6 +125,32 @@ def _check_names(params: Path, project: ProjectSettings, configs: dict[str, Any]
             raise ConfigError(
                 f"{params}, datasets.{name}: no set of that name in synthesize.sets, which draws {sorted(drawn)}"
             )
+
+
+def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:
+    """Refuses a source of a recipe that is no output of the graph, nor below or above one, nor added to DVC."""
+    outs = [Path(out) for stage in load_params(GRAPH)["stages"].values() for out in _outs(stage, values)]
+    folders = sorted({"/".join(out.parts[:2]) for out in outs if out.parts[0] == "data"})
+    for name, recipe in project.recipes.items():
+        for source, path in recipe.sources.items():
+            added = any(Path(f"{folder}.dvc").exists() for folder in (path, *path.parents))
+            if not added and not any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
+                raise ConfigError(
+                    f"{params}, recipes.{name}.sources.{source}: no stage of {GRAPH} makes {path}; name a folder in "
+                    f"{', '.join(folders)}, or one that was added by `dvc add`"
+                )
+
+
+def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """Returns the outputs of a stage, for every entry of the settings that it loops over."""
+    if "foreach" not in stage:
+        return stage.get("outs", [])
+    entries: Any = values
+    for key in stage["foreach"][2:-1].split("."):
+        entries = entries.get(key) or {}
+    # A list gives its items, a mapping its keys: no output is named by the value of one.
+    templates = [out.replace("${item}", "${key}") for out in stage["do"]["outs"]]
+    return [out.replace("${key}", str(key)) for key in entries for out in templates]
 
 
 def _check_datasets(params: Path, project: ProjectSettings) -> None:

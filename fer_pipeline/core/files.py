@@ -12,6 +12,8 @@ from typing import Any
 
 from fer_pipeline.core.errors import DataError
 
+RERUN = "run the stage that writes it (dvc repro)"
+
 
 def fsync_path(path: Path) -> None:
     """Flushes a file or folder to the disk."""
@@ -63,10 +65,9 @@ def refuse_damage(
     """Makes a DataError of what goes wrong while the file is read; `kind` is the error of a library of its own."""
     try:
         yield
-    except FileNotFoundError:
-        remedy = missing or "run the stage that writes it (dvc repro)"
-        raise DataError(f"{path} does not exist; {remedy}") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, kind) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise DataError(f"{path} does not exist; {missing}") from None
         what = repr(error) if isinstance(error, KeyError) else " ".join(str(error).split())
         raise DataError(f"{path} {fault} ({what}); {remedy}") from None
 
@@ -89,7 +90,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Reads JSON; a missing or damaged file is a DataError."""
-    with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it"):
+    with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it", missing=RERUN):
         return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -142,13 +142,25 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     merged = _merge(common, settings.overrides)
     chosen = merged.pop("options")
     own = validate(Config, merged, where=f"recipes.{recipe}.overrides")
-    module = load_strategy(settings.strategy)
+    try:
+        module = load_strategy(settings.strategy)
+    except ConfigError as error:
+        raise ConfigError(f"recipes.{recipe}.strategy: {error}") from None
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
     sources = module.sources(options)
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
     return Recipe(own, module, options, sources)
+
+
+def check_recipes(config: Config, project: ProjectSettings) -> None:
+    """Refuses a recipe that does not fit its strategy, and options that do not fit theirs, whoever uses it."""
+    for name, recipe in project.recipes.items():
+        settle(config, recipe, recipe=name)
+    for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
+        where = f"train_final.options.{strategy}"
+        validate(load_strategy(strategy).Options, config.options[strategy], where=where)
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
