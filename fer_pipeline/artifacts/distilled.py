@@ -45,17 +45,10 @@ def write_distilled(folder: Path, distilled: DistilledSet, about: Mapping[str, A
     steps, count, _, height, width = distilled.images.shape
     if not np.isfinite(distilled.images).all():
         raise DataError("a distilled image is not finite; lower distill.learning_rate or distill.step_size")
-    card = {
-        **about,
-        "classes": list(distilled.classes),
-        "preprocessing": dict(distilled.preprocessing),
-        "steps": steps,
-        "images_per_step": count,
-        "height": height,
-        "width": width,
-    }
+    shape = {"steps": steps, "images_per_step": count, "height": height, "width": width}
+    spaces = {"classes": list(distilled.classes), "preprocessing": dict(distilled.preprocessing)}
     write_arrays(folder / ARRAYS, {name: getattr(distilled, name) for name in ARRAY_NAMES})
-    write_json(folder / CARD, card)
+    write_json(folder / CARD, {**about, **spaces, **shape})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -57,7 +57,7 @@ def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema
         pa.field("nearest", pa.int64()),
         pa.field("margin", pa.float32()),
     ]
-    fields += [pa.field("label", pa.int64())] if labelled else []
+    fields += [pa.field("label", pa.int64())] * labelled
     return pa.schema(fields, metadata=arrow.encode_metadata(classes=list(classes)))
 
 

@@ -16,7 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from fer_pipeline.core.files import (
     file_sha256,
@@ -63,11 +64,9 @@ class Checksums:
             return None
         files: dict[str, FileChecksum] = {}
         for name, path in paths.items():
-            size, changed, sha256 = self.files[name]
-            state = path.stat()
-            if state.st_size != size:
-                return None
-            if (rehash or state.st_mtime_ns != changed) and file_sha256(path) != sha256:
+            (size, changed, sha256), state = self.files[name], path.stat()
+            same = not rehash and state.st_mtime_ns == changed
+            if state.st_size != size or not (same or file_sha256(path) == sha256):
                 return None
             files[name] = (size, state.st_mtime_ns, sha256)
         return self if files == self.files else replace(self, files=files)
@@ -94,10 +93,8 @@ def write_checksums(path: Path, checksums: Checksums) -> None:
 def read_checksums(path: Path) -> Checksums | None:
     """Reads checksums; None where the file is missing or damaged."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files = {name: (int(size), int(ns), str(sha)) for name, (size, ns, sha) in content["files"].items()}
-        return Checksums(files, Origin(**content["origin"]), float(content["created"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return TypeAdapter(Checksums).validate_json(path.read_bytes())
+    except (OSError, ValueError):
         return None
 
 

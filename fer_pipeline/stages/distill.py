@@ -71,9 +71,9 @@ def run(
     """
     classes, seed, resources = project.classes, project.seeds[0], project.resources
     classifier = load_checkpoint(model, classes=classes, device=resources.device)
-    images = read_source(
-        source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out_faces(model)
-    )
+    # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
+    held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
+    images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)
     about = {
         "settings": config.model_dump(mode="json", exclude={"sources"}),
         "seed": seed,
@@ -90,11 +90,6 @@ def run(
     )
     kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
-
-
-def held_out_faces(model: Path) -> frozenset[str]:
-    """The anchor's faces that the primitive learner set apart for validation and for estimating precision."""
-    return read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
 
 
 def _make(
@@ -166,10 +161,7 @@ def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summ
     counts: dict[str, int | float] = {
         "source_images": len(source.labels),
         "distilled_images": made,
-        "loss_before": last["loss_before"],
-        "loss": last["loss"],
-        "accuracy_before": last["accuracy_before"],
-        "accuracy": last["accuracy"],
+        **{name: last[name] for name in ("loss_before", "loss", "accuracy_before", "accuracy")},
         **{f"left_out_{reason.replace(' ', '_')}": count for reason, count in source.left_out.items()},
     }
     return Summary(stage="distill", line=line, counts=counts, warnings=tuple(warnings))

