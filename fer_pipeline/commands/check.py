@@ -129,7 +129,8 @@ def _check_names(params: Path, project: ProjectSettings, configs: dict[str, Any]
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:
     """Refuses a source of a recipe that is no output of the graph, nor below or above one, nor added to DVC."""
-    outs = [Path(out) for stage in load_params(GRAPH)["stages"].values() for out in _outs(stage, values)]
+    stages = load_params(GRAPH).get("stages") or {}
+    outs = [Path(out) for stage in stages.values() for out in _outs(stage, values)]
     folders = sorted({"/".join(out.parts[:2]) for out in outs if out.parts[0] == "data"})
     for name, recipe in project.recipes.items():
         for source, path in recipe.sources.items():
@@ -143,14 +144,14 @@ def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any
 
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
     if "foreach" not in stage:
-        return stage.get("outs", [])
+        return outs
     entries: Any = values
     for key in stage["foreach"][2:-1].split("."):
         entries = entries.get(key) or {}
     # A list gives its items, a mapping its keys: no output is named by the value of one.
-    templates = [out.replace("${item}", "${key}") for out in stage["do"]["outs"]]
-    return [out.replace("${key}", str(key)) for key in entries for out in templates]
+    return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]
 
 
 def _check_datasets(params: Path, project: ProjectSettings) -> None:

@@ -98,8 +98,8 @@ class RecipeSettings(Settings):
     @model_validator(mode="after")
     def _deps_are_the_sources(self) -> "RecipeSettings":
         for name, path in self.sources.items():
-            if path.name == "test" and path.parent.parent == FACES:
-                raise ValueError(f"the source {name} is a test split, {path}; name the train split of a set")
+            if path.name != "train" and path.parent.parent == FACES:
+                raise ValueError(f"the source {name} is a {path.name} split, {path}; name the train split of a set")
         paths = [path.as_posix() for path in self.sources.values()]
         if len(paths) > RECIPE_DEPS:
             raise ValueError(

@@ -137,6 +137,7 @@ def test_the_known_keys_of_a_member_of_a_union_are_its_own() -> None:
             {"sources": {"labelled": "data/faces/p/train"}, "deps": ["data/faces/p/train"] * 3},
             "train is 'a', but the",
         ),
+        ({"sources": {"labelled": "data/faces/a/trian"}}, "is a trian split, data/faces/a/trian; name the train split"),
         ({"strategi": "x"}, "unknown key 'recipes.r.strategi'; known keys are deps, overrides, sources, strategy"),
     ],
 )
