@@ -84,11 +84,6 @@ def write_class(folder: Path, rows: FaceRows, members: pa.Table, schema: pa.Sche
         write_shard(folder / f"part-{number:05d}.parquet", pa.Table.from_arrays(columns, schema=schema))
 
 
-def write_empty(folder: Path, schema: pa.Schema) -> None:
-    """Writes the shard of a pool of which nothing was taken."""
-    write_shard(folder / "part-00000.parquet", schema.empty_table())
-
-
 def class_counts(folder: Path) -> dict[str, int]:
     """Counts the faces of each class folder, from the files' footers."""
     counts: Counter[str] = Counter()

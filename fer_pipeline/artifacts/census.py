@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
-from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, replacing, write_json
+from fer_pipeline.core.files import read_json, refuse_damage, replacing, write_json
 
 
 class RejectedSample(NamedTuple):
@@ -56,19 +56,8 @@ def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequ
 def read_census(path: Path) -> dict[str, SplitCensus]:
     """Reads the counts of every split, by its name; a file of another form is a DataError."""
     content = read_json(path)
-    try:
-        return {
-            name: SplitCensus(
-                samples=int(split["samples"]),
-                faces=int(split["faces"]),
-                labels={label: int(count) for label, count in split["labels"].items()},
-                unlabelled=int(split["unlabelled"]),
-                rejected={reason: int(count) for reason, count in split["rejected"].items()},
-            )
-            for name, split in sorted(content["splits"].items())
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} holds no counts of an aligned data set ({error!r}); run: dvc repro align") from None
+    with refuse_damage(path, "holds no counts of an aligned data set", "run: dvc repro align"):
+        return dict(sorted(TypeAdapter(dict[str, SplitCensus]).validate_python(content["splits"]).items()))
 
 
 def count_reasons(rejected: Iterable[RejectedSample]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, write_bytes, write_json
+from fer_pipeline.core.files import read_json, refuse_damage, write_bytes, write_json
 
 ARRAYS = "distilled.safetensors"
 CARD = "card.json"
@@ -45,17 +45,10 @@ def write_distilled(folder: Path, distilled: DistilledSet, about: Mapping[str, A
     steps, count, _, height, width = distilled.images.shape
     if not np.isfinite(distilled.images).all():
         raise DataError("a distilled image is not finite; lower distill.learning_rate or distill.step_size")
-    card = {
-        **about,
-        "classes": list(distilled.classes),
-        "preprocessing": dict(distilled.preprocessing),
-        "steps": steps,
-        "images_per_step": count,
-        "height": height,
-        "width": width,
-    }
+    shape = {"steps": steps, "images_per_step": count, "height": height, "width": width}
+    spaces = {"classes": list(distilled.classes), "preprocessing": dict(distilled.preprocessing)}
     write_arrays(folder / ARRAYS, {name: getattr(distilled, name) for name in ARRAY_NAMES})
-    write_json(folder / CARD, card)
+    write_json(folder / CARD, {**about, **spaces, **shape})
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -65,12 +58,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads the arrays of one safetensors file; a missing or damaged file is a DataError."""
-    try:
+    missing, remedy = "run: dvc repro distill", "remove its folder and run: dvc repro distill"
+    with refuse_damage(path, "is damaged", remedy, missing=missing, kind=SafetensorError):
         return load_file(path)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run: dvc repro distill") from None
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove its folder and run: dvc repro distill") from None
 
 
 def distilled_folders(folder: Path) -> list[Path]:

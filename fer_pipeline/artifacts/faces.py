@@ -137,18 +137,10 @@ def read_table(folder: Path, columns: list[str]) -> pa.Table:
 
 def read_faces(folder: Path) -> Faces:
     """Reads and decodes a whole split into memory."""
-    return join_faces(list(iter_faces(folder, batch_size=1024)))
-
-
-def join_faces(parts: Sequence[Faces]) -> Faces:
-    """Concatenates batches of one set."""
-    return Faces(
-        face_id=np.concatenate([part.face_id for part in parts]),
-        images=np.concatenate([part.images for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        subjects=np.concatenate([part.subjects for part in parts]),
-        classes=parts[0].classes,
-    )
+    parts = list(iter_faces(folder, batch_size=1024))
+    names = ("face_id", "images", "labels", "subjects")
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Faces(**arrays, classes=parts[0].classes)
 
 
 def iter_faces(folder: Path, batch_size: int, *, label: Literal["label", "pseudo_label"] = "label") -> Iterator[Faces]:

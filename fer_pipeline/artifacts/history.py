@@ -1,25 +1,30 @@
-"""Read and write `history.csv`, the course of a training or of a distillation: one row an epoch.
+"""Read and write the course of a training or of a distillation, and what the trainings of a recipe took.
 
-- Trainings (`models/primitive`, `models/final/<recipe>/<seed>`): `epoch`, `steps`, `learning_rate`, `train_<quantity>`
-  for all that the strategy returns, `validation_<figure>` where there is a validation part.
-- Distillation (`data/distilled/<name>`), an outer epoch a row: `epoch`, `loss_before`, `loss`, `accuracy_before`,
-  `accuracy` on real images before and after the unrolled steps, `step_size_<step>`.
+- `history.csv` of trainings (`models/primitive`, `models/final/<recipe>/<seed>`), a row an epoch: `epoch`, `steps`,
+  `learning_rate`, `train_<quantity>` for all that the strategy returns, `validation_<figure>` where there is a
+  validation part.
+- `history.csv` of a distillation (`data/distilled/<name>`), a row an outer epoch: `epoch`, `loss_before`, `loss`,
+  `accuracy_before`, `accuracy` on real images before and after the unrolled steps, `step_size_<step>`.
+- `reports/timings/<recipe>.json`: `{"recipe": name, "seeds": {seed: {...}}}`, and of every seed: `device`, `processes`,
+  `steps`, `seconds`, `seconds_waited_for_images`, `seconds_per_step`, `steps_per_epoch` and `seconds_per_epoch` (an
+  epoch is once through all images that the recipe uses), `images`, `advice`. A seed without known times is left out.
 """
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import write_text
+from fer_pipeline.core.files import RERUN, read_json, refuse_damage, write_json, write_text
 
 HISTORY = "history.csv"
 Row = dict[str, float | int]
+FIGURES = ("seconds_per_epoch", "seconds_per_step", "steps_per_epoch", "steps")  # of a seed's timing
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """Write all rows; floats in full, so that equal runs give equal bytes."""
+    """Writes all rows; floats in full, so that equal runs give equal bytes."""
     stream = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)  # the phases of a training may have other losses
     writer = csv.DictWriter(stream, list(names), lineterminator="\n")
@@ -29,12 +34,20 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> No
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Read the rows, an empty cell as NaN; a missing or damaged file is a DataError."""
+    """Reads the rows, an empty cell as NaN; a missing or damaged file is a DataError."""
     path = folder / HISTORY
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(stream)]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is no table of numbers ({error}); rerun its stage (dvc repro)") from None
+    with refuse_damage(path, "is no table of numbers", "rerun its stage (dvc repro)", missing=RERUN):
+        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+        return [{name: float(value or "nan") for name, value in row.items()} for row in rows]
+
+
+def write_timings(path: Path, recipe: str, seeds: Mapping[int, Mapping[str, Any]]) -> None:
+    """Writes the times of every seed of a recipe."""
+    write_json(path, {"recipe": recipe, "seeds": {str(seed): timing for seed, timing in seeds.items()}})
+
+
+def read_timings(path: Path) -> list[dict[str, float]]:
+    """Reads `FIGURES` of every seed; a damaged file is a DataError."""
+    content = read_json(path)
+    with refuse_damage(path, "is no record of timings", "run: dvc repro train_final"):
+        return [{key: float(seed[key]) for key in FIGURES} for seed in content["seeds"].values()]

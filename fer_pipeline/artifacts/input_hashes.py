@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
@@ -16,11 +17,8 @@ from fer_pipeline.core.files import write_text
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 
-CHUNK = 1 << 20
 SECONDS_BETWEEN_SAVES = 30.0
 WHOLE_FILES = 64  # hashes of whole files that are held at a time
-
-Range = tuple[Path, int, int]  # path, offset, length; -1 for the rest of the file
 
 
 class InputHashes:
@@ -28,9 +26,15 @@ class InputHashes:
 
     def __init__(self, memory: Path, *, verify: bool = False) -> None:
         self._path = memory
-        self._known = {} if verify else _load(memory)
+        self._known: dict[str, str] = {}
+        if not verify:
+            try:
+                self._known = dict(json.loads(memory.read_text(encoding="utf-8")))
+            except (OSError, ValueError, TypeError):
+                pass  # lost hashes cost a reading, nothing else
         self._used: dict[str, str] = {}
-        self._whole_files: dict[Range, str] = {}
+        # Many samples of one shard, and many shards, may depend on one whole file.
+        self._hash_whole = lru_cache(WHOLE_FILES)(_hash)
         self._saved = time.monotonic()
 
     def hash_samples(self, samples: Sequence[Sample]) -> str:
@@ -40,7 +44,7 @@ class InputHashes:
         key = fingerprint(*((str(path), *states[path], offset, length) for path, offset, length in ranges))
 
         def compute() -> tuple[str, bool]:
-            hashes = [self._hash(part) for part in ranges]
+            hashes = [self._try(*part) for part in ranges]
             return fingerprint(*hashes), "" not in hashes
 
         return self._look_up(key, compute)
@@ -49,7 +53,7 @@ class InputHashes:
         """Returns the SHA-256 of one whole file; DataError where it cannot be read."""
 
         def compute() -> tuple[str, bool]:
-            if not (sha256 := self._hash((path, 0, -1))):
+            if not (sha256 := self._try(path, 0, -1)):
                 raise DataError(f"{path} cannot be read; look at the file, or rerun the stage that writes it")
             return sha256, True
 
@@ -78,28 +82,12 @@ class InputHashes:
         write_text(self._path, json.dumps(hashes, sort_keys=True))
         self._saved = time.monotonic()
 
-    def _hash(self, part: Range) -> str:
+    def _try(self, path: Path, offset: int, length: int) -> str:
         """Returns the SHA-256 of a range, '' where it cannot be read."""
-        if part in self._whole_files:
-            return self._whole_files[part]
-        digest = hashlib.sha256()
         try:
-            for block in _blocks(part):
-                digest.update(block)
+            return (self._hash_whole if length < 0 else _hash)(path, offset, length)
         except OSError:
             return ""
-        if part[2] < 0:  # many samples of one shard, and many shards, may depend on one whole file
-            if len(self._whole_files) >= WHOLE_FILES:
-                self._whole_files.clear()
-            self._whole_files[part] = digest.hexdigest()
-        return digest.hexdigest()
-
-
-def _load(memory: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}  # lost hashes cost a reading, nothing else
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -110,12 +98,12 @@ def _state(path: Path) -> tuple[int, int, int]:
     return (state.st_size, state.st_mtime_ns, state.st_ino)
 
 
-def _blocks(part: Range) -> Iterator[bytes]:
-    path, offset, left = part
+def _hash(path: Path, offset: int, length: int) -> str:
+    """Returns the SHA-256 of `length` bytes; the rest of the file where `length` is negative."""
     if not path.is_file():
         raise OSError(f"{path} is no plain file")
     with path.open("rb") as stream:
         stream.seek(offset)
-        while left != 0 and (block := stream.read(CHUNK if left < 0 else min(CHUNK, left))):
-            yield block
-            left -= len(block) if left > 0 else 0
+        if length < 0:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.sha256(stream.read(length)).hexdigest()

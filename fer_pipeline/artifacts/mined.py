@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 
 from fer_pipeline.artifacts.faces import image_schema, open_shard
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, replacing
+from fer_pipeline.core.files import read_json, refuse_damage, replacing
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
@@ -91,7 +91,5 @@ def sweep_table(
 def read_sweep(folder: Path) -> pa.Table | None:
     """Read `sweep.parquet`, None where there is none; a damaged file is a DataError."""
     path = folder / SWEEP
-    try:
+    with refuse_damage(path, "cannot be read", "run: dvc repro mine"):
         return pq.read_table(path, columns=list(SWEEP_COLUMNS)) if path.exists() else None
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run: dvc repro mine") from None

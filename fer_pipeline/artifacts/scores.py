@@ -19,7 +19,7 @@ from safetensors.numpy import save
 
 from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing, write_bytes
+from fer_pipeline.core.files import refuse_damage, replacing, write_bytes
 
 HELDOUT = "heldout.arrow"
 CENTROIDS = "centroids.safetensors"
@@ -57,7 +57,7 @@ def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema
         pa.field("nearest", pa.int64()),
         pa.field("margin", pa.float32()),
     ]
-    fields += [pa.field("label", pa.int64())] if labelled else []
+    fields += [pa.field("label", pa.int64())] * labelled
     return pa.schema(fields, metadata=arrow.encode_metadata(classes=list(classes)))
 
 
@@ -123,10 +123,8 @@ def write_centroids(folder: Path, centroids: Centroids) -> None:
 def read_centroids(folder: Path) -> Centroids:
     """Reads the centroids of a pool's scores; a missing or damaged file is a DataError."""
     path = folder / CENTROIDS
-    try:
+    with refuse_damage(path, "cannot be read", "run score (dvc repro)", kind=SafetensorError):
         with safe_open(path, framework="numpy") as stored:
             opened: Any = stored
             classes = tuple((opened.metadata() or {}).get("classes", "").split("\n"))
             return Centroids(opened.get_tensor("vectors"), opened.get_tensor("counts"), classes)
-    except (FileNotFoundError, SafetensorError) as error:
-        raise DataError(f"{path} cannot be read ({error}); run score (dvc repro)") from None

@@ -43,12 +43,8 @@ class Split:
 
 def write_split(folder: Path, *, face_id: Sequence[str], label: Int64[np.ndarray, " n"], part: Sequence[str]) -> None:
     """Writes `split.parquet` into the folder of a checkpoint."""
-    columns = {
-        "face_id": pa.array(face_id, pa.string()),
-        "label": pa.array(label, pa.int64()),
-        "part": pa.array(part, pa.string()),
-    }
-    write_parquet(folder / SPLIT, pa.table(columns))
+    schema = pa.schema({"face_id": pa.string(), "label": pa.int64(), "part": pa.string()})
+    write_parquet(folder / SPLIT, pa.table([face_id, label, part], schema=schema))
 
 
 def read_split(model: Path, *, num_classes: int | None = None) -> Split:

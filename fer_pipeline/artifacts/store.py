@@ -7,24 +7,95 @@ renamed. A shard that no longer matches its checksums is made again. States of l
 training) are in the same store and are dropped when their stage has finished.
 """
 
+import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from fer_pipeline.artifacts.checksums import (
-    Checksums,
-    Origin,
-    compute_checksums,
-    read_checksums,
-    shard_files,
-    write_checksums,
+from pydantic import TypeAdapter
+
+from fer_pipeline.core.files import (
+    file_sha256,
+    fresh_folder,
+    fsync_path,
+    read_json,
+    remove,
+    replacing,
+    replacing_folder,
+    write_json,
+    write_text,
 )
-from fer_pipeline.core.files import fsync_path, read_json, replacing, replacing_folder, write_json
+
+FileChecksum = tuple[int, int, str]  # size in bytes, time of change in ns, SHA-256
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who made a shard, with what and how long it took, for estimates and for pruning: no part of its bytes."""
+
+    owner: str = ""  # stage@set
+    items: int = 0
+    device: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """What a shard was when it was finished; the file of a shard that is no folder has the name ''."""
+
+    files: dict[str, FileChecksum]
+    origin: Origin
+    created: float = field(default_factory=time.time)
+
+    @property
+    def size(self) -> int:
+        """Returns the bytes of all files."""
+        return sum(size for size, _, _ in self.files.values())
+
+    def verify(self, shard: Path, *, rehash: bool = False) -> "Checksums | None":
+        """Returns the checksums with the present times of the files, or None where the shard has changed."""
+        paths = shard_files(shard)
+        if paths.keys() != self.files.keys():
+            return None
+        files: dict[str, FileChecksum] = {}
+        for name, path in paths.items():
+            (size, changed, sha256), state = self.files[name], path.stat()
+            same = not rehash and state.st_mtime_ns == changed
+            if state.st_size != size or not (same or file_sha256(path) == sha256):
+                return None
+            files[name] = (size, state.st_mtime_ns, sha256)
+        return self if files == self.files else replace(self, files=files)
+
+
+def compute_checksums(shard: Path, origin: Origin) -> Checksums:
+    """Hashes a shard as it is on the disk now."""
+    states = {name: (path.stat(), path) for name, path in shard_files(shard).items()}
+    return Checksums({n: (s.st_size, s.st_mtime_ns, file_sha256(path)) for n, (s, path) in states.items()}, origin)
+
+
+def shard_files(shard: Path) -> dict[str, Path]:
+    """Returns the files of a shard by their names in it."""
+    if not shard.is_dir():
+        return {"": shard}
+    return {path.relative_to(shard).as_posix(): path for path in sorted(shard.rglob("*")) if path.is_file()}
+
+
+def write_checksums(path: Path, checksums: Checksums) -> None:
+    """Writes checksums, whole or not at all."""
+    write_text(path, json.dumps(asdict(checksums), sort_keys=True) + "\n")
+
+
+def read_checksums(path: Path) -> Checksums | None:
+    """Reads checksums; None where the file is missing or damaged."""
+    try:
+        return TypeAdapter(Checksums).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 class Store:
@@ -68,17 +139,15 @@ class Store:
         self._verified.add(key)
         return True
 
-    def make(self, key: str, make: Callable[[Path], object], *, origin: Origin | None = None) -> bool:
-        """Makes the shard unless it is there; True where it was. `make` writes the path that it is given."""
-        return self._make(key, make, replacing, origin)
-
-    def make_folder(self, key: str, make: Callable[[Path], object], *, origin: Origin | None = None) -> bool:
-        """Does the same for a result of several files: `make` fills the empty folder that it is given."""
-        return self._make(key, make, replacing_folder, origin)
-
-    def _make(
-        self, key: str, make: Callable[[Path], object], replace_path: Callable[[Path], Any], origin: Origin | None
+    def make(
+        self,
+        key: str,
+        make: Callable[[Path], object],
+        *,
+        origin: Origin | None = None,
+        replace_path: Callable[[Path], AbstractContextManager[Path]] = replacing,
     ) -> bool:
+        """Makes the shard unless it is there; True where it was. `make` writes the path that it is given."""
         if self.has(key):
             return True
         started = time.monotonic()
@@ -90,16 +159,30 @@ class Store:
             write_checksums(self._checksums(key), compute_checksums(temporary, made_by))
         return False
 
+    def make_folder(self, key: str, make: Callable[[Path], object], *, origin: Origin | None = None) -> bool:
+        """Does the same for a result of several files: `make` fills the empty folder that it is given."""
+        return self.make(key, make, origin=origin, replace_path=replacing_folder)
+
     def remove(self, key: str) -> None:
         """Takes a shard out of the store; outputs that it was linked into keep it."""
-        shard = self.shard(key)
-        shutil.rmtree(shard) if shard.is_dir() else shard.unlink(missing_ok=True)
+        remove(self.shard(key))
         self._checksums(key).unlink(missing_ok=True)
 
     def link(self, key: str, out: Path) -> None:
         """Puts a finished shard (or folder of files) at `out`."""
         for name, file in shard_files(self.shard(key)).items():
             link_file(file, out / name if name else out)
+
+    def deliver(self, out: Path, keys: Mapping[str, str], *, others: Iterable[str] = ()) -> None:
+        """Fills the folder `out` with finished folders by name ("": the whole of it) and drops their states.
+
+        The run is recorded with these keys and the `others`.
+        """
+        fresh_folder(out)
+        for name, key in keys.items():
+            self.link(key, out / name)
+            self.drop_state(self.owner.partition("@")[0], key)
+        self.record_run([*keys.values(), *others])
 
     def record_run(self, keys: Iterable[str]) -> None:
         """Records the shards of the owner's last run, so that pruning keeps them."""

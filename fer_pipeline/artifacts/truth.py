@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import refuse_damage
 
 SUFFIX = re.compile(r"#\d+$")  # align appends it where a picture gives several faces
 MIXED = "mixed"
@@ -42,12 +41,10 @@ class Truth:
 
 def read_truth(folder: Path, pools: Sequence[str]) -> Truth:
     """Read the truth of those pools that have one; a damaged file is a DataError."""
-    return Truth({pool: _read(path) for pool in pools if (path := folder / f"{pool}.parquet").exists()})
-
-
-def _read(path: Path) -> dict[str, str | None]:
-    try:
-        table = pq.read_table(path, columns=["face_id", "dominant"])
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, KeyError) as error:
-        raise DataError(f"{path} is no table of face_id and dominant ({error}); run: dvc repro synthesize") from None
-    return dict(zip(table["face_id"].to_pylist(), table["dominant"].to_pylist(), strict=True))
+    paths = {pool: path for pool in pools if (path := folder / f"{pool}.parquet").exists()}
+    tables = {}
+    for pool, path in paths.items():
+        with refuse_damage(path, "is no table of face_id and dominant", "run: dvc repro synthesize"):
+            tables[pool] = pq.read_table(path, columns=["face_id", "dominant"])
+    rows = {pool: table.to_pydict().values() for pool, table in tables.items()}
+    return Truth({pool: dict(zip(*columns, strict=True)) for pool, columns in rows.items()})

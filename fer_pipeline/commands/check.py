@@ -17,6 +17,7 @@ from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, validate
 
+GRAPH = Path("dvc.yaml")
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -44,7 +45,8 @@ def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:
     package = Path(fer_pipeline.__file__).parent
     files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
     parts = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
-    parts.insert(0, params.read_bytes().hex() if params.is_file() else "")  # the full check reports what it is else
+    # What it is else, the full check reports.
+    parts += [file.read_bytes().hex() if file.is_file() else "" for file in (params, GRAPH)]
     state = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
         checked = check(params)
@@ -77,11 +79,12 @@ def check(params: Path) -> CheckedSettings:
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
     try:
         _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
-        for name, recipe in project.recipes.items():
-            settled = modules["train_final"].settle(configs["train_final"], recipe, recipe=name)
-            _check_networks({f"recipes.{name}.overrides": settled.config, f"recipes.{name} (options)": settled.options})
+        for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
+            _check_networks({f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options})
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
+    if GRAPH.exists():
+        _check_sources(params, project, values)
     return CheckedSettings(project, configs, modules)
 
 
@@ -117,3 +120,30 @@ def _check_networks(groups: Mapping[str, Any]) -> None:
                     family(network.name).layouts(network)
                 except ConfigError as error:
                     raise ConfigError(f"{place}.{key}.name: {error}") from None
+
+
+def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:
+    """Refuses a source of a recipe that is no output of the graph, nor below or above one, nor added to DVC."""
+    stages = load_params(GRAPH).get("stages") or {}
+    outs = [Path(out) for stage in stages.values() for out in _outs(stage, values)]
+    folders = sorted({"/".join(out.parts[:2]) for out in outs if out.parts[0] == "data"})
+    for name, recipe in project.recipes.items():
+        for source, path in recipe.sources.items():
+            added = any(Path(f"{folder}.dvc").exists() for folder in (path, *path.parents))
+            if not added and not any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
+                raise ConfigError(
+                    f"{params}, recipes.{name}.sources.{source}: no stage of {GRAPH} makes {path}; name a folder in "
+                    f"{', '.join(folders)}, or one that was added by `dvc add`"
+                )
+
+
+def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """Returns the outputs of a stage, for every entry of the settings that it loops over."""
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
+    if "foreach" not in stage:
+        return outs
+    entries: Any = values
+    for key in stage["foreach"][2:-1].split("."):
+        entries = entries.get(key) or {}
+    # A list gives its items, a mapping its keys: no output is named by the value of one.
+    return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

@@ -25,8 +25,8 @@ from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import DatasetSettings, PlainName, Settings, Split, validate
 from fer_pipeline.datasets import csv, image_folder, recordio
 from fer_pipeline.datasets._files import SPLITS
-from fer_pipeline.datasets._records import RecordFile
-from fer_pipeline.datasets._tables import Table, open_table
+from fer_pipeline.datasets.csv import Table, open_table
+from fer_pipeline.datasets.recordio import RecordFile
 
 # Names of files and folders that do not name the set; the folder above is asked then.
 GENERIC = frozenset(

@@ -12,6 +12,8 @@ from typing import Any
 
 from fer_pipeline.core.errors import DataError
 
+RERUN = "run the stage that writes it (dvc repro)"
+
 
 def fsync_path(path: Path) -> None:
     """Flushes a file or folder to the disk."""
@@ -24,39 +26,50 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; its file replaces `path` on success and is removed otherwise."""
+    """Yields a temporary path beside `path`; the file or folder there replaces it on success, and is removed otherwise.
+
+    A folder at `path` stays until the new one is complete.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary, retired = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("tmp", "old"))
     try:
         yield temporary
-        fsync_path(temporary)
+        for inside in (*sorted(temporary.rglob("*")), temporary):
+            fsync_path(inside)
+        if temporary.is_dir() and path.exists():
+            path.replace(retired)
         temporary.replace(path)
+        shutil.rmtree(retired, ignore_errors=True)
         fsync_path(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Does the same for a folder: the one at `path` stays until the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
+    """Does the same for a folder, which is empty at first."""
+    with replacing(path) as temporary:
+        temporary.mkdir()
         yield temporary
-        for inside in sorted(temporary.rglob("*")):
-            fsync_path(inside)
-        fsync_path(temporary)
-        if path.exists():
-            retired = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            path.replace(retired)
-            temporary.replace(path)
-            shutil.rmtree(retired)
-        else:
-            temporary.replace(path)
-        fsync_path(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, where there is one."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def refuse_damage(
+    path: Path, fault: str, remedy: str, *, missing: str = "", kind: type[Exception] = OSError
+) -> Iterator[None]:
+    """Makes a DataError of what goes wrong while the file is read; `kind` is the error of a library of its own."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, kind) as error:
+        if missing and isinstance(error, FileNotFoundError):
+            raise DataError(f"{path} does not exist; {missing}") from None
+        what = repr(error) if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise DataError(f"{path} {fault} ({what}); {remedy}") from None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -77,12 +90,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Reads JSON; a missing or damaged file is a DataError."""
-    try:
+    with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it", missing=RERUN):
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run the stage that writes it (dvc repro)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON ({error}); remove it and run the stage that writes it") from None
 
 
 def fresh_folder(path: Path) -> Path:

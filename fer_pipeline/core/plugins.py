@@ -4,7 +4,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.errors import ConfigError, PipelineError
+
+OWN_PARTS = {"strategies": "strategy", "datasets": "adapter"}  # folders to which people add files of their own
 
 
 def available(package: str) -> tuple[str, ...]:
@@ -15,9 +17,7 @@ def available(package: str) -> tuple[str, ...]:
     """
     files: dict[str, Path] = {}
     for folder in importlib.import_module(package).__path__:
-        for file in (*Path(folder).glob("*.py"), *(path.parent for path in Path(folder).glob("*/__init__.py"))):
-            if file.stem[0] == "_":
-                continue
+        for file in (*Path(folder).glob("[!_]*.py"), *(path.parent for path in Path(folder).glob("[!_]*/__init__.py"))):
             if file.stem in files:
                 raise ConfigError(f"two files are called {file.name}: {files[file.stem]} and {file}; rename one")
             files[file.stem] = file
@@ -25,8 +25,22 @@ def available(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Imports the plugin `name` of `package`; ConfigError lists the choices where there is none of that name."""
-    choices = available(package)
+    """Imports the part `name` of `package`.
+
+    Raises:
+        ConfigError: There is none of that name (the error lists the choices), or a person's own file has a fault.
+    """
+    folder, choices = package.rpartition(".")[2], available(package)
     if name not in choices:
-        raise ConfigError(f"unknown {package.rpartition('.')[2]} {name!r}; choose one of {', '.join(choices)}")
-    return importlib.import_module(f"{package}.{name}")
+        raise ConfigError(f"unknown {folder} {name!r}; choose one of {', '.join(choices)}")
+    place = f"{folder}/{name}.py"
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except Exception as error:  # whatever a person's file does when it is imported
+        if folder not in OWN_PARTS or isinstance(error, PipelineError):
+            raise
+        fault = f"{place} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})"
+        if isinstance(error, SyntaxError):
+            file = Path(error.filename or place)
+            fault = f"{file.parent.name}/{file.name}" + f", line {error.lineno}" * bool(error.lineno) + f": {error.msg}"
+        raise ConfigError(f"{fault}; correct the file or choose another {OWN_PARTS[folder]}") from None

@@ -4,24 +4,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 LINE_EVERY_SECONDS = 30.0
 Listener = Callable[["Progress", int], None]
 _listeners: list[Listener] = []  # of every progress that begins
 
 
+@dataclass(eq=False)
 class Progress:
-    """How far some work is: call it with a number of finished items; its listeners are called, too.
+    """How far some work is: call it with a number of finished items; its listeners are called, too."""
 
-    `total` is None where the end is unknown.
-    """
-
-    def __init__(self, description: str, total: int | None, unit: str) -> None:
-        self.description, self.total, self.unit = description, total, unit
-        self.done = 0
-        self.listeners: list[Listener] = []
-        self._skipped = 0
-        self._started = time.monotonic()
+    description: str
+    total: int | None  # None where the end is unknown
+    unit: str
+    listeners: list[Listener] = field(default_factory=lambda: [*_listeners])
+    done: int = 0
+    _skipped: int = 0
+    _started: float = field(default_factory=lambda: time.monotonic())
 
     def __call__(self, items: int) -> None:
         """Counts finished items; a negative number takes back what has to be done again."""
@@ -49,12 +49,18 @@ class Progress:
 def progress(description: str, total: int | None, unit: str = "items") -> Iterator[Progress]:
     """Yields the progress of some work, shown until the block ends."""
     advance = Progress(description, total, unit)
-    advance.listeners.extend(_listeners)
-    if sys.stderr.isatty():
-        with _bar(advance):
-            yield advance
-    else:
-        advance.listeners.append(_Lines())
+    if not sys.stderr.isatty():
+        advance.listeners.append(_write_lines())
+        yield advance
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, text=describe(advance))
+        advance.listeners.append(lambda now, items: bar.update(task, completed=now.done, text=describe(now)))
         yield advance
 
 
@@ -68,28 +74,17 @@ def with_listener(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-@contextmanager
-def _bar(advance: Progress) -> Iterator[None]:
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-    from rich.progress import Progress as Bar
+def _write_lines() -> Listener:
+    last = time.monotonic()
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(advance.description, total=advance.total, text=describe(advance))
-        advance.listeners.append(lambda now, items: bar.update(task, completed=now.done, text=describe(now)))
-        yield
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def __call__(self, now: Progress, items: int) -> None:
-        if time.monotonic() - self._last >= LINE_EVERY_SECONDS:
-            self._last = time.monotonic()
+    def listener(now: Progress, items: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY_SECONDS:
+            last = time.monotonic()
             sys.stderr.write(f"{now.description}: {describe(now)}\n")
             sys.stderr.flush()
+
+    return listener
 
 
 def describe(now: Progress) -> str:

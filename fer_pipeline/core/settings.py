@@ -6,9 +6,9 @@ data sets, recipes) is at the top level and is read as `ProjectSettings`.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,7 +17,11 @@ from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line names others
+FACES = Path("data/faces")  # <set>/<split> below
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -80,8 +84,8 @@ class RecipeSettings(Settings):
     """
 
     strategy: str
-    sources: Annotated[dict[PlainName, Path], Field(min_length=1, max_length=RECIPE_DEPS)]
-    deps: tuple[Path, ...]
+    sources: Annotated[dict[PlainName, Path], Field(min_length=1)]
+    deps: tuple[Path, ...] = ()
     overrides: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -92,15 +96,16 @@ class RecipeSettings(Settings):
         return values
 
     @model_validator(mode="after")
-    def _no_test_split_is_learned(self) -> "RecipeSettings":
-        for name, path in self.sources.items():
-            if path.name == "test" and path.parent.parent == Path("data/faces"):
-                raise ValueError(f"the source {name} is a test split, {path}; name the train split of a set")
-        return self
-
-    @model_validator(mode="after")
     def _deps_are_the_sources(self) -> "RecipeSettings":
+        for name, path in self.sources.items():
+            if path.name != "train" and path.parent.parent == FACES:
+                raise ValueError(f"the source {name} is a {path.name} split, {path}; name the train split of a set")
         paths = [path.as_posix() for path in self.sources.values()]
+        if len(paths) > RECIPE_DEPS:
+            raise ValueError(
+                f"{len(paths)} sources, {', '.join(self.sources)}, but dvc.yaml names {RECIPE_DEPS} dependencies of a "
+                f"recipe; leave some out, or name a folder that holds several sets"
+            )
         if len(self.deps) != RECIPE_DEPS or {path.as_posix() for path in self.deps} != set(paths):
             wanted = (paths + paths[-1:] * RECIPE_DEPS)[:RECIPE_DEPS]
             raise ValueError(f"deps must repeat the paths of the sources: deps: [{', '.join(wanted)}]")
@@ -135,24 +140,29 @@ class ProjectSettings(BaseModel):
             for name in (value,) if isinstance(value, str) else value:
                 if name not in self.datasets:
                     raise ValueError(f"{key} names the data set {name!r}, but datasets has {sorted(self.datasets)}")
+        for name, recipe in self.recipes.items():
+            path = recipe.sources.get("labelled", FACES)
+            if path.is_relative_to(FACES) and path.parts[2:3] not in ((), (self.train,)):
+                raise ValueError(
+                    f"train is {self.train!r}, but the recipe {name} learns from {path}; name the same set"
+                )
         if self.anchor in self.pools:
             raise ValueError(f"the anchor {self.anchor!r} cannot be its own pool; take it out of pools")
         return self
 
     def dataset(self, name: str) -> DatasetSettings:
         """Returns the settings of a data set; ConfigError where there is none of that name."""
-        if name not in self.datasets:
-            raise ConfigError(f"no data set {name!r} in the settings; they have {', '.join(sorted(self.datasets))}")
-        return self.datasets[name]
+        return _named(self.datasets, name, "data set")
 
     def recipe(self, name: str) -> RecipeSettings:
         """Returns the settings of a recipe; ConfigError where there is none of that name."""
-        if name not in self.recipes:
-            raise ConfigError(f"no recipe {name!r} in the settings; they have {', '.join(sorted(self.recipes))}")
-        return self.recipes[name]
+        return _named(self.recipes, name, "recipe")
 
 
-Model = TypeVar("Model", bound=BaseModel)
+def _named(group: Mapping[str, Model], name: str, what: str) -> Model:
+    if name not in group:
+        raise ConfigError(f"no {what} {name!r} in the settings; they have {', '.join(sorted(group))}")
+    return group[name]
 
 
 def load_params(params: Path) -> dict[str, Any]:
@@ -160,9 +170,8 @@ def load_params(params: Path) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(params.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{params} does not exist; run in the project's folder or name the file with --params"
-        ) from None
+        line = f"{params} does not exist; run in the project's folder or name the file with --params"
+        raise ConfigError(line) from None
     except IsADirectoryError:
         raise ConfigError(f"{params} is a folder; name the file of settings with --params") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -195,12 +204,17 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    inner: Any = model
+    models = [model]
     for part in location:
-        field = getattr(inner, "model_fields", {}).get(part)
-        candidate = field.annotation if field is not None else None
-        inner = candidate if isinstance(candidate, type) and issubclass(candidate, BaseModel) else inner
-    return sorted(inner.model_fields)
+        found = [one.model_fields[part].annotation for one in models if part in one.model_fields]
+        kinds = [kind for field in found for kind in (field, *get_args(field)) if isinstance(kind, type)]
+        inner = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        # The name of a member of a union; that of an entry of a mapping leaves its models.
+        named = [
+            one for one in models if any(part in get_args(field.annotation) for field in one.model_fields.values())
+        ]
+        models = inner or named or models
+    return sorted({name for one in models for name in one.model_fields})
 
 
 def read_project(params: Path) -> ProjectSettings:

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from fer_pipeline.artifacts.checksums import Checksums, shard_files
-from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts.store import Checksums, Store, shard_files
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.progress import progress
 from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_pipeline.artifacts.history import HISTORY, read_history
-from fer_pipeline.artifacts.timings import read_timings
+from fer_pipeline.artifacts.history import HISTORY, read_history, read_timings
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import Figure, Line, Look, bars, figures, lines
 from fer_pipeline.reporting.formatting import TIMES

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fer_pipeline.artifacts.checksums import shard_files
-from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts.store import Store, shard_files
 
 STATE_SECONDS = 14 * 86400.0  # after which a state counts as abandoned
 TEMPORARY = (".*.tmp", "*/.*.tmp", "shards/*/.*.tmp", "shards/*/.*.old", "checksums/*/.*.tmp", "states/*/*/.*.tmp")

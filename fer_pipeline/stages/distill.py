@@ -12,7 +12,7 @@ from fer_pipeline.artifacts.distilled import SAVED, DistilledSet, read_saved, wr
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
-from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
+from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
@@ -71,9 +71,9 @@ def run(
     """
     classes, seed, resources = project.classes, project.seeds[0], project.resources
     classifier = load_checkpoint(model, classes=classes, device=resources.device)
-    images = read_source(
-        source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out_faces(model)
-    )
+    # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
+    held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
+    images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)
     about = {
         "settings": config.model_dump(mode="json", exclude={"sources"}),
         "seed": seed,
@@ -88,16 +88,8 @@ def run(
     reused = kept.make_folder(
         key, lambda folder: _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
     )
-    fresh_folder(out)
-    kept.link(key, out)
-    kept.drop_state("distill", key)
-    kept.record_run([key])
+    kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
-
-
-def held_out_faces(model: Path) -> frozenset[str]:
-    """The anchor's faces that the primitive learner set apart for validation and for estimating precision."""
-    return read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
 
 
 def _make(
@@ -169,10 +161,7 @@ def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summ
     counts: dict[str, int | float] = {
         "source_images": len(source.labels),
         "distilled_images": made,
-        "loss_before": last["loss_before"],
-        "loss": last["loss"],
-        "accuracy_before": last["accuracy_before"],
-        "accuracy": last["accuracy"],
+        **{name: last[name] for name in ("loss_before", "loss", "accuracy_before", "accuracy")},
         **{f"left_out_{reason.replace(' ', '_')}": count for reason, count in source.left_out.items()},
     }
     return Summary(stage="distill", line=line, counts=counts, warnings=tuple(warnings))

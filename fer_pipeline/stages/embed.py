@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pyarrow as pa
 from pydantic import Field
@@ -97,12 +97,13 @@ def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, ve
     crops = Counter(shard.crop for shard in shards if shard.crop is not None).most_common(1)
     weights, card_bytes = file_sha256(model / WEIGHTS), (model / CARD).read_bytes()
     crop = crops[0][0] if crops else None
-    options = EmbedOptions(model, weights, extractor_options(config), classes=card.classes, crop=crop)
+    extraction = config.model_dump(include={"batch_size", "fuse", "precision", "compile"})  # what features depend on
+    options = EmbedOptions(model, weights, extraction, classes=card.classes, crop=crop)
 
     def jobs() -> Iterator[Job[Path]]:
         with InputHashes(Store(store).memory(f"embed-{name}.json"), verify=verify) as hashes:
             for shard in shards:
-                key = shard_key(config, hashes.hash_file(shard.path), weights=weights, card=card_bytes)
+                key = fingerprint("embed", VERSION, hashes.hash_file(shard.path), weights, card_bytes, extraction)
                 yield Job(key, str(shard.path), shard.rows, shard.path)
 
     total = sum(shard.rows for shard in shards)
@@ -115,13 +116,3 @@ def part_of(job: Job[Path], items: int, folder: Path) -> Job[Path]:
     faces = folder / f"{job.key}-{items}.parquet"
     write_parquet(faces, pa.Table.from_batches([first]))
     return Job(f"{job.key}-{items}", job.name, first.num_rows, faces)
-
-
-def shard_key(config: Config, faces: str, *, weights: str, card: bytes) -> str:
-    """Computes the fingerprint of all that a shard's bytes depend on; `faces` is the hash of its faces."""
-    return fingerprint("embed", VERSION, faces, weights, card, extractor_options(config))
-
-
-def extractor_options(config: Config) -> dict[str, Any]:
-    """Returns the settings that features depend on, as `Extractor` takes them."""
-    return config.model_dump(include={"batch_size", "fuse", "precision", "compile"})

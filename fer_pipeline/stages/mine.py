@@ -56,7 +56,11 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     caps = config.caps(classes)
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
     by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}
-    check_same_centroids(scores, pools)
+    centroids = read_centroids(scores / pools[0]).vectors
+    for pool in pools[1:]:  # against different ones they cannot share a margin
+        if not np.array_equal(read_centroids(scores / pool).vectors, centroids):
+            line = f"{scores / pool} and {scores / pools[0]} were scored against different centroids; rerun score"
+            raise DataError(line)
     candidates = collect_candidates(by_pool, exclude=exclude)
     heldout = read_heldout(scores / pools[0], classes=classes)
     assert heldout.label is not None
@@ -102,16 +106,6 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
         write_json(folder / SUMMARY, summary)
     warnings = ([empty] if empty else []) + list(warn(config, calibration, len(mined), classes))
     return Summary("mine", headline(summary), counts, tuple(warnings))
-
-
-def check_same_centroids(scores: Path, pools: Sequence[str]) -> None:
-    """Refuses pools that were scored against different centroids: they cannot share a margin."""
-    first = read_centroids(scores / pools[0])
-    for pool in pools[1:]:
-        if not np.array_equal(read_centroids(scores / pool).vectors, first.vectors):
-            raise DataError(
-                f"{scores / pool} and {scores / pools[0]} were scored against different centroids; rerun score"
-            )
 
 
 def warn(config: Config, calibration: Calibration, num_mined: int, classes: Sequence[str]) -> Iterator[str]:

@@ -91,9 +91,8 @@ def run(
     if total.no_direction:
         warnings.append(f"{total.no_direction:,} faces of {pool} have a zero feature and cannot be mined")
     if not heldout.faces:
-        warnings.append(
-            "no anchor face was held out: mine cannot estimate its precision; hold some out in train_primitive"
-        )
+        line = "no anchor face was held out: mine cannot estimate its precision; hold some out in train_primitive"
+        warnings.append(line)
     line = f"{pool}: {total.faces:,} faces and {heldout.faces:,} held-out anchor faces scored by {engine.name}"
     return Summary("score", line, numbers, tuple(warnings))
 

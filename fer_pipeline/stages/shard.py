@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, write_class, write_empty
-from fer_pipeline.artifacts.faces import read_classes
+from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, write_class
+from fer_pipeline.artifacts.faces import read_classes, write_shard
 from fer_pipeline.artifacts.mined import MINED, RANDOM, read_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
@@ -43,11 +43,9 @@ def run(
         out: Where the mined faces are written.
         control: Where the random faces are written.
     """
-    classes = project.classes
-    if classes != read_classes(faces):
-        raise DataError(
-            f"{faces} holds the classes {', '.join(read_classes(faces))}, expected {', '.join(classes)}; rerun align"
-        )
+    classes, found = project.classes, read_classes(faces)
+    if classes != found:
+        raise DataError(f"{faces} holds the classes {', '.join(found)}, expected {', '.join(classes)}; rerun align")
     schema = auxiliary_schema(faces, classes)
     tables = [read_rows(mined, name, classes=classes) for name in (MINED, RANDOM)]
     tables = [table.filter(pc.field("pool") == pool) for table in tables]
@@ -63,7 +61,7 @@ def run(
                 if len(members):
                     write_class(folder / name, rows, members, schema, per_shard=config.rows_per_shard)
             if not len(table):
-                write_empty(folder, schema)
+                write_shard(folder / "part-00000.parquet", schema.empty_table())
         temporary.unlink()
     num_mined, num_random = len(tables[0]), len(tables[1])
     per_class = np.bincount(tables[0].column("label").to_numpy(), minlength=len(classes))

@@ -5,49 +5,33 @@ initial weights, divide the labelled set alike and take the same number of steps
 labelled set. A recipe names its strategy and a folder for each source that the strategy reads.
 
 A finished model is kept in the store under all that it depends on: settings, data, initial weights, and the code of its
-strategy and of the training. Seeds are independent: they train in several processes, each on a GPU of its own or on a
-CPU with the same number of threads, so that the bytes are those of one after the other. With `parallel: data` all GPUs
-train one seed after the other together; sums then depend on their number, and bytes are not promised across it.
+strategy and of the training. `training.seeds` says how the seeds share the machine.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field, model_validator
 
-from fer_pipeline.artifacts.faces import read_metadata, read_table
-from fer_pipeline.artifacts.history import read_history
-from fer_pipeline.artifacts.split import FIT, VALIDATION
+from fer_pipeline.artifacts.history import read_history, write_timings
+from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.artifacts.store import Store
-from fer_pipeline.artifacts.timings import write_timings
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import file_sha256, fresh_folder, read_json, write_json
+from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.plugins import available
-from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Resources, Settings, validate
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, validate
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.cards import read_card
-from fer_pipeline.networks.devices import resolve_device
-from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
-from fer_pipeline.sharding.devices import worker_devices
-from fer_pipeline.training.fit import Execution, TrainingJob, length
-from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
-from fer_pipeline.training.memory_budget import memory_budget
-from fer_pipeline.training.partition import partition
-from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.seeds import ModelSettings, SeedTraining, timing_key
 from fer_pipeline.training.sources import Source, check_sources
 from fer_pipeline.training.strategy import load_strategy, strategy_files
-from fer_pipeline.training.train import TrainingResult, train
-from fer_pipeline.training.worker import Worker, make_worker
 
 STAGE = "train_final"
 # What a model's bytes depend on, beside its strategy: changed code trains anew.
@@ -64,12 +48,9 @@ CODE = (
 )
 
 
-class Config(Settings):
+class Config(ModelSettings):
     """The section `train_final` of params.yaml."""
 
-    network: NetworkSettings = NetworkSettings()
-    weights: WeightSettings | None = None  # the initial weights of every recipe; null: drawn from the seed
-    training: TrainingSettings = TrainingSettings()
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of the labelled set that chooses the epoch
     by_subject: bool = True  # false: pictures of one person may be on both sides
     options: dict[PlainName, dict[str, Any]] = Field(default_factory=dict)  # of each strategy, by its name
@@ -90,26 +71,6 @@ class Recipe:
     module: ModuleType
     options: Settings
     sources: dict[str, Source]
-
-
-@dataclass(frozen=True)
-class Task:
-    """All that a process needs to train some seeds of a recipe; picklable."""
-
-    config: Config
-    recipe: str
-    strategy: str
-    options: Settings
-    folders: dict[str, Path]  # of the sources
-    classes: tuple[str, ...]
-    data: dict[str, str]  # hashes of the sources
-    store: Path
-    resources: Resources
-    processes: int  # that work at a time
-
-    def open_store(self) -> Store:
-        """The store, as the owner of this recipe's models."""
-        return Store(self.store, owner=f"{STAGE}@{self.recipe}")
 
 
 def run(
@@ -133,7 +94,7 @@ def run(
         timings: Where the seconds per epoch are written.
         store: Where finished models and the states of unfinished ones are kept.
     """
-    settings, classes, seeds, resources = project.recipe(recipe), project.classes, project.seeds, project.resources
+    settings, classes, seeds = project.recipe(recipe), project.classes, project.seeds
     settled = settle(config, settings, recipe=recipe)
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
@@ -148,46 +109,26 @@ def run(
     code = code_fingerprint(*(PACKAGE / path for path in CODE), *strategy_files(settled.module))
     parts = (STAGE, code, own, settled.options, settings.strategy, list(classes), data, weights)
     keys = {seed: fingerprint(*parts, seed) for seed in seeds}
-    kept = Store(store, owner=f"{STAGE}@{recipe}")
-    missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
-    if missing:
-        labels = read_table(sources["labelled"], ["label"]).column("label")
-        estimate = round((len(labels) - labels.null_count) * (1 - own.validation))
-        total = len(missing) * length(own.training, max(estimate, 1))[0]
-        group = group_devices(resources, usual="seeds")
-        alone = worker_devices(resources)[: len(missing)]
-        processes = len(group or alone)
-        task = Task(
-            config=own,
-            recipe=recipe,
-            strategy=settings.strategy,
-            options=settled.options,
-            folders=dict(sources),
-            classes=classes,
-            data=data,
-            store=store,
-            resources=resources,
-            processes=processes,
-        )
-        with progress(f"train_final {recipe}", total, "steps") as advance:
-            if group:
-                for seed, key in missing:
-                    work = partial(train_in_group, task, seed, key)
-                    run_group(work, group, precision=own.training.precision, advance=advance)
-            else:
-                items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
-                run_shares(partial(train_seeds, task), items, workers=len(alone), advance=advance)
-    fresh_folder(out)
-    for seed, key in keys.items():
-        kept.link(key, out / str(seed))
-        kept.drop_state(STAGE, key)
-    paths = {seed: kept.shard(_timing_key(key)) for seed, key in keys.items()}
-    times = {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+    training = SeedTraining(
+        owner=f"{STAGE}@{recipe}",
+        config=own,
+        strategy=settings.strategy,
+        options=settled.options,
+        folders=sources,
+        shares={VALIDATION: own.validation},
+        by_subject=own.by_subject,
+        classes=classes,
+        data=data,
+        store=store,
+        resources=project.resources,
+    )
+    trained = training.make(keys, usual="seeds")
+    times = training.timings(keys)
     write_timings(timings, recipe, times)
-    kept.record_run([*keys.values(), *map(_timing_key, keys.values())])
-    fresh = [times.get(seed, {}) for seed, _ in missing]
-    warnings += sorted({line for timing in fresh for line in timing.get("advice", [])})
-    return _summary(recipe, out, seeds, trained=len(missing), warnings=warnings)
+    models, others = {str(seed): key for seed, key in keys.items()}, map(timing_key, keys.values())
+    Store(store, owner=training.owner).deliver(out, models, others=others)
+    warnings += sorted({line for seed in trained for line in times.get(seed, {}).get("advice", [])})
+    return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
 
 
 def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
@@ -201,13 +142,25 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     merged = _merge(common, settings.overrides)
     chosen = merged.pop("options")
     own = validate(Config, merged, where=f"recipes.{recipe}.overrides")
-    module = load_strategy(settings.strategy)
+    try:
+        module = load_strategy(settings.strategy)
+    except ConfigError as error:
+        raise ConfigError(f"recipes.{recipe}.strategy: {error}") from None
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
     sources = module.sources(options)
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
     return Recipe(own, module, options, sources)
+
+
+def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
+    """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
+    settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
+    for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
+        where = f"train_final.options.{strategy}"
+        validate(load_strategy(strategy).Options, config.options[strategy], where=where)
+    return settled
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,18 +175,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unequal(config: Config, own: Config) -> list[str]:
-    def start_and_length(chosen: Config) -> dict[str, Any]:
-        training = chosen.training
-        return {
-            "network": chosen.network,
-            "weights": chosen.weights,
-            "training.epochs": training.epochs,
-            "training.steps": training.steps,
-            "training.batch": training.batch,
-        }
-
-    base, here = start_and_length(config), start_and_length(own)
-    changed = [name for name, value in here.items() if value != base[name]]
+    names = ("network", "weights", "training.epochs", "training.steps", "training.batch")
+    changed = [name for name in names if attrgetter(name)(own) != attrgetter(name)(config)]
     return [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
 
 
@@ -244,108 +187,6 @@ def _check_empty(counts: np.ndarray, classes: Sequence[str], folder: Path, rule:
             raise DataError(f"{line}, or set train_final.empty_class: warn")
         return [line]
     return []
-
-
-def train_seeds(task: Task, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
-    """Trains some seeds (with their keys, all on one device) one after the other; the images are read once."""
-    device = missing[0][2]
-    sources = SourceReader(task, resolve_device(device))
-    for seed, key, _ in missing:
-        worker = make_worker(device, task.config.training.precision)
-        task.open_store().make_folder(
-            key, lambda folder, seed=seed, key=key, worker=worker: _train(sources, seed, key, folder, worker, advance)
-        )
-
-
-def train_in_group(task: Task, seed: int, key: str, worker: Worker, advance: Advance) -> None:
-    """Trains one seed as one of several processes; the leader writes."""
-    sources = SourceReader(task, worker.device)
-    if worker.is_leader:
-        task.open_store().make_folder(key, lambda folder: _train(sources, seed, key, folder, worker, advance))
-    else:
-        _train(sources, seed, key, Path(), worker, advance)
-
-
-class SourceReader:
-    """The sources of a recipe, read when first wanted and kept for all seeds that read the same."""
-
-    def __init__(self, task: Task, device: torch.device) -> None:
-        self.task = task
-        self.strategy = load_strategy(task.strategy)
-        self.declared: dict[str, Source] = self.strategy.sources(task.options)
-        self._budget = memory_budget(task.resources, device, processes=task.processes)
-        self._sets: dict[str, ImageSet] = {}
-
-    def read(self, seed: int) -> dict[str, ImageSet]:
-        """The image set of every source, the labelled first."""
-        classes = self.task.classes
-        for name, folder in sorted(self.task.folders.items(), key=lambda item: item[0] != "labelled"):
-            source = self.declared[name]
-            if name not in self._sets or source.per_seed:
-                self._sets[name] = source.read(folder, classes, budget=self._budget, seed=seed)
-            if not len(self._sets[name]):
-                raise DataError(f"{folder} has no face for the source {name}; run the stage that writes it again")
-            if name == "labelled":
-                refuse_empty_classes(self._sets[name].counts(len(classes)), classes=classes, where=folder)
-        return self._sets
-
-
-def _train(sources: SourceReader, seed: int, key: str, folder: Path, worker: Worker, advance: Advance) -> None:
-    task, sets = sources.task, sources.read(seed)
-    config, labelled, kept = task.config, sets["labelled"], task.open_store()
-    parts = partition(
-        labelled.labels.numpy(),
-        labelled.subjects if config.by_subject else np.full(len(labelled), "", dtype=object),
-        shares={VALIDATION: config.validation},
-        seed=seed,
-        num_classes=len(task.classes),
-    )
-    chosen = np.flatnonzero(parts == VALIDATION)
-    faces = read_metadata(task.folders["labelled"])
-    job = TrainingJob(
-        network=config.network.sized(int(faces["crop"])),
-        weights=config.weights,
-        classes=task.classes,
-        seed=seed,
-        settings=config.training,
-        build=partial(sources.strategy.build, task.options),
-        sources=sources.declared,
-        about={
-            "stage": STAGE,
-            "strategy": task.strategy,
-            "options": task.options.model_dump(mode="json"),
-            "faces": faces,
-        },
-        data=task.data,
-    )
-    result = train(
-        job,
-        {**sets, "labelled": labelled.take(np.flatnonzero(parts == FIT))},
-        labelled.take(chosen) if len(chosen) else None,
-        Execution(worker, kept.state(STAGE, key), folder, advance),
-    )
-    if worker.is_leader:
-        kept.make(_timing_key(key), lambda path: write_json(path, _timing(result, worker)))
-
-
-def _timing_key(key: str) -> str:
-    return fingerprint("timing", key)
-
-
-def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
-    per_step = result.fitted.seconds / result.fitted.steps
-    return {
-        "device": worker.device.type,
-        "processes": worker.world_size,
-        "steps": result.fitted.steps,
-        "seconds": result.fitted.seconds,
-        "seconds_waited_for_images": result.fitted.waited,
-        "seconds_per_step": per_step,
-        "steps_per_epoch": result.steps_per_own_epoch,
-        "seconds_per_epoch": per_step * result.steps_per_own_epoch,
-        "images": result.images,
-        "advice": list(result.speed.advice),
-    }
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

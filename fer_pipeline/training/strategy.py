@@ -132,20 +132,7 @@ class Strategy(nn.Module):
 
 def load_strategy(name: str) -> ModuleType:
     """The module of a strategy; ConfigError where its file has a fault or lacks a part of the contract."""
-    try:
-        module = load("fer_pipeline.strategies", name)
-    except ConfigError:
-        raise
-    except SyntaxError as error:
-        file = Path(error.filename or f"{name}.py")
-        place = f"{file.parent.name}/{file.name}" + (f", line {error.lineno}" if error.lineno else "")
-        raise ConfigError(f"{place}: {error.msg}; correct the file or choose another strategy") from None
-    except Exception as error:  # whatever a person's file does when it is imported
-        first = " ".join(str(error).split())
-        raise ConfigError(
-            f"strategies/{name}.py cannot be imported ({type(error).__name__}: {first}); correct the file or choose "
-            "another strategy"
-        ) from None
+    module = load("fer_pipeline.strategies", name)
     if missing := [part for part in ("Options", "sources", "build") if not hasattr(module, part)]:
         raise ConfigError(
             f"strategies/{name}.py has no {missing[0]}; a strategy defines Options, sources(options) and "

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from fer_pipeline.artifacts import faces
-from fer_pipeline.artifacts.auxiliary import auxiliary_schema, class_counts, collect_faces, write_class, write_empty
+from fer_pipeline.artifacts.auxiliary import auxiliary_schema, class_counts, collect_faces, write_class
+from fer_pipeline.artifacts.faces import write_shard
 
 CLASSES = ("anger", "fear")
 
@@ -52,7 +53,7 @@ def test_schema_keeps_what_the_faces_say_of_themselves(tmp_path: Path) -> None:
     write_faces(tmp_path / "faces", [range(3)])
     schema = auxiliary_schema(tmp_path / "faces", CLASSES)
     assert schema.names[-3:] == ["pseudo_label", "margin", "rank"]
-    write_empty(tmp_path / "out", schema)
+    write_shard(tmp_path / "out" / "part-00000.parquet", schema.empty_table())
     assert faces.read_metadata(tmp_path / "out") == {"border": "reflect", "classes": list(CLASSES), "crop": 8}
 
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.artifacts import checksums as module
-from fer_pipeline.artifacts.checksums import Origin
-from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts import store as module
+from fer_pipeline.artifacts.store import Origin, Store
 
 KEY = "ab" + "0" * 30
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.artifacts.history import read_history, write_history
-from fer_pipeline.artifacts.timings import read_timings, write_timings
+from fer_pipeline.artifacts.history import read_history, read_timings, write_history, write_timings
 from fer_pipeline.core.errors import DataError
 
 

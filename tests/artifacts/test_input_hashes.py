@@ -39,7 +39,7 @@ def test_what_is_remembered_is_not_read_again(tmp_path: Path, monkeypatch: pytes
     assert InputHashes(tmp_path / "memory", verify=True).hash_samples([sample(file)]) != known
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     assert InputHashes(tmp_path / "memory").hash_samples([sample(file)]) != known
-    monkeypatch.setattr(module, "_blocks", lambda part: pytest.fail("read"))
+    monkeypatch.setattr(module, "_hash", lambda *part: pytest.fail("read"))
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert InputHashes(tmp_path / "memory").hash_samples([sample(file)]) == known
 
@@ -63,7 +63,7 @@ def test_a_whole_file_is_its_sha256_and_is_not_read_again(tmp_path: Path, monkey
         assert first.hash_file(tmp_path / "a") == "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"
         with pytest.raises(DataError, match="cannot be read"):
             first.hash_file(tmp_path / "absent")
-    monkeypatch.setattr(module, "_blocks", lambda part: pytest.fail("read"))
+    monkeypatch.setattr(module, "_hash", lambda *part: pytest.fail("read"))
     assert InputHashes(tmp_path / "memory").hash_file(tmp_path / "a").startswith("84d89877")
 
 
@@ -76,6 +76,6 @@ def test_a_pass_that_fails_forgets_nothing(tmp_path: Path, monkeypatch: pytest.M
     stopped = InputHashes(tmp_path / "memory")
     stopped.hash_file(tmp_path / "a")
     stopped.__exit__(KeyboardInterrupt)
-    monkeypatch.setattr(module, "_blocks", lambda part: pytest.fail("read"))
+    monkeypatch.setattr(module, "_hash", lambda *part: pytest.fail("read"))
     again = InputHashes(tmp_path / "memory")
     assert [again.hash_file(tmp_path / name) for name in "ab"] == both

@@ -129,3 +129,38 @@ def test_a_mistyped_command_is_one_line(
     result = CliRunner().invoke(app, words, prog_name="fer_pipeline")
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert result.output.startswith(f"error: {line}")
+
+
+@pytest.mark.parametrize("path", ["data/faces/studio_2/train", "data/auxiliar", "data/distilled/anchor"])
+def test_a_source_that_no_stage_makes_is_refused_in_one_line(params: Path, path: str) -> None:
+    recipe = {"strategy": "supervised", "sources": {"labelled": "data/faces/studio/train", "mined": path}}
+    change(params, "recipes", vas={**recipe, "deps": ["data/faces/studio/train", path, path]})
+    with pytest.raises(
+        ConfigError, match=rf"recipes\.vas\.sources\.mined: no stage of dvc\.yaml makes {path}; name [^\n]*$"
+    ):
+        check.check(params)
+
+
+@pytest.mark.parametrize("path", ["data/auxiliary/street", "data/auxiliary", "data/auxiliary/street/anger"])
+def test_a_source_in_or_above_an_output_is_taken(params: Path, path: str) -> None:
+    recipe = {"strategy": "supervised", "sources": {"labelled": "data/faces/studio/train", "mined": path}}
+    change(params, "recipes", vas={**recipe, "deps": ["data/faces/studio/train", path, path]})
+    assert "all settings are valid" in check.run(params=params)
+
+
+def test_options_of_a_strategy_that_no_recipe_uses_are_checked(params: Path) -> None:
+    whole = yaml.safe_load(params.read_text(encoding="utf-8"))
+    del whole["recipes"]["mean_teacher"]
+    whole["evaluate"]["recipes"].remove("mean_teacher")
+    del whole["report"]["descriptions"]["mean_teacher"]
+    whole["train_final"]["options"]["mean_teacher"] = {"decai": 0.9}
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"train_final\.options\.mean_teacher: unknown key 'decai'; known keys are "):
+        check.check(params)
+
+
+def test_an_unknown_strategy_names_its_recipe(params: Path) -> None:
+    recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
+    change(params, "recipes", vas={**recipes["vas"], "strategy": "superviced"})
+    with pytest.raises(ConfigError, match=r"recipes\.vas\.strategy: unknown strategies 'superviced'; choose one of "):
+        check.check(params)

@@ -102,3 +102,24 @@ def test_the_folder_is_the_registry() -> None:
     assert load("fer_pipeline.datasets", "csv").__name__ == "fer_pipeline.datasets.csv"
     with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of csv, fer2013"):
         load("fer_pipeline.datasets", "tsv")
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (
+            "def samples(:\n",
+            r"^datasets/broken\.py, line 1: invalid syntax; correct the file or choose another ad",
+        ),
+        ("import nothing_of_that_name\n", r"^datasets/broken\.py cannot be imported \(ModuleNotFoundError: .*adapter$"),
+    ],
+)
+def test_a_broken_adapter_is_one_line(tmp_path: Path, monkeypatch, source: str, line: str) -> None:
+    import fer_pipeline.datasets as package
+
+    folder = tmp_path / "datasets"
+    folder.mkdir()
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    (folder / "broken.py").write_text(source, encoding="utf-8")
+    with pytest.raises(ConfigError, match=line):
+        load("fer_pipeline.datasets", "broken")

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import Field
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Settings, load_params, read_project, validate
+from fer_pipeline.stages import train_final
 
 
 class Inner(Settings):
@@ -88,3 +90,59 @@ def test_world_reads_what_was_written(tmp_path: Path) -> None:
     read = read_project(write(tmp_path, world()))
     assert isinstance(read, ProjectSettings)
     assert read.datasets["p"] == DatasetSettings(adapter="csv", path=Path("y"))
+
+
+class Entry(Settings):
+    inner: Inner | None = None
+
+
+class Entries(Settings):
+    entries: dict[str, Entry] = Field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"entries": {"a": {"innr": {}}}}, "unknown key 'entries.a.innr'; known keys are inner"),
+        ({"entries": {"a": {"inner": {"deep": 1}}}}, "unknown key 'entries.a.inner.deep'; known keys are depth"),
+        ({"entrys": {}}, "unknown key 'entrys'; known keys are entries"),
+    ],
+)
+def test_the_known_keys_of_an_entry_of_a_mapping_are_its_own(values: dict[str, object], line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(Entries, values, where="here")
+    assert str(caught.value) == f"here: {line}"
+
+
+def test_the_known_keys_of_a_member_of_a_union_are_its_own() -> None:
+    values = {"training": {"optimizer": {"name": "sgd", "momentun": 0.9}}}
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'training\.optimizer\.sgd\.momentun'; known keys are .*momentum"
+    ):
+        validate(train_final.Config, values, where="train_final")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "line"),
+    [
+        (
+            {"deps": None},
+            r"deps must repeat the paths of the sources: deps: \[data/faces/a/train, data/faces/a/train",
+        ),
+        (
+            {"sources": dict.fromkeys("abcd", "x")},
+            "4 sources, a, b, c, d, but dvc.yaml names 3 dependencies of a",
+        ),
+        (
+            {"sources": {"labelled": "data/faces/p/train"}, "deps": ["data/faces/p/train"] * 3},
+            "train is 'a', but the",
+        ),
+        ({"sources": {"labelled": "data/faces/a/trian"}}, "is a trian split, data/faces/a/trian; name the train split"),
+        ({"strategi": "x"}, "unknown key 'recipes.r.strategi'; known keys are deps, overrides, sources, strategy"),
+    ],
+)
+def test_a_wrong_recipe_is_told_what_to_write(tmp_path: Path, recipe: dict[str, object], line: str) -> None:
+    values = {key: value for key, value in {**RECIPE, **recipe}.items() if value is not None}
+    with pytest.raises(ConfigError, match=line) as caught:
+        read_project(write(tmp_path, world(recipes={"r": values})))
+    assert "\n" not in str(caught.value)

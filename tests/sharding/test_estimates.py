@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from fer_pipeline.artifacts.checksums import Origin, read_checksums, write_checksums
-from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts.store import Origin, Store, read_checksums, write_checksums
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding.estimates import estimate

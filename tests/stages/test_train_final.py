@@ -26,6 +26,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
+from fer_pipeline.training import seeds as training_module
 from fer_pipeline.training.memory_budget import GIB, MemoryBudget
 from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
 from tests.project import project_settings, recipe_settings
@@ -199,7 +200,7 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
 
 def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
     whole = contents(run("distilled", name="whole", seeds=(10, 11), store="one")[1])
-    original, calls = train_final.train, []
+    original, calls = training_module.train, []
 
     def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
@@ -209,10 +210,10 @@ def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
 
         return original(job, sets, validation, replace(execution, advance=advance))
 
-    monkeypatch.setattr(train_final, "train", pulled)
+    monkeypatch.setattr(training_module, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
         run("distilled", name="paused", seeds=(10, 11), store="two")
-    monkeypatch.setattr(train_final, "train", original)
+    monkeypatch.setattr(training_module, "train", original)
     summary, out = run("distilled", name="paused", seeds=(10, 11), store="two")
     assert summary.counts["trained"] == 1
     assert contents(out) == whole
@@ -376,7 +377,7 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
     whole, out = run(strategy="squared", name="tenth", store="one")
     assert whole.counts["trained"] == 1
     assert read_card(out / "10").training["strategy"] == "squared"
-    before, original, calls = contents(out), train_final.train, []
+    before, original, calls = contents(out), training_module.train, []
 
     def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
@@ -386,10 +387,10 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
 
         return original(job, sets, validation, replace(execution, advance=advance))
 
-    monkeypatch.setattr(train_final, "train", pulled)
+    monkeypatch.setattr(training_module, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
         run(strategy="squared", name="tenth", store="two")
-    monkeypatch.setattr(train_final, "train", original)
+    monkeypatch.setattr(training_module, "train", original)
     assert contents(run(strategy="squared", name="tenth", store="two")[1]) == before
 
 

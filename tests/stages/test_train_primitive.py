@@ -17,6 +17,7 @@ from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.stages.train_primitive import Config
+from fer_pipeline.training import seeds as training_module
 from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -77,14 +78,14 @@ def test_the_parts_hold_every_labelled_face_once_and_nobody_twice(run, faces: Pa
 
 def test_only_the_fit_part_is_trained_on(run, faces: Path, monkeypatch) -> None:
     seen: dict[str, set[str]] = {}
-    original = train_primitive.train
+    original = training_module.train
 
     def spy(job, sets, validation, execution):
         seen["fit"] = set(sets["labelled"].face_id)
         seen["validation"] = set(validation.face_id)
         return original(job, sets, validation, execution)
 
-    monkeypatch.setattr(train_primitive, "train", spy)
+    monkeypatch.setattr(training_module, "train", spy)
     _, out = run()
     split = pq.read_table(out / "split.parquet").to_pylist()
     for part, names in seen.items():
@@ -119,7 +120,7 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, 
     whole = contents(run("whole", store="one")[1])
     (tmp_path / "paused").mkdir()
     (tmp_path / "paused" / "earlier").write_text("kept until the new one is whole")
-    original, calls = train_primitive.train, []
+    original, calls = training_module.train, []
 
     def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
@@ -129,11 +130,11 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, 
 
         return original(job, sets, validation, replace(execution, advance=advance))
 
-    monkeypatch.setattr(train_primitive, "train", pulled)
+    monkeypatch.setattr(training_module, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
         run("paused", store="two")
     assert [path.name for path in (tmp_path / "paused").iterdir()] == ["earlier"]
-    monkeypatch.setattr(train_primitive, "train", original)
+    monkeypatch.setattr(training_module, "train", original)
     assert contents(run("paused", store="two")[1]) == whole
     assert not list((tmp_path / "two" / "states").rglob("*.pt"))
 

@@ -1,0 +1,177 @@
+"""Train one model for each of several seeds, and keep each in the store with what its training took.
+
+Seeds are independent: they train in several processes, each on a GPU of its own or on a CPU with the same number of
+threads, so that the bytes are those of one after the other. With `parallel: data` all GPUs train one seed after the
+other together; sums then depend on their number, and bytes are not promised across it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from fer_pipeline.artifacts.faces import read_metadata, read_table
+from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_json, write_json
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.progress import progress
+from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.sharding.devices import worker_devices
+from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
+from fer_pipeline.training.memory_budget import MemoryBudget, memory_budget
+from fer_pipeline.training.partition import partition
+from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
+from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.strategy import load_strategy
+from fer_pipeline.training.train import TrainingResult, train
+from fer_pipeline.training.worker import Worker, make_worker
+
+
+class ModelSettings(Settings):
+    """What is trained, from which weights (null: drawn from the seed), and how."""
+
+    network: NetworkSettings = NetworkSettings()
+    weights: WeightSettings | None = None
+    training: TrainingSettings = TrainingSettings()
+
+
+@dataclass(frozen=True)
+class SeedTraining:
+    """All that a process needs to train the models of some seeds; picklable. The sets are read once for all seeds."""
+
+    owner: str  # of the models in the store
+    config: ModelSettings
+    strategy: str
+    options: Settings
+    folders: Mapping[str, Path]  # of the sources
+    shares: Mapping[str, float]  # of the labelled set that are not trained on, by part
+    by_subject: bool
+    classes: tuple[str, ...]
+    data: dict[str, str]  # hashes of the sources
+    store: Path
+    resources: Resources
+
+    @property
+    def stage(self) -> str:
+        """The stage that trains."""
+        return self.owner.partition("@")[0]
+
+    def make(self, keys: Mapping[int, str], *, usual: Literal["seeds", "data"]) -> list[int]:
+        """Trains the seeds that the store has no model of under their key, and returns them."""
+        kept, training = Store(self.store, owner=self.owner), self.config.training
+        missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
+        if missing:
+            labels = read_table(self.folders["labelled"], ["label"]).column("label")
+            estimate = round((len(labels) - labels.null_count) * (1 - sum(self.shares.values())))
+            total = len(missing) * length(training, max(estimate, 1))[0]
+            group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
+            with progress(self.owner.replace("@", " "), total, "steps") as advance:
+                for seed, key in missing if group else ():
+                    work = partial(self._train_in_group, seed, key, len(group))
+                    run_group(work, group, precision=training.precision, advance=advance)
+                if not group:
+                    items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
+                    run_shares(partial(self._train_seeds, len(alone)), items, workers=len(alone), advance=advance)
+        return [seed for seed, _ in missing]
+
+    def timings(self, keys: Mapping[int, str]) -> dict[int, dict[str, Any]]:
+        """Returns what the training of each seed took, where it is known."""
+        paths = {seed: Store(self.store).shard(timing_key(key)) for seed, key in keys.items()}
+        return {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+
+    def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
+        """Trains some seeds (with their keys, all on one device) one after the other."""
+        device, sets = missing[0][2], {}
+        budget = memory_budget(self.resources, resolve_device(device), processes=processes)
+        for seed, key, _ in missing:
+            self._train(seed, key, sets, budget, make_worker(device, self.config.training.precision), advance)
+
+    def _train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
+        budget = memory_budget(self.resources, worker.device, processes=processes)
+        self._train(seed, key, {}, budget, worker, advance)
+
+    def _train(
+        self,
+        seed: int,
+        key: str,
+        sets: dict[str, ImageSet],
+        budget: MemoryBudget,
+        worker: Worker,
+        advance: Advance,
+    ) -> None:
+        """Trains one seed; of several processes that do so together the leader writes."""
+
+        def work(folder: Path) -> None:
+            result = self._fit(seed, sets, budget, Execution(worker, kept.state(self.stage, key), folder, advance))
+            if worker.is_leader:
+                kept.make(timing_key(key), lambda path: write_json(path, _timing(result, worker)))
+
+        kept = Store(self.store, owner=self.owner)
+        kept.make_folder(key, work) if worker.is_leader else work(Path())
+
+    def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
+        config, strategy = self.config, load_strategy(self.strategy)
+        sources = strategy.sources(self.options)
+        for name, folder in sorted(self.folders.items(), key=lambda item: item[0] != "labelled"):
+            if name not in sets or sources[name].per_seed:
+                sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
+            if not len(sets[name]):
+                raise DataError(f"{folder} has no face for the source {name}; run the stage that writes it again")
+            if name == "labelled":
+                refuse_empty_classes(sets[name].counts(len(self.classes)), classes=self.classes, where=folder)
+        labelled = sets["labelled"]
+        parts = partition(
+            labelled.labels.numpy(),
+            labelled.subjects if self.by_subject else np.full(len(labelled), "", dtype=object),
+            shares=self.shares,
+            seed=seed,
+            num_classes=len(self.classes),
+        )
+        if HELDOUT in self.shares and execution.worker.is_leader:
+            about = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
+            write_split(execution.folder, **about)
+        chosen = np.flatnonzero(parts == VALIDATION)
+        faces, options = read_metadata(self.folders["labelled"]), self.options.model_dump(mode="json")
+        job = TrainingJob(
+            network=config.network.sized(int(faces["crop"])),
+            weights=config.weights,
+            classes=self.classes,
+            seed=seed,
+            settings=config.training,
+            build=partial(strategy.build, self.options),
+            sources=sources,
+            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces},
+            data=self.data,
+        )
+        fit_part = labelled.take(np.flatnonzero(parts == FIT))
+        return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
+
+
+def timing_key(key: str) -> str:
+    """Returns the key of what the training of a model took."""
+    return fingerprint("timing", key)
+
+
+def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
+    per_step = result.fitted.seconds / result.fitted.steps
+    return {
+        "device": worker.device.type,
+        "processes": worker.world_size,
+        "steps": result.fitted.steps,
+        "seconds": result.fitted.seconds,
+        "seconds_waited_for_images": result.fitted.waited,
+        "seconds_per_step": per_step,
+        "steps_per_epoch": result.steps_per_own_epoch,
+        "seconds_per_epoch": per_step * result.steps_per_own_epoch,
+        "images": result.images,
+        "advice": list(result.speed.advice),
+    }
