@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.workspace import stage_environment
 
 Cores = int | Literal["all"] | None

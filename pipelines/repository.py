@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.graph import list_raw_inputs
 from pipelines.workspace import LOCK, stage_environment
 

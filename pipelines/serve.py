@@ -28,12 +28,11 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.workers.process import ProcessWorker
 
-from pipelines import LEASES_ON_DISK, TELEMETRY_OFF
+from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 from pipelines.cleanup import crash_runs_of_worker
-from pipelines.errors import FlowError
-from pipelines.gpus import visible_gpus
+from pipelines.locks import hold_lock_file, visible_gpus
 from pipelines.process_tree import ProgramGroup, end_orphans
-from pipelines.workspace import LockHeldError, find_workspace, hold_lock_file
+from pipelines.workspace import find_workspace
 
 HOST = "127.0.0.1"
 PREFECT = (sys.executable, "-m", "prefect")
@@ -80,7 +79,7 @@ def serve(
     with ExitStack() as stack:
         try:  # two servers on one SQLite file would schedule everything twice
             stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {os.getpid()}\n"))
-        except LockHeldError as error:
+        except BlockingIOError as error:
             other, process, *_ = [*str(error).split(), "an unknown address", "?"]
             raise FlowError(
                 f"already serving at {other} (process {process}, home {home}); "
@@ -124,22 +123,18 @@ def serve(
 
 def _check_port(port: int, address: str) -> None:
     """Raise FlowError for a port that is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just ended is no hindrance
-        try:
-            probe.bind((HOST, port))
-            return
-        except PermissionError:
-            raise FlowError(f"port {port} needs rights that you lack; choose another: make serve PORT=4300") from None
-        except OSError:
-            pass
-    cure = f"make serve PORT={port + 100}"
-    if _answers(address):
+    try:
+        socket.create_server((HOST, port)).close()
+    except PermissionError:
+        raise FlowError(f"port {port} needs rights that you lack; choose another: make serve PORT=4300") from None
+    except OSError:
+        cure = f"make serve PORT={port + 100}"
+        if not _answers(address):
+            raise FlowError(f"port {port} is taken by another program; choose another: {cure}") from None
         raise FlowError(
             f"another Prefect server answers at {address}; use it: export PREFECT_API_URL={address}/api, or choose "
             f"another port: {cure}"
-        )
-    raise FlowError(f"port {port} is taken by another program; choose another: {cure}")
+        ) from None
 
 
 def _answers(address: str) -> bool:
@@ -215,26 +210,19 @@ def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
 
 def deploy(client: SyncPrefectClient, programs: ProgramGroup, prefect_file: Path) -> list[str]:
     """Deploy `prefect_file` to the server and return the names. A schedule that was switched on stays on."""
-    active = {
-        (deployment.id, schedule.id)
-        for deployment in client.read_deployments()
-        for schedule in deployment.schedules
-        if schedule.active
-    }
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
-    result = programs.run(command)
+    active = {schedule.id for one in client.read_deployments() for schedule in one.schedules if schedule.active}
+    result = programs.run([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)])
     if result.reason == "stopped":
         return []
     if result.code:
         lines = [line.strip(" │╭╰─╮╯") for line in result.tail]
         raise FlowError(f"{prefect_file.name} could not be deployed: {' '.join(filter(None, lines[-6:]))}")
-    names = []
-    for deployment in client.read_deployments():
-        names.append(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}")
+    deployments = client.read_deployments()
+    for deployment in deployments:
         for schedule in deployment.schedules:
-            if not schedule.active and (deployment.id, schedule.id) in active:
+            if not schedule.active and schedule.id in active:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=True)
-    return sorted(names)
+    return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in deployments)
 
 
 @contextmanager
@@ -269,9 +257,9 @@ def serve_reports(folder: Path, port: int) -> Iterator[str]:
         site = ThreadingHTTPServer((HOST, port), handler)
     except OSError:
         site = ThreadingHTTPServer((HOST, 0), handler)
-    threading.Thread(target=site.serve_forever, name="reports", daemon=True).start()
-    try:
-        yield f"http://{HOST}:{site.server_address[1]}/"
-    finally:
-        site.shutdown()
-        site.server_close()
+    with site:
+        threading.Thread(target=site.serve_forever, name="reports", daemon=True).start()
+        try:
+            yield f"http://{HOST}:{site.server_address[1]}/"
+        finally:
+            site.shutdown()

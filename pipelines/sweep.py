@@ -28,9 +28,9 @@ from prefect.states import Completed, Failed
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipelines import FlowError
 from pipelines.artifacts import Results, read_results
-from pipelines.cancellation import stop_all
-from pipelines.errors import FlowError, fail_in_one_line
+from pipelines.cleanup import fail_in_one_line, stop_all
 from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text

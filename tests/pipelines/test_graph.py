@@ -10,7 +10,7 @@ import pytest
 from dvc.repo import Repo
 
 from pipelines import dvc_reader
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.graph import Needs, Stage, read_graph, read_needs
 from pipelines.scheduler import Outcome, Scheduler
 

@@ -10,7 +10,7 @@ import pytest
 from dvc.repo import Repo
 
 from pipelines import repository
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
 
 NewRepository = Callable[..., Path]
