@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipelines.graph import Cores, Stage
+from pipelines.graph import Stage
 
 
 class Outcome(StrEnum):
@@ -48,12 +48,10 @@ class Scheduler:
         if not cores:
             raise ValueError("a scheduler needs at least one core")
         self.outcomes: dict[str, Outcome] = {}
-        self._stages = dict(stages)
-        self._waiting = list(stages)
+        self._stages, self._waiting = dict(stages), list(stages)
         self._running: dict[str, Start] = {}
-        self._budget = len(cores)
+        self._budget, self._has_gpus = len(cores), bool(gpus)
         self._cores, self._gpus = list(cores), list(gpus)
-        self._has_gpus = bool(gpus)
 
     @property
     def done(self) -> bool:
@@ -75,10 +73,12 @@ class Scheduler:
             else:
                 runs.append(stage)
         for place, stage in enumerate(runs):
-            gpu = self._has_gpus and stage.needs.gpu
-            count = self._count_cores(stage.needs.cores, sharing=len(runs) - place)
+            gpu, wanted = self._has_gpus and stage.needs.gpu, stage.needs.cores
+            if wanted is None:
+                wanted = max(1, len(self._cores) // (len(runs) - place))
+            count = self._budget if wanted == "all" else min(wanted, self._budget)
             if count <= len(self._cores) and not (gpu and not self._gpus):
-                cores = tuple(self._cores.pop(0) for _ in range(count))
+                cores, self._cores = tuple(self._cores[:count]), self._cores[count:]
                 yield self._begin(Start(stage, cores=cores, gpu=self._gpus.pop(0) if gpu else None))
 
     def finish(self, address: str, outcome: Outcome) -> None:
@@ -97,12 +97,5 @@ class Scheduler:
         """Name the stage whose own end stands behind a skipped one."""
         while self.outcomes[address] is Outcome.SKIPPED:
             upstream = self._stages[address].upstream
-            address = next(one for one in upstream if self.outcomes.get(one) in UNSUCCESSFUL)
+            address = next(stage for stage in upstream if self.outcomes.get(stage) in UNSUCCESSFUL)
         return f"{address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"
-
-    def _count_cores(self, wanted: Cores, *, sharing: int) -> int:
-        if wanted == "all":
-            return self._budget
-        if wanted is None:
-            return max(1, len(self._cores) // sharing)
-        return min(wanted, self._budget)

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from pipelines import dvc_reader
-from pipelines import FlowError
+from pipelines import FlowError, dvc_reader
 from pipelines.graph import Needs, Stage, read_graph, read_needs
 from pipelines.scheduler import Outcome, Scheduler
 

@@ -146,8 +146,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
 ) -> None:
     from prefect.settings import PREFECT_HOME, temporary_settings
 
-    from pipelines import serve
-    from pipelines import FlowError
+    from pipelines import FlowError, serve
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(serve, "PREFECT", ("sh", "-c", "echo no room on the disk; exit 3"))
