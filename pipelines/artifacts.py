@@ -92,11 +92,12 @@ def read_results_at(workspace: Path, rev: str) -> Results | None:
         files = json.loads(run_dvc(workspace, "metrics", "diff", "--json", "--all", rev))
     except (FlowError, ValueError):
         return None
-    metrics: dict[tuple[str, str, str], float] = {}
-    for path, figures in ((Path(name), figures) for name, figures in files.items()):
-        if path.is_relative_to(METRICS) and len(path.parts) == 4:
-            old = _flatten({name: change.get("old") for name, change in figures.items()})
-            metrics |= {(path.parent.name, path.stem, name): value for name, value in old.items()}
+    metrics = {
+        (path.parent.name, path.stem, name): value
+        for path, figures in ((Path(path), figures) for path, figures in files.items())
+        if path.is_relative_to(METRICS) and len(path.parts) == 4
+        for name, value in _flatten({name: change.get("old") for name, change in figures.items()}).items()
+    }
     mined = {}
     with suppress(FlowError), tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "summary.json"
@@ -249,9 +250,8 @@ def format_progress(stage: str, progress: dict[str, Any]) -> str:
     seconds = progress.get("seconds_left")
     if seconds is None or progress.get("state") != "running":
         return text
-    if seconds < 120:
-        return f"{text}, {seconds:,.0f} s left"
-    return f"{text}, {seconds / 60:,.0f} min left" if seconds < 7200 else f"{text}, {seconds / 3600:,.1f} h left"
+    left = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    return f"{text}, {left if seconds < 7200 else f'{seconds / 3600:,.1f} h'} left"
 
 
 def artifact_key(stage: str) -> str:

@@ -152,19 +152,10 @@ def run_command(
 ) -> CommandResult:
     """Run `command` in `cwd` and return when no process of its tree is left, or raise what `on_line` raised.
 
-    Args:
-        command: program and arguments.
-        cwd: where it runs; the workspace, where no cookie is given.
-        env: all of its environment; this process's own where it is None.
-        on_line: gets each line, and a progress bar's state twice a second at most.
-        timeout: seconds from the start of the command until its tree is ended.
-        grace: seconds between TERM and KILL.
-        cores: the cores that the command may use.
-        stop: set it to end the tree.
-        cookie: what `new_cookie` makes.
-
-    Raises:
-        OSError: there is no folder `cwd`, or no process can be started.
+    `env`: all of its environment; this process's own where it is None. `on_line` gets each line, and a progress bar's
+    state twice a second at most. The tree is ended `timeout` seconds after the start, and when `stop` is set; between
+    TERM and KILL are `grace` seconds. `cores`: those that the command may use. `cookie`: what `new_cookie` makes; where
+    none is given, `cwd` is the workspace. Raises OSError where there is no `cwd`, or no process can be started.
     """
     if stop and stop.is_set():
         return CommandResult(128 + signal.SIGTERM, "stopped", [], 0.0)
@@ -172,6 +163,16 @@ def run_command(
     report_read, report_write = os.pipe()
     settings = [grace, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
     program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__).resolve())]
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def hand_on(lines: Iterable[Line]) -> None:
+        for line in lines:
+            if line.complete:
+                tail.append(line.text)
+            if line.new:
+                on_line(line.text)
+
+    report = b""
     with os.fdopen(report_read, "rb", buffering=0) as report_file:
         try:
             process = subprocess.Popen(
@@ -182,25 +183,14 @@ def run_command(
             )  # fmt: skip
         finally:
             os.close(report_write)
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
-
-        def hand_on(lines: Iterable[Line]) -> None:
-            for line in lines:
-                if line.complete:
-                    tail.append(line.text)
-                if line.new:
-                    on_line(line.text)
-
-        report = b""
         with process:
-            assert process.stdin is not None
             try:
                 report = _follow(process, report_file, hand_on, stop)
             finally:
-                _ask_to_end(process.stdin)
+                _ask_to_end(process)
                 process.wait()
                 if not report:
-                    supervisor.end_processes(lambda: supervisor.find_by_cookie(lambda one: one == cookie), grace)
+                    supervisor.end_processes(lambda: supervisor.find_by_cookie(lambda other: other == cookie), grace)
     reason, code, ended, stuck = (report.split(b"\n")[0].decode() or "lost 137 0 0").split()
     if reason == "lost":
         hand_on([Line(f"the supervisor of this command was killed (code {code}), so its processes were ended")])
@@ -208,36 +198,32 @@ def run_command(
         hand_on([Line(f"{ended} processes that the command left behind were ended")])
     if stuck != "0":
         hand_on([Line(f"{stuck} processes of this command cannot be ended")])
-    return CommandResult(
-        int(code), reason if reason in ("timeout", "stopped") else "exit", list(tail), time.monotonic() - began
-    )
+    reason = reason if reason in ("timeout", "stopped") else "exit"
+    return CommandResult(int(code), reason, list(tail), time.monotonic() - began)
 
 
-def _ask_to_end(pipe: IO[bytes]) -> None:
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
     """Ask by a byte, since a forked child may hold the pipe open."""
+    assert process.stdin is not None
     with suppress(OSError):  # nobody listens any more
-        pipe.write(b"s")
+        process.stdin.write(b"s")
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    report_file: IO[bytes],
-    hand_on: Callable[[Iterable[Line]], None],
+    process: subprocess.Popen[bytes], report_file: IO[bytes], hand_on: Callable[[Iterable[Line]], None],
     stop: threading.Event | None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """Hand on what the command writes until its tree has ended; return the report, empty where the supervisor died."""
-    output = process.stdout
+    output, splitter, report, deadline = process.stdout, LineSplitter(), b"", math.inf
     assert output is not None
-    assert process.stdin is not None
     os.set_blocking(output.fileno(), False)
-    splitter, report, asked, deadline = LineSplitter(), b"", False, math.inf
     poll = select.poll()
-    poll.register(output, select.POLLIN)
-    poll.register(report_file, select.POLLIN)
+    for file in (output, report_file):
+        poll.register(file, select.POLLIN)
     while time.monotonic() <= deadline:
-        if stop and stop.is_set() and not asked:
-            asked = True
-            _ask_to_end(process.stdin)
+        if stop and stop.is_set():
+            _ask_to_end(process)
+            stop = None
         ready = {descriptor for descriptor, _ in poll.poll(POLL_MILLISECONDS)}
         if output.fileno() in ready:
             piece = output.read(PIECE_BYTES)  # None where nothing is there yet
@@ -247,10 +233,9 @@ def _follow(
         else:
             hand_on(splitter.pause(time.monotonic()))
         if report_file.fileno() in ready:
-            piece = report_file.read(1024)
-            report += piece
-            if not piece:
+            if not (piece := report_file.read(1024)):
                 break
+            report += piece
             deadline = min(deadline, time.monotonic() + SECONDS_AFTER_REPORT)
     for piece in takewhile(bool, (output.read(PIECE_BYTES) for _ in range(LAST_PIECES))):
         hand_on(splitter.feed(piece, time.monotonic()))

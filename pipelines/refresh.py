@@ -76,9 +76,8 @@ def refresh(
                 )  # fmt: skip
                 if not reproduced.is_completed():
                     return Failed(message=f"not refreshed: {reproduced.message}")
-            changes, summary = [], "the first version"
+            changes, summary = compare_results(before, read_results(folder)) if before else [], "the first version"
             if before:
-                changes = compare_results(before, read_results(folder))
                 summary = f"{len(changes)} figure{'' if len(changes) == 1 else 's'} changed"
                 publish_difference(changes, f"{head.base()[:10]} ({branch})")
             made = datetime.now(UTC).isoformat(timespec="seconds")

@@ -81,10 +81,8 @@ def serve(
             stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {os.getpid()}\n"))
         except BlockingIOError as error:
             other, process, *_ = [*str(error).split(), "an unknown address", "?"]
-            raise FlowError(
-                f"already serving at {other} (process {process}, home {home}); "
-                f"use it: export PREFECT_API_URL={other}/api, or end it first"
-            ) from None
+            use = f"use it: export PREFECT_API_URL={other}/api, or end it first"
+            raise FlowError(f"already serving at {other} (process {process}, home {home}); {use}") from None
         _check_port(port, address)
         site = stack.enter_context(serve_reports(folder / "reports", port + 1))
         # The worker alone knows the workspace: what is set while deploying is written into the deployments.
@@ -97,7 +95,13 @@ def serve(
         say(f"starting the server at {address}, its log in {log.name} …")
         server = ["server", "start", "--host", HOST, "--port", str(port)]
         programs.start("server", [*PREFECT, *server], lambda line: log.writelines([line, "\n"]))
-        if _wait_for_server(address, programs.over):
+        is_up, deadline = False, time.monotonic() + START_SECONDS
+        while not is_up and not programs.over.wait(0.2):
+            is_up = _answers(address)
+            if not is_up and time.monotonic() > deadline:
+                cure = "is the machine overloaded? try again"
+                raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; {cure}")
+        if is_up:
             end_orphans(folder)
             with _connect(address, programs.over) as client:
                 crash_runs_of_worker(client, worker, POOL)
@@ -131,26 +135,13 @@ def _check_port(port: int, address: str) -> None:
         cure = f"make serve PORT={port + 100}"
         if not _answers(address):
             raise FlowError(f"port {port} is taken by another program; choose another: {cure}") from None
-        raise FlowError(
-            f"another Prefect server answers at {address}; use it: export PREFECT_API_URL={address}/api, or choose "
-            f"another port: {cure}"
-        ) from None
+        use = f"use it: export PREFECT_API_URL={address}/api, or choose another port: {cure}"
+        raise FlowError(f"another Prefect server answers at {address}; {use}") from None
 
 
 def _answers(address: str) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"{address}/api/health", timeout=2, trust_env=False).content.strip() == b"true"
-    return False
-
-
-def _wait_for_server(address: str, over: threading.Event) -> bool:
-    """Wait until the server answers; False where all was over before."""
-    deadline = time.monotonic() + START_SECONDS
-    while not over.wait(0.2):
-        if _answers(address):
-            return True
-        if time.monotonic() > deadline:
-            raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; is the machine overloaded? try again")
     return False
 
 
@@ -178,9 +169,8 @@ def ensure_pool(client: SyncPrefectClient) -> None:
         pool = WorkPoolCreate(name=POOL, type="process", base_job_template=template, description=description)
         client.create_work_pool(pool)
     if pool.type != "process":
-        raise FlowError(
-            f"the work pool {POOL!r} is of type {pool.type}, not process; delete it, or use another PREFECT_HOME"
-        )
+        cure = "delete it, or use another PREFECT_HOME"
+        raise FlowError(f"the work pool {POOL!r} is of type {pool.type}, not process; {cure}")
 
 
 def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
@@ -190,15 +180,13 @@ def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
         return f"{number or 'no'} {noun}{'s' if number > 1 else ''}"
 
     wanted = max(gpus, 1)
-    note = f"{count(gpus, 'GPU')} found"
     try:
-        slots = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
+        slots, note = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit, ", as it was"
     except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=wanted))
-        return f"limit {GPU_LIMIT!r}: {count(wanted, 'slot')} ({note})"
-    if slots != wanted:
-        note += f"; change it with: prefect gcl update {GPU_LIMIT} --limit {wanted}"
-    return f"limit {GPU_LIMIT!r}: {count(slots, 'slot')}, as it was ({note})"
+        slots, note = wanted, ""
+    cure = "" if slots == wanted else f"; change it with: prefect gcl update {GPU_LIMIT} --limit {wanted}"
+    return f"limit {GPU_LIMIT!r}: {count(slots, 'slot')}{note} ({count(gpus, 'GPU')} found{cure})"
 
 
 def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
