@@ -25,10 +25,9 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import FlowError, artifacts
 from pipelines.cleanup import clean_up, fail_in_one_line, stop_event, tag_run, watch_run
-from pipelines.graph import read_graph
+from pipelines.graph import UNSUCCESSFUL, Outcome, Scheduler, read_graph
 from pipelines.locks import lock_workspace, visible_gpus
 from pipelines.repository import checkout_revision, save_experiment
-from pipelines.scheduler import UNSUCCESSFUL, Outcome, Scheduler
 from pipelines.stage_task import RunContext, run_stage
 from pipelines.workspace import LOCK, describe_workspace, find_workspace, order_new_stages, read_locked_stages
 

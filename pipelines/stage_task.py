@@ -22,7 +22,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipelines import FlowError, locks, process_tree
 from pipelines.artifacts import report_progress
 from pipelines.cleanup import fail_in_one_line
-from pipelines.scheduler import Outcome, Start
+from pipelines.graph import Outcome, Start
 from pipelines.workspace import stage_environment
 
 LEASE_SECONDS = 60.0  # a slot whose holder was killed is free after this

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.graph import Outcome
 from pipelines.process_tree import MAX_CHARACTERS, SECONDS_BETWEEN_REDRAWS, Line, LineSplitter
-from pipelines.scheduler import Outcome
 from pipelines.stage_task import HINTS, DvcOutput
 
 LIAR = "echo \"Stage 'x' didn't change, skipping\"; echo Unable to acquire lock; echo 'git add x'"
