@@ -2,6 +2,8 @@
 
 TELEMETRY_OFF = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 # In memory, as by default, a server that is started again would never free the slots of a dead run.
-LEASES_ON_DISK = {
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-}
+LEASES_ON_DISK = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem"}
+
+
+class FlowError(Exception):
+    """A fault of settings, workspace or machine that a user can fix: one line of what was found and what to do."""

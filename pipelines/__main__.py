@@ -3,26 +3,25 @@
 Each command is built from the function of its name: parameters, types, defaults and docstring are written there once.
 """
 
-import ast
 import copy
 import importlib
 import inspect
 import os
-from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperGroup
-from typer.models import ParameterInfo
 
-from pipelines import LEASES_ON_DISK, TELEMETRY_OFF
+from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 
-COMMANDS = ("reproduce", "refresh", "sweep", "serve")
-ENVIRONMENT = {
-    **TELEMETRY_OFF,
-    **LEASES_ON_DISK,
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
+COMMANDS = {  # with what `--help` says of each, without an import of Prefect
+    "reproduce": "Bring the stages of a workspace up to date, independent ones at the same time.",
+    "refresh": "Make and commit a new version where data or settings changed; made to be scheduled.",
+    "sweep": "Reproduce every combination of some settings as a DVC experiment, and compare their results in a table.",
+    "serve": "Start a server, the pool `local`, its deployments and one worker on this machine, until Ctrl-C.",
 }
+SERVER_SECONDS = "120"  # its own 20 s are too few on a busy machine
+ENVIRONMENT = {**TELEMETRY_OFF, **LEASES_ON_DISK, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": SERVER_SECONDS}
 
 
 class LazyCommands(TyperGroup):
@@ -39,13 +38,8 @@ def build_command(name: str) -> Any:
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
     from prefect.utilities.callables import parameter_docstrings
 
-    from pipelines.errors import FlowError
     from pipelines.sweep import read_grid
     from pipelines.workspace import find_workspace
-
-    signature = inspect.signature(getattr(function, "fn", function))
-    docstring = inspect.getdoc(getattr(function, "fn", function)) or ""
-    texts = {key: " ".join(text.split()) for key, text in parameter_docstrings(docstring).items()}
 
     def call(**options: Any) -> None:
         try:
@@ -61,19 +55,19 @@ def build_command(name: str) -> Any:
         typer.echo(state.message)
         raise typer.Exit(0 if state.is_completed() else 1)
 
-    parameters = []
+    signature = inspect.signature(getattr(function, "fn", function))
+    docstring = inspect.getdoc(getattr(function, "fn", function)) or ""
+    texts, parameters = parameter_docstrings(docstring), []
     for parameter in signature.parameters.values():
-        type_, *metadata = get_args(parameter.annotation) or (parameter.annotation,)
-        if not metadata or not isinstance(metadata[0], ParameterInfo):
-            type_, metadata = parameter.annotation, [typer.Option()]
+        annotation = parameter.annotation
+        type_, option = get_args(annotation) if get_origin(annotation) is Annotated else (annotation, typer.Option())
         if parameter.name == "grid":  # a mapping, which a command line has no word for
-            type_, metadata = list[str], [typer.Argument(metavar="PATH=VALUE,VALUE...")]
-        option = copy.copy(metadata[0])
-        option.help = option.help or texts.get(parameter.name)
+            type_, option = list[str], typer.Argument(metavar="PATH=VALUE,VALUE...")
+        option = copy.copy(option)
+        option.help = option.help or " ".join(texts.get(parameter.name, "").split())
         if not option.hidden:
-            parameters.append(
-                parameter.replace(annotation=Annotated[type_, option], kind=inspect.Parameter.KEYWORD_ONLY)
-            )
+            kind = inspect.Parameter.KEYWORD_ONLY
+            parameters.append(parameter.replace(annotation=Annotated[type_, option], kind=kind))
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # pyright: ignore[reportFunctionMemberAccess]
     call.__annotations__ = {}
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -89,16 +83,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _name in COMMANDS:
-    _source = Path(__file__).with_name(f"{_name}.py").read_text(encoding="utf-8")
-    _summary = (ast.get_docstring(ast.parse(_source)) or "").partition("\n")[0]
-    app.command(_name, help=_summary)(lambda: None)
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
 
 
 def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    os.environ.update({**ENVIRONMENT, **os.environ})
     app()
 
 

@@ -13,11 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -30,7 +30,7 @@ from prefect.artifacts import (
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.graph import Stage
 from pipelines.repository import run_dvc
 
@@ -42,7 +42,7 @@ UP_TO_DATE = "Cached"
 SMALL = 0.00005  # what four decimals would show as nothing
 SECONDS_BETWEEN_LOOKS = 3.0
 SECONDS_BETWEEN_LINES = 60.0
-AMOUNTS = ("total", "rate", "seconds_left")
+AMOUNTS = ("done", "total", "rate", "seconds_left")
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -63,8 +63,7 @@ class Results:
         return figures | {name: float(value) for name, value in mined.items() if is_number(value)}
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One figure that differs; None where it was not there before, or is not there now."""
 
     what: str
@@ -93,19 +92,17 @@ def read_results_at(workspace: Path, rev: str) -> Results | None:
         files = json.loads(run_dvc(workspace, "metrics", "diff", "--json", "--all", rev))
     except (FlowError, ValueError):
         return None
-    metrics: dict[tuple[str, str, str], float] = {}
-    for path, figures in ((Path(name), figures) for name, figures in files.items()):
-        if path.is_relative_to(METRICS) and len(path.parts) == 4:
-            old = _flatten({name: change.get("old") for name, change in figures.items()})
-            metrics |= {(path.parent.name, path.stem, name): value for name, value in old.items()}
+    metrics = {
+        (path.parent.name, path.stem, name): value
+        for path, figures in ((Path(path), figures) for path, figures in files.items())
+        if path.is_relative_to(METRICS) and len(path.parts) == 4
+        for name, value in _flatten({name: change.get("old") for name, change in figures.items()}).items()
+    }
     mined = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with suppress(FlowError), tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "summary.json"
-        try:
-            run_dvc(workspace, "get", ".", MINED.as_posix(), "--rev", rev, "--out", str(out))
-            mined = _read_json(out)
-        except FlowError:
-            pass
+        run_dvc(workspace, "get", ".", MINED.as_posix(), "--rev", rev, "--out", str(out))
+        mined = _read_json(out)
     return Results(metrics, mined) if metrics or mined else None
 
 
@@ -118,39 +115,56 @@ def compare_results(before: Results, after: Results) -> list[Change]:
 
 def publish_run(workspace: Path, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
     """Publish all that there is to see of a run; a server that does not take it fails no run."""
+    report, site = workspace / REPORT, os.environ.get("PIPELINES_REPORT_URL")
+    with _warn_of_errors():
+        rows = [
+            {"stage": address, "state": str(states[address].name), "what it does": stage.description}
+            for address, stage in stages.items()
+            if address in states
+        ]
+        description = "The stages of this run, in the order of the graph"
+        create_table_artifact(key="stages", table=rows, description=description)
+    with _warn_of_errors():
+        publish_results(read_results(workspace))
+    with _warn_of_errors():
+        changed = any(state.name != UP_TO_DATE for state in states.values())
+        if changed and (before := read_results_at(workspace, "HEAD")):
+            publish_difference(compare_results(before, read_results(workspace)), "the last commit")
+    with _warn_of_errors():
+        if report.is_file():
+            link = f"{site.rstrip('/')}/{report.name}" if site else report.as_uri()
+            create_link_artifact(link=link, link_text="The report", key="report", description=str(report))
 
-    def publish_changes() -> None:
-        if any(state.name != UP_TO_DATE for state in states.values()):
-            if before := read_results_at(workspace, "HEAD"):
-                publish_difference(compare_results(before, read_results(workspace)), "the last commit")
 
-    parts: list[Callable[[], None]] = [
-        lambda: _publish_stages(stages, states),
-        lambda: publish_results(read_results(workspace)),
-        publish_changes,
-        lambda: _publish_report(workspace / REPORT),
-    ]
-    for publish in parts:
-        try:
-            publish()
-        except Exception as error:
-            get_run_logger().warning("not everything could be shown: %s", error)
+@contextmanager
+def _warn_of_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("not everything could be shown: %s", error)
 
 
 def publish_results(results: Results) -> None:
     """Publish the table of figures, and of mined faces by class with margin and estimated precision."""
-    if results.metrics:
-        rows: dict[tuple[str, str], dict[str, str]] = {}
-        for recipe, target, _ in results.metrics:
-            figures = {name: results.metrics.get((recipe, target, name)) for name in MAIN_FIGURES}
-            texts = {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
-            rows[recipe, target] = {"recipe": recipe, "target": target, **texts}
-        table = list(rows.values())
-        create_table_artifact(key="metrics", table=table, description="Recipes on the test splits, mean over seeds")
-    if results.mined:
-        kept = results.mined.get("kept")
-        description = "Mined faces" if kept is None else f"Mined faces: {_format(kept)} kept"
-        create_table_artifact(key="mined", table=_mined_rows(results.mined), description=description)
+    rows: dict[Any, dict[str, str]] = {}
+    for recipe, target, _ in results.metrics:
+        figures = {name: results.metrics.get((recipe, target, name)) for name in MAIN_FIGURES}
+        texts = {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
+        rows[recipe, target] = {"recipe": recipe, "target": target, **texts}
+    if rows:
+        description = "Recipes on the test splits, mean over seeds"
+        create_table_artifact(key="metrics", table=list(rows.values()), description=description)
+    if not results.mined:
+        return
+    kept, margins, rows = results.mined.get("kept"), _mapping(results.mined.get("margins")), {}
+    for label, counts in _mapping(results.mined.get("by_class")).items():
+        counts = _mapping(counts)
+        rows[label] = {"class": str(label), "kept": _format(counts.get("kept")), "margin": _format(margins.get(label))}
+        precision = [counts.get(name) for name in ("precision", "low", "high")]
+        if all(map(is_number, precision)):
+            rows[label]["estimated precision"] = "{:.3f} [{:.3f}, {:.3f}]".format(*precision)
+    description = "Mined faces" if kept is None else f"Mined faces: {_format(kept)} kept"
+    create_table_artifact(key="mined", table=list(rows.values()), description=description)
 
 
 def publish_difference(changes: Sequence[Change], against: str) -> None:
@@ -167,19 +181,41 @@ def format_difference(changes: Sequence[Change], against: str) -> str:
         return f"No figure differs from {against}."
     count = "1 figure differs" if len(changes) == 1 else f"{len(changes)} figures differ"
     lines = [f"{count} from {against}.", "", "| | before | now | change |", "|---|---:|---:|---:|"]
-    for one in changes:
-        cells = (_escape(one.what), _format(one.before), _format(one.after), _format(one.difference, sign=True))
-        lines.append("| " + " | ".join(cells) + " |")
+    for change in changes:
+        figures = _format(change.before), _format(change.after), _format(change.difference, sign=True)
+        lines.append("| " + " | ".join([_escape(change.what), *figures]) + " |")
     return "\n".join(lines)
 
 
 @contextmanager
 def report_progress(workspace: Path, stage: str, log: Logger) -> Iterator[None]:
     """Follow what the stage writes until the block ends; a fault of the server is no fault of the stage."""
-    over = threading.Event()
+    over, (name, _, key), since = threading.Event(), stage.partition("@"), time.time() - 1.0
+
+    def follow() -> None:
+        last_line, shown, artifact, ended = time.monotonic(), "", None, False
+        while not ended:
+            ended = over.wait(SECONDS_BETWEEN_LOOKS)  # and look once more after the end
+            progress = read_progress(workspace / ".store" / "progress" / f"{name}@{key}.json", since)
+            if progress is None:
+                continue
+            text = format_progress(stage, progress)
+            if text != shown:
+                shown = text
+                try:
+                    if artifact is None:
+                        created = create_progress_artifact(percent(progress), key=artifact_key(stage), description=text)
+                        artifact = created if isinstance(created, UUID) else None
+                    else:
+                        update_progress_artifact(artifact, percent(progress), description=text)
+                except Exception as error:
+                    log.debug("the progress of %s could not be shown: %s", stage, error)
+            if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+                last_line = time.monotonic()
+                log.info("%s", text)
+
     run = contextvars.copy_context().run  # the artifact belongs to this task's run
-    arguments = (_follow, workspace, stage, log, over)
-    thread = threading.Thread(target=run, args=arguments, name=f"progress {stage}", daemon=True)
+    thread = threading.Thread(target=run, args=(follow,), name=f"progress {stage}", daemon=True)
     thread.start()
     try:
         yield
@@ -191,15 +227,12 @@ def report_progress(workspace: Path, stage: str, log: Logger) -> Iterator[None]:
 def read_progress(path: Path, since: float) -> dict[str, Any] | None:
     """Return what a stage wrote since a time (seconds of the clock); None for nothing, or nothing readable."""
     try:
-        if path.stat().st_mtime < since:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    if not isinstance(content, dict) or not _is_amount(content.get("done")):
+        content = _read_json(path) if path.stat().st_mtime >= since else {}
+    except OSError:
         return None
     # What is no amount where one belongs is left out.
-    return {name: value for name, value in content.items() if name not in AMOUNTS or _is_amount(value)}
+    right = {name: value for name, value in content.items() if name not in AMOUNTS or (is_number(value) and value >= 0)}
+    return right if "done" in right else None
 
 
 def percent(progress: dict[str, Any]) -> float:
@@ -217,71 +250,13 @@ def format_progress(stage: str, progress: dict[str, Any]) -> str:
     seconds = progress.get("seconds_left")
     if seconds is None or progress.get("state") != "running":
         return text
-    if seconds < 120:
-        return f"{text}, {seconds:,.0f} s left"
-    return f"{text}, {seconds / 60:,.0f} min left" if seconds < 7200 else f"{text}, {seconds / 3600:,.1f} h left"
+    left = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    return f"{text}, {left if seconds < 7200 else f'{seconds / 3600:,.1f} h'} left"
 
 
 def artifact_key(stage: str) -> str:
     """Return the key of a stage's bar; Prefect takes small letters, digits and dashes."""
     return "progress-" + re.sub("[^a-z0-9]", "-", stage.lower())
-
-
-def _follow(workspace: Path, stage: str, log: Logger, over: threading.Event) -> None:
-    name, _, key = stage.partition("@")
-    path = workspace / ".store" / "progress" / f"{name}@{key}.json"
-    since, last_line, shown, artifact, ended = time.time() - 1.0, time.monotonic(), "", None, False
-    while not ended:
-        ended = over.wait(SECONDS_BETWEEN_LOOKS)  # and look once more after the end
-        progress = read_progress(path, since)
-        if progress is None:
-            continue
-        text = format_progress(stage, progress)
-        if text != shown:
-            shown = text
-            try:
-                if artifact is None:
-                    created = create_progress_artifact(percent(progress), key=artifact_key(stage), description=text)
-                    artifact = created if isinstance(created, UUID) else None
-                else:
-                    update_progress_artifact(artifact, percent(progress), description=text)
-            except Exception as error:
-                log.debug("the progress of %s could not be shown: %s", stage, error)
-        if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
-            log.info("%s", text)
-
-
-def _is_amount(value: Any) -> bool:
-    return is_number(value) and value >= 0
-
-
-def _publish_stages(stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
-    rows = [
-        {"stage": address, "state": str(states[address].name), "what it does": stage.description}
-        for address, stage in stages.items()
-        if address in states
-    ]
-    create_table_artifact(key="stages", table=rows, description="The stages of this run, in the order of the graph")
-
-
-def _mined_rows(mined: Mapping[str, Any]) -> list[dict[str, str]]:
-    margins, rows = _mapping(mined.get("margins")), []
-    for label, counts in _mapping(mined.get("by_class")).items():
-        counts = _mapping(counts)
-        row = {"class": str(label), "kept": _format(counts.get("kept")), "margin": _format(margins.get(label))}
-        precision = [counts.get(name) for name in ("precision", "low", "high")]
-        if all(map(is_number, precision)):
-            row["estimated precision"] = "{:.3f} [{:.3f}, {:.3f}]".format(*precision)
-        rows.append(row)
-    return rows
-
-
-def _publish_report(report: Path) -> None:
-    if report.is_file():
-        site = os.environ.get("PIPELINES_REPORT_URL")
-        link = f"{site.rstrip('/')}/{report.name}" if site else report.as_uri()
-        create_link_artifact(link=link, link_text="The report", key="report", description=str(report))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,26 +1,128 @@
-"""Clean up behind dead runs: end their processes, repair DVC's lock file, mark them as crashed on the server.
+"""End a run when its worker dies or someone cancels it, and clean up behind runs that died.
 
-`clean_up` is called by the next run, which holds the workspace: whatever else claims to run in it is dead.
+A worker that is killed leaves its flows running with nobody to cancel them: such a flow ends itself. A flow that was
+started by hand has no worker that would receive a cancellation: it asks the server now and then. What a dead run left
+behind is cleaned up by the next run, which holds the workspace: whatever else claims to run in it is dead.
 """
 
+import contextvars
+import functools
+import itertools
 import logging
+import os
 import platform
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 from uuid import UUID
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
-from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.states import Crashed
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Crashed, Failed
 
+from pipelines import FlowError
+from pipelines.locks import repair_rwlock
 from pipelines.process_tree import end_orphans
-from pipelines.workspace import repair_rwlock
 
-Logger = logging.Logger | logging.LoggerAdapter[Any]
+SECONDS_BETWEEN_LOOKS = 1.0
+LOOKS_BETWEEN_QUESTIONS = 5
+SECONDS_TO_END = 6.0
 SECONDS_TO_SETTLE = 2.0
 ACTIVE = [StateType.RUNNING, StateType.CANCELLING]
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+P = ParamSpec("P")
+_STOPS: set[threading.Event] = set()
+
+
+def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
+    """Make a FlowError of a flow's or task's function a failed state with its message, instead of a traceback."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        try:
+            return function(*args, **kwargs)
+        except FlowError as error:
+            return Failed(message=str(error))
+
+    return call
+
+
+def find_runners() -> list[psutil.Process]:
+    """Return Prefect's processes above this one, runner and worker; none for a flow started by hand."""
+    runners: list[psutil.Process] = []
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        with suppress(psutil.Error):
+            for parent in psutil.Process().parents():
+                if not any("prefect" in word for word in parent.cmdline()):
+                    break
+                runners.append(parent)
+    return runners
+
+
+@contextmanager
+def stop_event() -> Iterator[threading.Event]:
+    """Yield an event that ends the stages of one run; it is set at the end of the block, and by `stop_all`."""
+    stop = threading.Event()
+    _STOPS.add(stop)
+    try:
+        yield stop
+    finally:
+        stop.set()
+        _STOPS.discard(stop)
+
+
+def stop_all() -> None:
+    """End the stages of every run of this process."""
+    for stop in tuple(_STOPS):
+        stop.set()
+
+
+@contextmanager
+def watch_run(run: UUID, stop: threading.Event, log: Logger) -> Iterator[None]:
+    """Set `stop` when the run is cancelled from outside, end the process when its worker is gone."""
+    runners, over = find_runners(), threading.Event()
+
+    def watch() -> None:
+        for look in itertools.count(1):
+            if over.wait(SECONDS_BETWEEN_LOOKS):
+                return
+            if not all(map(_is_alive, runners)):
+                stop.set()
+                with suppress(SystemExit, OSError):  # the console of a flow ends with its worker: it would end this too
+                    log.error("the worker of this run is gone: the run ends, what was finished is kept")
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not over.wait(SECONDS_TO_END):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+            if not runners and look % LOOKS_BETWEEN_QUESTIONS == 0 and _is_cancelled(run):
+                log.warning("cancelled: the running stages are ended, what was finished is kept")
+                stop.set()
+                return
+
+    threading.Thread(target=contextvars.copy_context().run, args=(watch,), name="watch", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _is_cancelled(run: UUID) -> bool:
+    with suppress(Exception), get_client(sync_client=True) as client:  # a server that is away cancels nothing
+        state = client.read_flow_run(run).state
+        return state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED)
+    return False
 
 
 def workspace_tag(workspace: Path) -> str:
@@ -41,37 +143,31 @@ def clean_up(workspace: Path, this_run: UUID, log: Logger) -> None:
         log.warning("ended %d processes that a killed run had left behind", count)
     if repaired := repair_rwlock(workspace):
         log.warning("%s", repaired)
-    tag = workspace_tag(workspace)
+    runs = FlowRunFilter.model_validate(
+        {"tags": {"all_": [workspace_tag(workspace)]}, "state": {"type": {"any_": ACTIVE}}}
+    )
+    running = TaskRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}})
+    message = "The process of this run died; a later run in the same workspace noticed it and goes on from there."
     with get_client(sync_client=True) as client:
-        if _find_active(client, tag, this_run):
+
+        def find_active() -> list[FlowRun]:
+            return [run for run in client.read_flow_runs(flow_run_filter=runs) if run.id != this_run]
+
+        if find_active():
             time.sleep(SECONDS_TO_SETTLE)  # one that has just unlocked the workspace reports its end after that
-        for run in _find_active(client, tag, this_run):
+        for run in find_active():
             log.warning("the run %r ended without reporting it: it is marked as crashed", run.name)
-            _crash(client, run.id)
+            this = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
+            for task in client.read_task_runs(flow_run_filter=this, task_run_filter=running):
+                client.set_task_run_state(task.id, Crashed(message=message), force=True)
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
 
 
 def crash_runs_of_worker(client: SyncPrefectClient, worker: str, pool: str) -> None:
     """Mark the runs of a worker that is gone as crashed, which frees their slots."""
-    runs = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"state": {"type": {"any_": [*ACTIVE, StateType.PENDING]}}}),
-        work_pool_filter=WorkPoolFilter.model_validate({"name": {"any_": [pool]}}),
-    )
-    for run in runs:
+    active = FlowRunFilter.model_validate({"state": {"type": {"any_": [*ACTIVE, StateType.PENDING]}}})
+    of_pool = WorkPoolFilter.model_validate({"name": {"any_": [pool]}})
+    for run in client.read_flow_runs(flow_run_filter=active, work_pool_filter=of_pool):
         if run.labels.get("prefect.worker.name") == worker:
             message = "Its worker was ended. Run it again; finished stages stay."
             client.set_flow_run_state(run.id, Crashed(message=message))
-
-
-def _find_active(client: SyncPrefectClient, tag: str, this_run: UUID) -> list[FlowRun]:
-    runs = FlowRunFilter.model_validate({"tags": {"all_": [tag]}, "state": {"type": {"any_": ACTIVE}}})
-    return [run for run in client.read_flow_runs(flow_run_filter=runs) if run.id != this_run]
-
-
-def _crash(client: SyncPrefectClient, run: UUID) -> None:
-    """Mark a flow run as crashed, and those of its tasks that were running."""
-    message = "The process of this run died; a later run in the same workspace noticed it and goes on from there."
-    flow_run = FlowRunFilter.model_validate({"id": {"any_": [run]}})
-    running = TaskRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}})
-    for task in client.read_task_runs(flow_run_filter=flow_run, task_run_filter=running):
-        client.set_task_run_state(task.id, Crashed(message=message), force=True)
-    client.set_flow_run_state(run, Crashed(message=message), force=True)

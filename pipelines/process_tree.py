@@ -18,13 +18,14 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 from pipelines import supervisor
-from pipelines.dvc_output import Line, LineSplitter
 
 TAIL_LINES = 30
 POLL_MILLISECONDS = 100  # between looks at `stop`
@@ -32,6 +33,78 @@ PIECE_BYTES = 1 << 16
 SECONDS_AFTER_REPORT = 2.0  # a forked child may hold the pipe open for longer
 SECONDS_TO_END = 10.0  # of a program, between TERM and KILL: a flow run has to tell the server that it was ended
 LAST_PIECES = 64  # what is read after the end: more than a pipe holds, yet not without end
+MAX_CHARACTERS = 4_000  # of a line; what comes after them is left out
+MAX_BYTES = 4 * MAX_CHARACTERS  # enough for that many characters in UTF-8
+SECONDS_BETWEEN_REDRAWS = 0.5
+# PostgreSQL refuses NUL in a text, and terminals obey the rest; tabs and colours stay.
+HARMLESS = dict.fromkeys((code for code in range(32) if chr(code) not in "\t\x1b"), "\N{REPLACEMENT CHARACTER}")
+
+
+class Line(NamedTuple):
+    """A line, or the state of one that is being redrawn."""
+
+    text: str
+    complete: bool = True
+    new: bool = True  # not shown as a state before
+
+
+class LineSplitter:
+    """Split a stream into lines; of a line that is redrawn with carriage returns only the last state counts."""
+
+    def __init__(self) -> None:
+        self._state = _Text()  # the last whole state of a line that is being redrawn
+        self._text = _Text()  # what came after the last line feed or carriage return
+        self._shown: str | None = None
+        self._shown_at = float("-inf")
+
+    def feed(self, piece: bytes, now: float) -> Iterator[Line]:
+        """Yield the lines that end in `piece`, and at most one state of an unfinished one."""
+        for number, part in enumerate(piece.split(b"\n")):
+            if number:
+                yield self._finish()
+            first, *states = part.split(b"\r")
+            self._text.add(first)
+            for state in states:
+                if self._text.start.strip():
+                    self._state = self._text
+                self._text = _Text(state, redraws=True)
+        yield from self._show(self._state, now)
+
+    def pause(self, now: float) -> Iterator[Line]:
+        """Yield the state of a bar when nothing has come for a moment: it is not in the middle of being drawn."""
+        yield from self._show(self._text if self._text.redraws and self._text.start.strip() else self._state, now)
+
+    def close(self) -> Iterator[Line]:
+        """Yield the last line, if it had no end."""
+        if self._text.start or self._state.start:
+            yield self._finish()
+
+    def _finish(self) -> Line:
+        text, shown = str(self._text if self._text.start else self._state), self._shown
+        self._state, self._text, self._shown = _Text(), _Text(), None
+        return Line(text, new=text != shown)
+
+    def _show(self, text: "_Text", now: float) -> Iterator[Line]:
+        if text.start and now - self._shown_at >= SECONDS_BETWEEN_REDRAWS and str(text) != self._shown:
+            self._shown, self._shown_at = str(text), now
+            yield Line(self._shown, complete=False)
+
+
+class _Text:
+    """The start of a line and the length of all of it."""
+
+    def __init__(self, piece: bytes = b"", redraws: bool = False) -> None:
+        self.start, self.length, self.redraws = bytearray(), 0, redraws
+        self.add(piece)
+
+    def add(self, piece: bytes) -> None:
+        self.start += piece[: MAX_BYTES - len(self.start)]
+        self.length += len(piece)
+
+    def __str__(self) -> str:
+        text = self.start.decode("utf-8", errors="replace").translate(HARMLESS)
+        cut = len(text) > MAX_CHARACTERS or self.length > len(self.start)
+        return f"{text[:MAX_CHARACTERS]} … (line of {self.length:,} bytes cut)" if cut else text
 
 
 @dataclass(frozen=True)
@@ -79,44 +152,17 @@ def run_command(
 ) -> CommandResult:
     """Run `command` in `cwd` and return when no process of its tree is left, or raise what `on_line` raised.
 
-    Args:
-        command: program and arguments.
-        cwd: where it runs; the workspace, where no cookie is given.
-        env: all of its environment; this process's own where it is None.
-        on_line: gets each line, and a progress bar's state twice a second at most.
-        timeout: seconds from the start of the command until its tree is ended.
-        grace: seconds between TERM and KILL.
-        cores: the cores that the command may use.
-        stop: set it to end the tree.
-        cookie: what `new_cookie` makes.
-
-    Raises:
-        OSError: there is no folder `cwd`, or no process can be started.
+    `env`: all of its environment; this process's own where it is None. `on_line` gets each line, and a progress bar's
+    state twice a second at most. The tree is ended `timeout` seconds after the start, and when `stop` is set; between
+    TERM and KILL are `grace` seconds. `cores`: those that the command may use. `cookie`: what `new_cookie` makes; where
+    none is given, `cwd` is the workspace. Raises OSError where there is no `cwd`, or no process can be started.
     """
     if stop and stop.is_set():
         return CommandResult(128 + signal.SIGTERM, "stopped", [], 0.0)
-    began = time.monotonic()
-    cookie = cookie or new_cookie(cwd)
+    began, cookie = time.monotonic(), cookie or new_cookie(cwd)
     report_read, report_write = os.pipe()
     settings = [grace, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
     program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__).resolve())]
-    try:
-        process = subprocess.Popen(
-            [*program, *map(str, settings), str(os.getpid()), str(report_write), *command],
-            cwd=cwd,
-            env={**(os.environ if env is None else env), supervisor.COOKIE: cookie},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            bufsize=0,
-            pass_fds=(report_write,),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(report_read)
-        raise
-    finally:
-        os.close(report_write)
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def hand_on(lines: Iterable[Line]) -> None:
@@ -127,82 +173,74 @@ def run_command(
                 on_line(line.text)
 
     report = b""
-    with process, os.fdopen(report_read, "rb", buffering=0) as report_file:
-        assert process.stdin is not None
+    with os.fdopen(report_read, "rb", buffering=0) as report_file:
         try:
-            report = _follow(process, report_file, hand_on, stop)
+            process = subprocess.Popen(
+                [*program, *map(str, settings), str(os.getpid()), str(report_write), *command],
+                cwd=cwd, env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                pass_fds=(report_write,), start_new_session=True,
+            )  # fmt: skip
         finally:
-            _ask_to_end(process.stdin)
-            process.wait()
-            if not report:
-                supervisor.end_processes(lambda: supervisor.find_by_cookie(lambda one: one == cookie), grace)
-    reason, code, ended, stuck = report.split(b"\n")[0].decode().split() if report else ("lost", "137", "0", "0")
+            os.close(report_write)
+        with process:
+            try:
+                report = _follow(process, report_file, hand_on, stop)
+            finally:
+                _ask_to_end(process)
+                process.wait()
+                if not report:
+                    supervisor.end_processes(lambda: supervisor.find_by_cookie(lambda other: other == cookie), grace)
+    reason, code, ended, stuck = (report.split(b"\n")[0].decode() or "lost 137 0 0").split()
     if reason == "lost":
         hand_on([Line(f"the supervisor of this command was killed (code {code}), so its processes were ended")])
     elif reason == "exit" and ended != "0":
         hand_on([Line(f"{ended} processes that the command left behind were ended")])
     if stuck != "0":
         hand_on([Line(f"{stuck} processes of this command cannot be ended")])
-    return CommandResult(
-        int(code), reason if reason in ("timeout", "stopped") else "exit", list(tail), time.monotonic() - began
-    )
+    reason = reason if reason in ("timeout", "stopped") else "exit"
+    return CommandResult(int(code), reason, list(tail), time.monotonic() - began)
 
 
-def _ask_to_end(pipe: IO[bytes]) -> None:
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
     """Ask by a byte, since a forked child may hold the pipe open."""
-    try:
-        pipe.write(b"s")
-    except OSError:  # nobody listens any more
-        pass
+    assert process.stdin is not None
+    with suppress(OSError):  # nobody listens any more
+        process.stdin.write(b"s")
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    report_file: IO[bytes],
-    hand_on: Callable[[Iterable[Line]], None],
+    process: subprocess.Popen[bytes], report_file: IO[bytes], hand_on: Callable[[Iterable[Line]], None],
     stop: threading.Event | None,
-) -> bytes:
+) -> bytes:  # fmt: skip
     """Hand on what the command writes until its tree has ended; return the report, empty where the supervisor died."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    output = process.stdout.fileno()
-    os.set_blocking(output, False)
-    splitter, report, asked, deadline = LineSplitter(), b"", False, math.inf
+    output, splitter, report, deadline = process.stdout, LineSplitter(), b"", math.inf
+    assert output is not None
+    os.set_blocking(output.fileno(), False)
     poll = select.poll()
-    poll.register(output, select.POLLIN)
-    poll.register(report_file, select.POLLIN)
+    for file in (output, report_file):
+        poll.register(file, select.POLLIN)
     while time.monotonic() <= deadline:
-        if stop and stop.is_set() and not asked:
-            asked = True
-            _ask_to_end(process.stdin)
+        if stop and stop.is_set():
+            _ask_to_end(process)
+            stop = None
         ready = {descriptor for descriptor, _ in poll.poll(POLL_MILLISECONDS)}
-        if output in ready:
-            piece = _read(output)
+        if output.fileno() in ready:
+            piece = output.read(PIECE_BYTES)  # None where nothing is there yet
             hand_on(splitter.feed(piece or b"", time.monotonic()))
             if piece == b"":
                 poll.unregister(output)
         else:
             hand_on(splitter.pause(time.monotonic()))
         if report_file.fileno() in ready:
-            piece = report_file.read(1024) or b""
-            report += piece
-            if not piece:
+            if not (piece := report_file.read(1024)):
                 break
+            report += piece
             deadline = min(deadline, time.monotonic() + SECONDS_AFTER_REPORT)
-    for _ in range(LAST_PIECES):
-        if not (piece := _read(output)):
-            break
+    for piece in takewhile(bool, (output.read(PIECE_BYTES) for _ in range(LAST_PIECES))):
         hand_on(splitter.feed(piece, time.monotonic()))
     hand_on(splitter.close())
     return report
-
-
-def _read(output: int) -> bytes | None:
-    """Return what is there; empty at the end, None where nothing is there yet."""
-    try:
-        return os.read(output, PIECE_BYTES)
-    except BlockingIOError:
-        return None
 
 
 class ProgramGroup:
@@ -222,7 +260,7 @@ class ProgramGroup:
         stop = threading.Event()
 
         def follow() -> None:
-            result = self._run(command, on_line, stop, more)
+            result = self.run(command, on_line, stop, **more)
             if not stop.is_set():
                 self.failed = self.failed or (name, result)
                 self.over.set()
@@ -231,9 +269,18 @@ class ProgramGroup:
         self._running[name] = thread, stop
         thread.start()
 
-    def run(self, command: Sequence[str]) -> CommandResult:
-        """Run a program to its end, or until all is over."""
-        return self._run(command, lambda _: None, self.over, {})
+    def run(
+        self,
+        command: Sequence[str],
+        on_line: Callable[[str], None] = lambda _: None,
+        stop: threading.Event | None = None,
+        **more: str,
+    ) -> CommandResult:
+        """Run a program to its end, or until it is to stop: when all is over, if no other event is given."""
+        env = {**self._environment, **more}
+        return run_command(
+            command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop or self.over
+        )
 
     def end_one(self, name: str) -> None:
         """End a program, and return when no process of it is left."""
@@ -246,12 +293,6 @@ class ProgramGroup:
         self.over.set()
         for name in reversed(list(self._running)):
             self.end_one(name)
-
-    def _run(
-        self, command: Sequence[str], on_line: Callable[[str], None], stop: threading.Event, more: Mapping[str, str]
-    ) -> CommandResult:
-        environment = {**self._environment, **more}
-        return run_command(command, cwd=self._folder, env=environment, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
 
 def end_orphans(workspace: Path, grace: float = 5.0) -> int:

@@ -15,14 +15,15 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from pipelines import FlowError
 from pipelines.artifacts import Change, compare_results, publish_difference, read_results, read_results_at
-from pipelines.errors import FlowError, fail_in_one_line
+from pipelines.cleanup import fail_in_one_line
 from pipelines.graph import read_graph
 from pipelines.repository import Branch, commit_lock, list_uncommitted, run_dvc, run_git
 from pipelines.reproduce import Gpus, Targets, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace
 
-RECORD = "reports/refresh.json"
+RECORD = "reports/refresh.json"  # the difference for machines, beside the report
 
 
 @flow(name="refresh", flow_run_name=name_run, persist_result=False)
@@ -75,44 +76,29 @@ def refresh(
                 )  # fmt: skip
                 if not reproduced.is_completed():
                     return Failed(message=f"not refreshed: {reproduced.message}")
-            changes, summary = [], "the first version"
+            changes, summary = compare_results(before, read_results(folder)) if before else [], "the first version"
             if before:
-                changes = compare_results(before, read_results(folder))
                 summary = f"{len(changes)} figure{'' if len(changes) == 1 else 's'} changed"
                 publish_difference(changes, f"{head.base()[:10]} ({branch})")
-            _write_record(head, changes)
+            made = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"against": head.base(), "changes": [change._asdict() for change in changes], "made": made}
+            (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)
+            (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             commit = commit_lock(head, subject=f"Refresh: {summary}", lines=[_format(change) for change in changes])
             log.info("committed dvc.lock as %s on %s", commit[:10], branch)
             state = Completed(message=f"{summary}; {commit[:10]} on {branch}")
-        return _push(head, remote, git_remote, state) if push else state
-
-
-def _push(head: Branch, remote: str | None, git_remote: str | None, state: State[Any]) -> State[Any]:
-    """Push what the branch holds and was not pushed yet: also what an earlier run could not push."""
-    if not head.was_pushed(remote or "", git_remote or ""):
-        try:
-            run_dvc(head.workspace, "push", *(["--remote", remote] if remote else []))
-            if git_remote and head.tip():
-                run_git(head.workspace, "push", git_remote, f"{head.ref}:{head.ref}")
-        except FlowError as error:
-            return Failed(
-                message=f"{state.message}; the version is committed but not pushed, the next run tries again: {error}"
-            )
-        head.set_pushed(remote or "", git_remote or "")
-        state.message = f"{state.message}; pushed"
-    return state
-
-
-def _write_record(head: Branch, changes: list[Change]) -> None:
-    """Write the difference for machines, beside the report."""
-    content = {
-        "against": head.base(),
-        "changes": [{"what": one.what, "before": one.before, "after": one.after} for one in changes],
-        "made": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    path = head.workspace / RECORD
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        remotes = remote or "", git_remote or ""
+        if push and not head.was_pushed(*remotes):  # what an earlier run could not push, too
+            try:
+                run_dvc(folder, "push", *(["--remote", remote] if remote else []))
+                if git_remote and head.tip():
+                    run_git(folder, "push", git_remote, f"{head.ref}:{head.ref}")
+            except FlowError as error:
+                later = "the version is committed but not pushed, the next run tries again"
+                return Failed(message=f"{state.message}; {later}: {error}")
+            head.set_pushed(*remotes)
+            state.message = f"{state.message}; pushed"
+        return state
 
 
 def _format(change: Change) -> str:

@@ -17,22 +17,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.graph import list_raw_inputs
 from pipelines.workspace import LOCK, stage_environment
 
 
 def run_git(folder: Path, *words: str, environment: dict[str, str] | None = None, check: bool = True) -> str:
     """Return what a git command prints; FlowError with its last line where it fails, unless `check` is off."""
-    return _run(["git", *words], folder, environment, check=check)
+    return _run(["git", *words], folder, environment, check)
 
 
 def run_dvc(folder: Path, *words: str) -> str:
     """Return what a dvc command prints; FlowError with its last line where it fails."""
-    return _run([sys.executable, "-m", "dvc", *words], folder, None)
+    return _run([sys.executable, "-m", "dvc", *words], folder)
 
 
-def _run(command: Sequence[str], folder: Path, environment: dict[str, str] | None, *, check: bool = True) -> str:
+def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None, check: bool = True) -> str:
     done = subprocess.run(
         command, cwd=folder, env=stage_environment(environment), capture_output=True, check=False,
         encoding="utf-8", errors="replace",
@@ -62,8 +62,17 @@ def checkout_revision(workspace: Path, rev: str | None, name: str | None = None)
     tree = top.with_name(f"{top.name}@{name or commit[:10]}")
     folder = tree / inside
     ready = folder / ".dvc" / "tmp" / "pipelines.ready"
-    if _read_commit(tree) != commit or not ready.exists():
-        _put_work_tree(workspace, tree, commit)
+    current = _read_commit(tree)
+    if current != commit or not ready.exists():
+        if current is not None:
+            run_git(tree, "checkout", "--quiet", "--force", "--detach", commit)
+        elif tree.exists() and not (tree / ".git").is_file():
+            raise FlowError(f"{tree} is in the way: it is no work tree of {workspace}; move it away")
+        else:
+            with _lock_repository(workspace):  # git prunes what another git is just making
+                run_git(workspace, "worktree", "remove", "--force", "--force", str(tree), check=False)
+                run_git(workspace, "worktree", "prune")
+                run_git(workspace, "worktree", "add", "--detach", str(tree), commit)
         prepare_work_tree(workspace, folder)
         ready.touch()
     yield folder
@@ -100,29 +109,15 @@ def save_experiment(folder: Path, name: str) -> None:
 
 def _read_commit(tree: Path) -> str | None:
     """Return the commit of a work tree that was made to its end; None where there is none."""
-    if not (tree / ".git").is_file():
-        return None
-    if (Path(run_git(tree, "rev-parse", "--absolute-git-dir", check=False)) / "locked").exists():  # git was killed
-        return None
-    return _resolve(tree, "HEAD")
+    made = (tree / ".git").is_file()
+    if made and not (Path(run_git(tree, "rev-parse", "--absolute-git-dir", check=False)) / "locked").exists():
+        return _resolve(tree, "HEAD")
+    return None  # a git that was killed leaves `locked`
 
 
 def _resolve(folder: Path, name: str) -> str | None:
     """Return the commit that a reference names; None where there is no such reference."""
     return run_git(folder, "rev-parse", "--verify", "--quiet", name, check=False) or None
-
-
-def _put_work_tree(workspace: Path, tree: Path, commit: str) -> None:
-    """Make a work tree, or move the one that is there."""
-    if _read_commit(tree) is not None:
-        run_git(tree, "checkout", "--quiet", "--force", "--detach", commit)
-        return
-    if tree.exists() and not (tree / ".git").is_file():
-        raise FlowError(f"{tree} is in the way: it is no work tree of {workspace}; move it away")
-    with _lock_repository(workspace):  # git prunes what another git is just making
-        run_git(workspace, "worktree", "remove", "--force", "--force", str(tree), check=False)
-        run_git(workspace, "worktree", "prune")
-        run_git(workspace, "worktree", "add", "--detach", str(tree), commit)
 
 
 @contextmanager
@@ -136,22 +131,15 @@ def _lock_repository(folder: Path) -> Iterator[None]:
 
 def _list_untracked(workspace: Path, paths: Sequence[str]) -> list[str]:
     """Return which of some paths git does not hold; of a folder that it holds in part, what it ignores in it."""
-    if not paths:
-        return []
     ls_files = ("--literal-pathspecs", "ls-files", "-z")
     tracked = run_git(workspace, *ls_files, "--", *paths).split("\0")
     options = ("--others", "--ignored", "--exclude-standard", "--directory")
-    ignored = [path.rstrip("/") for path in run_git(workspace, *ls_files, *options, "--", *paths).split("\0")]
-
-    def is_in(path: str, folder: str) -> bool:
-        return Path(path).is_relative_to(folder)
-
+    ignored = run_git(workspace, *ls_files, *options, "--", *paths).split("\0")
     untracked = []
     for path in paths:
-        if any(is_in(one, path) for one in tracked):
-            untracked += [one for one in ignored if is_in(one, path) and Path(one).name != "__pycache__"]
-        else:
-            untracked.append(path)
+        inside = [one.rstrip("/") for one in ignored if Path(one).is_relative_to(path)]
+        is_tracked = any(Path(one).is_relative_to(path) for one in tracked)
+        untracked += [one for one in inside if Path(one).name != "__pycache__"] if is_tracked else [path]
     return untracked
 
 
@@ -237,9 +225,8 @@ def commit_lock(branch: Branch, *, subject: str, lines: Sequence[str] = ()) -> s
     """
     workspace, tip, ours = branch.workspace, branch.tip(), list_dvc_files(branch.workspace)
     head = run_git(workspace, "rev-parse", "HEAD")
-    author = ["-c", "user.name=fer_pipeline", "-c", "user.email=fer_pipeline@localhost"]
-    if run_git(workspace, "config", "user.email", check=False):
-        author = []  # git knows the user
+    is_known = run_git(workspace, "config", "user.email", check=False)
+    author = [] if is_known else ["-c", "user.name=fer_pipeline", "-c", "user.email=fer_pipeline@localhost"]
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
         run_git(workspace, "read-tree", head, environment=index)
@@ -253,10 +240,9 @@ def commit_lock(branch: Branch, *, subject: str, lines: Sequence[str] = ()) -> s
             run_git(workspace, "add", "--force", "--", *ours)
             run_git(workspace, *author, "commit", "--quiet", "-F", str(message), "--only", "--", *ours)
             return run_git(workspace, "rev-parse", "HEAD")
-        parents = [tip or head]
+        parents = ["-p", tip or head]
         if tip and run_git(workspace, "merge-base", head, tip, check=False) != head:
-            parents.append(head)
-        words = [word for parent in parents for word in ("-p", parent)]
-        commit = run_git(workspace, *author, "commit-tree", tree, *words, "-F", str(message))
+            parents += ["-p", head]
+        commit = run_git(workspace, *author, "commit-tree", tree, *parents, "-F", str(message))
     run_git(workspace, "update-ref", branch.ref, commit, tip or "0" * len(commit))
     return commit

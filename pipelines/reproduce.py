@@ -17,30 +17,19 @@ import typer
 from prefect import allow_failure, flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines import artifacts
-from pipelines.cancellation import stop_event, watch_run
-from pipelines.cleanup import clean_up, tag_run
-from pipelines.errors import FlowError, fail_in_one_line
-from pipelines.gpus import visible_gpus
-from pipelines.graph import read_graph
+from pipelines import FlowError, artifacts
+from pipelines.cleanup import clean_up, fail_in_one_line, stop_event, tag_run, watch_run
+from pipelines.graph import UNSUCCESSFUL, Outcome, Scheduler, read_graph
+from pipelines.locks import lock_workspace, visible_gpus
 from pipelines.repository import checkout_revision, save_experiment
-from pipelines.scheduler import UNSUCCESSFUL, Outcome, Scheduler
 from pipelines.stage_task import RunContext, run_stage
-from pipelines.workspace import (
-    LOCK,
-    describe_workspace,
-    find_workspace,
-    lock_workspace,
-    order_new_stages,
-    read_locked_stages,
-)
+from pipelines.workspace import LOCK, describe_workspace, find_workspace, order_new_stages, read_locked_stages
 
 Targets = Annotated[list[str] | None, typer.Argument()]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu")]
@@ -87,7 +76,9 @@ def reproduce(
         gpu_limit: The Prefect concurrency limit that counts GPUs over all hosts.
         timeout_hours: After this long a stage is ended, where its own meta names no timeout.
     """
-    log = get_run_logger()
+    log, available = get_run_logger(), sorted(os.sched_getaffinity(0))
+    if cores is not None and cores < 1:
+        raise FlowError(f"cores is {cores}; it is a number from 1")
     with checkout_revision(find_workspace(workspace), rev) as folder, own_workspace(folder, str(flow_run.name)) as run:
         stages = read_graph(folder, targets, force=force)
         stale = sum(stage.stale for stage in stages.values())
@@ -97,7 +88,9 @@ def reproduce(
             # A server that starts and ends with the flow has no limits but those that the flow makes.
             with get_client(sync_client=True) as client:
                 client.upsert_global_concurrency_limit_by_name(gpu_limit, len(gpu_names))
-        scheduler = Scheduler(stages, cores=_number_cores(cores), gpus=gpu_names)
+        # More cores than there are mean that some are shared.
+        numbers = [available[number % len(available)] for number in range(cores or len(available))]
+        scheduler = Scheduler(stages, cores=numbers, gpus=gpu_names)
         locked = read_locked_stages(folder / LOCK)
         # Whatever still runs when this flow ends early is ended with it.
         with stop_event() as stop, watch_run(run, stop, log):
@@ -113,10 +106,7 @@ def reproduce(
 @contextmanager
 def own_workspace(folder: Path, name: str) -> Iterator[UUID]:
     """Hold the workspace for this flow run, clean up behind dead runs and tag this one; yield its id."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        raise RuntimeError("called outside of a flow")
-    run = context.flow_run.id
+    run = UUID(flow_run.id)
     with lock_workspace(folder, name) as is_outermost:
         if is_outermost:
             clean_up(folder, run, get_run_logger())
@@ -135,31 +125,18 @@ def _run_stages(scheduler: Scheduler, context: RunContext) -> dict[str, State[An
             futures[address].add_done_callback(lambda _, address=address: ended.put(address))
         address = ended.get()
         futures[address].wait()
-        state = futures[address].state
-        outcome = Outcome.COMPLETED if state.is_completed() else Outcome.FAILED
-        if state.name in set(Outcome):
-            outcome = Outcome(state.name)
-        elif state.is_cancelled():
-            outcome = Outcome.CANCELLED
-        scheduler.finish(address, outcome)
+        name = futures[address].state.name
+        scheduler.finish(address, Outcome(name) if name in set(Outcome) else Outcome.FAILED)
     return {address: future.state for address, future in futures.items()}
 
 
 def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:
     """Return the final state of the run: one line; the outcomes are its data."""
-    counts = Counter(outcomes.values())
-    summary = f"{len(outcomes)} stages: " + ", ".join(f"{counts[one]} {one}" for one in Outcome if counts[one])
+    counts, again = Counter(outcomes.values()), "Run again to go on from there."
+    summary = f"{len(outcomes)} stages: " + ", ".join(f"{counts[end]} {end}" for end in Outcome if counts[end])
     data = {address: str(outcome) for address, outcome in outcomes.items()}
     if failed := [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]:
-        return Failed(message=f"{', '.join(failed)} failed; {summary}. Run again to go on from there.", data=data)
+        return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}", data=data)
     if counts.keys() & UNSUCCESSFUL:
-        return Cancelled(message=f"{summary}. Run again to go on from there.", data=data)
+        return Cancelled(message=f"{summary}. {again}", data=data)
     return Completed(message=summary, data=data)
-
-
-def _number_cores(count: int | None) -> list[int]:
-    """Return the numbers of the cores to spread over; more than there are means that some are shared."""
-    available = sorted(os.sched_getaffinity(0))
-    if count is not None and count < 1:
-        raise FlowError(f"cores is {count}; it is a number from 1")
-    return available if count is None else [available[number % len(available)] for number in range(count)]

@@ -28,12 +28,11 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.workers.process import ProcessWorker
 
-from pipelines import LEASES_ON_DISK, TELEMETRY_OFF
+from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 from pipelines.cleanup import crash_runs_of_worker
-from pipelines.errors import FlowError
-from pipelines.gpus import visible_gpus
+from pipelines.locks import hold_lock_file, visible_gpus
 from pipelines.process_tree import ProgramGroup, end_orphans
-from pipelines.workspace import LockHeldError, find_workspace, hold_lock_file
+from pipelines.workspace import find_workspace
 
 HOST = "127.0.0.1"
 PREFECT = (sys.executable, "-m", "prefect")
@@ -80,12 +79,10 @@ def serve(
     with ExitStack() as stack:
         try:  # two servers on one SQLite file would schedule everything twice
             stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {os.getpid()}\n"))
-        except LockHeldError as error:
+        except BlockingIOError as error:
             other, process, *_ = [*str(error).split(), "an unknown address", "?"]
-            raise FlowError(
-                f"already serving at {other} (process {process}, home {home}); "
-                f"use it: export PREFECT_API_URL={other}/api, or end it first"
-            ) from None
+            use = f"use it: export PREFECT_API_URL={other}/api, or end it first"
+            raise FlowError(f"already serving at {other} (process {process}, home {home}); {use}") from None
         _check_port(port, address)
         site = stack.enter_context(serve_reports(folder / "reports", port + 1))
         # The worker alone knows the workspace: what is set while deploying is written into the deployments.
@@ -98,7 +95,13 @@ def serve(
         say(f"starting the server at {address}, its log in {log.name} …")
         server = ["server", "start", "--host", HOST, "--port", str(port)]
         programs.start("server", [*PREFECT, *server], lambda line: log.writelines([line, "\n"]))
-        if _wait_for_server(address, programs.over):
+        is_up, deadline = False, time.monotonic() + START_SECONDS
+        while not is_up and not programs.over.wait(0.2):
+            is_up = _answers(address)
+            if not is_up and time.monotonic() > deadline:
+                cure = "is the machine overloaded? try again"
+                raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; {cure}")
+        if is_up:
             end_orphans(folder)
             with _connect(address, programs.over) as client:
                 crash_runs_of_worker(client, worker, POOL)
@@ -124,38 +127,21 @@ def serve(
 
 def _check_port(port: int, address: str) -> None:
     """Raise FlowError for a port that is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that has just ended is no hindrance
-        try:
-            probe.bind((HOST, port))
-            return
-        except PermissionError:
-            raise FlowError(f"port {port} needs rights that you lack; choose another: make serve PORT=4300") from None
-        except OSError:
-            pass
-    cure = f"make serve PORT={port + 100}"
-    if _answers(address):
-        raise FlowError(
-            f"another Prefect server answers at {address}; use it: export PREFECT_API_URL={address}/api, or choose "
-            f"another port: {cure}"
-        )
-    raise FlowError(f"port {port} is taken by another program; choose another: {cure}")
+    try:
+        socket.create_server((HOST, port)).close()
+    except PermissionError:
+        raise FlowError(f"port {port} needs rights that you lack; choose another: make serve PORT=4300") from None
+    except OSError:
+        cure = f"make serve PORT={port + 100}"
+        if not _answers(address):
+            raise FlowError(f"port {port} is taken by another program; choose another: {cure}") from None
+        use = f"use it: export PREFECT_API_URL={address}/api, or choose another port: {cure}"
+        raise FlowError(f"another Prefect server answers at {address}; {use}") from None
 
 
 def _answers(address: str) -> bool:
     with suppress(httpx.HTTPError):
         return httpx.get(f"{address}/api/health", timeout=2, trust_env=False).content.strip() == b"true"
-    return False
-
-
-def _wait_for_server(address: str, over: threading.Event) -> bool:
-    """Wait until the server answers; False where all was over before."""
-    deadline = time.monotonic() + START_SECONDS
-    while not over.wait(0.2):
-        if _answers(address):
-            return True
-        if time.monotonic() > deadline:
-            raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; is the machine overloaded? try again")
     return False
 
 
@@ -183,9 +169,8 @@ def ensure_pool(client: SyncPrefectClient) -> None:
         pool = WorkPoolCreate(name=POOL, type="process", base_job_template=template, description=description)
         client.create_work_pool(pool)
     if pool.type != "process":
-        raise FlowError(
-            f"the work pool {POOL!r} is of type {pool.type}, not process; delete it, or use another PREFECT_HOME"
-        )
+        cure = "delete it, or use another PREFECT_HOME"
+        raise FlowError(f"the work pool {POOL!r} is of type {pool.type}, not process; {cure}")
 
 
 def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
@@ -195,15 +180,13 @@ def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
         return f"{number or 'no'} {noun}{'s' if number > 1 else ''}"
 
     wanted = max(gpus, 1)
-    note = f"{count(gpus, 'GPU')} found"
     try:
-        slots = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit
+        slots, note = client.read_global_concurrency_limit_by_name(GPU_LIMIT).limit, ", as it was"
     except ObjectNotFound:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=GPU_LIMIT, limit=wanted))
-        return f"limit {GPU_LIMIT!r}: {count(wanted, 'slot')} ({note})"
-    if slots != wanted:
-        note += f"; change it with: prefect gcl update {GPU_LIMIT} --limit {wanted}"
-    return f"limit {GPU_LIMIT!r}: {count(slots, 'slot')}, as it was ({note})"
+        slots, note = wanted, ""
+    cure = "" if slots == wanted else f"; change it with: prefect gcl update {GPU_LIMIT} --limit {wanted}"
+    return f"limit {GPU_LIMIT!r}: {count(slots, 'slot')}{note} ({count(gpus, 'GPU')} found{cure})"
 
 
 def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
@@ -215,26 +198,19 @@ def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
 
 def deploy(client: SyncPrefectClient, programs: ProgramGroup, prefect_file: Path) -> list[str]:
     """Deploy `prefect_file` to the server and return the names. A schedule that was switched on stays on."""
-    active = {
-        (deployment.id, schedule.id)
-        for deployment in client.read_deployments()
-        for schedule in deployment.schedules
-        if schedule.active
-    }
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
-    result = programs.run(command)
+    active = {schedule.id for one in client.read_deployments() for schedule in one.schedules if schedule.active}
+    result = programs.run([*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)])
     if result.reason == "stopped":
         return []
     if result.code:
         lines = [line.strip(" │╭╰─╮╯") for line in result.tail]
         raise FlowError(f"{prefect_file.name} could not be deployed: {' '.join(filter(None, lines[-6:]))}")
-    names = []
-    for deployment in client.read_deployments():
-        names.append(f"{client.read_flow(deployment.flow_id).name}/{deployment.name}")
+    deployments = client.read_deployments()
+    for deployment in deployments:
         for schedule in deployment.schedules:
-            if not schedule.active and (deployment.id, schedule.id) in active:
+            if not schedule.active and schedule.id in active:
                 client.update_deployment_schedule(deployment.id, schedule.id, active=True)
-    return sorted(names)
+    return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in deployments)
 
 
 @contextmanager
@@ -269,9 +245,9 @@ def serve_reports(folder: Path, port: int) -> Iterator[str]:
         site = ThreadingHTTPServer((HOST, port), handler)
     except OSError:
         site = ThreadingHTTPServer((HOST, 0), handler)
-    threading.Thread(target=site.serve_forever, name="reports", daemon=True).start()
-    try:
-        yield f"http://{HOST}:{site.server_address[1]}/"
-    finally:
-        site.shutdown()
-        site.server_close()
+    with site:
+        threading.Thread(target=site.serve_forever, name="reports", daemon=True).start()
+        try:
+            yield f"http://{HOST}:{site.server_address[1]}/"
+        finally:
+            site.shutdown()

@@ -1,11 +1,12 @@
 """Run one stage of the graph as a Prefect task: `dvc repro -s` under a supervisor, its lines in the task's log."""
 
 import os
+import re
 import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,52 @@ from prefect.concurrency.sync import concurrency
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines import gpus, process_tree
+from pipelines import FlowError, locks, process_tree
 from pipelines.artifacts import report_progress
-from pipelines.dvc_output import DvcOutput, is_hint
-from pipelines.errors import DvcBusyError, FlowError, fail_in_one_line
-from pipelines.scheduler import Outcome, Start
-from pipelines.workspace import repair_rwlock, stage_environment
+from pipelines.cleanup import fail_in_one_line
+from pipelines.graph import Outcome, Start
+from pipelines.workspace import stage_environment
 
 LEASE_SECONDS = 60.0  # a slot whose holder was killed is free after this
 SLOT_SECONDS = 10.0  # between two looks at whether the run still wants the slot
 LAST_LINES = 20
 GRACE_SECONDS = 3.0
+# DVC's own lines only: a stage may print anything, and one that runs DVC itself prints the same words.
+STARTED = re.compile(r"Running stage '.+':$")
+UNCHANGED = re.compile(r"(Stage )?'.+' didn't change, skipping$")
+RESTORED = re.compile(r"Stage '.+' is cached - skipping run")
+BUSY = re.compile(r"(\x1b\[\d+m)?ERROR.*(Unable to acquire lock|is busy, it is being blocked by|RWLock-file)")
+# What DVC advises a person at a terminal to do next, and its lock file; a run's log would have it under every stage.
+HINTS = (
+    "To track the changes with git, run:",
+    "\tgit add ",
+    "To enable auto staging, run:",
+    "\tdvc config core.autostage true",
+    "Generating lock file 'dvc.lock'",
+    "Updating lock file 'dvc.lock'",
+    "Use `dvc push` to send your updates to remote storage.",
+)
+
+
+class DvcBusyError(Exception):
+    """DVC's own lock was held for too long; the stage may be tried again."""
+
+
+class DvcOutput:
+    """What the lines of one `dvc repro -s` say: the outcome if its command succeeds, and whether a lock was `busy`."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome.COMPLETED
+        self.busy = self._started = False
+
+    def add(self, line: str) -> None:
+        """Read one line of DVC's, or of the stage's own."""
+        self.busy |= BUSY.match(line) is not None
+        self._started |= STARTED.match(line) is not None  # afterwards the lines are the stage's
+        if not self._started and RESTORED.match(line):
+            self.outcome = Outcome.RUN_CACHE
+        elif not self._started and UNCHANGED.match(line) and self.outcome is Outcome.COMPLETED:
+            self.outcome = Outcome.CACHED
 
 
 @dataclass(frozen=True)
@@ -62,9 +98,7 @@ def run_stage(stage: str, start: Start, context: RunContext) -> State[Any]:
         return Completed(name=Outcome.CACHED, message=f"{stage}: {start.reason}")
     if start.outcome is Outcome.SKIPPED:
         return Cancelled(name=Outcome.SKIPPED, message=f"{stage}: {start.reason}")
-    if start.gpu is None:
-        return _run_dvc(stage, start, context)
-    with _hold_gpu_and_slot(start.gpu, context):
+    with nullcontext() if start.gpu is None else _hold_gpu_and_slot(start.gpu, context):
         return _run_dvc(stage, start, context)
 
 
@@ -74,11 +108,11 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
 
     def read_line(line: str) -> None:
         output.add(line)
-        if line.strip() and not is_hint(line):
+        if line.strip() and not line.startswith(HINTS):
             last.append(line)
             log.info("%s", line)
 
-    if repaired := repair_rwlock(context.workspace):
+    if repaired := locks.repair_rwlock(context.workspace):
         log.warning("%s", repaired)
     force = ["--force"] if context.force else []
     hours = start.stage.needs.timeout or context.timeout_hours
@@ -100,9 +134,9 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
         return Cancelled(message=f"{stage}: ended with the run; what it had finished is kept")
     if result.reason == "timeout":
         return Failed(message=f"{stage}: ended after {hours:g} h, its limit (meta.timeout or timeout_hours)\n{lines}")
-    if result.code != 0:
-        if output.busy:
-            raise DvcBusyError(f"Busy: {stage} could not get DVC's lock\n{lines}")
+    if result.code and output.busy:
+        raise DvcBusyError(f"Busy: {stage} could not get DVC's lock\n{lines}")
+    if result.code:
         return Failed(message=f"{stage}: {result}\n{lines}")
     return Completed(name=output.outcome, message=f"{stage}: {output.outcome} in {result.seconds:.1f} s")
 
@@ -116,7 +150,7 @@ def _hold_gpu_and_slot(gpu: str, context: RunContext) -> Iterator[None]:
         if context.stop.is_set():
             raise FlowError(f"the run ended while GPU {gpu} was held by another")
 
-    with gpus.hold_gpu(gpu, check_stop), ExitStack() as stack:
+    with locks.hold_gpu(gpu, check_stop), ExitStack() as stack:
         while True:
             # A server that does not answer for a while must not end a stage that has run for hours.
             slot = concurrency(

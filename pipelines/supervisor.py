@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 
 COOKIE = "PIPELINES_TREE"
 LINUX = sys.platform == "linux"
@@ -47,16 +48,6 @@ def list_processes() -> dict[int, tuple[Process, int]]:
     return {number: process for number in numbers if (process := find_process(number))}
 
 
-def read_cookie(number: int) -> str:
-    """Return the cookie that a process was started with; empty without one, or where it may not be read."""
-    try:
-        with open(f"/proc/{number}/environ", "rb") as file:
-            environment = b"\0" + file.read()
-    except OSError:
-        return ""
-    return environment.partition(f"\0{COOKIE}=".encode())[2].partition(b"\0")[0].decode(errors="replace")
-
-
 def find_descendants(roots: Collection[int], table: dict[int, tuple[Process, int]]) -> set[int]:
     """Return the numbers of the descendants of `roots`."""
     family, generation = set(roots), set(roots)
@@ -68,8 +59,12 @@ def find_descendants(roots: Collection[int], table: dict[int, tuple[Process, int
 
 def find_by_cookie(matches: Callable[[str], bool]) -> set[Process]:
     """Return the processes whose cookie `matches` and all their descendants, without this process."""
-    table = list_processes()
-    roots = {number for number in table if (cookie := read_cookie(number)) and matches(cookie)} - {os.getpid()}
+    table, roots = list_processes(), set()
+    for number in table.keys() - {os.getpid()}:
+        with suppress(OSError), open(f"/proc/{number}/environ", "rb") as file:  # what may not be read has no cookie
+            environment = b"\0" + file.read()
+            cookie = environment.partition(f"\0{COOKIE}=".encode())[2].partition(b"\0")[0].decode(errors="replace")
+            roots |= {number} if cookie and matches(cookie) else set()
     return {table[number][0] for number in (roots | find_descendants(roots, table)) - {os.getpid()}}
 
 
@@ -85,17 +80,14 @@ def send_signal(process: Process, number: int) -> None:
     """Signal a process, unless it has ended or may not be signalled."""
     pid = process[0]
     pidfd = open_pidfd(pid) if pid > 0 else -1
-    try:
+    with suppress(OSError):
         current = find_process(pid)  # after the descriptor was opened: from here on the number cannot be reused
         if pidfd >= 0 and current and current[0] == process:
             signal.pidfd_send_signal(pidfd, number)
         elif pidfd < 0 and (pid < 0 or (current and current[0] == process)):
             os.kill(pid, number)
-    except OSError:
-        pass
-    finally:
-        if pidfd >= 0:
-            os.close(pidfd)
+    if pidfd >= 0:
+        os.close(pidfd)
 
 
 def end_processes(list_living: Callable[[], set[Process]], grace: float) -> tuple[int, int]:
@@ -118,20 +110,6 @@ def end_processes(list_living: Callable[[], set[Process]], grace: float) -> tupl
     return len(seen - living), len(living)
 
 
-def reap_children() -> tuple[dict[int, int], bool]:
-    """Return the exit codes of children that ended, by number, and whether any child is left."""
-    codes = {}
-    while True:
-        try:
-            number, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return codes, False
-        if not number:
-            return codes, True
-        code = os.waitstatus_to_exitcode(status)
-        codes[number] = code if code >= 0 else 128 - code
-
-
 class Tree:
     """The processes below this one. `codes`: exit codes of its children. `excluded`: a child that is no part of it."""
 
@@ -140,17 +118,25 @@ class Tree:
         self.excluded = 0
         self.group = 0  # stands for the tree where there is no /proc
 
+    def reap_children(self) -> bool:
+        """Note the exit codes of children that ended; return whether any child is left."""
+        with suppress(ChildProcessError):
+            while True:
+                number, status = os.waitpid(-1, os.WNOHANG)
+                if not number:
+                    return True
+                code = os.waitstatus_to_exitcode(status)
+                self.codes[number] = code if code >= 0 else 128 - code
+        return False
+
     def list_living(self) -> set[Process]:
         """Return the living processes of the tree; a subreaper without children has nothing below it."""
-        codes, any_left = reap_children()
-        self.codes |= codes
+        any_left = self.reap_children()
         if not LINUX:
-            try:
+            with suppress(OSError):
                 os.kill(-self.group, 0)
-            except OSError:
-                return set()
-            return {(-self.group, 0)}
-        if not any_left:
+                return {(-self.group, 0)}
+        if not LINUX or not any_left:
             return set()
         table = list_processes()
         return {table[number][0] for number in find_descendants({os.getpid()}, table) - {self.excluded}}
@@ -187,10 +173,8 @@ def become_subreaper() -> None:
 
 def write_report(report: int, reason: str, code: int, ended: int, stuck: int) -> None:
     """Write how the tree ended to the flow, if that still listens."""
-    try:
+    with suppress(OSError):
         os.write(report, f"{reason} {code} {ended} {stuck}\n".encode())
-    except OSError:
-        pass
 
 
 def start_second_guard(grace: float, report: int) -> tuple[int, int]:
@@ -227,7 +211,7 @@ def guard(supervisor: int, grace: float, report: int) -> None:
 
 
 def supervise(
-    command: list[str], cores: str, timeout: float, grace: float, *, flow: int, guard_pipe: int, report: int
+    command: list[str], cores: str, timeout: float, grace: float, flow: int, guard_pipe: int, report: int
 ) -> None:
     """Start the command, wait for its end or a reason to end it, end the tree and report.
 
@@ -250,7 +234,7 @@ def supervise(
         seconds = min(max(deadline - time.monotonic(), 0), MAX_POLL_SECONDS)
         ready = {descriptor for descriptor, _ in poll.poll(int(seconds * 1000) + 1)}
         signals = set(os.read(wakes, 4096)) if wakes in ready else set()
-        tree.codes |= reap_children()[0]
+        tree.reap_children()
         if guard_pipe in ready or tree.excluded in tree.codes:
             if guard_pipe in ready:
                 poll.unregister(guard_pipe)
@@ -271,8 +255,7 @@ def supervise(
 
 def main(grace: str, timeout: str, cores: str, flow: str, report: str, *command: str) -> None:
     """Become the guard and, below it, the supervisor; do nothing where the flow is gone already."""
-    report_pipe = int(report)
-    os.set_inheritable(report_pipe, False)
+    os.set_inheritable(int(report), False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a thread of the flow may have blocked some
     flow_pidfd = open_pidfd(int(flow))
     if os.getppid() != int(flow):
@@ -284,14 +267,12 @@ def main(grace: str, timeout: str, cores: str, flow: str, report: str, *command:
         supervisor = os.fork()
         if supervisor:
             os.close(guard_pipe)
-            guard(supervisor, float(grace), report_pipe)
+            guard(supervisor, float(grace), int(report))
             return
         os.setsid()
         os.close(hold)
         become_subreaper()
-    supervise(
-        list(command), cores, float(timeout), float(grace), flow=flow_pidfd, guard_pipe=guard_pipe, report=report_pipe
-    )
+    supervise(list(command), cores, float(timeout), float(grace), flow_pidfd, guard_pipe, int(report))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from prefect.states import Completed, Failed
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipelines.artifacts import Results, read_results
-from pipelines.cancellation import stop_all
-from pipelines.errors import FlowError, fail_in_one_line
+from pipelines import FlowError
+from pipelines.artifacts import read_results
+from pipelines.cleanup import fail_in_one_line, stop_all
 from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
@@ -78,7 +78,8 @@ def sweep(
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
     get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
 
-    def run_trial(name: str, settings: Settings) -> tuple[str, Results | None]:
+    def run_trial(name: str, settings: Settings) -> dict[str, str]:
+        row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}}
         try:
             with checkout_revision(folder, rev, name) as tree, own_workspace(tree, name):
                 set_params(tree / "params.yaml", settings)
@@ -87,23 +88,26 @@ def sweep(
                     timeout_hours=timeout_hours, return_state=True,
                 )  # fmt: skip
                 if not state.is_completed():
-                    raise FlowError(f"Failed: {state.message}")
+                    return {**row, "state": f"Failed: {state.message}"}
                 save_experiment(tree, name)
                 results = read_results(tree)
             remove_work_tree(folder, tree)
-            return "Completed", results
         except FlowError as error:
-            return str(error), None
+            return {**row, "state": str(error)}
+        kept, metrics = results.mined.get("kept"), results.metrics.items()
+        row |= {"state": "Completed", **({"mined": f"{kept:,}"} if isinstance(kept, int) else {})}
+        return row | {
+            f"{recipe} on {target}": f"{value:.4f}" for (recipe, target, key), value in metrics if key == FIGURE
+        }
 
     with ThreadPoolExecutor(count) as pool:
         running = [pool.submit(copy_context().run, run_trial, *trial) for trial in trials]
         try:
-            ends = [future.result() for future in running]
+            rows = [future.result() for future in running]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             stop_all()
             raise
-    rows = [_table_row(*trial, *end) for trial, end in zip(trials, ends, strict=True)]
     create_table_artifact(key="sweep", table=rows, description=f"{FIGURE} by setting; `dvc exp apply NAME` takes one")
     if failed := [row["experiment"] for row in rows if row["state"] != "Completed"]:
         summary = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
@@ -167,16 +171,6 @@ def set_params(path: Path, settings: Settings) -> None:
         inside[key] = value
     yaml_file.dump(content, out)
     replace_text(path, out.getvalue())
-
-
-def _table_row(name: str, settings: Settings, state: str, results: Results | None) -> dict[str, str]:
-    row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}, "state": state}
-    if results is None:
-        return row
-    if isinstance(kept := results.mined.get("kept"), int):
-        row["mined"] = f"{kept:,}"
-    figures = {(recipe, target): value for (recipe, target, name), value in results.metrics.items() if name == FIGURE}
-    return row | {f"{recipe} on {target}": f"{value:.4f}" for (recipe, target), value in figures.items()}
 
 
 def _format(value: Any) -> str:

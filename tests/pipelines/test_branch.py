@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.repository import Branch, commit_lock, list_dvc_files, list_uncommitted
 
 NewRepository = Callable[..., Path]

@@ -18,8 +18,8 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Running
 
-from pipelines import cancellation
-from pipelines.cancellation import find_runners, stop_all, stop_event, watch_run
+from pipelines import cleanup
+from pipelines.cleanup import find_runners, stop_all, stop_event, watch_run
 
 WORKER = """
 import os, subprocess, sys
@@ -29,12 +29,12 @@ subprocess.run([sys.executable, "-c", *sys.argv[1:]])
 FLOW = """
 import logging, os, signal, sys, threading, time, uuid
 from pathlib import Path
-from pipelines import cancellation
-cancellation.SECONDS_BETWEEN_LOOKS, cancellation.SECONDS_TO_END = 0.05, 0.5
+from pipelines import cleanup
+cleanup.SECONDS_BETWEEN_LOOKS, cleanup.SECONDS_TO_END = 0.05, 0.5
 here, stop = Path(sys.argv[1]), threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: (here / "told").write_text(str(stop.is_set())))  # and goes on
-(here / "runners").write_text(str([one.pid for one in cancellation.find_runners()]))
-with cancellation.watch_run(uuid.uuid4(), stop, logging.getLogger("test")):
+(here / "runners").write_text(str([one.pid for one in cleanup.find_runners()]))
+with cleanup.watch_run(uuid.uuid4(), stop, logging.getLogger("test")):
     (here / "pid.new").write_text(str(os.getpid()))
     (here / "pid.new").rename(here / "pid")
     while True:
@@ -77,7 +77,7 @@ def test_a_flow_that_was_started_by_hand_hears_of_its_cancellation(
         """Stands for any flow."""
 
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
-    monkeypatch.setattr(cancellation, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(cleanup, "SECONDS_BETWEEN_LOOKS", 0.01)
     assert find_runners() == []
     with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
         run, stop = client.create_flow_run(work, state=Running()).id, threading.Event()
@@ -92,11 +92,11 @@ def test_a_server_that_is_away_cancels_nothing(monkeypatch: pytest.MonkeyPatch) 
         raise ConnectionError("the server is away")
 
     asked = threading.Semaphore(0)
-    monkeypatch.setattr(cancellation, "get_client", lambda **_: (asked.release(), away()))
-    monkeypatch.setattr(cancellation, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(cleanup, "get_client", lambda **_: (asked.release(), away()))
+    monkeypatch.setattr(cleanup, "SECONDS_BETWEEN_LOOKS", 0.01)
     monkeypatch.delenv("PREFECT__FLOW_RUN_ID", raising=False)
     stop = threading.Event()
-    with watch_run(cancellation.UUID(int=1), stop, logging.getLogger("test")):
+    with watch_run(cleanup.UUID(int=1), stop, logging.getLogger("test")):
         assert asked.acquire(timeout=10)
         assert asked.acquire(timeout=10)  # it asks again
         assert not stop.is_set()
@@ -111,4 +111,4 @@ def test_all_walks_of_a_process_can_be_stopped_and_ended_ones_are_forgotten() ->
         with stop_event() as third:
             assert not third.is_set()
         assert third.is_set()
-    assert cancellation._STOPS == set()
+    assert cleanup._STOPS == set()

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.dvc_output import MAX_CHARACTERS, SECONDS_BETWEEN_REDRAWS, DvcOutput, Line, LineSplitter, is_hint
-from pipelines.scheduler import Outcome
+from pipelines.graph import Outcome
+from pipelines.process_tree import MAX_CHARACTERS, SECONDS_BETWEEN_REDRAWS, Line, LineSplitter
+from pipelines.stage_task import HINTS, DvcOutput
 
 LIAR = "echo \"Stage 'x' didn't change, skipping\"; echo Unable to acquire lock; echo 'git add x'"
 RAN = ["Running stage 'x':", "> python x.py"]
@@ -111,7 +112,7 @@ def test_the_real_lines_of_dvc(tmp_path: Path, new_repository: Callable[..., Pat
     first = repro()
     assert read_all(first).outcome is Outcome.COMPLETED, first
     assert not read_all(first).busy
-    shown = [line for line in first if line.strip() and not is_hint(line)]
+    shown = [line for line in first if line.strip() and not line.startswith(HINTS)]
     assert [line for line in shown if "git add" in line] == [f"> {LIAR}; cat in > out", "git add x"]
     assert not any(line.startswith("To ") for line in shown)
     assert read_all(repro()).outcome is Outcome.CACHED

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import gpus
-from pipelines.gpus import hold_gpu, visible_gpus
+from pipelines import locks
+from pipelines.locks import hold_gpu, visible_gpus
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipelines.gpus import hold_gpu
+from pipelines.locks import hold_gpu
 def waiting():
     raise SystemExit("waits")
 with hold_gpu(sys.argv[2], waiting, Path(sys.argv[1])):
@@ -26,7 +26,7 @@ with hold_gpu(sys.argv[2], waiting, Path(sys.argv[1])):
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "SECONDS_BETWEEN_TRIES", 0.01)
+    monkeypatch.setattr(locks, "GPU_SECONDS_BETWEEN_TRIES", 0.01)
 
 
 def start(place: Path, gpu: str, seconds: float, root: Path) -> subprocess.Popen[str]:
@@ -131,7 +131,7 @@ def test_the_driver_is_asked_where_nothing_is_named(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if "sleep" in script:  # a driver that hangs
-        monkeypatch.setattr(gpus, "DRIVER_SECONDS", 0.3)
+        monkeypatch.setattr(locks, "DRIVER_SECONDS", 0.3)
     assert visible_gpus() == found
 
 

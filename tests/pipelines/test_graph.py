@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from pipelines import dvc_reader
-from pipelines.errors import FlowError
-from pipelines.graph import Needs, Stage, read_graph, read_needs
-from pipelines.scheduler import Outcome, Scheduler
+from pipelines import FlowError, dvc_reader
+from pipelines.graph import Needs, Outcome, Scheduler, Stage, read_graph, read_needs
 
 NewRepository = Callable[..., Path]
 # Stages that stand downstream first, a group, fan-in by folder, needs of every kind, a stage that always runs, a frozen

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from pipelines import repository
-from pipelines.errors import FlowError
+from pipelines import FlowError, repository
 from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
 
 NewRepository = Callable[..., Path]

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.graph import Cores, Needs, Stage
-from pipelines.scheduler import UNSUCCESSFUL, Outcome, Scheduler, Start
+from pipelines.graph import UNSUCCESSFUL, Cores, Needs, Outcome, Scheduler, Stage, Start
 
 ENDS = [Outcome.COMPLETED, Outcome.RUN_CACHE, Outcome.CACHED, Outcome.FAILED, Outcome.CANCELLED]
 

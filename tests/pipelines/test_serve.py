@@ -75,7 +75,7 @@ class Served:
         """What a second one in this process says, which must be one line."""
         from prefect.settings import PREFECT_HOME, temporary_settings
 
-        from pipelines.errors import FlowError
+        from pipelines import FlowError
         from pipelines.serve import serve
 
         with temporary_settings({PREFECT_HOME: home}), pytest.raises(FlowError) as told:
@@ -146,8 +146,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
 ) -> None:
     from prefect.settings import PREFECT_HOME, temporary_settings
 
-    from pipelines import serve
-    from pipelines.errors import FlowError
+    from pipelines import FlowError, serve
 
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(serve, "PREFECT", ("sh", "-c", "echo no room on the disk; exit 3"))
@@ -249,7 +248,7 @@ def _ends(served: Served, how: Callable[[], Any], code: int) -> None:
 def test_a_port_of_another_program_is_told_with_its_cure(root: Path, tmp_path: Path, free_port: int) -> None:
     from prefect.settings import PREFECT_HOME, temporary_settings
 
-    from pipelines.errors import FlowError
+    from pipelines import FlowError
     from pipelines.serve import serve
 
     with socket.create_server(("127.0.0.1", free_port)), temporary_settings({PREFECT_HOME: tmp_path}):
@@ -259,7 +258,7 @@ def test_a_port_of_another_program_is_told_with_its_cure(root: Path, tmp_path: P
 
 
 def test_a_folder_without_deployments_is_told(tmp_path: Path) -> None:
-    from pipelines.errors import FlowError
+    from pipelines import FlowError
     from pipelines.serve import serve
 
     (tmp_path / ".dvc").mkdir()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.errors import FlowError
+from pipelines import FlowError
 from pipelines.sweep import read_grid
 from pipelines.workspace import describe_workspace, read_params
 

@@ -20,14 +20,14 @@ from dvc.fs import localfs
 from dvc.lock import LockError
 from dvc.rwlock import rwlock
 
-from pipelines import workspace as module
-from pipelines.errors import FlowError
-from pipelines.workspace import find_workspace, lock_workspace, repair_rwlock, stage_environment
+from pipelines import FlowError, locks
+from pipelines.locks import lock_workspace, repair_rwlock
+from pipelines.workspace import find_workspace, stage_environment
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipelines.workspace import lock_workspace
+from pipelines.locks import lock_workspace
 with lock_workspace(Path(sys.argv[1]), "the other") as fresh:
     print(fresh, flush=True)
     time.sleep(600)
@@ -204,7 +204,7 @@ def test_a_half_written_lock_goes_where_no_dvc_is_at_work(folder: Path, root: Pa
 
 
 def test_a_lock_that_dvc_is_writing_is_left_to_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RWLOCK_TRIES", 2)
+    monkeypatch.setattr(locks, "RWLOCK_TRIES", 2)
     lock(folder).write_text('{"write": {')
     with lock(folder).with_name("rwlock.lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
