@@ -75,13 +75,7 @@ def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
 def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     result = evaluate(predictions, resampling)
-    first, per_class = result.first, {}
-    for name, accuracy in result.class_accuracies.items():
-        k = predictions.classes.index(name)
-        interval = percentile_interval(
-            result.replicates.confusion[:, k, k], estimate=accuracy, count=first.supports[name]
-        )
-        per_class[name] = {"accuracy": accuracy, **_bounds(interval)}
+    first, number = result.first, {name: k for k, name in enumerate(predictions.classes)}
     return {
         **{name: interval.mean for name, interval in result.over_seeds.items()},
         "samples": first.num_samples,
@@ -90,7 +84,10 @@ def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any
         "bootstrap_units": "subjects" if resampling.by_subject and predictions.clusters else "faces within classes",
         "over_seeds": {name: _bounds(interval) for name, interval in result.over_seeds.items() if _bounds(interval)},
         "over_samples": {name: _bounds(interval) for name, interval in result.over_samples.items()},
-        "per_class": per_class,
+        "per_class": {
+            name: {"accuracy": accuracy, **_bounds(result.share(number[name], number[name]))}
+            for name, accuracy in result.class_accuracies.items()
+        },
         "per_seed": {str(key): {name: getattr(seed, name) for name in METRICS} for key, seed in result.seeds.items()},
     }
 

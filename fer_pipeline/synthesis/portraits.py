@@ -19,7 +19,7 @@ from fer_pipeline.synthesis.expressions import Activation
 from fer_pipeline.synthesis.head import Head
 from fer_pipeline.synthesis.people import Person
 from fer_pipeline.synthesis.skin import Skin, paint_skin
-from fer_pipeline.synthesis.styles import Exposure, Scene
+from fer_pipeline.synthesis.styles import Scene
 
 _FACE_BRIGHTNESS = 0.56  # what a camera's automatic exposure aims at …
 _CORRECTION = 0.45  # … and how far it gets (exponent; 1 would be all the way)
@@ -52,38 +52,36 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     if scene.occlusion is not None:
         surroundings.paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
     _expose_for_face(canvas, skin)
-    image = develop(canvas.pixels, scene.exposure, rng)
+    image = develop(canvas.pixels, scene, rng)
     return Portrait(image=image, landmarks=head.project(head.face.landmarks()))
 
 
-def develop(
-    pixels: Float[np.ndarray, "h w 3"], exposure: Exposure, rng: np.random.Generator
-) -> UInt8[np.ndarray, "h w 3"]:
+def develop(pixels: Float[np.ndarray, "h w 3"], scene: Scene, rng: np.random.Generator) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the picture after optics, film and print."""
     height, width = pixels.shape[:2]
     image = Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
-    if exposure.shrink > 1.05:
-        small = (max(8, round(width / exposure.shrink)), max(8, round(height / exposure.shrink)))
+    if scene.shrink > 1.05:
+        small = (max(8, round(width / scene.shrink)), max(8, round(height / scene.shrink)))
         image = image.resize(small, Image.Resampling.BOX).resize((width, height), Image.Resampling.BICUBIC)
-    if exposure.blur > 0.15:
-        image = image.filter(ImageFilter.GaussianBlur(exposure.blur))
+    if scene.blur > 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(scene.blur))
     picture = np.asarray(image, np.float32) * np.float32(1 / 255)
-    picture = (picture ** np.float32(exposure.gamma) - 0.5) * np.float32(exposure.contrast)
-    picture += np.float32(0.5 + exposure.brightness)
-    picture *= exposure.cast.astype(np.float32)
-    if exposure.grey > 0:
+    picture = (picture ** np.float32(scene.gamma) - 0.5) * np.float32(scene.contrast)
+    picture += np.float32(0.5 + scene.brightness)
+    picture *= scene.cast.astype(np.float32)
+    if scene.grey > 0:
         luma = picture @ np.array([0.299, 0.587, 0.114], np.float32)
-        picture += np.float32(exposure.grey) * (luma[..., None] - picture)
+        picture += np.float32(scene.grey) * (luma[..., None] - picture)
     corners, dots = _masks(height, width)
-    if exposure.vignette > 0:
-        picture *= 1 - np.float32(exposure.vignette) * corners
-    if exposure.screen > 0:
-        picture += np.float32(0.16 * exposure.screen) * dots
-    if exposure.grain > 0:
+    if scene.vignette > 0:
+        picture *= 1 - np.float32(scene.vignette) * corners
+    if scene.screen > 0:
+        picture += np.float32(0.16 * scene.screen) * dots
+    if scene.grain > 0:
         grain = rng.standard_normal((height, width), np.float32)[..., None]
-        if exposure.grey < 0.9:
+        if scene.grey < 0.9:
             grain = 0.75 * grain + 0.4 * rng.standard_normal((height, width, 3), np.float32)
-        picture += np.float32(exposure.grain) * grain
+        picture += np.float32(scene.grain) * grain
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -166,7 +166,7 @@ class PortraitSet:
         yaw, pitch, roll = np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist()
         row = Row(
             sample_id=key.sample_id,
-            image=encode_jpeg(portrait.image, scene.exposure.quality),
+            image=encode_jpeg(portrait.image, scene.quality),
             label=self.label(key),
             subject=subject,
             split=key.split,
