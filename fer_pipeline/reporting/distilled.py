@@ -10,7 +10,7 @@ import numpy as np
 from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.artifacts.history import HISTORY, read_history
 from fer_pipeline.core.files import read_json
-from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Figure, Line, figures, lines
+from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, lines
 from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
 
 PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
@@ -24,7 +24,7 @@ class DistilledSet:
     previews: dict[str, str]  # class -> data URI
     summary: str
     probe_note: str
-    figures: list[Figure]
+    charts: Charts
     probe_rows: list[dict[str, object]]
 
 
@@ -47,21 +47,10 @@ def _load(folder: Path) -> DistilledSet:
         previews={label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()},
         summary=summary,
         probe_note=note,
-        figures=figures(
-            (
-                f"probe_{name}",
-                _probe_chart(curves, probe.get("chance")),
-                f"Accuracy of the probe over its epochs: {note}",
-                "The probe (figure 7): a small network learns the classes of saved images and is tested on left-out "
-                f"ones; {note}. Moments of one image resemble each other, so this is weak evidence.",
-            ),
-            (
-                f"distillation_{name}",
-                _history_chart(history),
-                f"Loss on real faces before and after the distilled steps: {summary}",
-                "The distillation: loss on real faces before and after the steps on distilled images.",
-            ),
-        ),
+        charts={
+            f"probe_{name}": _probe_chart(curves, probe.get("chance")),
+            f"distillation_{name}": _history_chart(history),
+        },
         probe_rows=[
             {"distilled": name, "left_out": kind, "run": run, **row}
             for kind, runs in curves.items()

@@ -10,13 +10,13 @@ from markupsafe import Markup
 from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.reporting import formatting
-from fer_pipeline.reporting.charts import choose_looks
+from fer_pipeline.reporting.charts import Figure, choose_looks
 from fer_pipeline.reporting.claims import make_claims, place_forest, write_headline
 from fer_pipeline.reporting.formatting import listing, percent, plural
 from fer_pipeline.reporting.mining import draw_mining
 from fer_pipeline.reporting.report_data import ReportData, Selection
 from fer_pipeline.reporting.results import ALL, METRIC, Result, shade_confusion
-from fer_pipeline.reporting.trainings import draw_trainings
+from fer_pipeline.reporting.trainings import draw_trainings, find_loss
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS = ("percent", "points", "plus_minus", "span", "count", "plural", "listing", "visible", "data_uri")
@@ -49,8 +49,12 @@ def build_context(data: ReportData, project: ProjectSettings, selection: Selecti
         for target in project.targets
         if (rows := [result for (_, name), result in data.results.items() if name == target])
     }
-    mined_figures = draw_mining(data.mined, data.precisions, data.sweep) if data.mined else []
-    cost_figures = draw_trainings(data.timings, data.histories, looks)
+    loss = find_loss(data.histories)
+    charts = draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
+    for distilled in data.distilled:
+        charts |= distilled.charts
+    charts |= draw_trainings(data.timings, data.histories, looks, loss)
+    figures = [Figure(name, svg) for name, svg in charts.items() if svg]
     return {
         **vars(data),
         "title": title,
@@ -70,9 +74,9 @@ def build_context(data: ReportData, project: ProjectSettings, selection: Selecti
         "by_target": by_target,
         "best": {target: max(rows, key=_level).recipe for target, rows in by_target.items()},
         "confusions": {key: shade_confusion(result) for key, result in data.results.items()},
-        "mined_figures": mined_figures,
-        "cost_figures": cost_figures,
-        "figures": [*mined_figures, *(figure for one in data.distilled for figure in one.figures), *cost_figures],
+        "loss": loss,
+        "charts": dict(figures),
+        "figures": figures,
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from fer_pipeline.artifacts.history import HISTORY, read_history
 from fer_pipeline.artifacts.timings import read_timings
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
-from fer_pipeline.reporting.charts import Figure, Line, Look, bars, figures, lines
+from fer_pipeline.reporting.charts import Charts, Line, Look, bars, lines
 from fer_pipeline.reporting.formatting import TIMES
 
 History = list[dict[str, float]]
@@ -63,40 +63,23 @@ def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -
     return {recipe: runs for recipe, runs in histories.items() if runs}
 
 
-def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look]) -> list[Figure]:
-    """Draw seconds per epoch, the validation figure and the training loss by recipe."""
+def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look], loss: str) -> Charts:
+    """Draw seconds per epoch, the validation figure and the training loss `loss` by recipe."""
     rows = []
     for timing in timings:
         ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}{TIMES})"
         text = f"{timing.seconds.mean:.2f} s{ratio}"
         rows.append((timing.recipe, timing.seconds.mean, looks[timing.recipe].colour, text))
-    loss = _loss_column(histories)
     validation = _curves(histories, "validation_mean_class_accuracy", looks)
-    losses = _curves(histories, loss, looks)
-    return figures(
-        (
-            "seconds_per_epoch",
-            bars(rows, xlabel="seconds per epoch"),
-            "Seconds per epoch by recipe; the numbers are in the table above",
-            "Seconds per epoch (figure 5), mean over the seeds; in brackets, times the baseline's.",
-        ),
-        (
-            "validation",
-            lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
-            "Mean class accuracy on the validation part of the training data over the steps, by recipe",
-            "Validation part of the training data (never a test set), mean over the seeds.",
-        ),
-        (
-            "training_loss",
-            lines(losses, xlabel="steps", ylabel="training loss"),
-            "Training loss over the steps, by recipe",
-            f"Training loss (“{loss}”), mean over the seeds.",
-        ),
-    )
+    return {
+        "seconds_per_epoch": bars(rows, xlabel="seconds per epoch"),
+        "validation": lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
+        "training_loss": lines(_curves(histories, loss, looks), xlabel="steps", ylabel="training loss"),
+    }
 
 
-def _loss_column(histories: Histories) -> str:
-    """The column of the loss on the labelled faces: the first training column that every run has."""
+def find_loss(histories: Histories) -> str:
+    """Return the column of the loss on the labelled faces: the first training column that every run has."""
     runs = [run[0] if run else {} for group in histories.values() for run in group]
     names = [name for name in runs[0] if name.startswith("train_")] if runs else []
     return next((name for name in names if all(name in run for run in runs)), "")
