@@ -43,15 +43,8 @@ from fer_pipeline.reporting.formatting import count
 
 Margins = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "random"]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The sweep, and the true precision of every pool whose truth is known at the same margins (NaN: none passes)."""
-
-    table: pa.Table
-    margin: Margins
-    true: dict[str, Margins]
+Sweep = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
+TRUE = "true_"  # begins the names of these columns, and the name of the pool follows
 
 
 @dataclass(frozen=True)
@@ -73,17 +66,16 @@ class Precision:
 
 
 def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | None:
-    """Read the sweep under `data/mined`, None where there is none, and compute the true curves."""
+    """Read the sweep under `data/mined` and add the true curves to the rows of all classes; None if there is none."""
     table = read_sweep(data / "mined")
     if table is None:
         return None
-    margin = _all_classes(table)["margin"].to_numpy()
-    pools = [pool for pool in truth.pools if (data / "scores" / pool).is_dir()]
-    return Sweep(table, margin, {pool: _true_curve(data / "scores" / pool, margin, classes, truth) for pool in pools})
-
-
-def _all_classes(table: pa.Table) -> pa.Table:
-    return table.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
+    margins, whole = table["margin"].to_numpy(), np.array(table["class"].to_pylist()) == ALL_CLASSES
+    for pool in truth.pools:
+        if (data / "scores" / pool).is_dir():
+            curve = np.where(whole, _true_curve(data / "scores" / pool, margins, classes, truth), np.nan)
+            table = table.append_column(f"{TRUE}{pool}", pa.array(curve))
+    return table
 
 
 def _true_curve(folder: Path, margins: Margins, classes: Sequence[str], truth: Truth) -> Margins:
@@ -107,7 +99,7 @@ def compute_precisions(
     """
     sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, estimates)]
     if sweep is not None and (mined / RANDOM).exists():
-        rows = sweep.table.to_pylist()
+        rows = sweep.to_pylist()
         least = min(row["margin"] for row in rows)
         sets.append(("random", RANDOM, {row["class"]: row for row in rows if row["margin"] == least}))
     precisions, classes = [], project.classes
@@ -169,16 +161,18 @@ def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], swe
         return charts
     margins = {value for value in summary["margins"].values() if value is not None}
     used = (margins.pop(), "margin used") if len(margins) == 1 else None
-    margin, rows = sweep.margin.tolist(), _all_classes(sweep.table)
+    rows = sweep.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
+    margin = rows["margin"].to_pylist()
     passed = np.maximum(rows["kept"].to_numpy(), 0).astype(float)
     passed[passed == 0] = np.nan  # a logarithm has no zero
     faces = [Line("kept, all pools", margin, passed.tolist(), INK)]
     mean, low, high = (
         rows[name].to_numpy(zero_copy_only=False).astype(float).tolist() for name in ("precision", "low", "high")
     )
-    colours = series_colours(sweep.true)
     curves = [Line("estimated", margin, mean, GREY, "--", low=low, high=high)]
-    curves += [Line(f"true, {pool}", margin, curve.tolist(), colours[pool]) for pool, curve in sweep.true.items()]
+    names = [name for name in rows.column_names if name.startswith(TRUE)]
+    for name, colour in series_colours(names).items():
+        curves.append(Line(f"true, {name.removeprefix(TRUE)}", margin, rows[name].to_pylist(), colour))
     return charts | {
         "sweep_kept": lines(faces, xlabel="margin", ylabel="faces kept", logarithmic=True, mark=used, height=2.5),
         "sweep_precision": lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),

@@ -6,13 +6,13 @@ from the results and decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from fer_pipeline.artifacts.history import HISTORY, read_history
-from fer_pipeline.artifacts.timings import read_timings
+from fer_pipeline.artifacts.timings import FIGURES, read_timings
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import Charts, Line, Look, bars, lines
 from fer_pipeline.reporting.formatting import TIMES
@@ -21,8 +21,7 @@ History = list[dict[str, float]]
 Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Seconds per epoch of a recipe over its seeds, and what an epoch is there."""
 
     recipe: str
@@ -35,32 +34,24 @@ class Timing:
 
 def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list[Timing]:
     """Load the timings there are, in the order of the recipes."""
-    paths = {name: folder / f"{name}.json" for name in recipes}
-    seeds = {name: rows for name, path in paths.items() if path.exists() and (rows := read_timings(path))}
-    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows]) for name, rows in seeds.items()}
-    base = seconds.get(baseline)
-    return [
-        Timing(
-            recipe=name,
-            seconds=seconds[name],
-            **{
-                key: sum(row[key] for row in rows) / len(rows)
-                for key in ("seconds_per_step", "steps_per_epoch", "steps")
-            },
-            times_baseline=seconds[name].mean / base.mean if base and base.mean > 0 else None,
-        )
-        for name, rows in seeds.items()
-    ]
+    timings = []
+    rows = {name: read_timings(path) for name in recipes if (path := folder / f"{name}.json").exists()}
+    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows[name]]) for name in rows if rows[name]}
+    base = seconds[baseline].mean if baseline in seconds else 0
+    for name, interval in seconds.items():
+        step, steps, total = (sum(row[key] for row in rows[name]) / len(rows[name]) for key in FIGURES[1:])
+        timings.append(Timing(name, interval, step, steps, total, interval.mean / base if base > 0 else None))
+    return timings
 
 
 def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, list[History]]:
     """Load the histories of every recipe that was trained, one for each seed."""
-    folders = {recipe: [models / recipe / str(seed) for seed in seeds] for recipe in recipes}
-    histories = {
-        recipe: [read_history(folder) for folder in group if (folder / HISTORY).exists()]
-        for recipe, group in folders.items()
-    }
-    return {recipe: runs for recipe, runs in histories.items() if runs}
+    histories = {}
+    for recipe in recipes:
+        folders = [folder for seed in seeds if ((folder := models / recipe / str(seed)) / HISTORY).exists()]
+        if folders:
+            histories[recipe] = [read_history(folder) for folder in folders]
+    return histories
 
 
 def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look], loss: str) -> Charts:
