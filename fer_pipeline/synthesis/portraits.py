@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
-from fer_pipeline.synthesis import features, surroundings
+from fer_pipeline.synthesis import painting
 from fer_pipeline.synthesis.anatomy import pose_face
 from fer_pipeline.synthesis.canvas import Canvas, smoothstep
 from fer_pipeline.synthesis.expressions import Activation
@@ -38,19 +38,19 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     rng = np.random.default_rng(seed)
     head = Head(pose_face(person, aus), scene.view)
     canvas = Canvas(size, size)
-    surroundings.paint_backdrop(canvas, scene.backdrop, scene.backdrop_colour, rng)
-    features.paint_back_hair(canvas, head, scene.light)
-    surroundings.paint_bust(canvas, head, scene.light, scene.clothes)
+    painting.paint_backdrop(canvas, scene.backdrop, scene.backdrop_colour, rng)
+    painting.paint_back_hair(canvas, head, scene.light)
+    painting.paint_bust(canvas, head, scene.light, scene.clothes)
     skin = paint_skin(canvas, head, scene.light, rng)
-    features.paint_beard(canvas, head, skin, scene.light)
-    features.paint_nose(canvas, head)
-    features.paint_eyes(canvas, head, skin, scene.light, scene.gaze)
-    features.paint_brows(canvas, head, rng)
-    features.paint_mouth(canvas, head, skin, scene.light)
-    features.paint_front_hair(canvas, head, skin, scene.light)
-    surroundings.paint_glasses(canvas, head)
+    painting.paint_beard(canvas, head, skin, scene.light)
+    painting.paint_nose(canvas, head)
+    painting.paint_eyes(canvas, head, skin, scene.light, scene.gaze)
+    painting.paint_brows(canvas, head, rng)
+    painting.paint_mouth(canvas, head, skin, scene.light)
+    painting.paint_front_hair(canvas, head, skin, scene.light)
+    painting.paint_glasses(canvas, head)
     if scene.occlusion is not None:
-        surroundings.paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
+        painting.paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
     _expose_for_face(canvas, skin)
     image = develop(canvas.pixels, scene, rng)
     return Portrait(image=image, landmarks=head.project(head.face.landmarks()))

@@ -17,8 +17,8 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Settings, validate
 from fer_pipeline.synthesis.expressions import Share
 from fer_pipeline.synthesis.head import View
+from fer_pipeline.synthesis.painting import OCCLUSIONS
 from fer_pipeline.synthesis.skin import Light
-from fer_pipeline.synthesis.surroundings import OCCLUSIONS
 
 Range = tuple[float, float]
 Overrides = Mapping[str, Mapping[str, Any]]  # by style: changed fields of a built-in style, or a new one
