@@ -13,12 +13,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
 from fer_pipeline.synthesis import painting
-from fer_pipeline.synthesis.anatomy import pose_face
 from fer_pipeline.synthesis.canvas import Canvas, smoothstep
 from fer_pipeline.synthesis.expressions import Activation
-from fer_pipeline.synthesis.head import Head
+from fer_pipeline.synthesis.head import Head, pose_face
 from fer_pipeline.synthesis.people import Person
-from fer_pipeline.synthesis.skin import Skin, paint_skin
+from fer_pipeline.synthesis.skin import paint_skin
 from fer_pipeline.synthesis.styles import Scene
 
 _FACE_BRIGHTNESS = 0.56  # what a camera's automatic exposure aims at …
@@ -51,7 +50,9 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     painting.paint_glasses(canvas, head)
     if scene.occlusion is not None:
         painting.paint_occlusion(canvas, head, scene.light, scene.occlusion, rng)
-    _expose_for_face(canvas, skin)
+    # Exposes for the face, partly, as cameras do; else dark skin drowns in dark scenes.
+    if len(face := canvas.pixels[skin.window.slices][skin.mask > 0.5]):
+        canvas.pixels *= np.float32((_FACE_BRIGHTNESS / max(float(face.mean()), 0.05)) ** _CORRECTION)
     image = develop(canvas.pixels, scene, rng)
     return Portrait(image=image, landmarks=head.project(head.face.landmarks()))
 
@@ -90,13 +91,6 @@ def encode_jpeg(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
-
-
-def _expose_for_face(canvas: Canvas, skin: Skin) -> None:
-    """Exposes for the face, partly, as cameras do; else dark skin drowns in dark scenes."""
-    face = canvas.pixels[skin.window.slices][skin.mask > 0.5]
-    if len(face):
-        canvas.pixels *= np.float32((_FACE_BRIGHTNESS / max(float(face.mean()), 0.05)) ** _CORRECTION)
 
 
 @cache

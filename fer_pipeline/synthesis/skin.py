@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fer_pipeline.synthesis.anatomy import Curve, Face
 from fer_pipeline.synthesis.canvas import Canvas, Mask, Points, Window, noise, polygon, strokes
-from fer_pipeline.synthesis.head import Head
+from fer_pipeline.synthesis.head import Curve, Face, Head
 
 Point = tuple[float, float]
 Crease = tuple[Curve, float, float]  # curve of the head frame, thickness in head units, strength
