@@ -1,4 +1,4 @@
-"""Read and draw what every final training cost and how it went (figure 5 of arXiv:2005.08551).
+"""Read and draw what trainings and distillations cost and how they went (figures 4, 5 and 7 of arXiv:2005.08551).
 
 An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps;
 all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart
@@ -7,18 +7,21 @@ from the results and decides nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.artifacts.history import HISTORY, read_history
 from fer_pipeline.artifacts.timings import FIGURES, read_timings
+from fer_pipeline.core.files import read_json
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
-from fer_pipeline.reporting.charts import Charts, Line, Look, bars, lines
-from fer_pipeline.reporting.formatting import TIMES
+from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
+from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
 
 History = list[dict[str, float]]
 Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
+PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
 
 
 class Timing(NamedTuple):
@@ -87,3 +90,90 @@ def _curves(histories: Histories, column: str, looks: Mapping[str, Look]) -> lis
             steps = [row["steps"] for row in runs[0][:shortest]]
             curves.append(Line(recipe, steps, mean, looks[recipe].colour, marker=looks[recipe].marker))
     return curves
+
+
+class DistilledSet(NamedTuple):
+    """One distilled set, ready for the page; where the probe cannot be drawn, `probe_note` says why."""
+
+    name: str
+    previews: dict[str, str]  # class -> data URI
+    summary: str
+    probe_note: str
+    charts: Charts
+    probe_rows: list[dict[str, object]]
+
+
+def load_distilled_sets(folder: Path) -> list[DistilledSet]:
+    """Load every distilled set under `data/distilled`, by name."""
+    return [_load(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))]
+
+
+def _load(folder: Path) -> DistilledSet:
+    card, name = read_json(folder / CARD), folder.name
+    previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
+    probe: dict[str, Any] = (
+        read_json(folder / "probe.json") if (folder / "probe.json").exists() else {"reason": "no probe was run"}
+    )
+    history = read_history(folder) if (folder / HISTORY).exists() else []
+    curves = {kind: probe.get(kind) or [] for kind in PROBES}
+    summary, note = _summarise(card, history), probe.get("reason") or _describe_probe(probe, curves["saved_image"])
+    return DistilledSet(
+        name=name,
+        previews={label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()},
+        summary=summary,
+        probe_note=note,
+        charts={
+            f"probe_{name}": _probe_chart(curves, probe.get("chance")),
+            f"distillation_{name}": _history_chart(history),
+        },
+        probe_rows=[
+            {"distilled": name, "left_out": kind, "run": run, **row}
+            for kind, runs in curves.items()
+            for run, curve in enumerate(runs)
+            for row in curve
+        ],
+    )
+
+
+def _summarise(card: Mapping[str, Any], history: History) -> str:
+    images = card["steps"] * card["images_per_step"]
+    text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} {TIMES} {card['width']} px"
+    if "source_images" in card:
+        text += f", distilled from {plural(card['source_images'], 'real face')}"
+    if history and {"loss", "loss_before"} <= set(history[0]):
+        last = history[-1]
+        text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
+    return text
+
+
+def _describe_probe(probe: Mapping[str, Any], runs: list[History]) -> str:
+    if not runs:
+        return "no probe was run"
+    mean = float(np.mean([curve[-1]["test"] for curve in runs]))
+    return f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {percent(probe['chance'])} %"
+
+
+def _probe_chart(curves: Mapping[str, list[History]], chance: float | None) -> bytes | None:
+    series = []
+    for kind, (label, colour) in PROBES.items():
+        if runs := curves[kind]:
+            epochs = [row["epoch"] for row in runs[0]]
+            values = np.array([[row["test"] for row in curve] for curve in runs])
+            series.append(Line(label, epochs, values.mean(0).tolist(), colour))
+            series += [Line(label, epochs, row.tolist(), colour, faint=True) for row in values if len(values) > 1]
+    return lines(
+        series,
+        xlabel="epoch of the probe",
+        ylabel="accuracy on left-out images",
+        percent=True,
+        level=None if chance is None else (chance, "chance"),
+        height=2.7,
+    )
+
+
+def _history_chart(history: History) -> bytes | None:
+    if not history or not {"epoch", "loss", "loss_before"} <= set(history[0]):
+        return None
+    epochs, before, after = ([row[name] for row in history] for name in ("epoch", "loss_before", "loss"))
+    series = [Line("before the steps", epochs, before, GREY, "--"), Line("after the steps", epochs, after, VERMILION)]
+    return lines(series, xlabel="outer epoch", ylabel="loss on real faces", height=2.5)

@@ -18,8 +18,7 @@ from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, Share, draw_performance
 from fer_pipeline.synthesis.people import Person, Population, draw_person
-from fer_pipeline.synthesis.portraits import Portrait, draw_portrait, encode_jpeg
-from fer_pipeline.synthesis.styles import Overrides, draw_scene, find_style
+from fer_pipeline.synthesis.portraits import Overrides, Portrait, draw_portrait, draw_scene, encode_jpeg, find_style
 
 _OPTIONAL = ("label", "dominant")  # null: not labelled; no prototype dominates
 _DATA = {"sample_id": pa.string(), "image": pa.binary()} | dict.fromkeys(("label", "subject", "split"), pa.string())
@@ -147,7 +146,7 @@ class PortraitSet:
         portrait = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
         row = Row(
             sample_id=f"{key.split}-{key.number:07d}",
-            image=encode_jpeg(portrait.image, scene.quality),
+            image=encode_jpeg(portrait.image, scene.camera["quality"]),
             label=self.label(key),
             subject=subject,
             split=key.split,
