@@ -54,20 +54,14 @@ def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
     """Compute the figures of every seed and resample the test faces."""
     confusions = zip(predictions.seeds, predictions.confusions, strict=True)
     seeds = {seed: measure(confusion, classes=predictions.classes) for seed, confusion in confusions}
-    replicates = bootstrap(
-        predictions.labels,
-        predictions.predicted,
-        num_classes=len(predictions.classes),
-        subjects=predictions.clusters if resampling.by_subject else None,
-        draws=resampling.draws,
-        seed=resampling.seed,
-    )
+    subjects = predictions.clusters if resampling.by_subject else None
+    size, draws, seed = len(predictions.classes), resampling.draws, resampling.seed
+    answers = predictions.labels, predictions.predicted
+    replicates = bootstrap(*answers, num_classes=size, subjects=subjects, draws=draws, seed=seed)
     over_seeds = {name: mean_interval([getattr(seed, name) for seed in seeds.values()]) for name in METRICS}
+    faces, columns = len(predictions.labels), zip(METRICS, replicates.metrics.T, strict=True)
     over_samples = {
-        name: percentile_interval(
-            replicates.metrics[:, k], estimate=over_seeds[name].mean, count=len(predictions.labels)
-        )
-        for k, name in enumerate(METRICS)
+        name: percentile_interval(column, estimate=over_seeds[name].mean, count=faces) for name, column in columns
     }
     return Evaluation(predictions, seeds, over_seeds, over_samples, replicates)
 

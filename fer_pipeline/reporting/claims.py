@@ -120,18 +120,10 @@ def place_forest(differences: Sequence[Difference], looks: Mapping[str, Look]) -
     for row in sorted(differences, key=lambda row: row.target != ALL):
         interval, text = row.over_seeds, _with_span(row.over_seeds)
         left, right = place(min(_ends(interval))), place(max(_ends(interval)))
-        groups.setdefault(row.target, []).append(
-            {
-                "recipe": row.recipe,
-                "colour": looks[row.recipe].colour,
-                "dot": place(interval.mean),
-                "left": left,
-                "width": round(right - left, 2),
-                "has_interval": interval.low is not None,
-                "text": text,
-                "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points",
-            }
-        )
+        position = {"dot": place(interval.mean), "left": left, "width": round(right - left, 2)}
+        words = {"text": text, "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points"}
+        look = {"recipe": row.recipe, "colour": looks[row.recipe].colour, "has_interval": interval.low is not None}
+        groups.setdefault(row.target, []).append(look | position | words)
     values = [low + index * step for index in range(round((high - low) / step) + 1)]
     digits = 0 if step >= 0.01 else 1
     return Forest(groups, [(place(value), points(value, digits), abs(value) < step / 2) for value in values])

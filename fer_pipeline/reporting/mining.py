@@ -114,17 +114,10 @@ def compute_precisions(
             for name, groups in {ALL_CLASSES: whole, **single}.items():
                 group = [answer for part in groups.values() for answer in part]
                 known = [answer for answer in group if answer is not None]
-                precisions.append(
-                    Precision(
-                        kind=kind,
-                        pool=pool,
-                        name=name,
-                        faces=len(group),
-                        estimated=combine_estimates(by_class, {name: len(part) for name, part in groups.items()}),
-                        true=share_interval(sum(known), len(known)) if known else None,
-                        unknown=len(group) - len(known) if pool in truth.pools else 0,
-                    )
-                )
+                estimated = combine_estimates(by_class, {name: len(part) for name, part in groups.items()})
+                true = share_interval(sum(known), len(known)) if known else None
+                unknown = len(group) - len(known) if pool in truth.pools else 0
+                precisions.append(Precision(kind, pool, name, len(group), estimated, true, unknown))
     return precisions
 
 

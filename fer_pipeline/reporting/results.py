@@ -64,9 +64,8 @@ def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling
         if (path := metrics / recipe / target / PREDICTIONS).exists()
     }
     if not results:
-        raise DataError(
-            f"no results in {metrics} for the recipes {', '.join(project.recipes)}; run: dvc repro evaluate"
-        )
+        recipes = ", ".join(project.recipes)
+        raise DataError(f"no results in {metrics} for the recipes {recipes}; run: dvc repro evaluate")
     return results
 
 
@@ -99,9 +98,8 @@ def compute_differences(
     rows, per_seed, replicates = [], [], []
     for target, (one, other) in pairs.items():
         if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
-            raise DataError(
-                f"{recipe} and {against} were measured on different faces of {target}; run: dvc repro evaluate"
-            )
+            both = f"{recipe} and {against}"
+            raise DataError(f"{both} were measured on different faces of {target}; run: dvc repro evaluate")
         first, second = ([getattr(result.seeds[seed], metric) for seed in seeds] for result in (one, other))
         per_seed.append(np.subtract(first, second))
         replicates.append(one.replicates.metrics[:, column] - other.replicates.metrics[:, column])

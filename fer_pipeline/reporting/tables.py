@@ -26,13 +26,9 @@ def write_tables(folder: Path, data: ReportData) -> None:
     for result in data.results.values():
         _add_result(tables, result)
     tables["differences"] = [
-        {
-            **{name: getattr(row, name) for name in ("recipe", "against", "target", "metric")},
-            "difference": row.over_seeds.mean,
-            **_ends("seeds", row.over_seeds),
-            **_ends("faces", row.over_samples),
-            "seeds": row.over_seeds.count,
-        }
+        {"recipe": row.recipe, "against": row.against, "target": row.target, "metric": row.metric}
+        | {"difference": row.over_seeds.mean, **_ends("seeds", row.over_seeds), **_ends("faces", row.over_samples)}
+        | {"seeds": row.over_seeds.count}
         for row in data.differences
     ]
     tables["mined"] = [
@@ -40,27 +36,17 @@ def write_tables(folder: Path, data: ReportData) -> None:
         for pool, counts in (data.mined["pools"].items() if data.mined else ())
     ]
     tables["precision"] = [
-        {
-            "kind": row.kind,
-            "pool": row.pool,
-            "class": row.name,
-            "faces": row.faces,
-            **_with_ends("estimated", row.estimated),
-            **_with_ends("true", row.true),
-            "gap": row.gap,
-            "truth_unknown": row.unknown,
-        }
+        {"kind": row.kind, "pool": row.pool, "class": row.name, "faces": row.faces}
+        | {**_with_ends("estimated", row.estimated), **_with_ends("true", row.true)}
+        | {"gap": row.gap, "truth_unknown": row.unknown}
         for row in data.precisions
     ]
     tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
+    means = ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")
     tables["timings"] = [
-        {
-            "recipe": row.recipe,
-            "seeds": row.seconds.count,
-            **_with_ends("seconds_per_epoch", row.seconds),
-            **{key: getattr(row, key) for key in ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")},
-        }
+        {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}
+        | {name: getattr(row, name) for name in means}
         for row in data.timings
     ]
     splits = [(one, *pair) for one in data.census for pair in one.splits.items()]

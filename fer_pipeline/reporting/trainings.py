@@ -111,28 +111,23 @@ def load_distilled_sets(folder: Path) -> list[DistilledSet]:
 def _load(folder: Path) -> DistilledSet:
     card, name = read_json(folder / CARD), folder.name
     previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
-    probe: dict[str, Any] = (
-        read_json(folder / "probe.json") if (folder / "probe.json").exists() else {"reason": "no probe was run"}
-    )
+    path = folder / "probe.json"
+    probe: dict[str, Any] = read_json(path) if path.exists() else {"reason": "no probe was run"}
     history = read_history(folder) if (folder / HISTORY).exists() else []
     curves = {kind: probe.get(kind) or [] for kind in PROBES}
     summary, note = _summarise(card, history), probe.get("reason") or _describe_probe(probe, curves["saved_image"])
-    return DistilledSet(
-        name=name,
-        previews={label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()},
-        summary=summary,
-        probe_note=note,
-        charts={
-            f"probe_{name}": _probe_chart(curves, probe.get("chance")),
-            f"distillation_{name}": _history_chart(history),
-        },
-        probe_rows=[
-            {"distilled": name, "left_out": kind, "run": run, **row}
-            for kind, runs in curves.items()
-            for run, curve in enumerate(runs)
-            for row in curve
-        ],
-    )
+    charts = {
+        f"probe_{name}": _probe_chart(curves, probe.get("chance")),
+        f"distillation_{name}": _history_chart(history),
+    }
+    rows = [
+        {"distilled": name, "left_out": kind, "run": run, **row}
+        for kind, runs in curves.items()
+        for run, curve in enumerate(runs)
+        for row in curve
+    ]
+    pictures = {label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()}
+    return DistilledSet(name, pictures, summary, note, charts, rows)
 
 
 def _summarise(card: Mapping[str, Any], history: History) -> str:
@@ -161,14 +156,8 @@ def _probe_chart(curves: Mapping[str, list[History]], chance: float | None) -> b
             values = np.array([[row["test"] for row in curve] for curve in runs])
             series.append(Line(label, epochs, values.mean(0).tolist(), colour))
             series += [Line(label, epochs, row.tolist(), colour, faint=True) for row in values if len(values) > 1]
-    return lines(
-        series,
-        xlabel="epoch of the probe",
-        ylabel="accuracy on left-out images",
-        percent=True,
-        level=None if chance is None else (chance, "chance"),
-        height=2.7,
-    )
+    level, ylabel = None if chance is None else (chance, "chance"), "accuracy on left-out images"
+    return lines(series, xlabel="epoch of the probe", ylabel=ylabel, percent=True, level=level, height=2.7)
 
 
 def _history_chart(history: History) -> bytes | None:

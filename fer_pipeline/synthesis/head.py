@@ -83,16 +83,10 @@ def pose_face(person: Person, aus: Activation) -> Face:
     """Returns the face of a person while it performs the action units."""
     au = Units(aus)
     jaw, lifted = 0.31 * au.mean(26), 0.05 * au.mean(9)
-    return Face(
-        eyes=(_eye(person, au, 0), _eye(person, au, 1)),
-        brows=(_brow(person, au, 0), _brow(person, au, 1)),
-        nose_tip=np.array([0.0, person.nose_length - lifted]),
-        nose_wing=(person.nose_width * (1 + 0.15 * au.mean(9)), person.nose_length + 0.05 - 1.2 * lifted),
-        mouth=_mouth(person, au, jaw),
-        jaw=jaw,
-        units=au,
-        person=person,
-    )
+    eyes, brows = (_eye(person, au, 0), _eye(person, au, 1)), (_brow(person, au, 0), _brow(person, au, 1))
+    tip = np.array([0.0, person.nose_length - lifted])
+    wing = person.nose_width * (1 + 0.15 * au.mean(9)), person.nose_length + 0.05 - 1.2 * lifted
+    return Face(eyes, brows, tip, wing, _mouth(person, au, jaw), jaw, units=au, person=person)
 
 
 def _eye(person: Person, au: Units, side: int) -> Eye:

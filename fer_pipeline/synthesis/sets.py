@@ -54,12 +54,10 @@ class SetSettings(Settings):
 
     @model_validator(mode="after")
     def _check_names(self) -> "SetSettings":
-        for name in self.classes:
-            if name not in PROTOTYPES:
-                raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
-        for name in self.balance:
-            if name not in self.classes:
-                raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
+        for name in (name for name in self.classes if name not in PROTOTYPES):
+            raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
+        for name in (name for name in self.balance if name not in self.classes):
+            raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
         if not self.block():
             raise ValueError("balance leaves no class a turn; give one at least 1")
         for split in self.splits:
@@ -79,7 +77,7 @@ class SampleKey(NamedTuple):
     number: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Row:
     """All that is known of one drawn portrait; the first five fields are data, the rest is truth."""
 
@@ -144,19 +142,11 @@ class PortraitSet:
         scene = draw_scene(rng, self._styles[style], size=self.size)
         texture = derive(seed, "texture")
         portrait = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
-        row = Row(
-            sample_id=f"{key.split}-{key.number:07d}",
-            image=encode_jpeg(portrait.image, scene.camera["quality"]),
-            label=self.label(key),
-            subject=subject,
-            split=key.split,
-            performance=performance,
-            style=style,
-            pose=tuple(np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist()),
-            frontal=scene.frontal,
-            landmarks=portrait.landmarks.astype(np.float32),
-        )
-        return portrait, row
+        pose = tuple(np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist())
+        picture = encode_jpeg(portrait.image, scene.camera["quality"])
+        name, label, landmarks = f"{key.split}-{key.number:07d}", self.label(key), portrait.landmarks.astype(np.float32)
+        data = name, picture, label, subject, key.split
+        return portrait, Row(*data, performance, style, pose, scene.frontal, landmarks)
 
     def draw_row(self, key: SampleKey) -> Row:
         """Draws one portrait and returns only its row, which is all that need pass between processes."""
