@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ from fer_pipeline.reporting.formatting import count
 
 Margins = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "random"]
-Sweep = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
+Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
 TRUE = "true_"  # begins the names of these columns, and the name of the pool follows
 
 

@@ -25,7 +25,7 @@ FEW = 20  # test faces of a class below which the page says what one face weighs
 
 def render(context: dict[str, Any]) -> str:
     """Render the page. Jinja escapes every value; the style sheet alone is trusted."""
-    blocks = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.filters.update({name: getattr(formatting, name) for name in FILTERS})

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fer_pipeline.core.files import write_text
 from fer_pipeline.evaluation.metrics import METRICS
@@ -15,7 +16,7 @@ from fer_pipeline.evaluation.statistics import Interval
 from fer_pipeline.reporting.report_data import ReportData
 from fer_pipeline.reporting.results import Result
 
-Row = dict[str, object]
+Row = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 POOL_COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
 
