@@ -13,6 +13,7 @@ Every function takes stacks of confusion matrices (leading axes), so that bootst
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -44,35 +45,35 @@ def confusion_matrix(
 
 def class_accuracies(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c"]:
     """Return the recall of every class, NaN where the class has no sample."""
-    support = confusion.sum(-1)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.divide(hits, support, out=np.full(support.shape, np.nan), where=support > 0)
+    return np.diagonal(row_shares(confusion), axis1=-2, axis2=-1)
 
 
 def row_shares(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c c"]:
     """Return the share of each actual class predicted as each class; NaN rows where the class has no sample."""
-    support = confusion.sum(-1, keepdims=True)
-    return np.divide(confusion, support, out=np.full(confusion.shape, np.nan), where=support > 0)
+    return _ratio(confusion, confusion.sum(-1, keepdims=True))
 
 
 def class_f1(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b c"]:
     """Return the F1 score of every class, NaN where the class has no sample."""
     support, chosen = confusion.sum(-1), confusion.sum(-2)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return np.divide(2 * hits, support + chosen, out=np.full(support.shape, np.nan), where=support > 0)
+    return _ratio(2 * np.diagonal(confusion, axis1=-2, axis2=-1), np.where(support > 0, support + chosen, 0))
 
 
 def all_metrics(confusion: Num[np.ndarray, "*b c c"]) -> Float[np.ndarray, "*b 4"]:
     """Return the four figures in the order of `METRICS`; NaN throughout for an empty matrix."""
     recall = class_accuracies(confusion)
-    total = np.asarray(confusion.sum((-2, -1)))
-    hits = np.asarray(np.trace(confusion, axis1=-2, axis2=-1))
-    accuracy = np.divide(hits, total, out=np.full(total.shape, np.nan), where=total > 0)
+    accuracy = _ratio(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum((-2, -1)))
     with warnings.catch_warnings():
         # A replicate may hold no sample at all: its class mean is NaN, which is what we want to hand on.
         warnings.simplefilter("ignore", RuntimeWarning)
         figures = (accuracy, np.nanmean(recall, -1), np.nanstd(recall, -1), np.nanmean(class_f1(confusion), -1))
     return np.stack(np.broadcast_arrays(*figures), -1).astype(np.float64)
+
+
+def _ratio(part: Any, whole: Any) -> np.ndarray:
+    """Divide counts, NaN where the whole is zero."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
 
 
 def measure(confusion: Int[np.ndarray, "c c"], *, classes: Sequence[str]) -> Metrics:

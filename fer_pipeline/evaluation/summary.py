@@ -54,20 +54,14 @@ def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
     """Compute the figures of every seed and resample the test faces."""
     confusions = zip(predictions.seeds, predictions.confusions, strict=True)
     seeds = {seed: measure(confusion, classes=predictions.classes) for seed, confusion in confusions}
-    replicates = bootstrap(
-        predictions.labels,
-        predictions.predicted,
-        num_classes=len(predictions.classes),
-        subjects=predictions.clusters if resampling.by_subject else None,
-        draws=resampling.draws,
-        seed=resampling.seed,
-    )
+    subjects = predictions.clusters if resampling.by_subject else None
+    size, draws, seed = len(predictions.classes), resampling.draws, resampling.seed
+    answers = predictions.labels, predictions.predicted
+    replicates = bootstrap(*answers, num_classes=size, subjects=subjects, draws=draws, seed=seed)
     over_seeds = {name: mean_interval([getattr(seed, name) for seed in seeds.values()]) for name in METRICS}
+    faces, columns = len(predictions.labels), zip(METRICS, replicates.metrics.T, strict=True)
     over_samples = {
-        name: percentile_interval(
-            replicates.metrics[:, k], estimate=over_seeds[name].mean, count=len(predictions.labels)
-        )
-        for k, name in enumerate(METRICS)
+        name: percentile_interval(column, estimate=over_seeds[name].mean, count=faces) for name, column in columns
     }
     return Evaluation(predictions, seeds, over_seeds, over_samples, replicates)
 
@@ -75,13 +69,7 @@ def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
 def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     result = evaluate(predictions, resampling)
-    first, per_class = result.first, {}
-    for name, accuracy in result.class_accuracies.items():
-        k = predictions.classes.index(name)
-        interval = percentile_interval(
-            result.replicates.confusion[:, k, k], estimate=accuracy, count=first.supports[name]
-        )
-        per_class[name] = {"accuracy": accuracy, **_bounds(interval)}
+    first, number = result.first, {name: k for k, name in enumerate(predictions.classes)}
     return {
         **{name: interval.mean for name, interval in result.over_seeds.items()},
         "samples": first.num_samples,
@@ -90,7 +78,10 @@ def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any
         "bootstrap_units": "subjects" if resampling.by_subject and predictions.clusters else "faces within classes",
         "over_seeds": {name: _bounds(interval) for name, interval in result.over_seeds.items() if _bounds(interval)},
         "over_samples": {name: _bounds(interval) for name, interval in result.over_samples.items()},
-        "per_class": per_class,
+        "per_class": {
+            name: {"accuracy": accuracy, **_bounds(result.share(number[name], number[name]))}
+            for name, accuracy in result.class_accuracies.items()
+        },
         "per_seed": {str(key): {name: getattr(seed, name) for name in METRICS} for key, seed in result.seeds.items()},
     }
 

@@ -10,12 +10,12 @@ has a marker of its own too, so that no statement rests on colour alone.
 import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Axes = Any  # matplotlib.axes.Axes
 Guide = tuple[float, str]  # a place on an axis and the name of the line drawn there
+Charts = dict[str, bytes | None]  # SVG by name, None where there is nothing to draw
 
 INK, MUTED = "#1d2733", "#5b6675"
 BLUE, SKY, VERMILION, ORANGE = "#0072b2", "#56b4e9", "#d55e00", "#e69f00"
@@ -34,12 +34,43 @@ WIDTH = 5.0  # inches; 480 CSS pixels, so that 9.5 point text stays legible when
 STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """How a recipe is drawn everywhere."""
 
     colour: str
     marker: str
+
+
+class Figure(NamedTuple):
+    """A chart of the page: it lies in `reports/figures/<name>.svg` too, and the template says what it shows."""
+
+    name: str
+    svg: bytes
+
+
+class Line(NamedTuple):
+    """One curve, with a band where `low` and `high` are given."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: str
+    dashes: str = "-"
+    marker: str = ""
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    faint: bool = False
+
+
+class Dot(NamedTuple):
+    """One value in a row, with an interval where there is one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    colour: str
+    marker: str
+    label: str
 
 
 def choose_looks(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str]) -> dict[str, Look]:
@@ -58,48 +89,6 @@ def series_colours(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(names, itertools.cycle(SERIES), strict=False))
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart of the page: it lies in `reports/figures/<name>.svg` too."""
-
-    name: str
-    svg: bytes
-    alt: str  # what a reader who cannot see it must know
-    caption: str
-
-
-def figures(*charts: tuple[str, bytes | None, str, str]) -> list[Figure]:
-    """Make figures of (name, SVG, alternative text, caption), leaving out those with nothing to draw."""
-    return [Figure(name, svg, alt, caption) for name, svg, alt, caption in charts if svg is not None]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve, with a band where `low` and `high` are given."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: str
-    dashes: str = "-"
-    marker: str = ""
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-    faint: bool = False
-
-
-@dataclass(frozen=True)
-class Dot:
-    """One value in a row, with an interval where there is one."""
-
-    value: float
-    low: float | None
-    high: float | None
-    colour: str
-    marker: str
-    label: str
-
-
 def lines(
     series: Sequence[Line],
     *,
@@ -115,17 +104,9 @@ def lines(
 
     def draw(axes: Axes) -> None:
         for line in series:
-            axes.plot(
-                line.x,
-                line.y,
-                line.dashes,
-                color=line.colour,
-                marker=line.marker or None,
-                markersize=4,
-                label=None if line.faint else line.label,
-                linewidth=0.7 if line.faint else 1.6,
-                alpha=0.35 if line.faint else 1.0,
-            )
+            width, alpha, label = (0.7, 0.35, None) if line.faint else (1.6, 1.0, line.label)
+            look = {"color": line.colour, "marker": line.marker or None, "markersize": 4}
+            axes.plot(line.x, line.y, line.dashes, **look, label=label, linewidth=width, alpha=alpha)
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
         if level is not None:
@@ -134,12 +115,10 @@ def lines(
             axes.axvline(mark[0], color=INK, linewidth=1, linestyle="--", label=mark[1])
         if logarithmic:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(_round_number)
-            axes.yaxis.set_minor_formatter(_round_number)
+            axes.yaxis.set(major_formatter=_round_number, minor_formatter=_round_number)
         if percent:
             axes.yaxis.set_major_formatter(_whole_percent)
-        axes.set_xlabel(xlabel)
-        axes.set_ylabel(ylabel)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(loc="best")
 

@@ -7,8 +7,7 @@ recipe minus the baseline's, paired over the seeds. The whole 95 % interval abov
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fer_pipeline.evaluation.statistics import Interval
 from fer_pipeline.reporting.charts import Look
@@ -19,8 +18,7 @@ EFFECTS = {"above": ("help", "helps"), "below": ("hurt", "hurts"), "unclear": ("
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What one recipe does to the baseline, in words and figures."""
 
     recipe: str
@@ -65,17 +63,9 @@ def make_claims(
         control = "No control recipe stands beside it."
         if against_control := _rows(comparisons, recipe, controls.get(recipe, "")):
             control = f"Against its control {controls[recipe]}: {_with_span(against_control[-1].over_seeds)}."
-        claims.append(
-            Claim(
-                recipe=recipe,
-                subject=subject,
-                effect=f"{effect} no clear effect" if interval.direction == "unclear" else effect,
-                size=points(interval.mean),
-                detail=f"points of mean class accuracy, {where}; {doubt}",
-                control=control,
-                interval=interval,
-            )
-        )
+        effect = f"{effect} no clear effect" if interval.direction == "unclear" else effect
+        detail = f"points of mean class accuracy, {where}; {doubt}"
+        claims.append(Claim(recipe, subject, effect, points(interval.mean), detail, control, interval))
     return claims
 
 
@@ -84,9 +74,7 @@ def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
     if not claims:
         return "Nothing to compare yet: no recipe stands beside the baseline"
     subjects = [claim.subject for claim in claims]
-    names = [
-        claim.subject if subjects.count(claim.subject) == 1 else f"{claim.subject} ({claim.recipe})" for claim in claims
-    ]
+    names = [f"{one.subject} ({one.recipe})" if subjects.count(one.subject) > 1 else one.subject for one in claims]
     if all(claim.interval.low is None for claim in claims):
         sizes = [f"{name} {claim.size} points" for name, claim in zip(names, claims, strict=True)]
         return f"One seed only, so no verdict: {listing(sizes)} against {baseline}"
@@ -104,8 +92,7 @@ def _with_span(interval: Interval) -> str:
     return points(interval.mean) + (f" ({span(interval, signed=True)})" if interval.low is not None else "")
 
 
-@dataclass(frozen=True)
-class Forest:
+class Forest(NamedTuple):
     """A forest plot: rows by target, the mean over all targets first, and (place, text, is zero) of the scale's ticks.
 
     Places are in percent of the plot's width. A row has `recipe`, `colour`, `dot`, `left` and `width` of its interval,
@@ -133,18 +120,10 @@ def place_forest(differences: Sequence[Difference], looks: Mapping[str, Look]) -
     for row in sorted(differences, key=lambda row: row.target != ALL):
         interval, text = row.over_seeds, _with_span(row.over_seeds)
         left, right = place(min(_ends(interval))), place(max(_ends(interval)))
-        groups.setdefault(row.target, []).append(
-            {
-                "recipe": row.recipe,
-                "colour": looks[row.recipe].colour,
-                "dot": place(interval.mean),
-                "left": left,
-                "width": round(right - left, 2),
-                "has_interval": interval.low is not None,
-                "text": text,
-                "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points",
-            }
-        )
+        position = {"dot": place(interval.mean), "left": left, "width": round(right - left, 2)}
+        words = {"text": text, "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points"}
+        look = {"recipe": row.recipe, "colour": looks[row.recipe].colour, "has_interval": interval.low is not None}
+        groups.setdefault(row.target, []).append(look | position | words)
     values = [low + index * step for index in range(round((high - low) / step) + 1)]
     digits = 0 if step >= 0.01 else 1
     return Forest(groups, [(place(value), points(value, digits), abs(value) < step / 2) for value in values])

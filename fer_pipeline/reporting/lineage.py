@@ -1,31 +1,57 @@
-"""Read where every number comes from: `dvc.lock`, `params.yaml` and the commit.
+"""Read where the numbers come from: the counts of `align`, `dvc.lock`, `params.yaml` and the commit.
 
-The stage `report` itself is left out, since its entry in `dvc.lock` is that of the run before.
+What is in a data set comes from the counts that `align` leaves in `reports/census/<set>.json`; no split is opened for
+it. The stage `report` itself is left out, since its entry in `dvc.lock` is that of the run before.
 """
 
 import subprocess
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from fer_pipeline.artifacts.census import SplitCensus, most_frequent, read_census
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import ProjectSettings
 
 NO_GIT = "not a git checkout"
+HASHES = ("md5", "etag", "checksum")
 
 
 @dataclass(frozen=True)
-class Item:
+class DataSet:
+    """One aligned data set, what it is used for, and what became of the pictures of its splits."""
+
+    name: str
+    role: str
+    classes: tuple[str, ...]
+    splits: dict[str, SplitCensus]
+
+    @property
+    def rejected(self) -> list[tuple[str, int]]:
+        """Rejected pictures by reason, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for split in self.splits.values():
+            counts.update(split.rejected)
+        return [*most_frequent(counts).items()]
+
+    def counts(self, split: str) -> dict[str, int | None]:
+        """Return the faces of every class in a split, None where no face of the split has a label."""
+        census = self.splits[split]
+        labelled = census.unlabelled < census.faces
+        return {label: census.labels.get(label, 0) if labelled else None for label in self.classes}
+
+
+class Item(NamedTuple):
     """A file or folder with its hash; empty where DVC keeps none."""
 
     path: str
     digest: str
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One stage as it ran."""
 
     name: str
@@ -34,8 +60,7 @@ class Stage:
     writes: tuple[Item, ...]
 
 
-@dataclass(frozen=True)
-class Lineage:
+class Lineage(NamedTuple):
     """Everything that is known of where the numbers come from."""
 
     commit: str
@@ -43,15 +68,26 @@ class Lineage:
     params: str
 
 
+def load_census(folder: Path, project: ProjectSettings) -> list[DataSet]:
+    """Load the data sets that were aligned, in the order of the settings."""
+    paths = {name: path for name in project.datasets if (path := folder / f"{name}.json").exists()}
+    return [DataSet(name, _role(name, project), project.classes, read_census(path)) for name, path in paths.items()]
+
+
+def _role(name: str, project: ProjectSettings) -> str:
+    """What a data set is used for, in words."""
+    uses = {"anchor": (project.anchor,), "training": (project.train,), "pool": project.pools, "target": project.targets}
+    return ", ".join(use for use, names in uses.items() if name in names) or "unused"
+
+
 def read_lineage(root: Path, project: ProjectSettings) -> Lineage:
     """Read what there is; a project without `dvc.lock` has no stages, one without settings gets those understood."""
     params = root / "params.yaml"
-    settings = (
-        params.read_text(encoding="utf-8", errors="replace")
-        if params.exists()
-        else yaml.safe_dump(project.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    )
-    return Lineage(commit=read_commit(root), stages=read_stages(root / "dvc.lock"), params=settings)
+    if params.exists():
+        settings = params.read_text(encoding="utf-8", errors="replace")
+    else:
+        settings = yaml.safe_dump(project.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return Lineage(read_commit(root), read_stages(root / "dvc.lock"), settings)
 
 
 def read_stages(lock: Path) -> tuple[Stage, ...]:
@@ -60,36 +96,31 @@ def read_stages(lock: Path) -> tuple[Stage, ...]:
         return ()
     try:
         stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        return tuple(_stage(name, entry) for name, entry in stages.items() if name != "report")
+        return tuple(_stage(str(name), entry) for name, entry in stages.items() if name != "report")
     except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{lock} cannot be read ({reason}); restore it or run: dvc repro") from None
 
 
-def read_commit(root: Path) -> str:
-    """Return the checked-out commit of `root`, marked where tracked files other than `dvc.lock` differ from it."""
-    head = _git(root, "rev-parse", "HEAD")
-    if not head:
-        return NO_GIT
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
-    return f"{head}, with uncommitted changes" if changed else head
-
-
-def _git(root: Path, *words: str) -> str:
-    try:
-        process = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return process.stdout.strip()
-
-
 def _stage(name: str, entry: dict[str, Any]) -> Stage:
     command = entry.get("cmd", "")
     text = " && ".join(map(str, command)) if isinstance(command, list) else str(command)
-    return Stage(str(name), text, _items(entry.get("deps", [])), _items(entry.get("outs", [])))
+    reads, writes = (
+        tuple(Item(str(item["path"]), str(next((item[kind] for kind in HASHES if kind in item), ""))) for item in items)
+        for items in (entry.get("deps", []), entry.get("outs", []))
+    )
+    return Stage(name, text, reads, writes)
 
 
-def _items(entries: list[dict[str, Any]]) -> tuple[Item, ...]:
-    hashes = ("md5", "etag", "checksum")
-    digests = [next((entry[kind] for kind in hashes if kind in entry), "") for entry in entries]
-    return tuple(Item(str(entry["path"]), str(digest)) for entry, digest in zip(entries, digests, strict=True))
+def read_commit(root: Path) -> str:
+    """Return the checked-out commit of `root`, marked where tracked files other than `dvc.lock` differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        head = git("rev-parse", "HEAD").strip()
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return NO_GIT
+    return f"{head}, with uncommitted changes" if changed else head

@@ -11,10 +11,10 @@ the faces whose margin is at least m, each pool with a known truth by itself.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -31,12 +31,11 @@ from fer_pipeline.reporting.charts import (
     GREY,
     INK,
     VERMILION,
+    Charts,
     Dot,
-    Figure,
     Line,
     bars,
     dots,
-    figures,
     lines,
     series_colours,
 )
@@ -44,22 +43,8 @@ from fer_pipeline.reporting.formatting import count
 
 Margins = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "random"]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The sweep, and the true precision of every pool whose truth is known at the same margins (NaN: nothing kept)."""
-
-    table: pa.Table
-    margin: Margins
-    true: dict[str, Margins]
-
-    @property
-    def unfiltered(self) -> dict[str, Any]:
-        """The classes' estimates at the lowest margin, where every face passes."""
-        rows = self.table.to_pylist()
-        least = min(row["margin"] for row in rows)
-        return {row["class"]: row for row in rows if row["margin"] == least}
+Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
+TRUE = "true_"  # begins the names of these columns, and the name of the pool follows
 
 
 @dataclass(frozen=True)
@@ -81,31 +66,28 @@ class Precision:
 
 
 def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | None:
-    """Read the sweep under `data/mined`, None where there is none, and compute the true curves."""
+    """Read the sweep under `data/mined` and add the true curves to the rows of all classes; None if there is none."""
     table = read_sweep(data / "mined")
     if table is None:
         return None
-    margin = _all_classes(table)["margin"].to_numpy()
-    pools = [pool for pool in truth.pools if (data / "scores" / pool).is_dir()]
-    return Sweep(table, margin, {pool: _true_curve(data / "scores" / pool, margin, classes, truth) for pool in pools})
-
-
-def _all_classes(table: pa.Table) -> pa.Table:
-    return table.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
+    margins, whole = table["margin"].to_numpy(), np.array(table["class"].to_pylist()) == ALL_CLASSES
+    for pool in truth.pools:
+        if (data / "scores" / pool).is_dir():
+            curve = np.where(whole, _true_curve(data / "scores" / pool, margins, classes, truth), np.nan)
+            table = table.append_column(f"{TRUE}{pool}", pa.array(curve))
+    return table
 
 
 def _true_curve(folder: Path, margins: Margins, classes: Sequence[str], truth: Truth) -> Margins:
     """Compute the share of right labels among the faces with at least each margin; unknown faces are left out."""
     scores = read_scores(folder, classes=classes)
     faces = zip(scores.face_id.to_pylist(), scores.nearest, strict=True)
-    answers = [truth.right(folder.name, face, classes[int(k)]) for face, k in faces]
-    known = np.asarray([answer is not None for answer in answers], dtype=bool) & scores.directed
-    right = np.asarray([bool(answer) for answer in answers], dtype=bool)[known]
-    margin = scores.margin[known].astype(np.float64)
-    order = np.argsort(-margin, kind="stable")
-    hits = np.concatenate([[0], np.cumsum(right[order])])
-    kept = len(margin) - np.searchsorted(np.sort(margin), margins, side="left")
-    return np.divide(hits[kept], kept, out=np.full(len(margins), np.nan), where=kept > 0)
+    right = np.array([truth.right(folder.name, face, classes[int(k)]) for face, k in faces], np.float64)  # None: NaN
+    known = np.isfinite(right) & scores.directed
+    right, margin = right[known], scores.margin[known].astype(np.float64)
+    hits = np.concatenate([[0], np.cumsum(right[np.argsort(-margin, kind="stable")])])
+    passed = len(margin) - np.searchsorted(np.sort(margin), margins, side="left")
+    return np.divide(hits[passed], passed, out=np.full(len(margins), np.nan), where=passed > 0)
 
 
 def compute_precisions(
@@ -117,7 +99,9 @@ def compute_precisions(
     """
     sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, estimates)]
     if sweep is not None and (mined / RANDOM).exists():
-        sets.append(("random", RANDOM, sweep.unfiltered))
+        rows = sweep.to_pylist()
+        least = min(row["margin"] for row in rows)
+        sets.append(("random", RANDOM, {row["class"]: row for row in rows if row["margin"] == least}))
     precisions, classes = [], project.classes
     for kind, file, by_class in sets:
         answers: dict[tuple[str, str], list[bool | None]] = defaultdict(list)
@@ -125,22 +109,15 @@ def compute_precisions(
             name = classes[row["label"]]
             answers[row["pool"], name].append(truth.right(row["pool"], row["face_id"], name))
         for pool in project.pools:
-            faces = {name: len(answers[pool, name]) for name in classes}
-            for name in (ALL_CLASSES, *(name for name in classes if faces[name])):
-                members, weights = (classes, faces) if name == ALL_CLASSES else ([name], {name: 1})
-                group = [answer for member in members for answer in answers[pool, member]]
+            single = {name: {name: answers[pool, name]} for name in classes if answers[pool, name]}
+            whole = {name: group for groups in single.values() for name, group in groups.items()}
+            for name, groups in {ALL_CLASSES: whole, **single}.items():
+                group = [answer for part in groups.values() for answer in part]
                 known = [answer for answer in group if answer is not None]
-                precisions.append(
-                    Precision(
-                        kind=kind,
-                        pool=pool,
-                        name=name,
-                        faces=len(group),
-                        estimated=combine_estimates(by_class, weights),
-                        true=share_interval(sum(known), len(known)) if known else None,
-                        unknown=len(group) - len(known) if pool in truth.pools else 0,
-                    )
-                )
+                estimated = combine_estimates(by_class, {name: len(part) for name, part in groups.items()})
+                true = share_interval(sum(known), len(known)) if known else None
+                unknown = len(group) - len(known) if pool in truth.pools else 0
+                precisions.append(Precision(kind, pool, name, len(group), estimated, true, unknown))
     return precisions
 
 
@@ -154,83 +131,51 @@ def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> 
     mean = sum(part * estimate["precision"] for part, estimate in parts)
     if any(estimate["low"] is None or estimate["high"] is None for _, estimate in parts):
         return Interval(mean, None, None, total)
-    below = math.sqrt(sum((part * (estimate["precision"] - estimate["low"])) ** 2 for part, estimate in parts))
-    above = math.sqrt(sum((part * (estimate["high"] - estimate["precision"])) ** 2 for part, estimate in parts))
+    below, above = (
+        math.sqrt(sum((part * (estimate[end] - estimate["precision"])) ** 2 for part, estimate in parts))
+        for end in ("low", "high")
+    )
     return Interval(mean, max(0.0, mean - below), min(1.0, mean + above), total)
 
 
-def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> list[Figure]:
+def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> Charts:
     """Draw faces mined by class, precision by pool, and the sweep."""
-    caption = "Mined faces by class" + (" and pool" if len(summary["pools"]) > 1 else "") + "."
-    charts = figures(
-        (
-            "mined_counts",
-            _counts_chart(summary),
-            "Mined faces by class and pool; the numbers are in the table of pools below",
-            caption,
-        ),
-        (
-            "precision",
-            _precision_chart(precisions),
-            "Estimated and true precision of mined and random faces by pool; the numbers are in the table below",
-            "Right pseudo-labels by pool, with 95\N{NO-BREAK SPACE}% intervals.",
-        ),
-    )
+    pools, colours = summary["pools"], series_colours(summary["pools"])
+    counts = [
+        (name if len(pools) == 1 else f"{name} · {pool}", float(mined), colours[pool], count(mined))
+        for name in summary["classes"]
+        for pool, mined in ((pool, counts["by_class"][name]) for pool, counts in pools.items())
+    ]
+    charts: Charts = {
+        "mined_counts": bars(counts, xlabel="faces mined"),
+        "precision": dots([*_precision_rows(precisions)], xlabel="right pseudo-labels"),
+    }
     if sweep is None:
         return charts
     margins = {value for value in summary["margins"].values() if value is not None}
     used = (margins.pop(), "margin used") if len(margins) == 1 else None
-    margin, rows = sweep.margin.tolist(), _all_classes(sweep.table)
-    kept = np.maximum(rows["kept"].to_numpy(), 0).astype(float)
-    kept[kept == 0] = np.nan  # a logarithm has no zero
+    rows = sweep.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
+    margin = rows["margin"].to_pylist()
+    passed = np.maximum(rows["kept"].to_numpy(), 0).astype(float)
+    passed[passed == 0] = np.nan  # a logarithm has no zero
+    faces = [Line("kept, all pools", margin, passed.tolist(), INK)]
     mean, low, high = (
         rows[name].to_numpy(zero_copy_only=False).astype(float).tolist() for name in ("precision", "low", "high")
     )
-    colours = series_colours(sweep.true)
     curves = [Line("estimated", margin, mean, GREY, "--", low=low, high=high)]
-    curves += [Line(f"true, {pool}", margin, curve.tolist(), colours[pool]) for pool, curve in sweep.true.items()]
-    return charts + figures(
-        (
-            "sweep_kept",
-            lines(
-                [Line("kept, all pools", margin, kept.tolist(), INK)],
-                xlabel="margin",
-                ylabel="faces kept",
-                logarithmic=True,
-                mark=used,
-                height=2.5,
-            ),
-            "Faces kept over the margin, falling; the numbers are in sweep.csv",
-            "Margin sweep: how many faces each margin keeps, before any cap."
-            + ("" if used else " Every class has a margin of its own, so none is drawn."),
-        ),
-        (
-            "sweep_precision",
-            lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
-            "Estimated and true precision over the margin; the numbers are in sweep.csv",
-            "Margin sweep: precision estimated on held-out anchor faces, with its 95\N{NO-BREAK SPACE}% band"
-            + (", and true precision where the truth is known." if sweep.true else "."),
-        ),
-    )
+    names = [name for name in rows.column_names if name.startswith(TRUE)]
+    for name, colour in series_colours(names).items():
+        curves.append(Line(f"true, {name.removeprefix(TRUE)}", margin, rows[name].to_pylist(), colour))
+    return charts | {
+        "sweep_kept": lines(faces, xlabel="margin", ylabel="faces kept", logarithmic=True, mark=used, height=2.5),
+        "sweep_precision": lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
+    }
 
 
-def _counts_chart(summary: Mapping[str, Any]) -> bytes | None:
-    pools = summary["pools"]
-    colours = series_colours(pools)
-    rows = []
-    for name in summary["classes"]:
-        for pool, counts in pools.items():
-            mined = counts["by_class"][name]
-            rows.append((name if len(pools) == 1 else f"{name} · {pool}", float(mined), colours[pool], count(mined)))
-    return bars(rows, xlabel="faces mined")
-
-
-def _precision_chart(precisions: Sequence[Precision]) -> bytes | None:
-    rows = []
+def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list[Dot]]]:
     for row in precisions:
         colour = BLUE if row.kind == "mined" else VERMILION
         marks = [(row.estimated, GREY, "D", "estimated on the anchor"), (row.true, colour, "o", f"true, {row.kind}")]
-        values = [Dot(one.mean, one.low, one.high, *look) for one, *look in marks if one]
+        values = [Dot(interval.mean, interval.low, interval.high, *look) for interval, *look in marks if interval]
         if values and row.name == ALL_CLASSES:
-            rows.append((f"{row.pool}\n{row.kind}", values))
-    return dots(rows, xlabel="right pseudo-labels")
+            yield f"{row.pool}\n{row.kind}", values

@@ -10,13 +10,13 @@ from markupsafe import Markup
 from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.reporting import formatting
-from fer_pipeline.reporting.charts import choose_looks
+from fer_pipeline.reporting.charts import Figure, choose_looks
 from fer_pipeline.reporting.claims import make_claims, place_forest, write_headline
 from fer_pipeline.reporting.formatting import listing, percent, plural
 from fer_pipeline.reporting.mining import draw_mining
 from fer_pipeline.reporting.report_data import ReportData, Selection
 from fer_pipeline.reporting.results import ALL, METRIC, Result, shade_confusion
-from fer_pipeline.reporting.trainings import draw_trainings
+from fer_pipeline.reporting.trainings import draw_trainings, find_loss
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS = ("percent", "points", "plus_minus", "span", "count", "plural", "listing", "visible", "data_uri")
@@ -25,14 +25,9 @@ FEW = 20  # test faces of a class below which the page says what one face weighs
 
 def render(context: dict[str, Any]) -> str:
     """Render the page. Jinja escapes every value; the style sheet alone is trusted."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    loader = FileSystemLoader(TEMPLATES)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("index.html.j2").render(style=style, **context)
@@ -49,30 +44,24 @@ def build_context(data: ReportData, project: ProjectSettings, selection: Selecti
         for target in project.targets
         if (rows := [result for (_, name), result in data.results.items() if name == target])
     }
-    mined_figures = draw_mining(data.mined, data.precisions, data.sweep) if data.mined else []
-    cost_figures = draw_trainings(data.timings, data.histories, looks)
-    return {
-        **vars(data),
-        "title": title,
-        "project": project,
-        "looks": looks,
+    loss = find_loss(data.histories)
+    charts = draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
+    for distilled in data.distilled:
+        charts |= distilled.charts
+    charts |= draw_trainings(data.timings, data.histories, looks, loss)
+    figures = [Figure(name, svg) for name, svg in charts.items() if svg]
+    confusions = {key: shade_confusion(result) for key, result in data.results.items()}
+    context = vars(data) | {"title": title, "project": project, "looks": looks, "claims": claims, "baseline": baseline}
+    context |= {"all_targets": ALL, "all_classes": ALL_CLASSES, "by_target": by_target, "confusions": confusions}
+    context |= {"loss": loss, "charts": dict(figures), "figures": figures, "draws": selection.resampling.draws}
+    return context | {
         "headline": write_headline(claims, baseline=baseline),
-        "claims": claims,
-        "baseline": baseline,
         "forest": place_forest([row for row in means if row.against == baseline], looks),
-        "all_targets": ALL,
-        "all_classes": ALL_CLASSES,
         "levels": _levels(data, baseline),
         "warnings": _warnings(data, project, baseline, by_target),
         "num_seeds": max(len(result.seeds) for result in data.results.values()),
         "resampled": _describe_resampling(by_target, by_subject=selection.resampling.by_subject),
-        "draws": selection.resampling.draws,
-        "by_target": by_target,
         "best": {target: max(rows, key=_level).recipe for target, rows in by_target.items()},
-        "confusions": {key: shade_confusion(result) for key, result in data.results.items()},
-        "mined_figures": mined_figures,
-        "cost_figures": cost_figures,
-        "figures": [*mined_figures, *(figure for one in data.distilled for figure in one.figures), *cost_figures],
     }
 
 
@@ -112,8 +101,6 @@ def _warnings(
         supports = {name: number for name, number in rows[0].first.supports.items() if number}
         if few := [f"{name} {number}" for name, number in supports.items() if number < FEW]:
             weight = percent(1 / (min(supports.values()) * len(supports)))
-            warnings.append(
-                f"{target} has few test faces of {listing(few)}: "
-                f"one face can move its mean class accuracy by {weight} points."
-            )
+            effect = f"one face can move its mean class accuracy by {weight} points"
+            warnings.append(f"{target} has few test faces of {listing(few)}: {effect}.")
     return warnings

@@ -12,10 +12,8 @@ from fer_pipeline.artifacts.mined import SUMMARY, read_summary
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.summary import Resampling
-from fer_pipeline.reporting.census import DataSet, load_census
-from fer_pipeline.reporting.distilled import DistilledSet, load_distilled_sets
 from fer_pipeline.reporting.galleries import Face, load_failures, load_mined_faces
-from fer_pipeline.reporting.lineage import Lineage, read_lineage
+from fer_pipeline.reporting.lineage import DataSet, Lineage, load_census, read_lineage
 from fer_pipeline.reporting.mining import Precision, Sweep, compute_precisions, load_sweep
 from fer_pipeline.reporting.results import (
     METRIC,
@@ -26,7 +24,14 @@ from fer_pipeline.reporting.results import (
     list_pairs,
     load_results,
 )
-from fer_pipeline.reporting.trainings import History, Timing, load_histories, load_timings
+from fer_pipeline.reporting.trainings import (
+    DistilledSet,
+    History,
+    Timing,
+    load_distilled_sets,
+    load_histories,
+    load_timings,
+)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ seed by seed (t interval of the mean difference) and test face by test face (bot
 replicates). `ALL` stands for the plain mean over the targets, each of equal weight.
 """
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,8 +41,7 @@ class Result(Evaluation):
 Results = dict[tuple[str, str], Result]  # by recipe and target
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One recipe minus another on one target, for one figure."""
 
     recipe: str
@@ -55,15 +57,15 @@ Cell = tuple[str, str, str]  # of the confusion table: text, colour of the backg
 
 def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling) -> Results:
     """Read and evaluate all predictions there are, in the order of the settings."""
-    results = {}
-    for recipe in project.recipes:
-        for target in project.targets:
-            path = metrics / recipe / target / PREDICTIONS
-            if path.exists():
-                results[recipe, target] = compute_result(recipe, target, read_predictions(path), resampling)
+    results = {
+        (recipe, target): compute_result(recipe, target, read_predictions(path), resampling)
+        for recipe in project.recipes
+        for target in project.targets
+        if (path := metrics / recipe / target / PREDICTIONS).exists()
+    }
     if not results:
-        names = ", ".join(project.recipes)
-        raise DataError(f"no results in {metrics} for the recipes {names}; run: dvc repro evaluate")
+        recipes = ", ".join(project.recipes)
+        raise DataError(f"no results in {metrics} for the recipes {recipes}; run: dvc repro evaluate")
     return results
 
 
@@ -96,15 +98,13 @@ def compute_differences(
     rows, per_seed, replicates = [], [], []
     for target, (one, other) in pairs.items():
         if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
-            raise DataError(
-                f"{recipe} and {against} were measured on different faces of {target}; run: dvc repro evaluate"
-            )
+            both = f"{recipe} and {against}"
+            raise DataError(f"{both} were measured on different faces of {target}; run: dvc repro evaluate")
         first, second = ([getattr(result.seeds[seed], metric) for seed in seeds] for result in (one, other))
         per_seed.append(np.subtract(first, second))
         replicates.append(one.replicates.metrics[:, column] - other.replicates.metrics[:, column])
-        over_samples = percentile_interval(
-            replicates[-1], estimate=float(np.mean(per_seed[-1])), count=one.first.num_samples
-        )
+        mean, faces = float(np.mean(per_seed[-1])), one.first.num_samples
+        over_samples = percentile_interval(replicates[-1], estimate=mean, count=faces)
         rows.append(Difference(recipe, against, target, metric, paired_interval(first, second), over_samples))
     if len(pairs) > 1:
         means = np.mean(per_seed, axis=0)
@@ -116,9 +116,9 @@ def compute_differences(
 
 def best_recipe(results: Results) -> str:
     """Return the recipe with the highest mean of `METRIC` over its targets; the first of equals."""
-    values: dict[str, list[float]] = {}
+    values = defaultdict(list)
     for (recipe, _), result in results.items():
-        values.setdefault(recipe, []).append(result.over_seeds[METRIC].mean)
+        values[recipe].append(result.over_seeds[METRIC].mean)
     return max(values, key=lambda recipe: float(np.mean(values[recipe])))
 
 
@@ -127,18 +127,15 @@ def shade_confusion(result: Result) -> list[list[Cell] | None]:
 
     It is a table and no picture, so that it stays sharp, selectable and readable aloud.
     """
-    classes = result.predictions.classes
-
-    def cell(actual: int, predicted: int) -> Cell:
-        interval = result.share(actual, predicted)
-        share = float(np.clip(interval.mean, 0, 1))
-        title = f"{classes[actual]} taken for {classes[predicted]}: {percent(share)} % ({span(interval)})"
-        return percent(share, 0), mix_with_white(BLUE if actual == predicted else VERMILION, share), title
-
-    present = result.first.class_accuracies
-    return [
-        [cell(k, other) for other in range(len(classes))] if name in present else None for k, name in enumerate(classes)
-    ]
+    classes, present = result.predictions.classes, result.first.class_accuracies
+    rows: list[list[Cell] | None] = [[] if name in present else None for name in classes]
+    for (actual, row), predicted in itertools.product(enumerate(rows), range(len(classes))):
+        if row is not None:
+            interval = result.share(actual, predicted)
+            share = float(np.clip(interval.mean, 0, 1))
+            title = f"{classes[actual]} taken for {classes[predicted]}: {percent(share)} % ({span(interval)})"
+            row.append((percent(share, 0), mix_with_white(BLUE if actual == predicted else VERMILION, share), title))
+    return rows
 
 
 def mix_with_white(colour: str, share: float) -> str:

@@ -8,16 +8,15 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.files import write_text
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.statistics import Interval
-from fer_pipeline.reporting.mining import Sweep
 from fer_pipeline.reporting.report_data import ReportData
 from fer_pipeline.reporting.results import Result
 
-Row = dict[str, object]
+Row = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 POOL_COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
 
@@ -28,13 +27,9 @@ def write_tables(folder: Path, data: ReportData) -> None:
     for result in data.results.values():
         _add_result(tables, result)
     tables["differences"] = [
-        {
-            **{key: getattr(row, key) for key in ("recipe", "against", "target", "metric")},
-            "difference": row.over_seeds.mean,
-            **_ends("seeds", row.over_seeds),
-            **_ends("faces", row.over_samples),
-            "seeds": row.over_seeds.count,
-        }
+        {"recipe": row.recipe, "against": row.against, "target": row.target, "metric": row.metric}
+        | {"difference": row.over_seeds.mean, **_ends("seeds", row.over_seeds), **_ends("faces", row.over_samples)}
+        | {"seeds": row.over_seeds.count}
         for row in data.differences
     ]
     tables["mined"] = [
@@ -42,45 +37,28 @@ def write_tables(folder: Path, data: ReportData) -> None:
         for pool, counts in (data.mined["pools"].items() if data.mined else ())
     ]
     tables["precision"] = [
-        {
-            "kind": row.kind,
-            "pool": row.pool,
-            "class": row.name,
-            "faces": row.faces,
-            **_with_ends("estimated", row.estimated),
-            **_with_ends("true", row.true),
-            "gap": row.gap,
-            "truth_unknown": row.unknown,
-        }
+        {"kind": row.kind, "pool": row.pool, "class": row.name, "faces": row.faces}
+        | {**_with_ends("estimated", row.estimated), **_with_ends("true", row.true)}
+        | {"gap": row.gap, "truth_unknown": row.unknown}
         for row in data.precisions
     ]
-    tables["sweep"] = _sweep_rows(data.sweep) if data.sweep else []
+    tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
+    means = ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")
     tables["timings"] = [
-        {
-            "recipe": row.recipe,
-            "seeds": row.seconds.count,
-            **_with_ends("seconds_per_epoch", row.seconds),
-            **{key: getattr(row, key) for key in ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")},
-        }
+        {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}
+        | {name: getattr(row, name) for name in means}
         for row in data.timings
     ]
-    splits = [(one, split) for one in data.census for split in one.splits]
+    splits = [(one, *pair) for one in data.census for pair in one.splits.items()]
     tables["datasets"] = [
-        {
-            "dataset": one.name,
-            "role": one.role,
-            "split": split.name,
-            "pictures": split.samples,
-            "faces": split.faces,
-            **split.counts,
-            "unlabelled": split.unlabelled,
-        }
-        for one, split in splits
+        {"dataset": one.name, "role": one.role, "split": name, "pictures": split.samples, "faces": split.faces}
+        | {**one.counts(name), "unlabelled": split.unlabelled}
+        for one, name, split in splits
     ]
     tables["rejected"] = [
-        {"dataset": one.name, "split": split.name, "reason": reason, "pictures": number}
-        for one, split in splits
+        {"dataset": one.name, "split": name, "reason": reason, "pictures": number}
+        for one, name, split in splits
         for reason, number in split.rejected.items()
     ]
     for name, rows in tables.items():
@@ -92,11 +70,11 @@ def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     if not rows:
         return
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(rows[0])
+    writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
     for row in rows:
         assert row.keys() == rows[0].keys(), f"{path.name}: rows with different columns"
-        writer.writerow([_cell(value) for value in row.values()])
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     write_text(path, stream.getvalue())
 
 
@@ -139,15 +117,3 @@ def _add_result(tables: dict[str, list[Row]], result: Result) -> None:
             if predicted == actual:
                 accuracy = _with_ends("accuracy", share)
                 tables["classes"].append({**place, "class": name, "faces": first.supports[name], **accuracy})
-
-
-def _sweep_rows(sweep: Sweep) -> list[Row]:
-    """The sweep's own rows, with the true precision of each pool in the rows of all classes."""
-    true = {pool: dict(zip(sweep.margin.tolist(), curve.tolist(), strict=True)) for pool, curve in sweep.true.items()}
-    return [
-        {
-            **row,
-            **{f"true_{pool}": at[row["margin"]] if row["class"] == ALL_CLASSES else None for pool, at in true.items()},
-        }
-        for row in sweep.table.to_pylist()
-    ]

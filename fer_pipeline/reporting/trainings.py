@@ -1,4 +1,4 @@
-"""Read and draw what every final training cost and how it went (figure 5 of arXiv:2005.08551).
+"""Read and draw what trainings and distillations cost and how they went (figures 4, 5 and 7 of arXiv:2005.08551).
 
 An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps;
 all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart
@@ -6,22 +6,24 @@ from the results and decides nothing.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fer_pipeline.artifacts.history import HISTORY, read_history, read_timings
+from fer_pipeline.artifacts.distilled import CARD
+from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_timings
+from fer_pipeline.core.files import read_json
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
-from fer_pipeline.reporting.charts import Figure, Line, Look, bars, figures, lines
-from fer_pipeline.reporting.formatting import TIMES
+from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
+from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
 
 History = list[dict[str, float]]
 Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
+PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Seconds per epoch of a recipe over its seeds, and what an epoch is there."""
 
     recipe: str
@@ -34,68 +36,43 @@ class Timing:
 
 def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list[Timing]:
     """Load the timings there are, in the order of the recipes."""
-    paths = {name: folder / f"{name}.json" for name in recipes}
-    seeds = {name: rows for name, path in paths.items() if path.exists() and (rows := read_timings(path))}
-    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows]) for name, rows in seeds.items()}
-    base = seconds.get(baseline)
-    return [
-        Timing(
-            recipe=name,
-            seconds=seconds[name],
-            **{
-                key: sum(row[key] for row in rows) / len(rows)
-                for key in ("seconds_per_step", "steps_per_epoch", "steps")
-            },
-            times_baseline=seconds[name].mean / base.mean if base and base.mean > 0 else None,
-        )
-        for name, rows in seeds.items()
-    ]
+    timings = []
+    rows = {name: read_timings(path) for name in recipes if (path := folder / f"{name}.json").exists()}
+    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows[name]]) for name in rows if rows[name]}
+    base = seconds[baseline].mean if baseline in seconds else 0
+    for name, interval in seconds.items():
+        step, steps, total = (sum(row[key] for row in rows[name]) / len(rows[name]) for key in FIGURES[1:])
+        timings.append(Timing(name, interval, step, steps, total, interval.mean / base if base > 0 else None))
+    return timings
 
 
 def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, list[History]]:
     """Load the histories of every recipe that was trained, one for each seed."""
-    folders = {recipe: [models / recipe / str(seed) for seed in seeds] for recipe in recipes}
-    histories = {
-        recipe: [read_history(folder) for folder in group if (folder / HISTORY).exists()]
-        for recipe, group in folders.items()
-    }
-    return {recipe: runs for recipe, runs in histories.items() if runs}
+    histories = {}
+    for recipe in recipes:
+        folders = [folder for seed in seeds if ((folder := models / recipe / str(seed)) / HISTORY).exists()]
+        if folders:
+            histories[recipe] = [read_history(folder) for folder in folders]
+    return histories
 
 
-def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look]) -> list[Figure]:
-    """Draw seconds per epoch, the validation figure and the training loss by recipe."""
+def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look], loss: str) -> Charts:
+    """Draw seconds per epoch, the validation figure and the training loss `loss` by recipe."""
     rows = []
     for timing in timings:
         ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}{TIMES})"
         text = f"{timing.seconds.mean:.2f} s{ratio}"
         rows.append((timing.recipe, timing.seconds.mean, looks[timing.recipe].colour, text))
-    loss = _loss_column(histories)
     validation = _curves(histories, "validation_mean_class_accuracy", looks)
-    losses = _curves(histories, loss, looks)
-    return figures(
-        (
-            "seconds_per_epoch",
-            bars(rows, xlabel="seconds per epoch"),
-            "Seconds per epoch by recipe; the numbers are in the table above",
-            "Seconds per epoch (figure 5), mean over the seeds; in brackets, times the baseline's.",
-        ),
-        (
-            "validation",
-            lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
-            "Mean class accuracy on the validation part of the training data over the steps, by recipe",
-            "Validation part of the training data (never a test set), mean over the seeds.",
-        ),
-        (
-            "training_loss",
-            lines(losses, xlabel="steps", ylabel="training loss"),
-            "Training loss over the steps, by recipe",
-            f"Training loss (“{loss}”), mean over the seeds.",
-        ),
-    )
+    return {
+        "seconds_per_epoch": bars(rows, xlabel="seconds per epoch"),
+        "validation": lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
+        "training_loss": lines(_curves(histories, loss, looks), xlabel="steps", ylabel="training loss"),
+    }
 
 
-def _loss_column(histories: Histories) -> str:
-    """The column of the loss on the labelled faces: the first training column that every run has."""
+def find_loss(histories: Histories) -> str:
+    """Return the column of the loss on the labelled faces: the first training column that every run has."""
     runs = [run[0] if run else {} for group in histories.values() for run in group]
     names = [name for name in runs[0] if name.startswith("train_")] if runs else []
     return next((name for name in names if all(name in run for run in runs)), "")
@@ -112,3 +89,79 @@ def _curves(histories: Histories, column: str, looks: Mapping[str, Look]) -> lis
             steps = [row["steps"] for row in runs[0][:shortest]]
             curves.append(Line(recipe, steps, mean, looks[recipe].colour, marker=looks[recipe].marker))
     return curves
+
+
+class DistilledSet(NamedTuple):
+    """One distilled set, ready for the page; where the probe cannot be drawn, `probe_note` says why."""
+
+    name: str
+    previews: dict[str, str]  # class -> data URI
+    summary: str
+    probe_note: str
+    charts: Charts
+    probe_rows: list[dict[str, object]]
+
+
+def load_distilled_sets(folder: Path) -> list[DistilledSet]:
+    """Load every distilled set under `data/distilled`, by name."""
+    return [_load(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))]
+
+
+def _load(folder: Path) -> DistilledSet:
+    card, name = read_json(folder / CARD), folder.name
+    previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
+    path = folder / "probe.json"
+    probe: dict[str, Any] = read_json(path) if path.exists() else {"reason": "no probe was run"}
+    history = read_history(folder) if (folder / HISTORY).exists() else []
+    curves = {kind: probe.get(kind) or [] for kind in PROBES}
+    summary, note = _summarise(card, history), probe.get("reason") or _describe_probe(probe, curves["saved_image"])
+    charts = {
+        f"probe_{name}": _probe_chart(curves, probe.get("chance")),
+        f"distillation_{name}": _history_chart(history),
+    }
+    rows = [
+        {"distilled": name, "left_out": kind, "run": run, **row}
+        for kind, runs in curves.items()
+        for run, curve in enumerate(runs)
+        for row in curve
+    ]
+    pictures = {label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()}
+    return DistilledSet(name, pictures, summary, note, charts, rows)
+
+
+def _summarise(card: Mapping[str, Any], history: History) -> str:
+    images = card["steps"] * card["images_per_step"]
+    text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} {TIMES} {card['width']} px"
+    if "source_images" in card:
+        text += f", distilled from {plural(card['source_images'], 'real face')}"
+    if history and {"loss", "loss_before"} <= set(history[0]):
+        last = history[-1]
+        text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
+    return text
+
+
+def _describe_probe(probe: Mapping[str, Any], runs: list[History]) -> str:
+    if not runs:
+        return "no probe was run"
+    mean = float(np.mean([curve[-1]["test"] for curve in runs]))
+    return f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {percent(probe['chance'])} %"
+
+
+def _probe_chart(curves: Mapping[str, list[History]], chance: float | None) -> bytes | None:
+    series = []
+    for kind, (label, colour) in PROBES.items():
+        if runs := curves[kind]:
+            epochs = [row["epoch"] for row in runs[0]]
+            values = np.array([[row["test"] for row in curve] for curve in runs])
+            series.append(Line(label, epochs, values.mean(0).tolist(), colour))
+            series += [Line(label, epochs, row.tolist(), colour, faint=True) for row in values if len(values) > 1]
+    level, ylabel = None if chance is None else (chance, "chance"), "accuracy on left-out images"
+    return lines(series, xlabel="epoch of the probe", ylabel=ylabel, percent=True, level=level, height=2.7)
+
+
+def _history_chart(history: History) -> bytes | None:
+    if not history or not {"epoch", "loss", "loss_before"} <= set(history[0]):
+        return None
+    epochs, before, after = ([row[name] for row in history] for name in ("epoch", "loss_before", "loss"))
+    series = [Line("before the steps", epochs, before, GREY, "--"), Line("after the steps", epochs, after, VERMILION)]
+    return lines(series, xlabel="outer epoch", ylabel="loss on real faces", height=2.5)

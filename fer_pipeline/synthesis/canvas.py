@@ -19,7 +19,6 @@ Colour = Float[np.ndarray, "..."] | float  # one, or one for each pixel
 Line = tuple[Float[np.ndarray, "_ 2"], float, float]  # points, thickness in pixels, strength
 
 _ANGLES = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-_CIRCLE = np.cos(_ANGLES), np.sin(_ANGLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,9 @@ class Canvas:
     def window(self, points: Points, margin: float = 2.0) -> Window:
         """Returns the smallest window around points, with a margin in pixels, inside the picture."""
         height, width = self.pixels.shape[:2]
-        left, top = np.floor(points.min(0) - margin).tolist()
-        right, bottom = np.ceil(points.max(0) + margin).tolist()
-        return Window(_clamp(left, width), _clamp(top, height), _clamp(right, width), _clamp(bottom, height))
+        ends = *np.floor(points.min(0) - margin).tolist(), *np.ceil(points.max(0) + margin).tolist()
+        # For one number, this costs a twentieth of numpy's clip.
+        return Window(*(int(min(max(end, 0), size)) for end, size in zip(ends, 2 * (width, height), strict=True)))
 
     def blend(self, window: Window, mask: Mask, colour: Colour) -> None:
         """Moves the pixels of a window towards a colour by the mask."""
@@ -90,21 +89,25 @@ def polygon(window: Window, points: Points, *, blur: float = 0.0) -> Mask:
 def stroke(window: Window, points: Points, thick: float, *, blur: float = 0.0) -> Mask:
     """Returns the coverage of an open line in a window; lines too thin to draw become fainter instead."""
     width, strength = _line_width(thick)
-    mask = _rasterize(
-        window, blur, lambda draw: draw.line(_supersampled(points, window), fill=255, width=width, joint="curve")
-    )
+    place = _supersampled(points, window)
+    mask = _rasterize(window, blur, lambda draw: draw.line(place, fill=255, width=width, joint="curve"))
     return mask * np.float32(strength)
 
 
 def strokes(window: Window, lines: Sequence[Line], *, blur: float = 0.0) -> Mask:
     """Returns the coverage of many lines, later ones over earlier ones, in one pass."""
-    return _rasterize(window, blur, lambda draw: _draw_lines(draw, lines, window))
+
+    def paint(draw: ImageDraw.ImageDraw) -> None:
+        for points, thick, strength in lines:
+            width, faintness = _line_width(thick)
+            draw.line(_supersampled(points, window), fill=round(255 * strength * faintness), width=width)
+
+    return _rasterize(window, blur, paint)
 
 
 def ellipse(centre: Float[np.ndarray, " 2"], rx: float, ry: float | None = None, *, angle: float = 0.0) -> Points:
     """Returns the outline of a circle, or of an ellipse with the radii `rx` and `ry` turned by `angle` radians."""
-    cos, sin = _CIRCLE
-    outline = np.column_stack([rx * cos, (rx if ry is None else ry) * sin])
+    outline = np.column_stack([rx * np.cos(_ANGLES), (rx if ry is None else ry) * np.sin(_ANGLES)])
     return outline @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + centre
 
 
@@ -122,10 +125,6 @@ def smoothstep(low: float, high: float, x: Float[np.ndarray, "*s"]) -> Float[np.
     return t * t * (3 - 2 * t)
 
 
-def _clamp(position: float, size: int) -> int:
-    return int(min(max(position, 0), size))  # a twentieth of what numpy's clip costs for one number
-
-
 def _line_width(thick: float) -> tuple[int, float]:
     """A thickness in whole pixels of the supersampled window, and the strength that makes up for rounding up to one."""
     width = max(1, round(thick * _SUPERSAMPLING))
@@ -137,17 +136,10 @@ def _supersampled(points: Points, window: Window) -> list[float]:
     return ((points - np.array([window.left, window.top])) * _SUPERSAMPLING - 0.5).ravel().tolist()
 
 
-def _draw_lines(draw: ImageDraw.ImageDraw, lines: Sequence[Line], window: Window) -> None:
-    for points, thick, strength in lines:
-        width, faintness = _line_width(thick)
-        draw.line(_supersampled(points, window), fill=round(255 * strength * faintness), width=width)
-
-
 def _rasterize(window: Window, blur: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Mask:
-    height, width = window.shape
     if window.empty:
         return np.zeros(window.shape, np.float32)
-    image = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
+    image = Image.new("L", (window.shape[1] * _SUPERSAMPLING, window.shape[0] * _SUPERSAMPLING))
     paint(ImageDraw.Draw(image))
     image = image.reduce(_SUPERSAMPLING)
     if blur > 0:

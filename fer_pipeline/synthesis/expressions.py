@@ -13,9 +13,11 @@ blend of two) and `other` (speech, wink, blow, yawn, … : units that are no pro
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import numpy as np
+import yaml
 from jaxtyping import Float
 from pydantic import Field
 
@@ -26,52 +28,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Share, Share]
 Activation = Float[np.ndarray, "units 2"]  # one row a unit in `ORDER`; columns: left and right in the frontal picture
 
-UNITS: dict[int, str] = {
-    1: "inner brow raiser", 2: "outer brow raiser", 4: "brow lowerer", 5: "upper lid raiser", 6: "cheek raiser",
-    7: "lid tightener", 9: "nose wrinkler", 10: "upper lip raiser", 12: "lip corner puller", 14: "dimpler",
-    15: "lip corner depressor", 16: "lower lip depressor", 17: "chin raiser", 18: "lip pucker", 20: "lip stretcher",
-    23: "lip tightener", 24: "lip pressor", 25: "lips part", 26: "jaw drop", 34: "cheek puff", 43: "eyes closed",
-}  # fmt: skip
+_TABLES = yaml.safe_load(Path(__file__).with_name("expressions.yaml").read_text(encoding="utf-8"))
+UNITS: dict[int, str] = _TABLES["units"]
 ORDER: tuple[int, ...] = tuple(UNITS)
+PROTOTYPES: dict[str, dict[int, float]] = _TABLES["prototypes"]
+COMPANIONS: dict[str, dict[int, list[float]]] = _TABLES["companions"]
 _ROW = {unit: row for row, unit in enumerate(ORDER)}
-
-PROTOTYPES: dict[str, dict[int, float]] = {
-    "anger": {4: 1.0, 5: 0.6, 7: 0.9, 23: 1.0},
-    "disgust": {9: 1.0, 15: 0.6, 16: 0.8},
-    "fear": {1: 1.0, 2: 0.7, 4: 0.8, 5: 0.9, 20: 1.0, 26: 0.45},
-    "happiness": {6: 0.8, 12: 1.0},
-    "neutral": {},
-    "sadness": {1: 1.0, 4: 0.8, 15: 1.0},
-    "surprise": {1: 1.0, 2: 1.0, 5: 0.5, 26: 1.0},
-    "contempt": {12: 0.55, 14: 1.0},
-}
-# Unit -> (how often it joins, how strong at most).
-COMPANIONS: dict[str, dict[int, tuple[float, float]]] = {
-    "anger": {10: (0.25, 0.5), 17: (0.3, 0.6), 24: (0.4, 0.8), 25: (0.2, 0.7)},
-    "disgust": {4: (0.4, 0.5), 10: (0.5, 0.8), 17: (0.3, 0.5), 25: (0.4, 0.6)},
-    "fear": {7: (0.3, 0.4), 25: (0.6, 0.8)},
-    "happiness": {25: (0.6, 1.0), 26: (0.25, 0.35), 7: (0.2, 0.4)},
-    "neutral": {},
-    "sadness": {6: (0.2, 0.4), 17: (0.4, 0.7), 25: (0.15, 0.3), 43: (0.15, 0.35)},
-    "surprise": {25: (0.7, 0.8)},
-    "contempt": {17: (0.2, 0.4), 7: (0.2, 0.4)},
-}
-
-# What `other` faces do: units and the range of their strength.
-_OTHERS: dict[str, dict[int, Range]] = {
-    "speech": {25: (0.5, 1.0), 26: (0.1, 0.5), 18: (0.0, 0.4), 20: (0.0, 0.4)},
-    "pout": {18: (0.6, 1.0), 17: (0.2, 0.6)},
-    "blow": {34: (0.6, 1.0), 18: (0.3, 0.8)},
-    "yawn": {26: (0.8, 1.0), 25: (0.8, 1.0), 43: (0.5, 1.0), 4: (0.0, 0.4)},
-    "squint": {7: (0.6, 1.0), 4: (0.2, 0.6), 10: (0.2, 0.7), 43: (0.2, 0.5)},
-    "asleep": {43: (0.9, 1.0), 25: (0.0, 0.5)},
-    "press": {24: (0.7, 1.0), 14: (0.3, 0.8), 2: (0.0, 0.6)},
-    "bite": {16: (0.5, 1.0), 25: (0.5, 1.0), 17: (0.0, 0.3)},
-    "wink": {43: (0.85, 1.0), 12: (0.1, 0.5), 6: (0.2, 0.7)},
-    "sneer": {10: (0.6, 1.0), 9: (0.2, 0.6)},
-    "cocked brow": {2: (0.7, 1.0), 1: (0.3, 0.6)},
-}
-_ONE_SIDED = frozenset({"contempt", "wink", "sneer", "cocked brow"})
 
 
 def activation(units: Mapping[int, float], *, side: int | None = None) -> Activation:
@@ -86,7 +48,7 @@ def activation(units: Mapping[int, float], *, side: int | None = None) -> Activa
 def prototype(expression: str, intensity: float, *, side: int = 1) -> Activation:
     """Returns a basic expression's units at an intensity between 0 and 1, one-sided expressions on `side`."""
     units = {unit: strength * intensity for unit, strength in PROTOTYPES[expression].items()}
-    return activation(units, side=side if expression in _ONE_SIDED else None)
+    return activation(units, side=side if expression in _TABLES["one_sided"] else None)
 
 
 class Units:
@@ -111,8 +73,8 @@ class Acting(Settings):
     other: Share = 0.0
     intensity: Range = (0.55, 1.0)  # of prototypes, and of the stronger part of a blend
     weak_intensity: Range = (0.08, 0.4)
-    unit_spread: Annotated[float, Field(ge=0, le=1)] = 0.15  # relative, of each unit on its own
-    asymmetry: Annotated[float, Field(ge=0, le=1)] = 0.1
+    unit_spread: Share = 0.15  # relative, of each unit on its own
+    asymmetry: Share = 0.1
     companions: Share = 1.0  # scales how often the variants' further units join
     stray: Share = 0.06  # strength of chance units, also in a neutral face
     visible: Share = 0.3  # the truth's rule: see `dominant`
@@ -147,25 +109,23 @@ def dominant(weights: Mapping[str, float], acting: Acting) -> str | None:
 
 def draw_performance(rng: np.random.Generator, acting: Acting, expression: str, classes: Sequence[str]) -> Performance:
     """Draws a performance of `expression`, of a kind by the shares; blends pair it with another of `classes`."""
-    kinds: tuple[Kind, ...] = ("other", "mixed", "weak", "prototype")
     bounds = np.cumsum([acting.other, acting.mixed, acting.weak])
-    kind = kinds[int(np.searchsorted(bounds, rng.random(), side="right"))]
+    kind: Kind = get_args(Kind)[int(np.searchsorted(bounds, rng.random(), side="right"))]
     side = int(rng.integers(2))
     if kind == "other":
-        return _draw_other(rng, acting)
+        name, aus = _draw_other(rng)
+        return Performance(kind, name, _vary(rng, acting, aus), dominant=None, intensity=0.0)
     shown = [name for name in classes if name != "neutral"]
     if kind != "prototype" and expression == "neutral":
         expression = shown[int(rng.integers(len(shown)))]  # a faint or blended neutral face is no such thing
     if kind == "mixed" and len(shown) < 2:
         kind = "weak"
-    if kind == "mixed":
-        others = [name for name in shown if name != expression]
-        second = others[int(rng.integers(len(others)))]
-        strong = rng.uniform(*acting.intensity)
-        weights = {expression: float(strong), second: float(strong * rng.uniform(0.2, 1.0))}
-    else:
-        weights = {expression: float(rng.uniform(*(acting.weak_intensity if kind == "weak" else acting.intensity)))}
-    weights = {name: weight for name, weight in weights.items() if name != "neutral"}
+    others = [name for name in shown if name != expression]
+    second = others[int(rng.integers(len(others)))] if kind == "mixed" else None
+    weights = {expression: float(rng.uniform(*(acting.weak_intensity if kind == "weak" else acting.intensity)))}
+    if second:
+        weights[second] = weights[expression] * float(rng.uniform(0.2, 1.0))
+    weights.pop("neutral", None)
     aus = activation({})
     for name, weight in weights.items():
         aus += prototype(name, weight, side=side)
@@ -175,27 +135,24 @@ def draw_performance(rng: np.random.Generator, acting: Acting, expression: str, 
             if rng.random() < chance * acting.companions
         }
         aus = np.maximum(aus, activation(companions))
+    intensity = max(weights.values(), default=0.0)
     return Performance(
-        kind=kind,
-        detail="+".join(weights) or "neutral",
-        aus=_vary(rng, acting, aus),
-        dominant=dominant(weights, acting),
-        intensity=max(weights.values(), default=0.0),
+        kind, "+".join(weights) or "neutral", _vary(rng, acting, aus), dominant(weights, acting), intensity
     )
 
 
-def _draw_other(rng: np.random.Generator, acting: Acting) -> Performance:
-    names = [*_OTHERS, "random"]
+def _draw_other(rng: np.random.Generator) -> tuple[str, Activation]:
+    """The name of a movement that is no prototype, and its units."""
+    names = [*_TABLES["others"], "random"]
     name = names[int(rng.integers(len(names)))]
     if name == "random":
         chosen = rng.choice(ORDER, size=int(rng.integers(2, 5)), replace=False)
         units = {int(unit): float(rng.uniform(0.3, 1.0)) for unit in chosen}
         one_sided = rng.random() >= 0.6
     else:
-        units = {unit: float(rng.uniform(*strength)) for unit, strength in _OTHERS[name].items()}
-        one_sided = name in _ONE_SIDED
-    aus = activation(units, side=int(rng.integers(2)) if one_sided else None)
-    return Performance(kind="other", detail=name, aus=_vary(rng, acting, aus), dominant=None, intensity=0.0)
+        units = {unit: float(rng.uniform(*strength)) for unit, strength in _TABLES["others"][name].items()}
+        one_sided = name in _TABLES["one_sided"]
+    return name, activation(units, side=int(rng.integers(2)) if one_sided else None)
 
 
 def _vary(rng: np.random.Generator, acting: Acting, aus: Activation) -> Activation:

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from pydantic import Field
 
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.synthesis.expressions import Share
 
 Colour = Float[np.ndarray, " 3"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 HAIR_STYLES = ("short", "side", "fringe", "curly", "long", "bun", "receding", "bald")
 BEARDS = ("none", "stubble", "moustache", "goatee", "full")

@@ -5,9 +5,9 @@ Classes take turns in shuffled blocks, so every whole block is balanced exactly.
 Data and truth never share a table: no stage that learns reads the truth.
 """
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,39 +16,27 @@ from pydantic import Field, model_validator
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, draw_performance
+from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, Share, draw_performance
 from fer_pipeline.synthesis.people import Person, Population, draw_person
-from fer_pipeline.synthesis.portraits import Portrait, draw_portrait, encode_jpeg
-from fer_pipeline.synthesis.styles import Overrides, draw_scene, find_style
+from fer_pipeline.synthesis.portraits import Overrides, Portrait, draw_portrait, draw_scene, encode_jpeg, find_style
 
-DATA_SCHEMA = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("image", pa.binary(), nullable=False),
-        pa.field("label", pa.string()),
-        pa.field("subject", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-    ]
-)
-TRUTH_SCHEMA = pa.schema(
-    [
-        pa.field("face_id", pa.string(), nullable=False),  # the id that alignment gives the face
-        pa.field("dominant", pa.string()),  # null: no prototype dominates
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("intensity", pa.float32(), nullable=False),
-        pa.field("aus", pa.list_(pa.float32(), 2 * len(ORDER)), nullable=False),  # left and right of each unit
-        pa.field("style", pa.string(), nullable=False),
-        pa.field("pose", pa.list_(pa.float32(), 3), nullable=False),  # yaw, pitch, roll in degrees
-        pa.field("frontal", pa.bool_(), nullable=False),
-        pa.field("landmarks", pa.list_(pa.float32(), 10), nullable=False),  # x, y of five points; pixel i is [i, i + 1)
-    ],
-    metadata={"action_units": ",".join(map(str, ORDER))},
+_OPTIONAL = ("label", "dominant")  # null: not labelled; no prototype dominates
+_DATA = {"sample_id": pa.string(), "image": pa.binary()} | dict.fromkeys(("label", "subject", "split"), pa.string())
+_TRUTH = dict.fromkeys(("face_id", "dominant", "kind", "detail"), pa.string()) | {  # the id that alignment gives a face
+    "intensity": pa.float32(),
+    "aus": pa.list_(pa.float32(), 2 * len(ORDER)),  # left and right of each unit
+    "style": pa.string(),
+    "pose": pa.list_(pa.float32(), 3),  # yaw, pitch, roll in degrees
+    "frontal": pa.bool_(),
+    "landmarks": pa.list_(pa.float32(), 10),  # x, y of five points; pixel i is [i, i + 1)
+}
+DATA_SCHEMA, TRUTH_SCHEMA = (
+    pa.schema([pa.field(name, kind, nullable=name in _OPTIONAL) for name, kind in columns.items()])
+    for columns in (_DATA, _TRUTH)
 )
 
 Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class SetSettings(Settings):
@@ -66,12 +54,10 @@ class SetSettings(Settings):
 
     @model_validator(mode="after")
     def _check_names(self) -> "SetSettings":
-        for name in self.classes:
-            if name not in PROTOTYPES:
-                raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
-        for name in self.balance:
-            if name not in self.classes:
-                raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
+        for name in (name for name in self.classes if name not in PROTOTYPES):
+            raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
+        for name in (name for name in self.balance if name not in self.classes):
+            raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
         if not self.block():
             raise ValueError("balance leaves no class a turn; give one at least 1")
         for split in self.splits:
@@ -84,24 +70,18 @@ class SetSettings(Settings):
         return [name for name in self.classes for _ in range(self.balance.get(name, 1))]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SampleKey:
+class SampleKey(NamedTuple):
     """Names a portrait by its split and its number there."""
 
     split: Split
     number: int
 
-    @property
-    def sample_id(self) -> str:
-        """Stable name within the set."""
-        return f"{self.split}-{self.number:07d}"
 
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Row:
     """All that is known of one drawn portrait; the first five fields are data, the rest is truth."""
 
-    sample_id: str
+    sample_id: str  # stable within the set
     image: bytes
     label: str | None
     subject: str
@@ -125,8 +105,7 @@ class PortraitSet:
 
     def keys(self) -> list[SampleKey]:
         """Returns every portrait of the set, split by split."""
-        splits = sorted(self.settings.splits.items())
-        return [SampleKey(split, number) for split, count in splits for number in range(count)]
+        return [SampleKey(split, k) for split, count in sorted(self.settings.splits.items()) for k in range(count)]
 
     def expression(self, key: SampleKey) -> str:
         """Returns the class whose turn it is."""
@@ -163,20 +142,11 @@ class PortraitSet:
         scene = draw_scene(rng, self._styles[style], size=self.size)
         texture = derive(seed, "texture")
         portrait = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
-        yaw, pitch, roll = np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist()
-        row = Row(
-            sample_id=key.sample_id,
-            image=encode_jpeg(portrait.image, scene.exposure.quality),
-            label=self.label(key),
-            subject=subject,
-            split=key.split,
-            performance=performance,
-            style=style,
-            pose=(yaw, pitch, roll),
-            frontal=scene.frontal,
-            landmarks=portrait.landmarks.astype(np.float32),
-        )
-        return portrait, row
+        pose = tuple(np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist())
+        picture = encode_jpeg(portrait.image, scene.camera["quality"])
+        name, label, landmarks = f"{key.split}-{key.number:07d}", self.label(key), portrait.landmarks.astype(np.float32)
+        data = name, picture, label, subject, key.split
+        return portrait, Row(*data, performance, style, pose, scene.frontal, landmarks)
 
     def draw_row(self, key: SampleKey) -> Row:
         """Draws one portrait and returns only its row, which is all that need pass between processes."""
@@ -193,14 +163,8 @@ def data_table(rows: Sequence[Row]) -> pa.Table:
 
 def truth_table(rows: Sequence[Row], *, name: str) -> pa.Table:
     """Tabulates what only the report may see of the set `name`."""
-    records = [
-        {
-            **vars(row),
-            **vars(row.performance),
-            "face_id": f"{name}/{row.sample_id}",
-            "aus": row.performance.aus.ravel(),
-            "landmarks": row.landmarks.ravel(),
-        }
-        for row in rows
-    ]
-    return pa.Table.from_pylist(records, schema=TRUTH_SCHEMA)
+    records = []
+    for row in rows:
+        flat = {"aus": row.performance.aus.ravel(), "landmarks": row.landmarks.ravel()}
+        records.append({**vars(row), **vars(row.performance), **flat, "face_id": f"{name}/{row.sample_id}"})
+    return pa.Table.from_pylist(records, schema=TRUTH_SCHEMA.with_metadata({"action_units": ",".join(map(str, ORDER))}))

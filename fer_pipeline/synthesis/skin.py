@@ -9,15 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from fer_pipeline.synthesis.anatomy import Curve, Face
 from fer_pipeline.synthesis.canvas import Canvas, Mask, Points, Window, noise, polygon, strokes
-from fer_pipeline.synthesis.head import Head
+from fer_pipeline.synthesis.head import Curve, Face, Head
 
 Point = tuple[float, float]
 Crease = tuple[Curve, float, float]  # curve of the head frame, thickness in head units, strength
 
 _T = np.linspace(0, 1, 9)[:, None]
-_BEZIER = (1 - _T) ** 2, 2 * _T * (1 - _T), _T**2  # weights of start, bend and end
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +94,13 @@ def _spot(dx: Mask, dy: Mask, width: float, height: float) -> Mask:
 
 def _crease_darkness(head: Head, window: Window) -> Mask:
     """Folds and wrinkles as a darkness between 0 and 1."""
-    visible = [crease for crease in creases(head.face) if crease[2] > 0.03]
-    visible.sort(key=lambda crease: crease[2])  # the darkest on top
+    # The darkest is drawn last, on top.
+    visible = sorted((crease for crease in creases(head.face) if crease[2] > 0.03), key=lambda crease: crease[2])
     if not visible:
         return np.zeros(window.shape, np.float32)
     unit = head.view.unit
-    curves = head.project_curves(*(curve for curve, _, _ in visible))
-    lines = [
-        (pixels, thick * unit, min(strength, 1.0)) for pixels, (_, thick, strength) in zip(curves, visible, strict=True)
-    ]
+    curves = zip(head.project_curves(*(curve for curve, _, _ in visible)), visible, strict=True)
+    lines = [(pixels, thick * unit, min(strength, 1.0)) for pixels, (_, thick, strength) in curves]
     return strokes(window, lines, blur=max(0.5, 0.022 * unit))
 
 
@@ -121,46 +117,41 @@ def creases(face: Face) -> list[Crease]:
         inner = au.mean(1) * (1 - au.mean(2)) * (0.7 if row else 0.3)  # AU1 alone wrinkles the middle
         strength = 0.16 * person.age + 0.62 * max(raised**1.3, 0.8 * inner)
         lines.append((wave[1:4] if inner > raised else wave, 0.035, strength))
-    return [*lines, *_side_creases(face, 0), *_side_creases(face, 1)]
+    for side, mirror in enumerate(([-1.0, 1.0], [1.0, 1.0])):
+        lines += [(curve * mirror, thick, strength) for curve, thick, strength in _side_creases(face, side)]
+    return lines
 
 
 def _side_creases(face: Face, side: int) -> list[Crease]:
-    """Folds beside nose, eye and mouth on the left (0) or right (1) of the picture."""
-    au, person = face.units, face.person
-    sign = -1.0 if side == 0 else 1.0
+    """Folds beside nose, eye and mouth on the left (0) or right (1) of the picture, as if on the right."""
+    au, age, nose = face.units, face.person.age, face.units.mean(9)
     cheek, tight, smile, lip, depress, dimple = (float(au[unit][side]) for unit in (6, 7, 12, 10, 15, 14))
-    age, nose = person.age, au.mean(9)
     frown = au.mean(4) * 0.85 + 0.2 * nose + 0.14 * age
-    lines = [_arc((sign * 0.07, -0.36), (sign * 0.055, -0.25), (sign * 0.075, -0.14), 0.04, frown)]
-    for step in range(3):
-        y = 0.06 + 0.085 * step
-        lines.append(_arc((sign * 0.02, y - 0.03), (sign * 0.08, y), (sign * 0.13, y + 0.06), 0.035, 0.8 * nose))
+    lines = [_arc((0.07, -0.36), (0.055, -0.25), (0.075, -0.14), 0.04, frown)]
+    for y in (0.06 + 0.085 * step for step in range(3)):
+        lines.append(_arc((0.02, y - 0.03), (0.08, y), (0.13, y + 0.06), 0.035, 0.8 * nose))
 
     wing, wing_y = face.nose_wing
-    x, y = abs(float(face.mouth.outer_upper[-side, 0])), float(face.mouth.outer_upper[-side, 1])
-    start = (sign * (wing + 0.02), wing_y - 0.06 - 0.04 * nose)
-    bend = (sign * (x + 0.07 + 0.05 * smile), wing_y + 0.06 - 0.03 * smile)
-    end = (sign * (x + 0.1), max(y + 0.03, person.mouth_y - 0.05 + 0.2 * face.jaw))
+    x, y = np.abs(face.mouth.outer_upper[-side, 0]), face.mouth.outer_upper[-side, 1]
+    start = wing + 0.02, wing_y - 0.06 - 0.04 * nose
+    bend = x + 0.07 + 0.05 * smile, wing_y + 0.06 - 0.03 * smile
+    end = x + 0.1, max(y + 0.03, face.person.mouth_y - 0.05 + 0.2 * face.jaw)
     fold = 0.14 + 0.3 * age + 0.62 * smile + 0.5 * lip + 0.45 * nose + 0.15 * depress
     lines.append(_arc(start, bend, end, 0.05, fold))
-    droop = (sign * x, y), (sign * (x + 0.05), y + 0.08), (sign * (x + 0.03), y + 0.2)
-    lines.append(_arc(*droop, 0.045, 0.62 * depress + 0.12 * age))
-    hollow = (sign * (x + 0.06), y - 0.08), (sign * (x + 0.09), y), (sign * (x + 0.06), y + 0.08)
-    lines.append(_arc(*hollow, 0.06, 0.9 * dimple))
+    lines.append(_arc((x, y), (x + 0.05, y + 0.08), (x + 0.03, y + 0.2), 0.045, 0.62 * depress + 0.12 * age))
+    lines.append(_arc((x + 0.06, y - 0.08), (x + 0.09, y), (x + 0.06, y + 0.08), 0.06, 0.9 * dimple))
 
-    outer_x, outer_y = face.eyes[side].upper[-1].tolist()
+    outer_x, outer_y = np.abs(face.eyes[side].upper[-1, 0]), face.eyes[side].upper[-1, 1]
     for step in (-1, 0, 1):  # crow's feet
-        start = (outer_x + sign * 0.05, outer_y + 0.05 * step)
-        end = (outer_x + sign * 0.19, outer_y + 0.11 * step + 0.01)
-        bend = ((start[0] + end[0]) / 2, start[1] + 0.04 * step)
+        start, end = (outer_x + 0.05, outer_y + 0.05 * step), (outer_x + 0.19, outer_y + 0.11 * step + 0.01)
+        bend = (start[0] + end[0]) / 2, start[1] + 0.04 * step
         lines.append(_arc(start, bend, end, 0.03, 0.7 * cheek * (0.6 + 0.4 * age)))
     low = face.eyes[side].lower[2:-1]
-    bag = np.column_stack([low[:, 0], low[:, 1] + 0.075 - 0.02 * cheek])
-    lines.append((bag, 0.04, 0.08 + 0.3 * age + 0.45 * cheek + 0.25 * tight))
-    return lines
+    bag = np.column_stack([np.abs(low[:, 0]), low[:, 1] + 0.075 - 0.02 * cheek])
+    return [*lines, (bag, 0.04, 0.08 + 0.3 * age + 0.45 * cheek + 0.25 * tight)]
 
 
 def _arc(start: Point, bend: Point, end: Point, thick: float, strength: float) -> Crease:
     """A crease along a quadratic Bézier curve."""
-    weights = _BEZIER
-    return weights[0] * np.array(start) + weights[1] * np.array(bend) + weights[2] * np.array(end), thick, strength
+    curve = (1 - _T) ** 2 * np.array(start) + 2 * _T * (1 - _T) * np.array(bend) + _T**2 * np.array(end)
+    return curve, thick, strength

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.anatomy import Face, pose_face
 from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, UNITS, Units, activation, prototype
+from fer_pipeline.synthesis.head import Face, Head, View, pose_face
 from fer_pipeline.synthesis.people import Person, Population, draw_person
+from fer_pipeline.synthesis.skin import creases
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +123,6 @@ def test_au9_shortens_the_nose(person: Person) -> None:
 
 
 def test_every_unit_moves_or_creases_something(person: Person) -> None:
-    from fer_pipeline.synthesis.head import Head, View
-    from fer_pipeline.synthesis.skin import creases
-
     view = View(yaw=0.0, pitch=0.0, roll=0.0, centre=(64.0, 60.0), unit=30.0)
 
     def shape(aus: np.ndarray) -> np.ndarray:

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.anatomy import Face, pose_face
 from fer_pipeline.synthesis.canvas import Window
 from fer_pipeline.synthesis.expressions import activation
-from fer_pipeline.synthesis.head import Head, View
+from fer_pipeline.synthesis.head import Face, Head, View, pose_face
 from fer_pipeline.synthesis.people import Population, draw_person
 
 
