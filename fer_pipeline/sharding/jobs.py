@@ -60,6 +60,12 @@ class Outcome:
     seconds: float
     full: bool = False
 
+    @property
+    def line(self) -> str:
+        """The fault, which names its job."""
+        fault = self.fault or ""
+        return fault if self.job.name in fault else f"{self.job.name}: {fault}"
+
 
 def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: Advance) -> Outcome:
     """Makes one shard in the store; an error becomes a line, since it must not cost the other shards.

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,15 +30,9 @@ class ProgressFile:
         self._progress: Progress | None = None
 
     @contextmanager
-    def follow(self, progress: Progress | None = None) -> Iterator[None]:
-        """Writes a progress until the end of the block, and how it ended.
-
-        Where none is given, whatever progress begins in the block, for a stage that makes no shards.
-        """
-        self._progress = progress
-        if progress is not None:
-            progress.listeners.append(self._update)
-        with nullcontext() if progress is not None else with_listener(self._update):
+    def follow(self) -> Iterator[None]:
+        """Writes whatever progress begins in the block, until its end, and how that ended."""
+        with with_listener(self._update):
             try:
                 yield
             except BaseException:
