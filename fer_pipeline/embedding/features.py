@@ -6,7 +6,8 @@ runs in single precision, on a GPU in half.
 """
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Literal
 
@@ -16,10 +17,11 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
 from fer_pipeline.embedding.fusion import fuse_batch_norms
-from fer_pipeline.embedding.transfer import compute_overlapped
 from fer_pipeline.networks.checkpoints import Classifier
 
 VERSION = 2  # of the features' bytes: raise it when the same crops and weights give other ones
+
+BATCHES_AHEAD = 2  # on their way to a GPU or back
 
 # What a GPU computes in. float16 is as fast as bfloat16 and eight times finer; bfloat16 does not overflow.
 Precision = Literal["float16", "bfloat16", "float32"]
@@ -61,13 +63,9 @@ class Extractor:
     def stream(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]) -> Iterator[Float32[np.ndarray, "_ d"]]:
         """Yields the features of each batch of at most `batch_size` crops, in order.
 
-        On a GPU up to two batches are taken before the first features come.
+        Two batches are taken before the first features come.
         """
-        if self.device.type == "cuda":
-            return compute_overlapped(
-                batches, self.compute, device=self.device, batch_size=self.batch_size, dimensions=self.dimensions
-            )
-        return (self.compute(torch.from_numpy(np.ascontiguousarray(images))).numpy() for images in batches)
+        return compute_overlapped(batches, self.compute, device=self.device)
 
     @torch.inference_mode()
     def compute(self, images: UInt8[Tensor, "n h w 3"]) -> Float32[Tensor, "n d"]:
@@ -75,3 +73,46 @@ class Extractor:
         half = self.device.type == "cuda" and self.precision is not torch.float32
         with torch.autocast("cuda", dtype=self.precision) if half else nullcontext():
             return self.network(self.preprocessing.apply(images)).float()
+
+
+def compute_overlapped(
+    batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]],
+    compute: Callable[[UInt8[Tensor, "n h w 3"]], Float32[Tensor, "n d"]],
+    *,
+    device: torch.device,
+) -> Iterator[Float32[np.ndarray, "_ d"]]:
+    """Yields `compute` of each batch of crops, in order; it maps tensors on the device.
+
+    While a GPU computes one batch, the next is copied to it on a stream of its own out of page-locked memory, and the
+    features of the last come back; the host waits for nothing but finished features. A CPU takes the same turns, one
+    thing after the other.
+    """
+    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
+    waiting: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+
+    def send(images: UInt8[np.ndarray, "_ _ _ 3"]) -> tuple[Tensor, torch.cuda.Event | None]:
+        source = torch.empty(images.shape, dtype=torch.uint8, pin_memory=copying is not None)
+        source.numpy()[:] = images
+        if copying is None:
+            return compute(source), None
+        working = torch.cuda.current_stream(device)
+        with torch.cuda.stream(copying):
+            batch = source.to(device, non_blocking=True)
+        working.wait_stream(copying)
+        batch.record_stream(working)  # or its memory would be given to the next copy while it is still read
+        features = compute(batch)
+        locked = torch.empty(features.shape, pin_memory=True).copy_(features, non_blocking=True)
+        return locked, working.record_event()
+
+    def receive() -> Float32[np.ndarray, "_ d"]:
+        features, returned = waiting.popleft()
+        if returned is not None:
+            returned.synchronize()
+        return features.numpy().copy()  # page-locked memory goes back at once to who allocates the next
+
+    for images in batches:
+        if len(waiting) == BATCHES_AHEAD:
+            yield receive()
+        waiting.append(send(images))
+    while waiting:
+        yield receive()
