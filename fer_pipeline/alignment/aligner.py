@@ -76,24 +76,23 @@ class Aligner:
 
     def __init__(self, settings: AlignmentSettings, *, device: str | torch.device = "cpu") -> None:
         self.settings = settings
-        self.detector = (
-            None if settings.prealigned else Detector(settings.detection, device=device, engine=settings.engine)
-        )
+        self.detector = None
+        if not settings.prealigned:
+            self.detector = Detector(settings.detection, device=device, engine=settings.engine)
 
     def align(self, pictures: Iterable[bytes | Rejection]) -> Iterator[Crop | Rejection]:
         """Yields one crop or rejection for each picture, in order; a rejection that comes in goes out."""
         batch: list[np.ndarray | Rejection] = []
-        size = 0
         for picture in pictures:
             try:
                 image = picture if isinstance(picture, Rejection) else decode_picture(picture, self.settings.pictures)
             except Rejection as rejection:
                 image = rejection
             batch.append(image)
-            size += 0 if isinstance(image, Rejection) else image.nbytes
+            size = sum(image.nbytes for image in batch if isinstance(image, np.ndarray))
             if len(batch) == PICTURES_PER_BATCH or size > BYTES_PER_BATCH:
                 yield from self._align_batch(batch)
-                batch, size = [], 0
+                batch = []
         yield from self._align_batch(batch)
 
     def _align_batch(self, batch: list[np.ndarray | Rejection]) -> Iterator[Crop | Rejection]:
@@ -110,7 +109,13 @@ class Aligner:
         size, (height, width) = settings.crop, image.shape[:2]
         landmarks, score = None, None
         if settings.prealigned:
-            crop, landmarks = _resize(image, size), scale_template(size).astype(np.float32)
+            if height != width:
+                raise Rejection("not_square")
+            crop, landmarks = image, scale_template(size).astype(np.float32)
+            if height != size:
+                pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+                resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+                crop = resized[0].permute(1, 2, 0).contiguous().numpy()
         elif not faces and settings.no_face == "centre_crop":
             crop = warp_image(image, fit_centre(height, width, size=size), size=size, border=settings.border)
         else:
@@ -139,13 +144,3 @@ def choose_face(faces: Sequence[DetectedFace], *, height: int, width: int, rule:
         return face.score, 0.0
 
     return max(faces, key=rank)
-
-
-def _resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    if image.shape[0] != image.shape[1]:
-        raise Rejection("not_square")
-    if image.shape[0] == size:
-        return image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()

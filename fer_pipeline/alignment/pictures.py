@@ -80,14 +80,21 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
         pixels = _decode_strictly(data, settings) if picture.format == "JPEG" and picture.mode in ("L", "RGB") else None
-        orientation = _read_orientation(picture)
+        try:
+            orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # damaged metadata says nothing about the pixels
+            orientation = 1
         if pixels is not None and orientation not in UPRIGHT:
             return pixels
         upright = picture if pixels is None else Image.fromarray(pixels)
         upright.load()
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
-        return np.array(_to_rgb(_to_eight_bits(upright), settings.background))
+        upright = _to_eight_bits(upright)
+        if upright.mode in TRANSPARENT_MODES or "transparency" in upright.info:
+            under = Image.new("RGBA", upright.size, (*settings.background, 255))
+            upright = Image.alpha_composite(under, upright.convert("RGBA"))
+        return np.array(upright.convert("RGB"))
 
 
 def _decode_strictly(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -107,13 +114,6 @@ def _reason_of(error: Exception) -> str:
     return "truncated" if cut else "damaged"
 
 
-def _read_orientation(picture: Image.Image) -> int:
-    try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata says nothing about the pixels
-        return 1
-
-
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Scales deeper grey by its range: 16 bits, or floats of 0 to 1; Pillow's own conversion would clip it."""
     if not picture.mode.startswith(("I", "F")):
@@ -125,10 +125,3 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         highest = next(limit for limit in (1, 255, 65535) if levels.max() <= limit)
     return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
-
-
-def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
-        under = Image.new("RGBA", picture.size, (*background, 255))
-        picture = Image.alpha_composite(under, picture.convert("RGBA"))
-    return picture.convert("RGB")

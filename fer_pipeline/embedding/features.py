@@ -102,7 +102,9 @@ def compute_overlapped(
         batch.record_stream(working)  # or its memory would be given to the next copy while it is still read
         features = compute(batch)
         locked = torch.empty(features.shape, pin_memory=True).copy_(features, non_blocking=True)
-        return locked, working.record_event()
+        returned = torch.cuda.Event()
+        returned.record(working)
+        return locked, returned
 
     def receive() -> Float32[np.ndarray, "_ d"]:
         features, returned = waiting.popleft()

@@ -28,6 +28,11 @@ from fer_pipeline.core.settings import Settings
 ITERATIONS = 10_000
 SMALLEST = 1e-6  # keeps a class that the pool seems to lack from dividing by zero
 
+PerClass = Float64[np.ndarray, "t c"]  # for each of `t` margins and `c` classes
+Shares = Float64[np.ndarray, " t"]
+Labels = Int64[np.ndarray, " n"]
+Margins = Float32[np.ndarray, " n"]
+
 
 class CalibrationSettings(Settings):
     """How the precision of the mined set is estimated."""
@@ -46,21 +51,21 @@ class OutOfReachError(DataError):
 class Predictions:
     """Scored faces: their nearest class, their margin, and their true label where it is known."""
 
-    nearest: Int64[np.ndarray, " n"]
-    margin: Float32[np.ndarray, " n"]
-    label: Int64[np.ndarray, " n"] | None = None
+    nearest: Labels
+    margin: Margins
+    label: Labels | None = None
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Precisions of `t` margins for `c` classes, NaN without evidence; `heldout` counts the faces behind each."""
 
-    precision: Float64[np.ndarray, "t c"]
-    low: Float64[np.ndarray, "t c"]
-    high: Float64[np.ndarray, "t c"]
+    precision: PerClass
+    low: PerClass
+    high: PerClass
     heldout: Int64[np.ndarray, "t c"]
 
-    def combined(self, counts: Int64[np.ndarray, "t c"]) -> tuple[Float64[np.ndarray, " t"], ...]:
+    def combined(self, counts: Int64[np.ndarray, "t c"]) -> tuple[Shares, Shares, Shares]:
         """Returns precision, low and high of sets with these counts per class; NaN where no class has an estimate."""
         return weighted_interval(self.precision, self.low, self.high, weights=counts)
 
@@ -91,12 +96,12 @@ class Calibration:
         """Which classes have any held-out face."""
         return np.array([len(margin) > 0 for margin in self.margin])
 
-    def count_passing(self, thresholds: Float64[np.ndarray, "t c"]) -> Int64[np.ndarray, "t c"]:
+    def count_passing(self, thresholds: PerClass) -> Int64[np.ndarray, "t c"]:
         """Counts the pool faces of each class that pass, before any cap."""
         columns = [len(pool) - np.searchsorted(pool, thresholds[:, k]) for k, pool in enumerate(self.pool)]
         return np.stack(columns, axis=1)
 
-    def estimate(self, thresholds: Float64[np.ndarray, "t c"]) -> Estimate:
+    def estimate(self, thresholds: PerClass) -> Estimate:
         """Estimates the precision of each class at each of `t` margins."""
         columns = [self._estimate_class(k, thresholds[:, k]) for k in range(len(self.margin))]
         return Estimate(*(np.stack(part, axis=1) for part in zip(*columns, strict=True)))
@@ -186,12 +191,8 @@ def wilson(
 
 
 def weighted_interval(
-    share: Float64[np.ndarray, "t c"],
-    low: Float64[np.ndarray, "t c"],
-    high: Float64[np.ndarray, "t c"],
-    *,
-    weights: Num[np.ndarray, "t c"],
-) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"], Float64[np.ndarray, " t"]]:
+    share: PerClass, low: PerClass, high: PerClass, *, weights: Num[np.ndarray, "t c"]
+) -> tuple[Shares, Shares, Shares]:
     """Computes the weighted mean of shares and its interval by MOVER; NaN shares are left out, rows of none are NaN."""
     known = np.where(np.isnan(share), 0.0, weights.astype(np.float64))
     total = known.sum(axis=1, keepdims=True)
@@ -234,11 +235,7 @@ def isotonic_share(
 
 
 def class_weights(
-    label: Int64[np.ndarray, " h"],
-    nearest: Int64[np.ndarray, " h"],
-    pool_nearest: Int64[np.ndarray, " n"],
-    *,
-    num_classes: int,
+    label: Int64[np.ndarray, " h"], nearest: Int64[np.ndarray, " h"], pool_nearest: Labels, *, num_classes: int
 ) -> Float64[np.ndarray, " c"]:
     """Divides pool share by held-out share for every true class; 1 for a class without held-out faces.
 

@@ -5,22 +5,27 @@ GPU on a stream of its own, the GPU searches the batch before, and the processor
 What crosses to the GPU is half precision; it is widened there.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from fer_pipeline.scoring.cosine import rank_classes, unit_rows
-from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, load_faiss, score_in_slices
-
-T = TypeVar("T")
+from fer_pipeline.core.prefetch import prefetch
+from fer_pipeline.scoring.engines import (
+    ClassScores,
+    Engine,
+    Parts,
+    T,
+    load_faiss,
+    rank_classes,
+    score_in_slices,
+    unit_rows,
+)
 
 READ_AHEAD = 2  # batches: one is being copied, one is being searched
 ROWS = 65536
@@ -91,20 +96,14 @@ class GpuEngine(Engine):
     search: Search | None = None
 
     def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, ClassScores]]:
-        """Yields the scores of batch after batch, read ahead by a thread."""
-        assert self.search is not None
-        remaining, search = iter(batches), self.search
-
-        def load() -> tuple[T, Upload] | None:
-            batch = next(remaining, None)
-            return None if batch is None else (batch[0], search.upload(batch[1]))
-
-        with ThreadPoolExecutor(1) as reader:
-            ahead = deque(reader.submit(load) for _ in range(READ_AHEAD))
-            while (batch := ahead.popleft().result()) is not None:
-                ahead.append(reader.submit(load))
-                cosine = search.cosines(batch[1])
-                yield batch[0], ClassScores(cosine, *rank_classes(cosine))
+        """Yields the scores of batch after batch, copied ahead by a thread."""
+        search = self.search
+        assert search is not None
+        uploads = prefetch(lambda batch: (batch[0], search.upload(batch[1])), batches, threads=1, ahead=READ_AHEAD)
+        with closing(uploads):
+            for item, upload in uploads:
+                cosine = search.cosines(upload)
+                yield item, ClassScores(cosine, *rank_classes(cosine))
 
 
 def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:

@@ -112,13 +112,29 @@ def build_module(num_classes: int, width: int, *, at_once: int) -> ir.Module:
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [INDEX]), "score")
     features, centroids, cosine, nearest, margin, rows = function.args
+    fma = module.declare_intrinsic(f"llvm.fma.v{LANES}f32", (), ir.FunctionType(FLOATS, [FLOATS] * 3))
+    fetch = module.declare_intrinsic("llvm.prefetch.p0", (), ir.FunctionType(ir.VoidType(), [POINTER, *[FLAG] * 3]))
     builder: Builder = ir.IRBuilder(function.append_basic_block())
-    lines = list(range(num_classes + 1))  # the last is the feature itself
+    lines = list(range(num_classes + 1))  # the last is the feature itself, for the sum of the squares
     sums = [builder.alloca(FLOATS) for _ in lines]  # registers, once LLVM has optimised them
     with for_range(builder, rows, 1) as row:
         first = builder.gep(features, [builder.mul(row, INDEX(width))], source_etype=HALF)
-        for begin in range(0, len(lines), at_once):
-            add_products(builder, first, centroids, sums, lines[begin : begin + at_once], width, ahead=begin == 0)
+        for begin in range(0, len(lines), at_once):  # one pass over the row for each group of products
+            group = lines[begin : begin + at_once]
+            for k in group:
+                builder.store(ir.Constant(FLOATS, None), sums[k])
+            with for_range(builder, INDEX(width), LANES) as column:
+                place = builder.gep(first, [column], source_etype=HALF)
+                if begin == 0:
+                    beyond = builder.gep(place, [INDEX(AHEAD)], source_etype=HALF)
+                    builder.call(fetch, [beyond, FLAG(0), FLAG(3), FLAG(1)])  # for reading, to be kept, data
+                x = builder.fpext(builder.load(place, align=1, typ=HALVES), FLOATS)
+                for k in group:
+                    other = x
+                    if k < num_classes:
+                        at = builder.gep(centroids, [builder.add(INDEX(k * width), column)], source_etype=FLOAT)
+                        other = builder.load(at, align=LINE, typ=FLOATS)
+                    builder.store(builder.call(fma, [x, other, builder.load(sums[k], typ=FLOATS)]), sums[k])
         products = [sum_lanes(builder, builder.load(partial, typ=FLOATS)) for partial in sums]
         cosines = divide_by_length(builder, products[:-1], products[-1])
         for k, value in enumerate(cosines):
@@ -130,45 +146,16 @@ def build_module(num_classes: int, width: int, *, at_once: int) -> ir.Module:
     return module
 
 
-def add_products(
-    builder: Builder,
-    first: Value,
-    centroids: Value,
-    sums: Sequence[Value],
-    group: Sequence[int],
-    width: int,
-    *,
-    ahead: bool,
-) -> None:
-    """Adds up some of a row's products in one pass; the last of all sums is that of the squares."""
-    fma = declare_intrinsic(builder, f"llvm.fma.v{LANES}f32", FLOATS, [FLOATS] * 3)
-    prefetch = declare_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [POINTER, FLAG, FLAG, FLAG])
-    for k in group:
-        builder.store(ir.Constant(FLOATS, None), sums[k])
-    with for_range(builder, INDEX(width), LANES) as column:
-        place = builder.gep(first, [column], source_etype=HALF)
-        if ahead:
-            beyond = builder.gep(place, [INDEX(AHEAD)], source_etype=HALF)
-            builder.call(prefetch, [beyond, FLAG(0), FLAG(3), FLAG(1)])  # for reading, to be kept, data
-        x = builder.fpext(builder.load(place, align=1, typ=HALVES), FLOATS)
-        for k in group:
-            other = x
-            if k < len(sums) - 1:
-                at = builder.gep(centroids, [builder.add(INDEX(k * width), column)], source_etype=FLOAT)
-                other = builder.load(at, align=LINE, typ=FLOATS)
-            builder.store(builder.call(fma, [x, other, builder.load(sums[k], typ=FLOATS)]), sums[k])
-
-
 def divide_by_length(builder: Builder, products: Sequence[Value], square: Value) -> list[Value]:
     """Divides products by the length of the feature: 0 for a zero feature, NaN for one that is not finite."""
-    length = builder.call(declare_intrinsic(builder, "llvm.sqrt.f32", FLOAT, [FLOAT]), [square])
+    length = builder.call(builder.module.declare_intrinsic("llvm.sqrt", [FLOAT]), [square])
     length = builder.select(builder.fcmp_ordered("==", length, FLOAT(0.0)), FLOAT(1.0), length)
     length = builder.select(builder.fcmp_ordered("==", length, FLOAT(math.inf)), FLOAT(math.nan), length)
     return [builder.fdiv(product, length) for product in products]
 
 
 def rank_classes(builder: Builder, cosines: Sequence[Value]) -> tuple[Value, Value]:
-    """Finds the nearest class and the margin, as `cosine.rank_classes` does."""
+    """Finds the nearest class and the margin, as `engines.rank_classes` does."""
     best, second, nearest = cosines[0], FLOAT(-math.inf), INDEX(0)
     for k, value in enumerate(cosines[1:], start=1):
         better = builder.fcmp_ordered(">", value, best)
@@ -182,12 +169,6 @@ def rank_classes(builder: Builder, cosines: Sequence[Value]) -> tuple[Value, Val
 def store(builder: Builder, value: Value, base: Value, at: Value) -> None:
     """Writes a number into an array."""
     builder.store(value, builder.gep(base, [at], source_etype=value.type), align=1)
-
-
-def declare_intrinsic(builder: Builder, name: str, returned: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    """Declares a function that LLVM knows, once a module."""
-    known = builder.module.globals
-    return known.get(name) or ir.Function(builder.module, ir.FunctionType(returned, arguments), name)
 
 
 @contextmanager
