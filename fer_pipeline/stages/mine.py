@@ -98,7 +98,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)
         write_rows(folder / RANDOM, control)
-        write_rows(folder / SWEEP, sweep_table(classes, **vars(sweep)))
+        write_rows(folder / SWEEP, sweep_table(classes, **sweep))
         write_json(folder / SUMMARY, summary)
     warnings = ([empty] if empty else []) + list(warn(config, calibration, len(mined), classes))
     return Summary("mine", headline(summary), counts, tuple(warnings))
