@@ -16,18 +16,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from pydantic import Field
 
-from fer_pipeline.alignment import cascade
+from fer_pipeline.alignment import cascade, warp
 from fer_pipeline.alignment.cascade import DetectedFace, DetectionSettings, Detector
 from fer_pipeline.alignment.engines import Engine, resolve_engine
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
-from fer_pipeline.alignment.warp import (
-    Border,
-    fit_centre,
-    fit_similarity,
-    scale_template,
-    transform_points,
-    warp_image,
-)
+from fer_pipeline.alignment.warp import Border
 from fer_pipeline.alignment.weights import SHA256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import Settings
@@ -111,18 +104,18 @@ class Aligner:
         if settings.prealigned:
             if height != width:
                 raise Rejection("not_square")
-            crop, landmarks = image, scale_template(size).astype(np.float32)
+            crop, landmarks = image, warp.scale_template(size).astype(np.float32)
             if height != size:
                 pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
                 resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
                 crop = resized[0].permute(1, 2, 0).contiguous().numpy()
         elif not faces and settings.no_face == "centre_crop":
-            crop = warp_image(image, fit_centre(height, width, size=size), size=size, border=settings.border)
+            crop = warp.warp_image(image, warp.fit_centre(height, width, size=size), size=size, border=settings.border)
         else:
             face = choose_face(faces, height=height, width=width, rule=settings.several_faces)
-            matrix = fit_similarity(face.landmarks, scale_template(size))
-            crop = warp_image(image, matrix, size=size, border=settings.border)
-            landmarks, score = transform_points(face.landmarks, matrix).astype(np.float32), face.score
+            matrix = warp.fit_similarity(face.landmarks, warp.scale_template(size))
+            crop = warp.warp_image(image, matrix, size=size, border=settings.border)
+            landmarks, score = warp.transform_points(face.landmarks, matrix).astype(np.float32), face.score
         if settings.grey:
             crop = np.array(Image.fromarray(crop).convert("L").convert("RGB"))
         return Crop(crop, landmarks, score)

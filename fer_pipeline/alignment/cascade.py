@@ -76,11 +76,7 @@ class Detector:
     """The cascade with its weights on a device; an engine other than torch takes the CPU whatever the device."""
 
     def __init__(
-        self,
-        settings: DetectionSettings | None = None,
-        *,
-        device: str | torch.device = "cpu",
-        engine: Engine = "auto",
+        self, settings: DetectionSettings | None = None, *, device: str | torch.device = "cpu", engine: Engine = "auto"
     ) -> None:
         self.settings = settings or DetectionSettings()
         self.device = torch.device(device if resolve_engine(engine) == "torch" else "cpu")

@@ -63,8 +63,7 @@ def load_networks(engine: Engine = "auto", *, device: str | torch.device = "cpu"
     name = resolve_engine(engine)
     if name == "torch":
         return load_mtcnn(device=device)
-    start = _start_openvino if name == "openvino" else _start_onnxruntime
-    return Mtcnn(*(CompiledNet(start(export_onnx(network))) for network in load_mtcnn()))
+    return Mtcnn(*(CompiledNet(_compile(export_onnx(network), name)) for network in load_mtcnn()))
 
 
 def export_onnx(net: ProposalNet | CropNet) -> bytes:
@@ -123,24 +122,22 @@ def export_onnx(net: ProposalNet | CropNet) -> bytes:
     return model.SerializeToString()
 
 
-def _start_openvino(graph: bytes) -> Run:
-    import openvino
+def _compile(graph: bytes, engine: str) -> Run:
+    if engine == "openvino":
+        import openvino
 
-    core = openvino.Core()
-    options = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",  # it would take bfloat16 where the CPU has it
-    }
-    request = core.compile_model(core.read_model(model=graph), "CPU", options).create_infer_request()
-    return lambda pixels: [np.array(output) for output in request.infer([pixels], share_inputs=True).values()]
-
-
-def _start_onnxruntime(graph: bytes) -> Run:
+        core = openvino.Core()
+        # It would take bfloat16 where the CPU has it.
+        options = {
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        request = core.compile_model(core.read_model(model=graph), "CPU", options).create_infer_request()
+        return lambda pixels: [np.array(output) for output in request.infer([pixels], share_inputs=True).values()]
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     return lambda pixels: [np.asarray(output) for output in session.run(None, {"pixels": pixels})]

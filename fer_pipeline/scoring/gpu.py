@@ -16,16 +16,8 @@ from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
 from fer_pipeline.core.prefetch import prefetch
-from fer_pipeline.scoring.engines import (
-    ClassScores,
-    Engine,
-    Parts,
-    T,
-    load_faiss,
-    rank_classes,
-    score_in_slices,
-    unit_rows,
-)
+from fer_pipeline.scoring import engines
+from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, T
 
 READ_AHEAD = 2  # batches: one is being copied, one is being searched
 ROWS = 65536
@@ -43,7 +35,7 @@ class Search:
     """An index of FAISS over the unit centroids, on one GPU."""
 
     def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device) -> None:
-        faiss = load_faiss()
+        faiss = engines.load_faiss()
         import_module("faiss.contrib.torch_utils")  # FAISS then takes tensors where they are, on torch's stream
 
         self.device, self.num_classes = device, len(units)
@@ -103,12 +95,12 @@ class GpuEngine(Engine):
         with closing(uploads):
             for item, upload in uploads:
                 cosine = search.cosines(upload)
-                yield item, ClassScores(cosine, *rank_classes(cosine))
+                yield item, ClassScores(cosine, *engines.rank_classes(cosine))
 
 
 def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:
     """Puts the centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
     index = 0 if device == "auto" else torch.device(device).index or 0
-    search = Search(unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
-    score = score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
+    search = Search(engines.unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
+    score = engines.score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
     return GpuEngine("faiss", score, search=search)
