@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -89,13 +90,18 @@ class GpuEngine(Engine):
 
     def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, ClassScores]]:
         """Yields the scores of batch after batch, copied ahead by a thread."""
-        search = self.search
+        remaining, search = iter(batches), self.search
         assert search is not None
-        uploads = prefetch(lambda batch: (batch[0], search.upload(batch[1])), batches, threads=1, ahead=READ_AHEAD)
-        with closing(uploads):
-            for item, upload in uploads:
-                cosine = search.cosines(upload)
-                yield item, ClassScores(cosine, *engines.rank_classes(cosine))
+
+        def load(_: None) -> tuple[T, Upload] | None:
+            # In the thread, after the last copy: asking for the next part of a file gives back the pages of the last.
+            batch = next(remaining, None)
+            return None if batch is None else (batch[0], search.upload(batch[1]))
+
+        with closing(prefetch(load, repeat(None), threads=1, ahead=READ_AHEAD)) as uploads:
+            while (uploaded := next(uploads)) is not None:
+                cosine = search.cosines(uploaded[1])
+                yield uploaded[0], ClassScores(cosine, *engines.rank_classes(cosine))
 
 
 def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:

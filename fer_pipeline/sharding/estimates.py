@@ -95,19 +95,9 @@ def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resou
     rate = items / max(sum(timing.seconds for timing in timings), 1e-9)
     workers = min(workers, max(len(missing), 1))
     low, likely, high = (sum(missing) / (workers * pace) for pace in (max(rates), rate or 1.0, min(rates)))
-    return Estimate(
-        shards=shards,
-        missing=len(missing),
-        items_missing=sum(missing),
-        unit=work.unit,
-        workers=workers,
-        device=kind,
-        rate=rate,
-        seconds=(low, likely, high),
-        size=sum(timing.size for timing in timings) / max(items, 1) * sum(missing),
-        free=shutil.disk_usage(store).free,
-        basis=basis,
-    )
+    size = sum(timing.size for timing in timings) / max(items, 1) * sum(missing)
+    counts = shards, len(missing), sum(missing), work.unit
+    return Estimate(*counts, workers, kind, rate, (low, likely, high), size, shutil.disk_usage(store).free, basis)
 
 
 def _sample(

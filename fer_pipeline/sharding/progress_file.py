@@ -51,17 +51,10 @@ class ProgressFile:
             return
         self._written = time.monotonic()
         left = progress.seconds_left
-        content = {
-            **self._about,
-            "state": state,
-            "done": progress.done,
-            "total": progress.total,
-            "unit": progress.unit,
-            "rate": round(progress.rate, 3),
-            "seconds_left": None if left is None else round(left, 1),
-            "shards": self.shards,
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        numbers = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        numbers |= {"rate": round(progress.rate, 3), "seconds_left": None if left is None else round(left, 1)}
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {**self._about, "state": state, **numbers, "shards": self.shards, "updated": updated}
         # Not synced to the disk: it is of no use after a crash of the machine, and would wait for the shards' bytes.
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:  # a full disk does not end the run here

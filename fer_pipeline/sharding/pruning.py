@@ -51,10 +51,11 @@ def find_unused(store: Store) -> list[Unused]:
         "leftover": _temporary_files(store.root) + [path for path in checksums if not store.shard(path.stem).exists()],
     }
     unused = []
-    for kind, path in ((name, path) for name, group in paths.items() for path in group):
-        files = [file.stat() for file in shard_files(path).values()]
-        linked = sum(file.st_size for file in files if file.st_nlink > 1)
-        unused.append(Unused(path, kind, sum(file.st_size for file in files), linked))
+    for kind, group in paths.items():
+        for path in group:
+            files = [file.stat() for file in shard_files(path).values()]
+            linked = sum(file.st_size for file in files if file.st_nlink > 1)
+            unused.append(Unused(path, kind, sum(file.st_size for file in files), linked))
     return unused
 
 
