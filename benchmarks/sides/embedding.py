@@ -45,7 +45,7 @@ def forward(faces: str, scratch: str, seed: int) -> Round:
     from fer_pipeline.artifacts.faces import shard_paths
     from fer_pipeline.core.heap import keep_freed_memory
     from fer_pipeline.embedding.features import Extractor
-    from fer_pipeline.embedding.prefetch import decoded_batches
+    from fer_pipeline.embedding.shards import decoded_batches
     from fer_pipeline.networks.checkpoints import load_checkpoint
 
     keep_freed_memory()

@@ -159,8 +159,7 @@ def with_simsimd(folder: str, seed: int) -> Round:
 def checked(folder: str, seed: int) -> Round:
     """Ours beside float64, row by row."""
     from fer_pipeline.artifacts.embeddings import stream_embeddings
-    from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
-    from fer_pipeline.scoring.engines import make_engine
+    from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, make_engine
 
     centroids, paths = centroids_and_paths(folder, seed)
     engine = make_engine("auto", centroids, device="cpu")
@@ -214,6 +213,6 @@ def centroids_and_paths(folder: str, seed: int) -> tuple[np.ndarray, list[Path]]
 
 def unit_centroids(folder: str, seed: int) -> np.ndarray:
     """The centres with length 1 in single precision."""
-    from fer_pipeline.scoring.cosine import unit_rows
+    from fer_pipeline.scoring.engines import unit_rows
 
     return unit_rows(centroids_and_paths(folder, seed)[0]).astype(np.float32)

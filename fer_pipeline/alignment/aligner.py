@@ -16,18 +16,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from pydantic import Field
 
-from fer_pipeline.alignment import cascade
+from fer_pipeline.alignment import cascade, warp
 from fer_pipeline.alignment.cascade import DetectedFace, DetectionSettings, Detector
 from fer_pipeline.alignment.engines import Engine, resolve_engine
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
-from fer_pipeline.alignment.warp import (
-    Border,
-    fit_centre,
-    fit_similarity,
-    scale_template,
-    transform_points,
-    warp_image,
-)
+from fer_pipeline.alignment.warp import Border
 from fer_pipeline.alignment.weights import SHA256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import Settings
@@ -76,24 +69,23 @@ class Aligner:
 
     def __init__(self, settings: AlignmentSettings, *, device: str | torch.device = "cpu") -> None:
         self.settings = settings
-        self.detector = (
-            None if settings.prealigned else Detector(settings.detection, device=device, engine=settings.engine)
-        )
+        self.detector = None
+        if not settings.prealigned:
+            self.detector = Detector(settings.detection, device=device, engine=settings.engine)
 
     def align(self, pictures: Iterable[bytes | Rejection]) -> Iterator[Crop | Rejection]:
         """Yields one crop or rejection for each picture, in order; a rejection that comes in goes out."""
         batch: list[np.ndarray | Rejection] = []
-        size = 0
         for picture in pictures:
             try:
                 image = picture if isinstance(picture, Rejection) else decode_picture(picture, self.settings.pictures)
             except Rejection as rejection:
                 image = rejection
             batch.append(image)
-            size += 0 if isinstance(image, Rejection) else image.nbytes
+            size = sum(image.nbytes for image in batch if isinstance(image, np.ndarray))
             if len(batch) == PICTURES_PER_BATCH or size > BYTES_PER_BATCH:
                 yield from self._align_batch(batch)
-                batch, size = [], 0
+                batch = []
         yield from self._align_batch(batch)
 
     def _align_batch(self, batch: list[np.ndarray | Rejection]) -> Iterator[Crop | Rejection]:
@@ -110,14 +102,20 @@ class Aligner:
         size, (height, width) = settings.crop, image.shape[:2]
         landmarks, score = None, None
         if settings.prealigned:
-            crop, landmarks = _resize(image, size), scale_template(size).astype(np.float32)
+            if height != width:
+                raise Rejection("not_square")
+            crop, landmarks = image, warp.scale_template(size).astype(np.float32)
+            if height != size:
+                pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+                resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
+                crop = resized[0].permute(1, 2, 0).contiguous().numpy()
         elif not faces and settings.no_face == "centre_crop":
-            crop = warp_image(image, fit_centre(height, width, size=size), size=size, border=settings.border)
+            crop = warp.warp_image(image, warp.fit_centre(height, width, size=size), size=size, border=settings.border)
         else:
             face = choose_face(faces, height=height, width=width, rule=settings.several_faces)
-            matrix = fit_similarity(face.landmarks, scale_template(size))
-            crop = warp_image(image, matrix, size=size, border=settings.border)
-            landmarks, score = transform_points(face.landmarks, matrix).astype(np.float32), face.score
+            matrix = warp.fit_similarity(face.landmarks, warp.scale_template(size))
+            crop = warp.warp_image(image, matrix, size=size, border=settings.border)
+            landmarks, score = warp.transform_points(face.landmarks, matrix).astype(np.float32), face.score
         if settings.grey:
             crop = np.array(Image.fromarray(crop).convert("L").convert("RGB"))
         return Crop(crop, landmarks, score)
@@ -139,13 +137,3 @@ def choose_face(faces: Sequence[DetectedFace], *, height: int, width: int, rule:
         return face.score, 0.0
 
     return max(faces, key=rank)
-
-
-def _resize(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    if image.shape[0] != image.shape[1]:
-        raise Rejection("not_square")
-    if image.shape[0] == size:
-        return image
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(pixels, size=(size, size), mode="bicubic", antialias=True)
-    return resized[0].permute(1, 2, 0).contiguous().numpy()

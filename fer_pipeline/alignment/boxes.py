@@ -81,7 +81,10 @@ def suppress_by_smaller(boxes: Boxes, scores: Scores, groups: Indices, *, thresh
 
     def suppress_group(index: Int64[Tensor, " m"]) -> Int64[Tensor, " k"]:
         order = index[scores[index].argsort(stable=True).flip(0)]
-        overlap = _overlap_by_smaller(boxes[order])
+        corner, opposite = boxes[order].split(2, dim=1)
+        shared = torch.minimum(opposite[:, None], opposite) - torch.maximum(corner[:, None], corner)
+        area = (opposite - corner + 1).prod(dim=1)
+        overlap = (shared + 1).clamp_min(0).prod(dim=2) / torch.minimum(area[:, None], area)
         alive = torch.ones(len(order), dtype=torch.bool)
         for row in range(len(order)):
             if alive[row]:
@@ -97,11 +100,3 @@ def _for_each_group(groups: Indices, suppress_group: Callable[[Tensor], Tensor])
     order = groups.argsort(stable=True)
     _, counts = groups[order].unique_consecutive(return_counts=True)
     return torch.cat([suppress_group(index) for index in order.split(counts.tolist())])
-
-
-def _overlap_by_smaller(boxes: Boxes) -> Float[Tensor, "n n"]:
-    corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    opposite = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (opposite - corner + 1).clamp_min(0).prod(dim=2)
-    area = (boxes[:, 2:] - boxes[:, :2] + 1).prod(dim=1)
-    return shared / torch.minimum(area[:, None], area[None, :])

@@ -76,11 +76,7 @@ class Detector:
     """The cascade with its weights on a device; an engine other than torch takes the CPU whatever the device."""
 
     def __init__(
-        self,
-        settings: DetectionSettings | None = None,
-        *,
-        device: str | torch.device = "cpu",
-        engine: Engine = "auto",
+        self, settings: DetectionSettings | None = None, *, device: str | torch.device = "cpu", engine: Engine = "auto"
     ) -> None:
         self.settings = settings or DetectionSettings()
         self.device = torch.device(device if resolve_engine(engine) == "torch" else "cpu")
@@ -94,7 +90,21 @@ class Detector:
     def _detect_in_chunk(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
         shrunk = [_shrink(torch.tensor(image, device=self.device), self.settings.max_side) for image in images]
         pictures = SummedAreaTables.from_images(shrunk)
-        faces, landmarks = self._output(pictures, self._refine(pictures, self._propose(pictures)))
+        candidates = self._propose(pictures)
+        candidates, (scores, offsets) = self._run_on_crops(self.networks.rnet, pictures, candidates, size=24)
+        candidates = candidates._replace(scores=scores, offsets=offsets).take(scores > self.settings.thresholds[1])
+        candidates = candidates.suppress(candidates.image, self.settings.nms[2])
+        candidates = candidates._replace(
+            boxes=make_square(regress(candidates.boxes, candidates.offsets, inclusive=True))
+        )
+        candidates, outputs = self._run_on_crops(self.networks.onet, pictures, candidates, size=48)
+        scores, offsets, points = outputs
+        boxes, passed = candidates.boxes, scores > self.settings.thresholds[2]
+        side = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]  # landmarks are fractions of the box before its regression
+        landmarks = boxes[:, None, :2] - 1 + points.view(-1, 2, 5).transpose(1, 2) * side
+        faces = _Candidates(candidates.image, regress(boxes, offsets, inclusive=True), scores, offsets).take(passed)
+        index = suppress_by_smaller(faces.boxes, faces.scores, faces.image, threshold=self.settings.nms[3])
+        faces, landmarks = faces.take(index), landmarks[passed][index]
         detected: list[list[DetectedFace]] = [[] for _ in images]
         for row in faces.scores.argsort(descending=True, stable=True).tolist():
             index = int(faces.image[row])
@@ -122,43 +132,18 @@ class Detector:
             for number, (scale, level) in enumerate(zip(scales, levels, strict=True)):
                 per_call = max(1, PIXELS_PER_CALL // (level.shape[2] * level.shape[3]))
                 for first in range(0, len(members), per_call):
-                    row = self._propose_at(level[first : first + per_call], scale=scale)
-                    rows.append(row._replace(image=torch.tensor(members)[first + row.image]))
-                    scale_numbers.append(torch.full_like(row.image, number))
+                    part = level[first : first + per_call].contiguous(memory_format=torch.channels_last)
+                    outputs = self.networks.pnet.propose(part, threshold=settings.thresholds[0])
+                    places, scores, offsets = (output.cpu() for output in outputs)
+                    boxes = place_cells(places[:, 2], places[:, 1], scale=scale, stride=ProposalNet.STRIDE, cell=CELL)
+                    image = torch.tensor(members)[first + places[:, 0]]
+                    rows.append(_Candidates(image, boxes, scores, offsets).take(scores > settings.thresholds[0]))
+                    scale_numbers.append(torch.full_like(rows[-1].image, number))
         candidates = _Candidates(*map(torch.cat, zip(*rows, strict=True)))
         candidates = candidates.suppress(candidates.image * 1000 + torch.cat(scale_numbers), settings.nms[0])
         candidates = candidates.suppress(candidates.image, settings.nms[1])
         boxes = make_square(regress(candidates.boxes, candidates.offsets, inclusive=False))
         return candidates._replace(boxes=boxes)
-
-    def _propose_at(self, level: Float[Tensor, "n 3 h w"], *, scale: float) -> _Candidates:
-        """Returns the cells of one scale whose face probability passes; `image` is the row in the level."""
-        level = level.contiguous(memory_format=torch.channels_last)
-        outputs = self.networks.pnet.propose(level, threshold=self.settings.thresholds[0])
-        places, scores, offsets = (output.cpu() for output in outputs)
-        boxes = place_cells(places[:, 2], places[:, 1], scale=scale, stride=ProposalNet.STRIDE, cell=CELL)
-        return _Candidates(places[:, 0], boxes, scores, offsets).take(scores > self.settings.thresholds[0])
-
-    def _refine(self, pictures: SummedAreaTables, candidates: _Candidates) -> _Candidates:
-        """Runs R-Net on every proposal."""
-        candidates, (scores, offsets) = self._run_on_crops(self.networks.rnet, pictures, candidates, size=24)
-        candidates = candidates._replace(scores=scores, offsets=offsets).take(scores > self.settings.thresholds[1])
-        candidates = candidates.suppress(candidates.image, self.settings.nms[2])
-        return candidates._replace(boxes=make_square(regress(candidates.boxes, candidates.offsets, inclusive=True)))
-
-    def _output(
-        self, pictures: SummedAreaTables, candidates: _Candidates
-    ) -> tuple[_Candidates, Float[Tensor, "n 5 2"]]:
-        """Runs O-Net on what is left: the faces and their landmarks, which are fractions of the unregressed box."""
-        candidates, outputs = self._run_on_crops(self.networks.onet, pictures, candidates, size=48)
-        scores, offsets, points = outputs
-        boxes = candidates.boxes
-        side = (boxes[:, 2:] - boxes[:, :2] + 1)[:, None]
-        landmarks = boxes[:, None, :2] - 1 + points.view(-1, 2, 5).transpose(1, 2) * side
-        passed = scores > self.settings.thresholds[2]
-        faces = _Candidates(candidates.image, regress(boxes, offsets, inclusive=True), scores, offsets).take(passed)
-        index = suppress_by_smaller(faces.boxes, faces.scores, faces.image, threshold=self.settings.nms[3])
-        return faces.take(index), landmarks[passed][index]
 
     def _run_on_crops(
         self,

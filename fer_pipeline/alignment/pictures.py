@@ -69,7 +69,9 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise Rejection("too_many_pixels") from None
         except Exception as error:  # decoders fail in many ways on damaged bytes; none may stop a run of millions
-            raise Rejection(_reason_of(error)) from None
+            message = str(error).lower()
+            cut = isinstance(error, EOFError) or "truncated" in message or "premature end of jpeg file" in message
+            raise Rejection("truncated" if cut else "damaged") from None
 
 
 def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
@@ -79,39 +81,29 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
             raise Rejection("too_many_pixels")
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
-        pixels = _decode_strictly(data, settings) if picture.format == "JPEG" and picture.mode in ("L", "RGB") else None
-        orientation = _read_orientation(picture)
+        pixels = None
+        if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+            try:  # the same pixels as Pillow's, twice as fast
+                pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+            except ValueError as error:
+                # Bytes between two markers are harmless and common: Pillow is to try.
+                if settings.damaged == "reject" and "extraneous" not in str(error).lower():
+                    raise
+        try:
+            orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+        except Exception:  # damaged metadata says nothing about the pixels
+            orientation = 1
         if pixels is not None and orientation not in UPRIGHT:
             return pixels
         upright = picture if pixels is None else Image.fromarray(pixels)
         upright.load()
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
-        return np.array(_to_rgb(_to_eight_bits(upright), settings.background))
-
-
-def _decode_strictly(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"] | None:
-    """Returns the pixels of a sound JPEG, the same as Pillow's and twice as fast; None where Pillow is to try."""
-    try:
-        return simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError as error:
-        # Bytes between two markers are harmless and common.
-        if settings.damaged == "keep" or "extraneous" in str(error).lower():
-            return None
-        raise Rejection(_reason_of(error)) from None
-
-
-def _reason_of(error: Exception) -> str:
-    message = str(error).lower()
-    cut = isinstance(error, EOFError) or "truncated" in message or "premature end of jpeg file" in message
-    return "truncated" if cut else "damaged"
-
-
-def _read_orientation(picture: Image.Image) -> int:
-    try:
-        return int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata says nothing about the pixels
-        return 1
+        upright = _to_eight_bits(upright)
+        if upright.mode in TRANSPARENT_MODES or "transparency" in upright.info:
+            under = Image.new("RGBA", upright.size, (*settings.background, 255))
+            upright = Image.alpha_composite(under, upright.convert("RGBA"))
+        return np.array(upright.convert("RGB"))
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
@@ -125,10 +117,3 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode == "F":
         highest = next(limit for limit in (1, 255, 65535) if levels.max() <= limit)
     return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
-
-
-def _to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
-        under = Image.new("RGBA", picture.size, (*background, 255))
-        picture = Image.alpha_composite(under, picture.convert("RGBA"))
-    return picture.convert("RGB")

@@ -5,9 +5,11 @@ of jobs; a worker calls `load_maker` once and makes shards with it.
 """
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -39,19 +41,19 @@ class LabelMap:
         self._by_class: dict[str, int | str] = {canonical(known): number for number, known in enumerate(classes)}
         self._by_word: dict[str, int | str] = {}
         for word, wanted in dataset.classes.items():
-            if wanted is not None and canonical(wanted) not in self._by_class:
+            number = DROPPED if wanted is None else self._by_class.get(canonical(wanted))
+            if number is None:
                 raise ConfigError(
                     f"datasets.{name}.classes maps {word!r} to {wanted!r}, which is none of the classes "
                     f"{', '.join(classes)}; map it to one of them or to null"
                 )
-            self._by_word[word.strip()] = DROPPED if wanted is None else self._by_class[canonical(wanted)]
+            self._by_word[word.strip()] = number
 
     def look_up(self, word: str | None) -> int | str | None:
         """Returns the class number of a source's word (None for none), or the reason for dropping the picture."""
         if word is None:
             return None
-        number = self._by_word.get(word.strip())
-        return self._by_class.get(canonical(word), OUTSIDE) if number is None else number
+        return self._by_word.get(word.strip(), self._by_class.get(canonical(word), OUTSIDE))
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,11 @@ class AlignmentPlan:
 def check_samples(plan: AlignmentPlan, labels: LabelMap) -> int:
     """Returns the number of samples; ids that come twice and labels outside the classes are a DataError."""
     outside: Counter[str] = Counter()
-
-    def hash_checked(sample: Sample) -> int:
+    hashes = array("Q")
+    for sample in plan.samples():
+        hashes.append(hash_id(sample.id))
         if labels.look_up(sample.label) == OUTSIDE:
             outside[str(sample.label)] += 1
-        return hash_id(sample.id)
-
-    hashes = np.fromiter(map(hash_checked, plan.samples()), dtype=np.uint64)
     if len(hashes) == 0:
         raise DataError(
             f"data set {plan.name!r} has no sample in {plan.dataset.path}; correct datasets.{plan.name}.path"
@@ -140,6 +140,7 @@ def plan_jobs(
 
     A job is named by the set and the shard's file in it: `<set>/<split>/part-<number>.parquet`.
     """
+    adapter, _ = plan.load_adapter()
     waiting: dict[str, list[LabelledSample]] = defaultdict(list)
     numbers: Counter[str] = Counter()
 
@@ -147,7 +148,16 @@ def plan_jobs(
         samples = tuple(waiting.pop(split))
         shard = ShardJob(plan.name, split, numbers[split], samples)
         numbers[split] += 1
-        return Job(_key(plan, shard, hashes), shard.name, len(samples), shard, folder=True)
+        key = fingerprint(  # of all that the bytes depend on; where the data set lies is no part of it
+            "align",
+            shards.VERSION,
+            alignment_fingerprint(plan.alignment),
+            (plan.dataset.adapter, getattr(adapter, "VERSION", 1), plan.dataset.options),
+            (shard.dataset, shard.split, plan.format.classes, plan.format.metadata(plan.alignment)),
+            [(one.sample.id, one.label, one.sample.subject, one.source, one.sample.key) for one in samples],
+            hashes.hash_samples([labelled.sample for labelled in samples]),
+        )
+        return Job(key, shard.name, len(samples), shard, folder=True)
 
     for sample in plan.samples():
         split, label, source = str(sample.split), labels.look_up(sample.label), _source(plan, sample)
@@ -172,10 +182,8 @@ def load_maker(plan: AlignmentPlan, device: str) -> Maker:
     module, options = plan.load_adapter()
     aligner = Aligner(plan.alignment, device=device)
 
-    def read(sample: Sample) -> bytes:
-        return module.read(sample, options)
-
     def make(job: Job[ShardJob], folder: Path, advance: Advance) -> None:
+        read = partial(module.read, options=options)
         make_shard(folder, job.payload, format=plan.format, aligner=aligner, read=read, advance=advance)
 
     return make
@@ -188,17 +196,3 @@ def _source(plan: AlignmentPlan, sample: Sample) -> str:
     source = place.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     inside = sample.key or (str(sample.offset) if sample.length >= 0 else "")
     return f"{source}#{inside}" if inside else source
-
-
-def _key(plan: AlignmentPlan, shard: ShardJob, hashes: InputHashes) -> str:
-    """Returns the fingerprint of all that a shard's bytes depend on; where the data set lies is no part of it."""
-    adapter, _ = plan.load_adapter()
-    return fingerprint(
-        "align",
-        shards.VERSION,
-        alignment_fingerprint(plan.alignment),
-        (plan.dataset.adapter, getattr(adapter, "VERSION", 1), plan.dataset.options),
-        (shard.dataset, shard.split, plan.format.classes, plan.format.metadata(plan.alignment)),
-        [(one.sample.id, one.label, one.sample.subject, one.source, one.sample.key) for one in shard.samples],
-        hashes.hash_samples([one.sample for one in shard.samples]),
-    )

@@ -132,9 +132,8 @@ class SummedAreaTables:
     ) -> Float[Tensor, "n 3 {size} {size}"]:
         """Resizes windows (x1, y1, x2, y2) of whole pixels of picture `image`; mid-grey outside the frame."""
         device = self.tables.device
-        steps = torch.arange(size)
         corner, spans = windows[:, :2, None], (windows[:, 2:] - windows[:, :2])[..., None]
-        near, far = corner + steps * spans // size, corner - (-(steps + 1) * spans // size)
+        near, far = (corner + ends for ends in _bins(spans, size))
         area = 128 * _areas((near[:, 1], far[:, 1]), (near[:, 0], far[:, 0]))
         frame = torch.stack([self.widths[image], self.heights[image]], dim=1)[..., None]
         near, far = near.clamp_min(0).minimum(frame), far.clamp_min(0).minimum(frame)
@@ -149,8 +148,8 @@ class SummedAreaTables:
         return out.permute(0, 3, 1, 2)
 
 
-def _bins(inner: int, outer: int) -> Bounds:
-    """Where each of `outer` bins over `inner` pixels begins and ends."""
+def _bins(inner: int | Int64[Tensor, "*n 1"], outer: int) -> Bounds:
+    """Returns where each of `outer` bins over `inner` pixels begins and ends."""
     steps = torch.arange(outer)
     return steps * inner // outer, -(-(steps + 1) * inner // outer)
 

@@ -1,26 +1,30 @@
 """Make a shard: align samples and write their faces as Parquet, beside the manifest of all samples.
 
-`VERSION` is raised when other bytes are written for the same crops.
+The manifest records what became of them: labels of faces, by class number (-1 without a label), and rejected samples.
+It stands beside the faces in the store, so that no rejected sample is lost where the shard is reused. `VERSION` is
+raised when other bytes are written for the same crops.
 """
 
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop
-from fer_pipeline.alignment.manifest import FACES, write_manifest
+from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings
 from fer_pipeline.alignment.pictures import Rejection
-from fer_pipeline.artifacts.census import RejectedSample
+from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, count_reasons, write_census
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
+from fer_pipeline.artifacts.store import link_file
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_json, write_json
 from fer_pipeline.core.samples import Sample
 
 VERSION = 1
-
-ReadPicture = Callable[[Sample], bytes]
+FACES = "faces.parquet"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +75,72 @@ def make_shard(
     *,
     format: ShardFormat,
     aligner: Aligner,
-    read: ReadPicture,
+    read: Callable[[Sample], bytes],
     advance: Callable[[int], None],
 ) -> None:
     """Fills an empty folder with the shard; `advance` is called with 1 for every picture."""
-    results = aligner.align(_read(read, one.sample) for one in job.samples)
+
+    def read_or_reject(sample: Sample) -> bytes | Rejection:
+        try:
+            return read(sample)
+        except (DataError, OSError):
+            return Rejection("unreadable")
+
+    results = aligner.align(read_or_reject(labelled.sample) for labelled in job.samples)
     rows: list[dict[str, Any]] = []
     rejected: list[RejectedSample] = []
-    for one, result in zip(job.samples, results, strict=True):
-        if isinstance(result, Rejection):
-            rejected.append(one.reject(job.split, result.reason))
-        else:
-            rows.append(_row(one, result, job, format))
+    for labelled, result in zip(job.samples, results, strict=True):
         advance(1)
+        if isinstance(result, Rejection):
+            rejected.append(labelled.reject(job.split, result.reason))
+            continue
+        image = encode(result.image, format=format.format, quality=format.quality)
+        row = {
+            "face_id": f"{job.dataset}/{labelled.sample.id}",
+            "image": {"bytes": image, "path": None},
+            "label": labelled.label,
+            "subject": labelled.sample.subject,
+            "split": job.split,
+            "landmarks": None if result.landmarks is None else result.landmarks.ravel().tolist(),
+            "score": result.score,
+            "source": labelled.source,
+        }
+        rows.append(row)
     schema = face_schema(format.classes, **format.metadata(aligner.settings))
     write_parquet(folder / FACES, pa.Table.from_pylist(rows, schema=schema))
-    write_manifest(folder, [row["label"] for row in rows], rejected)
+    labels = Counter("-1" if row["label"] is None else str(row["label"]) for row in rows)
+    write_json(folder / MANIFEST, {"labels": labels, "rejected": [sample._asdict() for sample in rejected]})
 
 
-def _read(read: ReadPicture, sample: Sample) -> bytes | Rejection:
-    try:
-        return read(sample)
-    except (DataError, OSError):
-        return Rejection("unreadable")
+def write_faces(
+    folder: Path, shards: Mapping[str, Path], classes: Sequence[str], rejected: Sequence[RejectedSample]
+) -> dict[str, SplitCensus]:
+    """Links the shards that hold a face into a set's folder, and writes and returns what became of all samples.
 
-
-def _row(one: LabelledSample, crop: Crop, job: ShardJob, format: ShardFormat) -> dict[str, Any]:
-    return {
-        "face_id": f"{job.dataset}/{one.sample.id}",
-        "image": {"bytes": encode(crop.image, format=format.format, quality=format.quality), "path": None},
-        "label": one.label,
-        "subject": one.sample.subject,
-        "split": job.split,
-        "landmarks": None if crop.landmarks is None else crop.landmarks.ravel().tolist(),
-        "score": crop.score,
-        "source": one.source,
-    }
+    Args:
+        folder: Of the set.
+        shards: The shards' folders in the store, in order, by the file's name in the set (`<split>/part-*.parquet`).
+        classes: Names by class number.
+        rejected: Samples that were rejected before any shard, or with a whole one.
+    """
+    labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
+    rows = list(rejected)
+    for file, shard in shards.items():
+        manifest = read_json(shard / MANIFEST)
+        if manifest["labels"]:
+            link_file(shard / FACES, folder / file)
+        labels[file.partition("/")[0]].update({int(label): count for label, count in manifest["labels"].items()})
+        rows += [RejectedSample(**row) for row in manifest["rejected"]]
+    rows.sort(key=lambda row: row.split)
+    splits = {}
+    for split in sorted({*labels, *(row.split for row in rows)}):
+        counts, reasons = labels[split], count_reasons(row for row in rows if row.split == split)
+        splits[split] = SplitCensus(
+            samples=counts.total() + sum(reasons.values()),
+            faces=counts.total(),
+            labels={name: counts[number] for number, name in enumerate(classes)},
+            unlabelled=counts[-1],
+            rejected=reasons,
+        )
+    write_census(folder, splits, rows)
+    return splits

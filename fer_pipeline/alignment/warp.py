@@ -74,7 +74,12 @@ def warp_image(image: Image, matrix: Matrix, *, size: int, border: Border) -> Cr
     margin = math.ceil(3 * max(shrink, 1))  # what the bicubic kernel and the antialiasing reach beyond
     first = np.floor(corners.min(axis=0)).astype(int) - margin
     last = np.ceil(corners.max(axis=0)).astype(int) + margin
-    region = _cut_region(image, first, last, border)
+    height, width = image.shape[:2]
+    y, x = np.arange(first[1], last[1] + 1), np.arange(first[0], last[0] + 1)
+    region = image[_mirror(y, height)][:, _mirror(x, width)]
+    if border == "constant":
+        region[(y < 0) | (y >= height)] = 0
+        region[:, (x < 0) | (x >= width)] = 0
     pixels = torch.from_numpy(region).permute(2, 0, 1)[None]
     if shrink > 1:
         sides = (math.ceil(region.shape[0] / shrink), math.ceil(region.shape[1] / shrink))
@@ -86,17 +91,6 @@ def warp_image(image: Image, matrix: Matrix, *, size: int, border: Border) -> Cr
     grid = torch.from_numpy(2 * points / (shape - 1) - 1).float().view(1, size, size, 2)
     values = F.grid_sample(pixels.float(), grid, mode="bicubic", padding_mode="border", align_corners=True)
     return values[0].round_().clamp_(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def _cut_region(image: Image, first: Int64[np.ndarray, " 2"], last: Int64[np.ndarray, " 2"], border: Border) -> Image:
-    """Returns the pixels from `first` (x, y) up to and with `last`, with the border where they lie outside."""
-    height, width = image.shape[:2]
-    x, y = np.arange(first[0], last[0] + 1), np.arange(first[1], last[1] + 1)
-    region = image[_mirror(y, height)][:, _mirror(x, width)]
-    if border == "constant":
-        region[(y < 0) | (y >= height)] = 0
-        region[:, (x < 0) | (x >= width)] = 0
-    return region
 
 
 def _mirror(index: Int64[np.ndarray, " n"], size: int) -> Int64[np.ndarray, " n"]:

@@ -7,6 +7,7 @@ package is imported, since it needs TensorFlow.
 import hashlib
 import importlib.metadata
 import io
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -32,13 +33,10 @@ def read_weights(network: Network) -> list[np.ndarray]:
 def read_package_file(network: Network) -> bytes:
     """Reads a weight file as the `mtcnn` package ships it; DataError where the package is not installed."""
     name = f"mtcnn/assets/weights/{network}.lz4"
-    try:
-        files = importlib.metadata.files("mtcnn") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if str(file) == name:
-            return file.read_binary()
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("mtcnn") or ():
+            if str(file) == name:
+                return file.read_binary()
     raise DataError(f"the package mtcnn with {name} is not installed; run: pip install mtcnn==1.0.0")
 
 

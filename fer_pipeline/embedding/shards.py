@@ -1,11 +1,14 @@
 """Embed shards of faces: check that a shard fits the checkpoint, and write the shard of its features.
 
-A worker process loads the network once and then embeds shard after shard (see `sharding.jobs`).
+A worker process loads the network once and then embeds shard after shard (see `sharding.jobs`). Who computes on a CPU
+decodes crops in turn, since a second thread would only take its core away. Who feeds a GPU decodes in many threads:
+libjpeg-turbo works without Python's lock. Memory is bounded by a few batches, whatever the shard holds.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +20,20 @@ from jaxtyping import UInt8
 
 from fer_pipeline.artifacts.arrow import schema_metadata
 from fer_pipeline.artifacts.embeddings import write_embeddings
-from fer_pipeline.artifacts.faces import open_shard
+from fer_pipeline.artifacts.faces import decode_one, iter_encoded, open_shard, stack_images
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.heap import keep_freed_memory
+from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.embedding.features import Extractor
-from fer_pipeline.embedding.prefetch import decoded_batches
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.sharding.jobs import Advance, Job, Maker
 
 MAX_DECODERS = 16  # threads for one GPU; more only wait for Python's lock
+AHEAD = 3  # batches that are decoded before they are due
+PIECE = 32  # images that a thread decodes at a time: small, or the first batch of a shard waits for one thread
+
+Batch = tuple[pa.StringArray, UInt8[np.ndarray, "n h w 3"]]
+Piece = tuple[pa.StringArray, Sequence[memoryview]]
 
 
 @dataclass(frozen=True)
@@ -114,3 +122,34 @@ def num_decoders(device: torch.device) -> int:
     if device.type == "cpu":
         return 0
     return max(1, min(MAX_DECODERS, (os.cpu_count() or 1) // max(1, torch.cuda.device_count())))
+
+
+def decoded_batches(shard: Path, batch_size: int, *, threads: int) -> Iterator[Batch]:
+    """Yields identifiers and crops of `batch_size` faces in order, the last batch smaller.
+
+    Without threads each batch is decoded when it is due.
+    """
+    coming: deque[tuple[pa.StringArray, int]] = deque()  # the identifiers and the number of pieces of batches
+
+    def pieces() -> Iterator[Piece]:
+        for face_id, encoded in iter_encoded(shard, batch_size):
+            starts = range(0, len(encoded), PIECE)
+            coming.append((face_id, len(starts)))
+            yield from ((face_id[start : start + PIECE], encoded[start : start + PIECE]) for start in starts)
+
+    ahead = AHEAD * -(-batch_size // PIECE)
+    with closing(prefetch(decode_piece, pieces(), threads=threads, ahead=ahead)) as decoded:
+        for first in decoded:
+            face_id, count = coming.popleft()
+            yield face_id, stack_images([*first, *(image for _ in range(count - 1) for image in next(decoded))])
+
+
+def decode_piece(piece: Piece) -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Decodes some crops; one that is no image is a DataError that names its face."""
+    images = []
+    for face_id, encoded in zip(*piece, strict=True):
+        try:
+            images.append(decode_one(encoded))
+        except (ValueError, OSError) as error:
+            raise DataError(f"the crop of {face_id} is no picture ({error}); rerun align") from None
+    return images

@@ -28,6 +28,11 @@ from fer_pipeline.core.settings import Settings
 ITERATIONS = 10_000
 SMALLEST = 1e-6  # keeps a class that the pool seems to lack from dividing by zero
 
+PerClass = Float64[np.ndarray, "t c"]  # for each of `t` margins and `c` classes
+Shares = Float64[np.ndarray, " t"]
+Labels = Int64[np.ndarray, " n"]
+Margins = Float32[np.ndarray, " n"]
+
 
 class CalibrationSettings(Settings):
     """How the precision of the mined set is estimated."""
@@ -46,34 +51,34 @@ class OutOfReachError(DataError):
 class Predictions:
     """Scored faces: their nearest class, their margin, and their true label where it is known."""
 
-    nearest: Int64[np.ndarray, " n"]
-    margin: Float32[np.ndarray, " n"]
-    label: Int64[np.ndarray, " n"] | None = None
+    nearest: Labels
+    margin: Margins
+    label: Labels | None = None
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Precisions of `t` margins for `c` classes, NaN without evidence; `heldout` counts the faces behind each."""
 
-    precision: Float64[np.ndarray, "t c"]
-    low: Float64[np.ndarray, "t c"]
-    high: Float64[np.ndarray, "t c"]
+    precision: PerClass
+    low: PerClass
+    high: PerClass
     heldout: Int64[np.ndarray, "t c"]
 
-    def combined(self, counts: Int64[np.ndarray, "t c"]) -> tuple[Float64[np.ndarray, " t"], ...]:
-        """Returns precision, low and high of sets with these counts per class; NaN where no class has an estimate."""
-        return weighted_interval(self.precision, self.low, self.high, weights=counts)
+    def combined(self, counts: Num[np.ndarray, "t c"]) -> tuple[Shares, Shares, Shares]:
+        """Returns precision, low and high of sets with these counts per class: a weighted mean, its interval by MOVER.
 
-
-@dataclass(frozen=True)
-class Sweep:
-    """For `t` margins: faces that pass and their estimated precision, per class and for all classes together."""
-
-    margin: Float64[np.ndarray, " t"]
-    kept: Int64[np.ndarray, "t c"]
-    heldout: Int64[np.ndarray, "t c"]
-    interval: Float64[np.ndarray, "t c 3"]  # precision, low, high
-    overall: Float64[np.ndarray, "t 3"]
+        Classes without an estimate are left out; NaN where no class has one.
+        """
+        unknown = np.isnan(self.precision)
+        known = np.where(unknown, 0.0, counts.astype(np.float64))
+        total = known.sum(axis=1, keepdims=True)
+        parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
+        share, low, high = (np.where(unknown, 0.0, bound) for bound in (self.precision, self.low, self.high))
+        mean = (parts * share).sum(axis=1)
+        below = np.sqrt((parts**2 * (share - low) ** 2).sum(axis=1))
+        above = np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
+        return mean, np.clip(mean - below, 0, 1), np.clip(mean + above, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -91,31 +96,30 @@ class Calibration:
         """Which classes have any held-out face."""
         return np.array([len(margin) > 0 for margin in self.margin])
 
-    def count_passing(self, thresholds: Float64[np.ndarray, "t c"]) -> Int64[np.ndarray, "t c"]:
+    def count_passing(self, thresholds: PerClass) -> Int64[np.ndarray, "t c"]:
         """Counts the pool faces of each class that pass, before any cap."""
         columns = [len(pool) - np.searchsorted(pool, thresholds[:, k]) for k, pool in enumerate(self.pool)]
         return np.stack(columns, axis=1)
 
-    def estimate(self, thresholds: Float64[np.ndarray, "t c"]) -> Estimate:
+    def estimate(self, thresholds: PerClass) -> Estimate:
         """Estimates the precision of each class at each of `t` margins."""
-        columns = [self._estimate_class(k, thresholds[:, k]) for k in range(len(self.margin))]
+        columns = []
+        for k, (margin, weight, correct) in enumerate(zip(self.margin, self.weight, self.correct, strict=True)):
+            if len(margin) == 0:
+                columns.append([*[np.full(len(thresholds), np.nan)] * 3, np.zeros(len(thresholds), np.int64)])
+                continue
+            passing = np.searchsorted(-margin, -thresholds[:, k], side="right")
+            last = margin[min(self.settings.support, len(margin)) - 1]
+            least = np.searchsorted(-margin, -last, side="right")  # faces of equal margin count together
+            used = np.maximum(passing, least)
+            total, right = np.cumsum(weight)[used - 1], np.cumsum(weight * correct)[used - 1]
+            # Kish's effective number: unequal weights carry less evidence than their count says.
+            effective = total**2 / np.cumsum(weight**2)[used - 1]
+            share = np.clip(right / total, 0, 1)
+            if self.settings.estimator == "isotonic":
+                share = isotonic_share(correct, margin, weight, pool=self.pool[k], thresholds=thresholds[:, k])
+            columns.append([share, *wilson(share, effective, level=self.settings.level), used])
         return Estimate(*(np.stack(part, axis=1) for part in zip(*columns, strict=True)))
-
-    def _estimate_class(self, k: int, thresholds: Float64[np.ndarray, " t"]) -> tuple[np.ndarray, ...]:
-        margin, weight, correct = self.margin[k], self.weight[k], self.correct[k]
-        if len(margin) == 0:
-            return *[np.full(len(thresholds), np.nan)] * 3, np.zeros(len(thresholds), np.int64)
-        passing = np.searchsorted(-margin, -thresholds, side="right")
-        last = margin[min(self.settings.support, len(margin)) - 1]
-        least = np.searchsorted(-margin, -last, side="right")  # faces of equal margin count together
-        used = np.maximum(passing, least)
-        total, right = np.cumsum(weight)[used - 1], np.cumsum(weight * correct)[used - 1]
-        # Kish's effective number: unequal weights carry less evidence than their count says.
-        effective = total**2 / np.cumsum(weight**2)[used - 1]
-        share = np.clip(right / total, 0, 1)
-        if self.settings.estimator == "isotonic":
-            share = isotonic_share(correct, margin, weight, pool=self.pool[k], thresholds=thresholds)
-        return share, *wilson(share, effective, level=self.settings.level), used
 
     def margin_for_precision(
         self, wanted: float, *, group: Int64[np.ndarray, " g"], present: Float32[np.ndarray, " n"], bound: str
@@ -145,14 +149,19 @@ class Calibration:
             )
         return float(offers[good[0]])
 
-    def sweep(self, *, points: int, used: Float64[np.ndarray, " u"]) -> Sweep:
-        """Estimates at `points` margins, evenly from 0 to the largest of the pool, and at those in use, before caps."""
+    def sweep(self, *, points: int, used: Float64[np.ndarray, " u"]) -> dict[str, np.ndarray]:
+        """Estimates at `points` margins, evenly from 0 to the largest of the pool, and at those in use, before caps.
+
+        Returns the margins [t], faces that pass and held-out faces by class [t c], precision, low and high by class
+        [t c 3] and for all classes together [t 3]: what `artifacts.mined.sweep_table` takes.
+        """
         top = max((float(pool[-1]) for pool in self.pool if len(pool)), default=0.0)
         grid = np.unique(np.concatenate([np.linspace(0.0, top, points), used[np.isfinite(used)]]))
         thresholds = np.repeat(grid[:, None], len(self.pool), axis=1)
         counts, estimate = self.count_passing(thresholds), self.estimate(thresholds)
         interval = np.stack([estimate.precision, estimate.low, estimate.high], axis=2)
-        return Sweep(grid, counts, estimate.heldout, interval, np.stack(estimate.combined(counts), axis=1))
+        overall = np.stack(estimate.combined(counts), axis=1)
+        return {"margin": grid, "kept": counts, "heldout": estimate.heldout, "interval": interval, "overall": overall}
 
 
 def calibrate(
@@ -183,24 +192,6 @@ def wilson(
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
-
-def weighted_interval(
-    share: Float64[np.ndarray, "t c"],
-    low: Float64[np.ndarray, "t c"],
-    high: Float64[np.ndarray, "t c"],
-    *,
-    weights: Num[np.ndarray, "t c"],
-) -> tuple[Float64[np.ndarray, " t"], Float64[np.ndarray, " t"], Float64[np.ndarray, " t"]]:
-    """Computes the weighted mean of shares and its interval by MOVER; NaN shares are left out, rows of none are NaN."""
-    known = np.where(np.isnan(share), 0.0, weights.astype(np.float64))
-    total = known.sum(axis=1, keepdims=True)
-    parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
-    share, low, high = (np.where(np.isnan(share), 0.0, part) for part in (share, low, high))
-    mean = (parts * share).sum(axis=1)
-    below = np.sqrt((parts**2 * (share - low) ** 2).sum(axis=1))
-    above = np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
-    return mean, np.clip(mean - below, 0, 1), np.clip(mean + above, 0, 1)
 
 
 def isotonic_share(
@@ -234,11 +225,7 @@ def isotonic_share(
 
 
 def class_weights(
-    label: Int64[np.ndarray, " h"],
-    nearest: Int64[np.ndarray, " h"],
-    pool_nearest: Int64[np.ndarray, " n"],
-    *,
-    num_classes: int,
+    label: Int64[np.ndarray, " h"], nearest: Int64[np.ndarray, " h"], pool_nearest: Labels, *, num_classes: int
 ) -> Float64[np.ndarray, " c"]:
     """Divides pool share by held-out share for every true class; 1 for a class without held-out faces.
 
@@ -246,37 +233,28 @@ def class_weights(
     alike in anchor and pool (label shift), the pool's shares q follow from its predictions: the shares of predictions
     are C q, where C[j, y] is how often a held-out face of class y is predicted j. A held-out face of class y then
     weighs q[y] / p[y], with p the held-out shares. The intervals take q as known.
+    Those shares are the likeliest by expectation maximisation (Saerens, Latinne & Decaestecker, Neural Computation 14,
+    2002, on hard predictions); predictions that no class explains are left out.
     """
     counts = np.zeros((num_classes, num_classes))
     np.add.at(counts, (nearest, label), 1)
     support = counts.sum(axis=0)
     known = support > 0
     weights = np.ones(num_classes)
-    if len(pool_nearest) and known.any():
-        confusion = counts[:, known] / support[known]
-        shares = pool_shares(confusion, np.bincount(pool_nearest, minlength=num_classes))
-        weights[known] = np.maximum(shares, SMALLEST) / (support[known] / support.sum())
-    return weights
-
-
-def pool_shares(confusion: Float64[np.ndarray, "j y"], predicted: Int64[np.ndarray, " j"]) -> Float64[np.ndarray, " y"]:
-    """Finds the likeliest shares of true classes in the pool; `confusion[j, y]` has columns that sum to 1.
-
-    By expectation maximisation (Saerens, Latinne & Decaestecker, Neural Computation 14, 2002, on hard predictions).
-    Predictions that no class explains are left out.
-    """
+    if not len(pool_nearest) or not known.any():
+        return weights
+    confusion = counts[:, known] / support[known]  # columns sum to 1
     explained = confusion.sum(axis=1) > 0
-    confusion, predicted = confusion[explained], predicted[explained]
+    confusion, predicted = confusion[explained], np.bincount(pool_nearest, minlength=num_classes)[explained]
     shares = np.full(confusion.shape[1], 1.0 / confusion.shape[1])
-    if not predicted.sum():
-        return shares
-    seen = predicted / predicted.sum()
-    for _ in range(ITERATIONS):
+    predicted = predicted / max(predicted.sum(), 1)
+    for _ in range(ITERATIONS if predicted.any() else 0):
         expected = confusion @ shares
-        ratio = np.divide(seen, expected, out=np.zeros_like(seen), where=expected > 0)
+        ratio = np.divide(predicted, expected, out=np.zeros_like(predicted), where=expected > 0)
         update = shares * (confusion.T @ ratio)
         update /= update.sum()
         if np.abs(update - shares).max() < 1e-12:
             break
         shares = update
-    return shares
+    weights[known] = np.maximum(shares, SMALLEST) / (support[known] / support.sum())
+    return weights

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from pydantic import Field, model_validator
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.mining.calibration import Calibration, OutOfReachError
+from fer_pipeline.mining.calibration import Calibration, Labels, Margins, OutOfReachError
 
 NO_CAP = np.iinfo(np.int64).max
 LARGEST_MARGIN = 2.0  # cosines lie between -1 and 1
@@ -24,8 +24,6 @@ NOTHING = math.inf  # the margin of a class of which nothing may pass
 
 Amount = Annotated[float, Field(ge=0)]
 Cap = Annotated[int, Field(ge=1)]
-Labels = Int64[np.ndarray, " n"]
-Margins = Float32[np.ndarray, " n"]
 Caps = Int64[np.ndarray, " c"]
 
 

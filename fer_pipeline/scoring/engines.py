@@ -1,24 +1,66 @@
 """Score half-precision features against class centroids: cosines, nearest class and margin, by the machine's means.
 
+Source: arXiv:2005.08551, eq. 5. The paper calls the cosine *similarity* a distance and then selects small ones; here
+d = 1 - cos throughout. A zero feature has no direction: its cosines are 0, and the caller counts it.
+
 `numpy` is the reference in float64. `llvm` makes one pass over the features in half precision, by code compiled for the
 processor (see `kernel`). `faiss` asks a flat inner-product index over the centroids: on the GPU, where there is one,
-with reading, copying and searching at the same time (see `gpu`). All agree with the reference to `cosine.TOLERANCE`.
+with reading, copying and searching at the same time (see `gpu`). All agree with the reference to `TOLERANCE`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float16, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float16, Float32, Float64, Int64
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.scoring.cosine import cosine_reference, rank_classes, unit_rows
 
 EngineName = Literal["auto", "llvm", "faiss", "numpy"]
 Rows = Float16[np.ndarray, "_ d"]
 Parts = Sequence[Rows]  # features that lie in several places, one after the other
 T = TypeVar("T")
+
+# An engine may differ from the reference by this much; two classes closer than twice this may change places.
+TOLERANCE = 2e-6
+
+
+def unit_rows(vectors: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n d"]:
+    """Scales rows to length 1 in float64; zero rows stay zero, rows that are not finite become NaN somewhere."""
+    wide = vectors.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.divide(wide, norms, out=np.zeros_like(wide), where=norms != 0)
+
+
+def cosine_reference(
+    features: Float[np.ndarray, "n d"], centroids: Float[np.ndarray, "c d"]
+) -> Float64[np.ndarray, "n c"]:
+    """Computes eq. 5 in float64, as it stands: the reference of every engine."""
+    return unit_rows(features) @ unit_rows(centroids).T
+
+
+def rank_classes(cosine: Float32[np.ndarray, "n c"]) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:
+    """Finds the nearest class and the margin, best minus second best; ties go to the lowest class with margin 0.
+
+    Both are computed from the stored float32 cosines, so that a reader finds the same numbers in the files. With a
+    single class the margin is infinite. Walks class by class: fastest where a class lies together (Fortran order).
+    """
+    best = cosine[:, 0].copy()
+    second = np.full(len(cosine), -np.inf, np.float32)
+    nearest = np.zeros(len(cosine), np.int64)
+    for k in range(1, cosine.shape[1]):
+        column = cosine[:, k]
+        np.maximum(second, np.minimum(best, column), out=second)
+        np.putmask(nearest, column > best, k)
+        np.maximum(best, column, out=best)
+    return nearest, best - second
+
+
+def without_direction(cosine: Float32[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
+    """Tells which rows belong to a zero feature."""
+    return np.logical_not(np.any(cosine, axis=1))
 
 
 @dataclass(frozen=True)
@@ -48,7 +90,7 @@ class Engine:
 
 
 def score_in_slices(
-    cosines: Callable[[Rows], Float32[np.ndarray, "n c"]], centroids: Float64[np.ndarray, "c d"], *, size: int
+    cosines: Callable[[Rows], Float[np.ndarray, "n c"]], centroids: Float64[np.ndarray, "c d"], *, size: int
 ) -> Callable[[Parts], ClassScores]:
     """Makes a scoring function of one that computes the cosines of at most `size` features."""
 
@@ -76,17 +118,12 @@ def make_engine(name: EngineName, centroids: Float64[np.ndarray, "c d"], *, devi
     if name == "faiss":
         return faiss_engine(centroids)
     if name == "numpy" or (name == "auto" and not is_supported()):
-        return Engine("numpy", score_in_slices(lambda rows: reference(rows, centroids), centroids, size=2048))
+        return Engine("numpy", score_in_slices(partial(cosine_reference, centroids=centroids), centroids, size=2048))
     if not is_supported():
         raise ConfigError(
             "score.engine is llvm, but this processor lacks F16C or FMA, which it needs; use auto, faiss or numpy"
         )
     return llvm_engine(centroids)
-
-
-def reference(rows: Rows, centroids: Float64[np.ndarray, "c d"]) -> Float32[np.ndarray, "n c"]:
-    """Computes cosines in float64 and rounds them once."""
-    return cosine_reference(rows, centroids).astype(np.float32)
 
 
 def llvm_engine(centroids: Float64[np.ndarray, "c d"], *, at_once: int | None = None) -> Engine:

@@ -5,22 +5,20 @@ GPU on a stream of its own, the GPU searches the batch before, and the processor
 What crosses to the GPU is half precision; it is widened there.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TypeVar
+from itertools import repeat
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor
 
-from fer_pipeline.scoring.cosine import rank_classes, unit_rows
-from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, load_faiss, score_in_slices
-
-T = TypeVar("T")
+from fer_pipeline.core.prefetch import prefetch
+from fer_pipeline.scoring import engines
+from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, T
 
 READ_AHEAD = 2  # batches: one is being copied, one is being searched
 ROWS = 65536
@@ -38,7 +36,7 @@ class Search:
     """An index of FAISS over the unit centroids, on one GPU."""
 
     def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device) -> None:
-        faiss = load_faiss()
+        faiss = engines.load_faiss()
         import_module("faiss.contrib.torch_utils")  # FAISS then takes tensors where they are, on torch's stream
 
         self.device, self.num_classes = device, len(units)
@@ -91,25 +89,24 @@ class GpuEngine(Engine):
     search: Search | None = None
 
     def stream(self, batches: Iterable[tuple[T, Parts]]) -> Iterator[tuple[T, ClassScores]]:
-        """Yields the scores of batch after batch, read ahead by a thread."""
-        assert self.search is not None
+        """Yields the scores of batch after batch, copied ahead by a thread."""
         remaining, search = iter(batches), self.search
+        assert search is not None
 
-        def load() -> tuple[T, Upload] | None:
+        def load(_: None) -> tuple[T, Upload] | None:
+            # In the thread, after the last copy: asking for the next part of a file gives back the pages of the last.
             batch = next(remaining, None)
             return None if batch is None else (batch[0], search.upload(batch[1]))
 
-        with ThreadPoolExecutor(1) as reader:
-            ahead = deque(reader.submit(load) for _ in range(READ_AHEAD))
-            while (batch := ahead.popleft().result()) is not None:
-                ahead.append(reader.submit(load))
-                cosine = search.cosines(batch[1])
-                yield batch[0], ClassScores(cosine, *rank_classes(cosine))
+        with closing(prefetch(load, repeat(None), threads=1, ahead=READ_AHEAD)) as uploads:
+            while (uploaded := next(uploads)) is not None:
+                cosine = search.cosines(uploaded[1])
+                yield uploaded[0], ClassScores(cosine, *engines.rank_classes(cosine))
 
 
 def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:
     """Puts the centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
     index = 0 if device == "auto" else torch.device(device).index or 0
-    search = Search(unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
-    score = score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
+    search = Search(engines.unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
+    score = engines.score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
     return GpuEngine("faiss", score, search=search)

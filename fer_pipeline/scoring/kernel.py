@@ -2,30 +2,25 @@
 
 BLAS has no product of half with single precision: the features would first be widened in memory, which costs several
 times what reading them costs. Here a row is widened in registers and multiplied with all classes and itself, by code
-that LLVM makes for this processor. Every sum runs over `LANES` partial sums by fused multiply-add, added up in a fixed
-order: a row's bits depend on that row and the centroids alone, not on its neighbours nor on the processor's vectors.
+that LLVM makes for this processor out of the template `kernel.ll.j2`. Every sum runs over `LANES` partial sums by fused
+multiply-add, added up in a fixed order: a row's bits depend on that row and the centroids alone, not on its neighbours
+nor on the processor's vectors.
 """
 
 import ctypes
-import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
 from jaxtyping import Float16, Float32, Float64, Int64
-from llvmlite import ir
+from jinja2 import Environment, StrictUndefined
 
 LANES = 16  # partial sums of every product: one register of AVX-512, two of AVX2
 AHEAD = 2048  # features: prefetched so far ahead, for the processor itself stops at the end of every page
 LINE = 64  # bytes of a cache line
-
-FLOAT, HALF, INDEX, FLAG, POINTER = ir.FloatType(), ir.HalfType(), ir.IntType(64), ir.IntType(32), ir.PointerType()
-FLOATS, HALVES = ir.VectorType(FLOAT, LANES), ir.VectorType(HALF, LANES)
-Builder = Any  # ir.IRBuilder and ir.Value, whose methods carry no types
-Value = Any
+TEMPLATE = Path(__file__).with_name("kernel.ll.j2")
 
 
 def is_supported() -> bool:
@@ -45,13 +40,32 @@ class Kernel:
     def __init__(self, units: Float64[np.ndarray, "c d"], *, at_once: int | None = None) -> None:
         num_classes, self.width = units.shape
         self.padded = -(-self.width // LANES) * LANES
-        self.table = aligned_zeros(num_classes, self.padded)
+        # Rows begin at cache lines: a register's load across two lines takes twice the time.
+        memory = np.zeros(num_classes * self.padded * 4 + LINE, np.uint8)
+        start = -memory.ctypes.data % LINE
+        self.table = memory[start : memory.nbytes - LINE + start].view(np.float32).reshape(num_classes, self.padded)
         self.table[:, : self.width] = units
         # As many sums at once as the registers hold; more classes take several passes over a row in the first cache.
-        wide = llvm.get_host_cpu_features().get("avx512f")
-        self.code, self.function = compile_module(
-            build_module(num_classes, self.padded, at_once=at_once or (14 if wide else 6))
+        features = llvm.get_host_cpu_features()
+        size = at_once or (14 if features.get("avx512f") else 6)
+        groups = [range(begin, min(begin + size, num_classes + 1)) for begin in range(0, num_classes + 1, size)]
+        environment = Environment(line_statement_prefix="#", line_comment_prefix="##", undefined=StrictUndefined)
+        template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        text = template.render(
+            classes=num_classes, width=self.padded, groups=groups, lanes=LANES, ahead=AHEAD, line=LINE
         )
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        target = llvm.Target.from_default_triple()
+        machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features.flatten(), opt=3)
+        module = llvm.parse_assembly(text)
+        module.verify()
+        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
+        passes.getModulePassManager().run(module, passes)
+        self.code = llvm.create_mcjit_compiler(module, machine)  # owns the machine code
+        self.code.finalize_object()
+        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64)
+        self.function = signature(self.code.get_function_address("score"))
 
     def fill(
         self,
@@ -78,145 +92,3 @@ class Kernel:
             places = [base + start * stride for base, stride in outs]
             self.function(rows.__array_interface__["data"][0], table, *places, len(rows))
             start += len(rows)
-
-
-def aligned_zeros(rows: int, columns: int) -> Float32[np.ndarray, "rows columns"]:
-    """Allocates zeros whose rows begin at cache lines: a register's load across two lines takes twice the time."""
-    memory = np.zeros(rows * columns * 4 + LINE, np.uint8)
-    start = -memory.ctypes.data % LINE
-    return memory[start : start + rows * columns * 4].view(np.float32).reshape(rows, columns)
-
-
-def compile_module(module: ir.Module) -> tuple[Any, Callable[..., None]]:
-    """Returns what owns the machine code and must outlive it, and its function `score`."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    machine = target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(parsed, passes)
-    code = llvm.create_mcjit_compiler(parsed, machine)
-    code.finalize_object()
-    signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64)
-    return code, signature(code.get_function_address("score"))
-
-
-def build_module(num_classes: int, width: int, *, at_once: int) -> ir.Module:
-    """Writes the code in LLVM's own language, for `width` features: a multiple of the lanes.
-
-    score(features f16[n, width], centroids f32[c, width], cosine f32[n, c], nearest i64[n], margin f32[n], n)
-    """
-    module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER] * 5 + [INDEX]), "score")
-    features, centroids, cosine, nearest, margin, rows = function.args
-    builder: Builder = ir.IRBuilder(function.append_basic_block())
-    lines = list(range(num_classes + 1))  # the last is the feature itself
-    sums = [builder.alloca(FLOATS) for _ in lines]  # registers, once LLVM has optimised them
-    with for_range(builder, rows, 1) as row:
-        first = builder.gep(features, [builder.mul(row, INDEX(width))], source_etype=HALF)
-        for begin in range(0, len(lines), at_once):
-            add_products(builder, first, centroids, sums, lines[begin : begin + at_once], width, ahead=begin == 0)
-        products = [sum_lanes(builder, builder.load(partial, typ=FLOATS)) for partial in sums]
-        cosines = divide_by_length(builder, products[:-1], products[-1])
-        for k, value in enumerate(cosines):
-            store(builder, value, cosine, builder.add(builder.mul(row, INDEX(num_classes)), INDEX(k)))
-        best, best_margin = rank_classes(builder, cosines)
-        store(builder, best, nearest, row)
-        store(builder, best_margin, margin, row)
-    builder.ret_void()
-    return module
-
-
-def add_products(
-    builder: Builder,
-    first: Value,
-    centroids: Value,
-    sums: Sequence[Value],
-    group: Sequence[int],
-    width: int,
-    *,
-    ahead: bool,
-) -> None:
-    """Adds up some of a row's products in one pass; the last of all sums is that of the squares."""
-    fma = declare_intrinsic(builder, f"llvm.fma.v{LANES}f32", FLOATS, [FLOATS] * 3)
-    prefetch = declare_intrinsic(builder, "llvm.prefetch.p0", ir.VoidType(), [POINTER, FLAG, FLAG, FLAG])
-    for k in group:
-        builder.store(ir.Constant(FLOATS, None), sums[k])
-    with for_range(builder, INDEX(width), LANES) as column:
-        place = builder.gep(first, [column], source_etype=HALF)
-        if ahead:
-            beyond = builder.gep(place, [INDEX(AHEAD)], source_etype=HALF)
-            builder.call(prefetch, [beyond, FLAG(0), FLAG(3), FLAG(1)])  # for reading, to be kept, data
-        x = builder.fpext(builder.load(place, align=1, typ=HALVES), FLOATS)
-        for k in group:
-            other = x
-            if k < len(sums) - 1:
-                at = builder.gep(centroids, [builder.add(INDEX(k * width), column)], source_etype=FLOAT)
-                other = builder.load(at, align=LINE, typ=FLOATS)
-            builder.store(builder.call(fma, [x, other, builder.load(sums[k], typ=FLOATS)]), sums[k])
-
-
-def divide_by_length(builder: Builder, products: Sequence[Value], square: Value) -> list[Value]:
-    """Divides products by the length of the feature: 0 for a zero feature, NaN for one that is not finite."""
-    length = builder.call(declare_intrinsic(builder, "llvm.sqrt.f32", FLOAT, [FLOAT]), [square])
-    length = builder.select(builder.fcmp_ordered("==", length, FLOAT(0.0)), FLOAT(1.0), length)
-    length = builder.select(builder.fcmp_ordered("==", length, FLOAT(math.inf)), FLOAT(math.nan), length)
-    return [builder.fdiv(product, length) for product in products]
-
-
-def rank_classes(builder: Builder, cosines: Sequence[Value]) -> tuple[Value, Value]:
-    """Finds the nearest class and the margin, as `cosine.rank_classes` does."""
-    best, second, nearest = cosines[0], FLOAT(-math.inf), INDEX(0)
-    for k, value in enumerate(cosines[1:], start=1):
-        better = builder.fcmp_ordered(">", value, best)
-        runner_up = builder.select(builder.fcmp_ordered(">", value, second), value, second)
-        second = builder.select(better, best, runner_up)
-        nearest = builder.select(better, INDEX(k), nearest)
-        best = builder.select(better, value, best)
-    return nearest, builder.fsub(best, second)
-
-
-def store(builder: Builder, value: Value, base: Value, at: Value) -> None:
-    """Writes a number into an array."""
-    builder.store(value, builder.gep(base, [at], source_etype=value.type), align=1)
-
-
-def declare_intrinsic(builder: Builder, name: str, returned: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
-    """Declares a function that LLVM knows, once a module."""
-    known = builder.module.globals
-    return known.get(name) or ir.Function(builder.module, ir.FunctionType(returned, arguments), name)
-
-
-@contextmanager
-def for_range(builder: Builder, stop: Value, step: int) -> Iterator[Value]:
-    """Builds a loop: what is built inside runs for 0, `step`, 2 `step` … below `stop`."""
-    with builder.goto_entry_block():
-        counter = builder.alloca(INDEX)
-    check, body, after = (builder.append_basic_block() for _ in range(3))
-    builder.store(INDEX(0), counter)
-    builder.branch(check)
-    builder.position_at_end(check)
-    count = builder.load(counter, typ=INDEX)
-    builder.cbranch(builder.icmp_unsigned("<", count, stop), body, after)
-    builder.position_at_end(body)
-    yield count
-    builder.store(builder.add(count, INDEX(step)), counter)
-    builder.branch(check)
-    builder.position_at_end(after)
-
-
-def sum_lanes(builder: Builder, vector: Value) -> Value:
-    """Sums a vector's lanes: its upper half is added to its lower half until one is left."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        mask = ir.VectorType(FLAG, lanes)
-        halves = [
-            builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(mask, list(half)))
-            for half in (range(lanes), range(lanes, 2 * lanes))
-        ]
-        vector = builder.fadd(*halves)
-    return builder.extract_element(vector, FLAG(0))

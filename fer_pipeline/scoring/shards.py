@@ -16,8 +16,7 @@ from jaxtyping import Int64
 from fer_pipeline.artifacts.embeddings import Block, stream_embeddings
 from fer_pipeline.artifacts.scores import score_batch, write_scores
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.scoring.cosine import without_direction
-from fer_pipeline.scoring.engines import Engine
+from fer_pipeline.scoring.engines import Engine, without_direction
 
 BLOCK = 2**25  # bytes of features that are mapped into memory at a time
 

@@ -7,8 +7,9 @@ made and timed, by as many workers as the settings name and on their devices, an
 import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding.devices import worker_devices
-from fer_pipeline.sharding.jobs import Job, Work
+from fer_pipeline.sharding.jobs import Job, Outcome, Work
 from fer_pipeline.sharding.run import backend
 
 ENOUGH_RECORDED = 3  # finished shards whose rate is worth more than a sample
@@ -57,17 +58,6 @@ class Estimate:
     basis: str
 
 
-@dataclass
-class Inventory:
-    """The shards of some work: how many there are and are missing, the timings of finished and a few missing ones."""
-
-    shards: int = 0
-    missing: int = 0
-    items_missing: int = 0
-    timings: list[Timing] = field(default_factory=list)
-    examples: list[Job[Any]] = field(default_factory=list)
-
-
 def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resources, seconds: float) -> Estimate:
     """Plans the work and times it; a sample takes about `seconds`."""
     if resources.backend == "ray":  # what the cluster has is known when it is at work
@@ -75,67 +65,47 @@ def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resou
     else:
         devices = worker_devices(resources)
         workers, kind = len(devices), devices[0].partition(":")[0]
-    inventory = take_inventory(f"plan {stage} {name}", work, store=store, kind=kind)
-    timings, basis = inventory.timings, f"as {len(inventory.timings):,} finished shards took"
-    if not inventory.missing:
-        basis = "nothing to make"
-    elif len(timings) < ENOUGH_RECORDED:
-        preload, jobs = f"fer_pipeline.stages.{stage}", inventory.examples
-        timings = _sample(preload, work, jobs, store=store, resources=resources, workers=workers, seconds=seconds)
-        basis = f"by a sample of {sum(timing.items for timing in timings):,} {work.unit}"
-    items = sum(timing.items for timing in timings)
-    rate = items / max(sum(timing.seconds for timing in timings), 1e-9)
-    rates = [timing.rate for timing in timings] or [1.0]
-    workers = min(workers, max(inventory.missing, 1))
-    low, likely, high = (inventory.items_missing / (workers * one) for one in (max(rates), rate or 1.0, min(rates)))
-    return Estimate(
-        shards=inventory.shards,
-        missing=inventory.missing,
-        items_missing=inventory.items_missing,
-        unit=work.unit,
-        workers=workers,
-        device=kind,
-        rate=rate,
-        seconds=(low, likely, high),
-        size=sum(timing.size for timing in timings) / max(items, 1) * inventory.items_missing,
-        free=shutil.disk_usage(store).free,
-        basis=basis,
-    )
-
-
-def take_inventory(description: str, work: Work, *, store: Path, kind: str) -> Inventory:
-    """Counts the shards and collects the timings of those that were made on a `kind` of device ('' for any).
-
-    Their inputs are hashed, which the run itself then need not do.
-    """
-    finished, inventory = Store(store), Inventory()
-    step = 1  # every so many-th missing shard is an example, so that they are from all over the set
-    with progress(description, work.total, work.unit) as advance:
-        for job in work.jobs:
-            inventory.shards += 1
+    finished = Store(store)
+    shards, missing = 0, []  # items of missing shards
+    timings: list[Timing] = []  # of finished shards that were made on this kind of device
+    examples: list[Job[Any]] = []  # every so many-th missing shard, so that they are from all over the set
+    step = 1
+    with progress(f"plan {stage} {name}", work.total, work.unit) as advance:
+        for job in work.jobs:  # their inputs are hashed, which the run itself then need not do
+            shards += 1
             advance.skip(job.items)
             if finished.has(job.key):
                 checksums = finished.checksums(job.key)
-                origin = checksums.origin if checksums else None
-                if checksums and origin and origin.device.startswith(kind) and origin.seconds > 0:
-                    inventory.timings.append(Timing(origin.items, origin.seconds, checksums.size))
+                if checksums and checksums.origin.device.startswith(kind) and checksums.origin.seconds > 0:
+                    timings.append(Timing(checksums.origin.items, checksums.origin.seconds, checksums.size))
                 continue
-            if inventory.missing % step == 0:
-                inventory.examples.append(job)
-            inventory.missing += 1
-            inventory.items_missing += job.items
-            if len(inventory.examples) == 2 * SHARDS_SAMPLED:
-                inventory.examples, step = inventory.examples[::2], 2 * step
-    return inventory
+            if len(missing) % step == 0:
+                examples.append(job)
+            missing.append(job.items)
+            if len(examples) == 2 * SHARDS_SAMPLED:
+                examples, step = examples[::2], 2 * step
+    basis = f"as {len(timings):,} finished shards took"
+    if not missing:
+        basis = "nothing to make"
+    elif len(timings) < ENOUGH_RECORDED:
+        run = partial(backend(resources).run_jobs, resources=resources, preload=f"fer_pipeline.stages.{stage}")
+        timings = _sample(run, work, examples, store=store, workers=workers, seconds=seconds)
+        basis = f"by a sample of {sum(timing.items for timing in timings):,} {work.unit}"
+    items, rates = sum(timing.items for timing in timings), [timing.rate for timing in timings] or [1.0]
+    rate = items / max(sum(timing.seconds for timing in timings), 1e-9)
+    workers = min(workers, max(len(missing), 1))
+    low, likely, high = (sum(missing) / (workers * pace) for pace in (max(rates), rate or 1.0, min(rates)))
+    size = sum(timing.size for timing in timings) / max(items, 1) * sum(missing)
+    counts = shards, len(missing), sum(missing), work.unit
+    return Estimate(*counts, workers, kind, rate, (low, likely, high), size, shutil.disk_usage(store).free, basis)
 
 
 def _sample(
-    preload: str,
+    run_jobs: Callable[..., Iterator[Outcome]],
     work: Work,
     jobs: Sequence[Job[Any]],
     *,
     store: Path,
-    resources: Resources,
     workers: int,
     seconds: float,
 ) -> list[Timing]:
@@ -149,15 +119,12 @@ def _sample(
             for number in range(count):  # from all over the set, again where there are too few
                 part = work.part(jobs[number * len(jobs) // count], items, folder)
                 parts.append(replace(part, key=f"{part.key}-{number}"))
-            made, timings = Store(folder), []
-            for outcome in backend(resources).run_jobs(
-                parts, work.setup, store=made, resources=resources, preload=preload, advance=lambda _: None
-            ):
-                if outcome.fault is not None:
+            sampled, timings = Store(folder), []
+            for outcome in run_jobs(parts, work.setup, store=sampled, advance=lambda _: None):
+                checksums = sampled.checksums(outcome.job.key)
+                if outcome.fault is not None or checksums is None:
                     name = outcome.job.name
                     raise DataError(f"the sample failed at {name}: {outcome.fault}; correct it and plan again")
-                checksums = made.checksums(outcome.job.key)
-                assert checksums is not None
                 timings.append(Timing(outcome.job.items, outcome.seconds, checksums.size))
             return timings
 

@@ -60,6 +60,12 @@ class Outcome:
     seconds: float
     full: bool = False
 
+    @property
+    def line(self) -> str:
+        """The fault, which names its job."""
+        fault = self.fault or ""
+        return fault if self.job.name in fault else f"{self.job.name}: {fault}"
+
 
 def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: Advance) -> Outcome:
     """Makes one shard in the store; an error becomes a line, since it must not cost the other shards.
@@ -80,15 +86,11 @@ def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: 
         make = store.make_folder if job.folder else store.make
         make(job.key, lambda path: maker(job, path, count), origin=Origin(items=job.items, device=device))
     except Exception as error:  # whatever one shard's data does to its maker, the others are made
-        fault, full = error_line(error), isinstance(error, OSError) and error.errno in DISK_FULL
+        fault, full = " ".join(str(error).split()), False
+        if isinstance(error, OSError) and error.errno is not None:
+            fault, full = f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}", error.errno in DISK_FULL
+        elif not isinstance(error, PipelineError):
+            fault = f"{type(error).__name__}: {fault}"
     if done != job.items:
         advance(job.items - done)
     return Outcome(replace(job, payload=None), fault, time.monotonic() - started, full)
-
-
-def error_line(error: Exception) -> str:
-    """Returns an error as one line: ours by their message, others with their type."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror}"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, PipelineError) else f"{type(error).__name__}: {text}"

@@ -17,7 +17,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any
@@ -26,10 +25,13 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding.devices import ONE_THREAD, environment, one_thread, worker_devices
-from fer_pipeline.sharding.jobs import WORKER_DIED, Advance, Job, Outcome, Setup, attempt
+from fer_pipeline.sharding.jobs import WORKER_DIED, Advance, Job, Maker, Outcome, Setup, attempt
 
 SECONDS_BETWEEN_REPORTS = 0.2  # of progress: every message wakes the parent
 SECONDS_TO_STOP = 5.0
+
+# What a worker sends: None when its model is loaded or why it cannot be, then for each job items done and the outcome.
+Message = Outcome | Exception | int | None
 
 
 def run_jobs(
@@ -51,83 +53,88 @@ def run_jobs(
             for job in everything:
                 yield replace(attempt(job, maker, store=store, device=devices[0], advance=advance), job=job)
         return
-    pool = _WorkerPool(partial(Worker, setup, store=store, preload=preload), devices, resources.retries, advance)
-    try:
-        yield from pool.run(everything)
-    finally:
-        pool.stop()
+    multiprocessing.get_context("forkserver").set_forkserver_preload([preload])
+    pool = WorkerPool(lambda device: Worker(device, setup, store), devices, resources.retries, advance)
+    yield from pool.run(everything)
 
 
 class Worker:
-    """A worker process as its parent sees it: the job that it is making and the items of it that it has reported."""
+    """A worker as its parent sees it: the job that it is making and the items of it that it has reported."""
 
-    def __init__(self, setup: Setup, device: str, *, store: Store, preload: str) -> None:
+    takes_job_early = True  # before its model is loaded
+    ready = False  # the model is loaded
+    job: Job[Any] | None = None
+    reported = 0
+
+    def __init__(self, device: str, setup: Setup, store: Store) -> None:
         self.device = device
-        self.ready = False  # the model is loaded
-        self.job: Job[Any] | None = None
-        self.reported = 0
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([preload])
-        self.connection, theirs = context.Pipe()
+        self.channel, theirs = context.Pipe()
         with environment(ONE_THREAD):
             self.process = context.Process(target=_serve, args=(theirs, setup, device, store))
             self.process.start()
         theirs.close()
 
-    def assign(self, job: Job[Any]) -> None:
-        """Sends the next job; that a worker has just died is noticed when it is read from."""
+    def send(self, job: Job[Any]) -> None:
+        """Sends a job; that the worker has just died is noticed when it is read from."""
         self.job, self.reported = job, 0
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(job)
+            self.channel.send(job)
+
+    def receive(self) -> Message:
+        """Returns the next message; EOFError or ConnectionResetError where the worker has died."""
+        return self.channel.recv()
+
+    def ask_to_stop(self) -> None:
+        """Lets the worker end by itself, which leaves no temporary files."""
+        self.process.terminate()
 
     def stop(self) -> None:
-        """Ends the worker, by SIGTERM first, which leaves no temporary files."""
-        self.process.terminate()
+        """Ends the worker, if need be by force."""
+        self.ask_to_stop()
         self.process.join(SECONDS_TO_STOP)
         self.process.kill()
         self.process.join()
-        self.connection.close()
+        self.channel.close()
 
 
-class _WorkerPool:
-    """The workers of one run, at most one a device."""
+class WorkerPool:
+    """The workers of one run, at most one for each of `devices`; `start` starts one."""
 
-    def __init__(
-        self, start: Callable[[str], Worker], devices: tuple[str, ...], retries: int, advance: Advance
-    ) -> None:
-        self._start, self._devices, self._retries, self._advance = start, devices, retries, advance
+    retry_alone = True  # or at once, by the worker that takes the place of the dead one
+    fault = (
+        "workers die while they load what they need ({count} one after the other; out of memory?); finished shards "
+        "are kept, run again with fewer resources.workers"
+    )
+
+    def __init__(self, start: Callable[[str], Worker], devices: Iterable[str], retries: int, advance: Advance) -> None:
+        self._start, self._devices, self._retries, self._advance = start, list(devices), retries, advance
         self._workers: list[Worker] = []
         self._queue: deque[Job[Any]] = deque()
+        self._lost: deque[Job[Any]] = deque()
+        self._deaths: Counter[str] = Counter()  # of workers, by the key of the job that they were making
         self._failed_starts = 0  # in a row: workers that died before their model was loaded
 
     def run(self, jobs: Iterator[Job[Any]]) -> Iterator[Outcome]:
-        """Makes all jobs together, then those whose worker died, one at a time."""
-        lost: list[Job[Any]] = []
-        for outcome in self._run_together(jobs):
-            if outcome.fault == WORKER_DIED:
-                lost.append(outcome.job)
-            else:
-                yield outcome
-        self.stop()
-        for job in lost:
-            yield self._retry(job)
+        """Makes all jobs and yields the outcomes as they come; an error of `setup` is raised."""
+        try:
+            yield from self._run_together(jobs)
+            while self._lost:
+                self._stop()
+                yield from self._run_together(iter([self._lost.popleft()]))
+        finally:
+            self._stop()
 
-    def stop(self) -> None:
-        """Ends all workers."""
+    def wait(self) -> list[Any]:
+        """Returns the channels on which a message has come."""
+        return wait_for([worker.channel for worker in self._workers])
+
+    def _stop(self) -> None:
         for worker in self._workers:
-            worker.process.terminate()  # all at once, so that they end together
+            worker.ask_to_stop()  # all at once, so that they end together
         for worker in self._workers:
             worker.stop()
         self._workers = []
-
-    def _retry(self, job: Job[Any]) -> Outcome:
-        for _ in range(self._retries):
-            (outcome,) = self._run_together(iter([job]))
-            if outcome.fault != WORKER_DIED:
-                self.stop()
-                return outcome
-        self._advance(job.items)
-        return Outcome(job, WORKER_DIED, 0.0)
 
     def _run_together(self, jobs: Iterator[Job[Any]]) -> Iterator[Outcome]:
         while True:
@@ -135,29 +142,28 @@ class _WorkerPool:
             while len(self._queue) < len(self._devices) and (job := next(jobs, None)) is not None:
                 self._queue.append(job)
                 self._assign()  # at once: to plan the next one may take a while
-            if all(worker.job is None for worker in self._workers):
+            if not self._queue and all(worker.job is None for worker in self._workers):
                 return
-            workers: dict[Any, Worker] = {worker.connection: worker for worker in self._workers}
-            for connection in wait_for(list(workers)):
-                if (outcome := self._receive(workers[connection])) is not None:
+            ready = self.wait()
+            for worker in [worker for worker in self._workers if worker.channel in ready]:
+                if (outcome := self._receive(worker)) is not None:
                     yield outcome
 
     def _assign(self) -> None:
-        """Gives a job to each idle worker, and starts a worker for each idle device."""
-        for worker in self._workers:
-            if worker.job is None and self._queue:
-                worker.assign(self._queue.popleft())
+        """Starts a worker on idle devices while jobs wait, and gives a job to each worker that has none."""
+        waiting = len(self._queue) - sum(worker.job is None for worker in self._workers)
         idle = Counter(self._devices) - Counter(worker.device for worker in self._workers)
-        for device in itertools.islice(idle.elements(), len(self._queue)):
-            self._workers.append(self._start(device))
-            self._workers[-1].assign(self._queue.popleft())
+        self._workers += map(self._start, itertools.islice(idle.elements(), max(waiting, 0)))
+        for worker in self._workers:
+            if worker.job is None and self._queue and (worker.ready or worker.takes_job_early):
+                worker.send(self._queue.popleft())
 
     def _receive(self, worker: Worker) -> Outcome | None:
         """Reads one message of a worker; None where it is not the end of a job."""
         try:
-            message = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            return self._remove_dead(worker)
+            message = worker.receive()
+        except (EOFError, ConnectionResetError) as death:
+            return self._replace(worker, str(death))
         if isinstance(message, Exception):
             raise message
         if isinstance(message, Outcome):
@@ -170,61 +176,82 @@ class _WorkerPool:
             self._advance(message)
         return None
 
-    def _remove_dead(self, worker: Worker) -> Outcome | None:
+    def _replace(self, worker: Worker, reason: str) -> Outcome | None:
+        """Removes a dead worker; its job is tried again or, after too many tries, comes back as lost."""
         self._workers.remove(worker)
         worker.stop()
-        if worker.ready:
+        job = worker.job
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts > self._retries:
+                if self.retry_alone or not any(other.ready for other in self._workers):
+                    raise PipelineError(self.fault.format(count=self._failed_starts, reason=reason))
+                self._devices.remove(worker.device)  # the others go on
+            self._queue.extendleft([job] if job else [])
+        elif job is not None:
             self._advance(-worker.reported)
-            return None if worker.job is None else Outcome(worker.job, WORKER_DIED, 0.0)
-        self._failed_starts += 1
-        if self._failed_starts > self._retries:
-            raise PipelineError(
-                f"workers die while they load what they need ({self._failed_starts} one after the other; out of "
-                f"memory?); finished shards are kept, run again with fewer resources.workers"
-            )
-        if worker.job is not None:
-            self._queue.appendleft(worker.job)
+            self._deaths[job.key] += 1
+            if self._deaths[job.key] > self._retries:
+                self._advance(job.items)
+                return Outcome(job, WORKER_DIED, 0.0)
+            if self.retry_alone:
+                self._lost.append(job)
+            else:
+                self._workers.append(self._start(worker.device))
+                self._workers[-1].send(job)
         return None
 
 
+class WorkerTask:
+    """What a worker does in its own process: load the model once, then make shard after shard."""
+
+    def __init__(self, setup: Setup, device: str, store: Store, send: Callable[[Message], None]) -> None:
+        self._setup, self._device, self._store, self._send = setup, device, store, send
+        self._maker: Maker
+        self._unsent, self._sent = 0, time.monotonic()
+
+    def start(self) -> Exception | None:
+        """Loads the model; sends, and returns, None or why that is impossible."""
+        error = None
+        try:
+            self._load()
+        except Exception as fault:
+            error = fault if isinstance(fault, PipelineError) else RuntimeError(traceback.format_exc())
+        self._send(error)
+        return error
+
+    def _load(self) -> None:
+        with one_thread(self._device):
+            self._maker = self._setup(self._device)
+
+    def make(self, job: Job[Any]) -> None:
+        """Makes one shard and sends how it ended."""
+        with one_thread(self._device):
+            outcome = attempt(job, self._maker, store=self._store, device=self._device, advance=self._advance)
+        self._report()
+        self._send(outcome)
+
+    def _advance(self, items: int) -> None:
+        self._unsent += items
+        if time.monotonic() - self._sent >= SECONDS_BETWEEN_REPORTS:
+            self._report()
+
+    def _report(self) -> None:
+        if self._unsent:
+            self._send(self._unsent)
+        self._unsent, self._sent = 0, time.monotonic()
+
+
 def _serve(connection: Connection, setup: Setup, device: str, store: Store) -> None:
-    """Runs in a worker. It sends None or why it cannot start, then for each job items that are done and the outcome."""
+    """Runs in a worker until its parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too and stops us
     signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with one_thread(device):
-        try:
-            maker = setup(device)
-        except Exception as error:
-            connection.send(error if isinstance(error, PipelineError) else RuntimeError(traceback.format_exc()))
-            return
-        connection.send(None)
-        with one_thread(device), suppress(EOFError):  # again, where `setup` was the first to load torch
-            while True:
-                job = connection.recv()
-                progress = _ProgressSender(connection)
-                outcome = attempt(job, maker, store=store, device=device, advance=progress.advance)
-                progress.flush()
-                connection.send(outcome)
-
-
-class _ProgressSender:
-    """Counts items and sends them a few times a second."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._items = 0
-        self._sent = time.monotonic()
-
-    def advance(self, items: int) -> None:
-        self._items += items
-        if time.monotonic() - self._sent >= SECONDS_BETWEEN_REPORTS:
-            self.flush()
-
-    def flush(self) -> None:
-        if self._items:
-            self._connection.send(self._items)
-        self._items, self._sent = 0, time.monotonic()
+    task = WorkerTask(setup, device, store, connection.send)
+    with suppress(EOFError):
+        failed = task.start()
+        while not failed:
+            task.make(connection.recv())
 
 
 def _exit(signum: int, frame: Any) -> None:

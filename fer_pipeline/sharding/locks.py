@@ -42,17 +42,14 @@ def lock_exclusively(store: Path) -> Iterator[None]:
     """Locks a store that no run is at work on; a DataError names one that is."""
     with _opened(store, WHOLE_STORE) as whole:
         if not _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            raise DataError(f"{store} is in use: {_running(store)}; wait for it to end")
+            work = "a run is at work"
+            for name in sorted(path.name for path in (store / FOLDER).iterdir() if path.name != WHOLE_STORE):
+                with _opened(store, name) as own:
+                    if not _lock(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                        work = f"{name} is at work ({_holder(own)})"
+                        break
+            raise DataError(f"{store} is in use: {work}; wait for it to end")
         yield
-
-
-def _running(store: Path) -> str:
-    for path in sorted((store / FOLDER).iterdir()):
-        if path.name != WHOLE_STORE:
-            with _opened(store, path.name) as other:
-                if not _lock(other, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    return f"{path.name} is at work ({_holder(other)})"
-    return "a run is at work"
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,15 +30,9 @@ class ProgressFile:
         self._progress: Progress | None = None
 
     @contextmanager
-    def follow(self, progress: Progress | None = None) -> Iterator[None]:
-        """Writes a progress until the end of the block, and how it ended.
-
-        Where none is given, whatever progress begins in the block, for a stage that makes no shards.
-        """
-        self._progress = progress
-        if progress is not None:
-            progress.listeners.append(self._update)
-        with nullcontext() if progress is not None else with_listener(self._update):
+    def follow(self) -> Iterator[None]:
+        """Writes whatever progress begins in the block, until its end, and how that ended."""
+        with with_listener(self._update):
             try:
                 yield
             except BaseException:
@@ -57,17 +51,10 @@ class ProgressFile:
             return
         self._written = time.monotonic()
         left = progress.seconds_left
-        content = {
-            **self._about,
-            "state": state,
-            "done": progress.done,
-            "total": progress.total,
-            "unit": progress.unit,
-            "rate": round(progress.rate, 3),
-            "seconds_left": None if left is None else round(left, 1),
-            "shards": self.shards,
-            "updated": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
+        numbers = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        numbers |= {"rate": round(progress.rate, 3), "seconds_left": None if left is None else round(left, 1)}
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {**self._about, "state": state, **numbers, "shards": self.shards, "updated": updated}
         # Not synced to the disk: it is of no use after a crash of the machine, and would wait for the shards' bytes.
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:  # a full disk does not end the run here

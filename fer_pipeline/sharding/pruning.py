@@ -6,7 +6,6 @@ run is to find what it finished. The outputs do not suffer: they hold links of t
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,17 +30,37 @@ class Unused:
 
 def find_unused(store: Store) -> list[Unused]:
     """Finds all that can be removed while nobody works on the store."""
-    leftovers = (*_temporary_files(store.root), *_checksums_without_shard(store))
-    paths: dict[Kind, Iterable[Path]] = {"shard": _shards(store), "state": _states(store), "leftover": leftovers}
-    return [_measure(path, kind) for kind, found in paths.items() for path in found]
+    runs = store.last_runs()
+    used = frozenset[str]().union(*(keys for _, keys in runs.values()))
+
+    def is_unused(shard: Path) -> bool:
+        checksums = store.checksums(shard.name)
+        ended, _ = runs.get(checksums.origin.owner if checksums else "", (None, None))
+        return shard.name not in used and (checksums is None or (ended is not None and checksums.created <= ended))
+
+    def is_abandoned(state: Path) -> bool:
+        newest = max(file.stat().st_mtime for file in (state, *state.rglob("*")))
+        return store.shard(state.name).exists() or time.time() - newest > STATE_SECONDS
+
+    checksums = sorted(store.root.glob("checksums/*/[!.]*.json"))
+    paths: dict[Kind, list[Path]] = {
+        # Where no run has recorded yet what it uses, all shards stay.
+        "shard": [path for path in sorted(store.root.glob("shards/*/[!.]*")) if runs and is_unused(path)],
+        "state": [path for path in sorted(store.root.glob("states/*/*")) if is_abandoned(path)],
+        "leftover": _temporary_files(store.root) + [path for path in checksums if not store.shard(path.stem).exists()],
+    }
+    unused = []
+    for kind, group in paths.items():
+        for path in group:
+            files = [file.stat() for file in shard_files(path).values()]
+            linked = sum(file.st_size for file in files if file.st_nlink > 1)
+            unused.append(Unused(path, kind, sum(file.st_size for file in files), linked))
+    return unused
 
 
 def remove(store: Store, unused: Unused) -> None:
     """Removes one of them."""
-    if unused.kind == "shard":
-        store.remove(unused.path.name)
-    else:
-        _remove(unused.path)
+    store.remove(unused.path.name) if unused.kind == "shard" else _remove(unused.path)
 
 
 def remove_temporary_files(root: Path) -> None:
@@ -50,42 +69,9 @@ def remove_temporary_files(root: Path) -> None:
         _remove(path)
 
 
+def _temporary_files(root: Path) -> list[Path]:
+    return [path for pattern in TEMPORARY for path in root.glob(pattern)]
+
+
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _temporary_files(root: Path) -> Iterator[Path]:
-    for pattern in TEMPORARY:
-        yield from root.glob(pattern)
-
-
-def _shards(store: Store) -> Iterator[Path]:
-    runs = store.last_runs()
-    if not runs:
-        return  # no run has recorded yet what it uses
-    used = frozenset[str]().union(*(keys for _, keys in runs.values()))
-    for path in sorted(store.root.glob("shards/*/[!.]*")):
-        if path.name not in used:
-            checksums = store.checksums(path.name)
-            ended, _ = runs.get(checksums.origin.owner if checksums else "", (None, None))
-            if checksums is None or (ended is not None and checksums.created <= ended):
-                yield path
-
-
-def _states(store: Store) -> Iterator[Path]:
-    for path in sorted(store.root.glob("states/*/*")):
-        newest = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
-        if store.shard(path.name).exists() or time.time() - newest > STATE_SECONDS:
-            yield path
-
-
-def _checksums_without_shard(store: Store) -> Iterator[Path]:
-    for path in sorted(store.root.glob("checksums/*/[!.]*.json")):
-        if not store.shard(path.stem).exists():
-            yield path
-
-
-def _measure(path: Path, kind: Kind) -> Unused:
-    states = [file.stat() for file in shard_files(path).values()]
-    linked = sum(state.st_size for state in states if state.st_nlink > 1)
-    return Unused(path, kind, sum(state.st_size for state in states), linked)

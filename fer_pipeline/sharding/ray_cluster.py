@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,28 @@ def join_cluster(resources: Resources) -> Iterator[Any]:
         yield ray
         return
     logging.getLogger("ray").setLevel(logging.ERROR)  # it logs before it reads the settings below
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with _silenced(ray), _join(ray, address) if address else _start(ray, resources):
-            # Ray has taken SIGTERM for itself, to end this process by a crash.
-            _set_sigterm(_exit if before == signal.SIG_DFL else before)
-            yield ray
-    finally:
-        _set_sigterm(before)
+    with ExitStack() as stack:
+        before = signal.getsignal(signal.SIGTERM)
+        stack.callback(_set_sigterm, before)
+        # It prints pages on standard output for every worker that is lost; our outcome has a line.
+        inner: Any = sys.modules["ray._private.worker"]
+        if (printer := getattr(inner, "print_to_stdstream", None)) is not None:
+            stack.callback(setattr, inner, "print_to_stdstream", printer)
+            inner.print_to_stdstream = lambda *_, **__: None
+        if address:
+            _check_address(address)
+            options, fault, advice = {"address": address}, f"the Ray cluster at {address} cannot be joined", ""
+        else:
+            options = stack.enter_context(_own_cluster(resources))
+            fault, advice = "a local Ray cannot be started", "; say backend local"
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(**options, **LOGS)
+        except Exception as error:  # whatever Ray raises: versions that differ, a missing token, no node here
+            raise ConfigError(f"{fault}: {' '.join(str(error).split())}{advice}") from None
+        # Ray has taken SIGTERM for itself, to end this process by a crash.
+        _set_sigterm(_exit if before == signal.SIG_DFL else before)
+        yield ray
 
 
 def answers(address: str) -> bool:
@@ -106,56 +120,37 @@ class HeadMonitor:
             )
 
 
-@contextmanager
-def _join(ray: Any, address: str) -> Iterator[None]:
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit() or "/" in address:
-            raise ConfigError(
-                f"the Ray address {address!r} is none; give host:port of the cluster's head (6379 as a rule) or auto"
-            )
-        if not answers(address):
-            raise ConfigError(
-                f"no Ray cluster answers at {address}; start it, correct resources.ray.address or {ADDRESS}, or say "
-                f"backend local"
-            )
-    try:
-        ray.init(address=address, **LOGS)
-    except Exception as error:  # Ray raises what it likes: versions that differ, a token that is missing, no node here
-        raise ConfigError(f"the Ray cluster at {address} cannot be joined: {' '.join(str(error).split())}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if address != "auto" and (not host or not port.isdigit() or "/" in address):
+        raise ConfigError(
+            f"the Ray address {address!r} is none; give host:port of the cluster's head (6379 as a rule) or auto"
+        )
+    if address != "auto" and not answers(address):
+        raise ConfigError(
+            f"no Ray cluster answers at {address}; start it, correct resources.ray.address or {ADDRESS}, or say "
+            f"backend local"
+        )
 
 
 @contextmanager
-def _start(ray: Any, resources: Resources) -> Iterator[None]:
+def _own_cluster(resources: Resources) -> Iterator[dict[str, Any]]:
+    """Yields how to start a local Ray, of which nothing is left after the block or the death of this process."""
     folder = Path(tempfile.mkdtemp(prefix="ray-")).resolve()
     script = [sys.executable, "-I", "-S", str(Path(ray_cleanup.__file__).resolve()), str(folder), str(os.getpid())]
     null = subprocess.DEVNULL
-    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True, cwd="/"):
-        with environment(LOOPBACK | {"RAY_AUTH_TOKEN": _token()}):
-            try:
-                _start_local(ray, resources, folder)
-                yield
-            finally:
-                ray.shutdown()  # before what is left of it is removed
-
-
-def _start_local(ray: Any, resources: Resources, folder: Path) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=math.ceil(resources.workers * resources.ray.cpus_per_worker),
-            num_gpus=0 if resources.device == "cpu" else None,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
-            **LOGS,
-        )
-    except Exception as error:
-        raise ConfigError(f"a local Ray cannot be started: {' '.join(str(error).split())}; say backend local") from None
+    with (
+        subprocess.Popen(script, stdin=subprocess.PIPE, stdout=null, stderr=null, start_new_session=True, cwd="/"),
+        environment(LOOPBACK | {"RAY_AUTH_TOKEN": _token()}),
+    ):
+        yield {
+            "address": "local",
+            "num_cpus": math.ceil(resources.workers * resources.ray.cpus_per_worker),
+            "num_gpus": 0 if resources.device == "cpu" else None,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(folder),
+        }
 
 
 @functools.cache
@@ -170,18 +165,3 @@ def _set_sigterm(handler: Any) -> None:
 
 def _exit(signum: int, frame: Any) -> None:
     raise SystemExit(128 + signum)  # workers and files are cleaned up on the way
-
-
-@contextmanager
-def _silenced(ray: Any) -> Iterator[None]:
-    """Keeps Ray from printing pages on standard output for every worker that is lost; our outcome has a line."""
-    inner = ray._private.worker
-    before = getattr(inner, "print_to_stdstream", None)
-    if before is None:
-        yield
-        return
-    inner.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        inner.print_to_stdstream = before

@@ -14,17 +14,9 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.sharding import local
+from fer_pipeline.sharding import local, ray
 from fer_pipeline.sharding.jobs import Job, Outcome, Work
 from fer_pipeline.sharding.progress_file import ProgressFile
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A job that failed, with the line that says why."""
-
-    job: Job[Any]
-    line: str
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,7 @@ class ShardResults:
 
     jobs: tuple[Job[None], ...]
     reused: int
-    failures: tuple[Failure, ...]  # in the order of the jobs, with their payloads
+    failures: tuple[Outcome, ...]  # in the order of the jobs, with their payloads
     damaged: int  # shards that were found damaged in the store and made again
 
     @property
@@ -45,8 +37,9 @@ class ShardResults:
     @property
     def counts(self) -> dict[str, int | float]:
         """Counts the shards: all, and how many were made, reused and failed."""
-        made = len(self.finished) - self.reused
-        return {"shards": len(self.jobs), "made": made, "reused": self.reused, "failed": len(self.failures)}
+        failed = len(self.failures)
+        made = len(self.jobs) - failed - self.reused
+        return {"shards": len(self.jobs), "made": made, "reused": self.reused, "failed": failed}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -64,49 +57,45 @@ def make_shards(
     """
     shards = Store(store, owner=f"{stage}@{name}", verify=verify)
     planned: list[Job[None]] = []
-    failures: list[Failure] = []
-    reused = 0
+    failures: list[Outcome] = []
+    file = ProgressFile(store, stage, name)
 
     def missing() -> Iterator[Job[Any]]:
-        nonlocal reused
         for job in work.jobs:
             planned.append(replace(job, payload=None))
             if shards.has(job.key):
-                reused += 1
-                file.shards["reused"] = reused
+                file.shards["reused"] += 1
                 advance.skip(job.items)
             else:
                 yield job
         shards.record_run(job.key for job in planned)
 
-    file = ProgressFile(store, stage, name)
-    with progress(f"{stage} {name}", work.total, work.unit) as advance, file.follow(advance):
-        with closing(
-            backend(resources).run_jobs(
-                missing(),
-                work.setup,
-                store=Store(store, owner=shards.owner),
-                resources=resources,
-                preload=f"fer_pipeline.stages.{stage}",
-                advance=advance,
-            )
-        ) as outcomes:
+    with file.follow(), progress(f"{stage} {name}", work.total, work.unit) as advance:
+        advance(0)  # from now on the file says that this runs
+        outcomes = backend(resources).run_jobs(
+            missing(),
+            work.setup,
+            store=Store(store, owner=shards.owner),
+            resources=resources,
+            preload=f"fer_pipeline.stages.{stage}",
+            advance=advance,
+        )
+        with closing(outcomes):
             for outcome in outcomes:
                 if outcome.full:
                     raise DataError(
-                        f"{stage} {_line(outcome)}: the disk of the store is full; finished shards are kept, free "
-                        f"some space and run again"
+                        f"{stage} {outcome.line}: the disk of the store is full; finished shards are kept, free some "
+                        f"space and run again"
                     )
-                if outcome.fault is not None:
-                    failures.append(Failure(outcome.job, _line(outcome)))
+                failures += [outcome] if outcome.fault is not None else []
                 file.shards["made" if outcome.fault is None else "failed"] += 1
     order = {job.key: position for position, job in enumerate(planned)}
     failures.sort(key=lambda failure: order[failure.job.key])
-    results = ShardResults(tuple(planned), reused, tuple(failures), len(shards.damaged))
+    results = ShardResults(tuple(planned), file.shards["reused"], tuple(failures), len(shards.damaged))
     if failures and (len(failures) > allowed_failures or not results.finished):
         more = f" (and {len(failures) - 1:,} more)" if len(failures) > 1 else ""
         raise DataError(
-            f"{stage} {failures[0].line}{more}; {results.counts['made']:,} shards made, {reused:,} reused, "
+            f"{stage} {failures[0].line}{more}; {results.counts['made']:,} shards made, {results.reused:,} reused, "
             f"{len(failures):,} failed; finished shards are kept, rerun {stage} after correcting this"
         )
     return results
@@ -114,13 +103,4 @@ def make_shards(
 
 def backend(resources: Resources) -> Any:
     """Returns the module whose `run_jobs` the settings name."""
-    if resources.backend == "ray":
-        from fer_pipeline.sharding import ray
-
-        return ray
-    return local
-
-
-def _line(outcome: Outcome) -> str:
-    fault = outcome.fault or ""
-    return fault if outcome.job.name in fault else f"{outcome.job.name}: {fault}"
+    return ray if resources.backend == "ray" else local

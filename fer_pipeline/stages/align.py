@@ -16,10 +16,9 @@ from pydantic import Field
 
 from fer_pipeline.alignment.aligner import AlignmentSettings, NoFace, SeveralFaces
 from fer_pipeline.alignment.cascade import DetectionSettings
-from fer_pipeline.alignment.manifest import write_faces
 from fer_pipeline.alignment.pictures import PictureSettings
 from fer_pipeline.alignment.plan import AlignmentPlan, Cut, LabelMap, check_samples, load_maker, plan_jobs, shorten_job
-from fer_pipeline.alignment.shards import ShardFormat, ShardJob
+from fer_pipeline.alignment.shards import ShardFormat, ShardJob, write_faces
 from fer_pipeline.artifacts.census import RejectedSample, most_frequent
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store

@@ -18,17 +18,19 @@ from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Predictions, calibrate
-from fer_pipeline.mining.candidates import collect_candidates, random_faces, read_exclusions
-from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
-from fer_pipeline.mining.summary import (
+from fer_pipeline.mining.candidates import (
     check_any_passed,
+    collect_candidates,
     count_pools,
     describe_empty_classes,
     expected_precision,
     headline,
     json_number,
+    random_faces,
     rank_faces,
+    read_exclusions,
 )
+from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
 
 COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
 
@@ -102,7 +104,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)
         write_rows(folder / RANDOM, control)
-        write_rows(folder / SWEEP, sweep_table(classes, **vars(sweep)))
+        write_rows(folder / SWEEP, sweep_table(classes, **sweep))
         write_json(folder / SUMMARY, summary)
     warnings = ([empty] if empty else []) + list(warn(config, calibration, len(mined), classes))
     return Summary("mine", headline(summary), counts, tuple(warnings))

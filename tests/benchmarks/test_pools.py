@@ -17,7 +17,7 @@ from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings
 from fer_pipeline.artifacts.faces import read_faces
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.datasets import recordio
-from fer_pipeline.scoring.cosine import cosine_reference
+from fer_pipeline.scoring.engines import cosine_reference
 
 
 def quiet(_: int) -> None:

@@ -13,8 +13,7 @@ from torch import nn
 from fer_pipeline.artifacts import faces
 from fer_pipeline.artifacts.embeddings import iter_embeddings
 from fer_pipeline.embedding import shards as embedding
-from fer_pipeline.embedding.features import VERSION, Extractor, Precision
-from fer_pipeline.embedding.transfer import compute_overlapped
+from fer_pipeline.embedding.features import VERSION, Extractor, Precision, compute_overlapped
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier
@@ -131,7 +130,7 @@ def test_the_order_of_work_of_a_gpu_gives_the_same_file(
     embedding.write_shard(job, tmp_path / "plain.arrow", lambda _: None, extractor=extractor(), weights="weights")
 
     def stream(self: Extractor, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        return compute_overlapped(batches, self.compute, device=self.device, batch_size=self.batch_size, dimensions=6)
+        return compute_overlapped(batches, self.compute, device=self.device)
 
     monkeypatch.setattr(Extractor, "stream", stream)
     monkeypatch.setattr(embedding, "num_decoders", lambda _: 2)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from fer_pipeline.embedding.fusion import fuse_batch_norms
+from fer_pipeline.embedding.features import fuse_batch_norms
 
 
 def warmed(network: nn.Module) -> nn.Module:

@@ -8,11 +8,11 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.mining.calibration import (
     Calibration,
     CalibrationSettings,
+    Estimate,
     Predictions,
     calibrate,
     class_weights,
     isotonic_share,
-    weighted_interval,
     wilson,
 )
 from fer_pipeline.mining.margin import MarginRule, find_thresholds, passes
@@ -159,9 +159,10 @@ def test_wilson_equals_scipy(level: float) -> None:
 
 def test_weighted_interval_of_one_class_is_its_own() -> None:
     one = np.array([[0.7, np.nan]])
-    mean, low, high = weighted_interval(one, one - 0.1, one + 0.2, weights=np.array([[5, 9]]))
+    faces = np.array([[5, 9]])
+    mean, low, high = Estimate(one, one - 0.1, one + 0.2, faces).combined(faces)
     np.testing.assert_allclose([mean[0], low[0], high[0]], [0.7, 0.6, 0.9])
-    assert np.isnan(weighted_interval(one, one, one, weights=np.array([[0, 9]]))[0]).all()
+    assert np.isnan(Estimate(one, one, one, faces).combined(np.array([[0, 9]]))[0]).all()
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -212,18 +213,19 @@ def test_sweep_counts_and_precisions_equal_brute_force() -> None:
     pool, heldout = faces(14, 5_000, (0.5, 0.3, 0.2)), faces(15, 2_000, (0.5, 0.3, 0.2))
     made = calibration(heldout, pool, support=1)
     table = made.sweep(points=11, used=np.array([0.123, np.inf]))
-    assert table.margin[0] == 0
-    assert 0.123 in table.margin
-    assert len(table.margin) == 12
-    assert table.kept[-1].sum() == 1
-    assert table.margin[-1] == pool[2].max()
-    for row, m in enumerate(table.margin[:4]):
+    assert table["margin"][0] == 0
+    assert 0.123 in table["margin"]
+    assert len(table["margin"]) == 12
+    assert table["kept"][-1].sum() == 1
+    assert table["margin"][-1] == pool[2].max()
+    for row, m in enumerate(table["margin"][:4]):
         for k in range(3):
-            assert table.kept[row, k] == ((pool[1] == k) & (pool[2] >= m)).sum()
+            assert table["kept"][row, k] == ((pool[1] == k) & (pool[2] >= m)).sum()
             chosen = (heldout[1] == k) & (heldout[2] >= m)
-            np.testing.assert_allclose(table.interval[row, k, 0], (heldout[0][chosen] == k).mean())
+            np.testing.assert_allclose(table["interval"][row, k, 0], (heldout[0][chosen] == k).mean())
         np.testing.assert_allclose(
-            table.overall[row, 0], (table.kept[row] * table.interval[row, :, 0]).sum() / table.kept[row].sum()
+            table["overall"][row, 0],
+            (table["kept"][row] * table["interval"][row, :, 0]).sum() / table["kept"][row].sum(),
         )
 
 

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.scoring import engines, kernel
-from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference, rank_classes, without_direction
+from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, rank_classes, without_direction
 
 ENGINES = ("numpy", "llvm", "faiss")
 

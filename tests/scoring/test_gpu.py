@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from fer_pipeline.scoring import gpu
-from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
-from fer_pipeline.scoring.engines import make_engine
+from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, make_engine
 
 
 class Standing(gpu.Search):

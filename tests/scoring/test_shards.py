@@ -10,8 +10,7 @@ from fer_pipeline.artifacts.embeddings import Block, write_embeddings
 from fer_pipeline.artifacts.scores import read_heldout, read_scores, score_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.scoring import shards as scoring
-from fer_pipeline.scoring.cosine import TOLERANCE, cosine_reference
-from fer_pipeline.scoring.engines import make_engine
+from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, make_engine
 from fer_pipeline.scoring.shards import FaceCounts, score_blocks, score_shards
 
 CLASSES = ("anger", "fear", "neutral")

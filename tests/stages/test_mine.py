@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.scores import (
 )
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json
-from fer_pipeline.scoring.cosine import rank_classes
+from fer_pipeline.scoring.engines import rank_classes
 from fer_pipeline.stages import mine
 from tests.project import project_settings
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_pipeline.embedding.transfer import NUM_BUFFERS, compute_overlapped
+from fer_pipeline.embedding.features import BATCHES_AHEAD, compute_overlapped
 
 DEVICES = [
     pytest.param("cpu"),
@@ -37,7 +37,7 @@ def truth(images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("sizes", [[], [5], [8, 8], [8, 8, 8, 8, 8, 3], [1, 8, 2]])
 def test_every_batch_comes_back_in_order(device: str, sizes: list[int]) -> None:
     given = batches(sizes)
-    found = list(compute_overlapped(given, sums, device=torch.device(device), batch_size=8, dimensions=2))
+    found = list(compute_overlapped(given, sums, device=torch.device(device)))
     assert len(found) == len(given)
     for images, features in zip(given, found, strict=True):  # all were kept: no buffer's memory was handed out
         np.testing.assert_array_equal(features, truth(images))
@@ -46,7 +46,7 @@ def test_every_batch_comes_back_in_order(device: str, sizes: list[int]) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_crops_of_another_size_get_buffers_of_their_own(device: str) -> None:
     given = batches([4, 4, 4], 6) + batches([4, 4], 9) + batches([2], 6)
-    found = compute_overlapped(given, sums, device=torch.device(device), batch_size=4, dimensions=2)
+    found = compute_overlapped(given, sums, device=torch.device(device))
     for images, features in zip(given, found, strict=True):
         np.testing.assert_array_equal(features, truth(images))
 
@@ -61,13 +61,13 @@ def test_batches_are_asked_for_one_turn_ahead(device: str) -> None:
             asked += 1
             yield images
 
-    found = compute_overlapped(source(), sums, device=torch.device(device), batch_size=4, dimensions=2)
+    found = compute_overlapped(source(), sums, device=torch.device(device))
     next(found)
-    assert asked == NUM_BUFFERS + 1
+    assert asked == BATCHES_AHEAD + 1
     assert len(list(found)) == 5
 
 
 def test_a_batch_that_is_not_contiguous() -> None:
     mirrored = batches([8])[0][::-1, :, ::-1]
-    (found,) = compute_overlapped([mirrored], sums, device=torch.device("cpu"), batch_size=8, dimensions=2)
+    (found,) = compute_overlapped([mirrored], sums, device=torch.device("cpu"))
     np.testing.assert_array_equal(found, truth(mirrored))

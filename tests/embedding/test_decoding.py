@@ -9,7 +9,7 @@ import pytest
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.embedding.prefetch import AHEAD, PIECE, decoded_batches
+from fer_pipeline.embedding.shards import AHEAD, PIECE, decoded_batches
 
 ROWS = 3 * faces.ROWS_PER_GROUP + 17
 
@@ -73,10 +73,10 @@ def test_two_sizes_are_refused_whoever_decodes_them(tmp_path: Path, threads: int
 
 
 def test_threads_decode_only_so_far_ahead_and_end_with_the_reader(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fer_pipeline.embedding import prefetch
+    from fer_pipeline.embedding import shards
 
     read = 0
-    real = prefetch.iter_encoded
+    real = shards.iter_encoded
 
     def counted(*arguments):
         nonlocal read
@@ -84,7 +84,7 @@ def test_threads_decode_only_so_far_ahead_and_end_with_the_reader(shard: Path, m
             read += 1
             yield batch
 
-    monkeypatch.setattr(prefetch, "iter_encoded", counted)
+    monkeypatch.setattr(shards, "iter_encoded", counted)
     batches = decoded_batches(shard, 10, threads=2)
     next(batches)
     assert read == AHEAD + 1
