@@ -82,7 +82,7 @@ def training(shards: str, scratch: str, held: bool, threads: int, steps: int) ->
             state.mkdir()
             trained = train(job, {"labelled": images}, None, Execution(make_worker("cpu", "auto"), state, out))
         loss = trained.fitted.history[-1]["train_loss"]
-        return {"seconds": trained.speed.seconds, "waited": trained.speed.waited, "loss": loss}
+        return {"seconds": trained.fitted.seconds, "waited": trained.fitted.waited, "loss": loss}
 
     return once
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from fer_pipeline.core.seeds import derive
 from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.worker import Worker
 
 
@@ -67,14 +67,14 @@ class Stream:
 
     def __post_init__(self) -> None:
         assert len(self.set), "a stream needs at least one image"
-        if self.balanced:
-            labels = self.set.labels.numpy()
-            members = [(index, np.flatnonzero(labels == index)) for index in range(self.num_classes)]
-            present = [(index, rows) for index, rows in members if len(rows)]
-            own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present]
-            self._order = Balanced(self.seed, [rows for _, rows in present], own)
-        else:
+        if not self.balanced:
             self._order = self._order_of(np.arange(len(self.set)), self.seed, 1)
+            return
+        labels = self.set.labels.numpy()
+        members = {index: np.flatnonzero(labels == index) for index in range(self.num_classes)}
+        present = {index: rows for index, rows in members.items() if len(rows)}
+        own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present.items()]
+        self._order = Balanced(self.seed, list(present.values()), own)
 
     def _order_of(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
         if self.order == "rows":
@@ -84,12 +84,6 @@ class Stream:
         if isinstance(self.set.images, ShardImages):
             self.set.images.keep_at_least(2 * max(self.buffer_rows, classes * ROWS_PER_GROUP))
         return Blocked(seed, self.set.blocks[rows], together=together)
-
-    @property
-    def reads_at_random(self) -> bool:
-        """Whether every batch reads row groups from all over the shards, again and again."""
-        images = self.set.images
-        return self.order == "rows" and isinstance(images, ShardImages) and not images.keeps_all
 
     def for_worker(self, worker: Worker) -> "Stream":
         """One process's part of the stream; a set that is taken whole in every step goes to its device at once."""
@@ -116,22 +110,9 @@ class Stream:
             self.set.pixels(rows, pinned=pinned),
             self.set.labels.index_select(0, index),
             index,
-            self.set.prepared,
+            self.set.images.prepared,
             None if self.set.landmarks is None else self.set.landmarks.index_select(0, index),
         )
-
-
-def make_stream(images: ImageSet, size: int, *, seed: int, settings: TrainingSettings, classes: int | None) -> Stream:
-    """A stream in the order of the settings; `classes` where the settings' balance is about it."""
-    return Stream(
-        images,
-        size,
-        seed=seed,
-        balanced=settings.balance == "sampling" and classes is not None,
-        num_classes=classes or 0,
-        order=settings.order,
-        buffer_rows=settings.buffer_rows,
-    )
 
 
 class Loader:
@@ -149,18 +130,17 @@ class Loader:
 
     def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
         """The batches of every stream for each step; to be closed when it is left early."""
-        with closing(prefetch(self._make, steps, threads=self._threads, initializer=self._set_device)) as batches_ahead:
+        on_gpu = self._device.type == "cuda"
+
+        def make(step: int) -> dict[str, Batch]:
+            return {name: stream.batch(step, pinned=on_gpu) for name, stream in self._streams.items()}
+
+        # Without its device set, a thread that pins memory would open the first GPU in every process.
+        begin = partial(torch.cuda.set_device, self._device) if on_gpu else None
+        with closing(prefetch(make, steps, threads=self._threads, initializer=begin)) as batches_ahead:
             started = time.perf_counter()
             for on_host in batches_ahead:
                 batches = {name: batch.to(self._device) for name, batch in on_host.items()}
                 self.waited += time.perf_counter() - started
                 yield batches
                 started = time.perf_counter()
-
-    def _make(self, step: int) -> dict[str, Batch]:
-        pinned = self._device.type == "cuda"
-        return {name: stream.batch(step, pinned=pinned) for name, stream in self._streams.items()}
-
-    def _set_device(self) -> None:
-        if self._device.type == "cuda":  # else pinning memory would open the first GPU in every process
-            torch.cuda.set_device(self._device)

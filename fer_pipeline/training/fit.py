@@ -9,16 +9,18 @@ near this loop.
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fer_pipeline.artifacts.history import Row, write_history
 from fer_pipeline.core.errors import PipelineError
+from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
@@ -27,15 +29,13 @@ from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
 from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.optimization import build_optimizer, rate_factor
-from fer_pipeline.training.records import Record, Row
+from fer_pipeline.training.records import Progress, log_row, quiet_live, restore
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.settings import Cosine, Optimizer, Schedule, Step, TrainingSettings
 from fer_pipeline.training.sources import Source
-from fer_pipeline.training.state import TrainingState
 from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
 from fer_pipeline.training.validation import better, validate
-from fer_pipeline.training.worker import Worker, reproducible
+from fer_pipeline.training.worker import Worker
 
 STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the device
 
@@ -69,19 +69,6 @@ class Execution:
     advance: Callable[[int], None] = lambda steps: None
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """The chosen network on the CPU, and how it came about. The seconds are those of steps, over all pauses."""
-
-    model: ExpressionNet
-    epoch: int  # the chosen one of all, from 1
-    history: list[Row]
-    steps: int
-    seconds: float
-    waited: float  # of these, for images
-    notes: tuple[str, ...]
-
-
 def length(settings: TrainingSettings, num_labelled: int) -> tuple[int, int]:
     """Steps in all and steps an epoch, from the number of labelled images alone: equal for every recipe."""
     steps_per_epoch = math.ceil(num_labelled / settings.batch)
@@ -97,23 +84,27 @@ def fit(
     validation: ImageSet | None,
     preprocessing: Preprocessing,
     execution: Execution,
-) -> FitResult:
-    """Trains `strategy`; writes the history into the folder and, after every epoch, what a resume needs as the state.
+) -> tuple[ExpressionNet, Progress]:
+    """Trains `strategy` and gives the chosen network, on the CPU, with how it came about.
 
-    Of several processes at once, each calls this with its own worker; the leader writes.
+    The history is written into the folder and, after every epoch, what a resume needs as the state. Of several
+    processes at once, each calls this with its own worker; the leader writes.
     """
     settings, worker, advance = job.settings, execution.worker, execution.advance
-    _, steps_per_epoch = length(settings, len(streams["labelled"].set))
+    total_steps, steps_per_epoch = length(settings, len(streams["labelled"].set))
     streams = {name: stream.for_worker(worker) for name, stream in streams.items()}
     loader = Loader(streams, worker.device)
-    with reproducible(settings):
+    with deterministic(settings.threads):
         share_statistics(strategy, worker)
         strategy.to(device=worker.device)
         strategy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         average = averaged_copy(strategy.predictor()) if settings.average else None
-        state = TrainingState(execution.state, strategy, worker.fabric._precision, average)
-        progress, saved_optimizers = state.restore(worker.device)
-        record = Record(execution.folder, progress.rows) if worker.is_leader else None
+        parts: dict[str, Any] = {"strategy": strategy, "precision": worker.fabric._precision}
+        parts |= {"average": average} if average else {}
+        progress, saved_optimizers = restore(execution.state, parts, worker.device)
+        live = quiet_live(execution.folder) if worker.is_leader else None
+        for row in progress.history if live else ():
+            log_row(live, row)
         run = StepContext(
             worker,
             streams,
@@ -124,20 +115,21 @@ def fit(
             advance=advance,
         )
         phases = strategy.phases()
-        advance(progress.step)
+        advance(progress.steps)
 
         for number, phase in enumerate(phases):
             if number < progress.phase:
                 continue
-            phase_steps = _phase_length(phase, settings, len(streams["labelled"].set))
+            phase_steps = total_steps if phase.epochs is None else phase.epochs * steps_per_epoch
+            phase_steps = phase_steps if phase.steps is None else phase.steps
             if phase_steps == 0:  # left out by the strategy's options
-                progress.phase, progress.epoch = number + 1, 0
+                progress.phase, progress.phase_epochs = number + 1, 0
                 continue
             _begin_phase(run, phase, settings, phase_steps, saved_optimizers)
             saved_optimizers = {}  # those of the next phase are fresh
-            first_step = progress.step - progress.epoch * steps_per_epoch  # of the phase, among all
-            with closing(loader.batches(range(progress.step, first_step + phase_steps))) as batches_of_steps:
-                for epoch in range(progress.epoch, math.ceil(phase_steps / steps_per_epoch)):
+            first_step = progress.steps - progress.phase_epochs * steps_per_epoch  # of the phase, among all
+            with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
+                for epoch in range(progress.phase_epochs, math.ceil(phase_steps / steps_per_epoch)):
                     strategy.train()
                     sums: dict[str, Tensor] = {}
                     first, last = epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, phase_steps)
@@ -150,98 +142,97 @@ def fit(
                         with worker.fabric.autocast():
                             losses = strategy.step(batches, run)
                         for name, loss in losses.items():
-                            value = loss.detach().double()
-                            sums[name] = sums[name] + value if name in sums else value
+                            sums[name] = sums.get(name, 0.0) + loss.detach().double()
                         if average is not None and settings.average:
                             decay = min(settings.average, (1 + run.step) / (10 + run.step))
                             update_average(average, strategy.predictor(), decay=decay)
                         if step % STEPS_BETWEEN_CHECKS == 0 or step == last - 1:
-                            _refuse_nan(sums, epoch=len(progress.rows))
+                            _refuse_nan(sums, epoch=len(progress.history))
                         advance(1)
                     sums = {name: worker.mean(value) for name, value in sums.items()}
                     progress.seconds += time.perf_counter() - started
                     progress.waited += loader.waited - waited
-                    progress.step, progress.epoch = first_step + last, epoch + 1
+                    progress.steps, progress.phase_epochs = first_step + last, epoch + 1
 
                     metrics: dict[str, float] = {}
-                    model = average if average is not None else strategy.predictor()
+                    model = average or strategy.predictor()
                     if validation is not None and worker.is_leader:
                         metrics = validate(
                             model, validation, preprocessing=preprocessing, classes=job.classes, device=worker.device
                         )
                     metrics = worker.broadcast(metrics)
-                    ended = bool(worker.broadcast(strategy.end_epoch(run, metrics)))
-                    row: Row = {"epoch": len(progress.rows) + 1, "steps": progress.step, "learning_rate": run.rate()}
+                    ended = bool(worker.broadcast(strategy.end_epoch(run, metrics))) or last == phase_steps
+                    row: Row = {
+                        "epoch": len(progress.history) + 1,
+                        "steps": progress.steps,
+                        "learning_rate": run.rate(),
+                    }
                     row |= {"phase": number + 1} if len(phases) > 1 else {}
                     row |= {f"train_{name}": float(value) / (last - first) for name, value in sums.items()}
                     row |= {f"validation_{name}": value for name, value in metrics.items()}
+                    progress.history.append(row)
                     if metrics and settings.select == "best" and better(metrics, progress.best, settings.monitor):
-                        progress.best, progress.best_epoch = metrics, len(progress.rows) + 1
+                        progress.best, progress.epoch = metrics, len(progress.history)
                         progress.best_weights = copy.deepcopy(model.state_dict())
-                    if record is None:
-                        progress.rows.append(row)
-                    else:
-                        record.add(row)  # to the same list
-                    ended = ended or last == phase_steps
                     if ended:
-                        progress.phase, progress.epoch = number + 1, 0
+                        progress.phase, progress.phase_epochs = number + 1, 0
                     if ended and number + 1 < len(phases):  # the epoch is chosen among those of the last phase alone
-                        progress.best, progress.best_epoch, progress.best_weights = None, 0, None
-                    if worker.is_leader:
-                        state.save(progress, {} if ended else run.optimizers)
+                        progress.best, progress.epoch, progress.best_weights = None, 0, None
+                    if live:
+                        log_row(live, row)
+                        progress.save(execution.state, parts, {} if ended else run.optimizers)
                     if ended:
                         break
 
-        if record is not None:
-            record.close()
-        model = copy.deepcopy(average if average is not None else strategy.predictor())
+        if live:
+            write_history(execution.folder, progress.history)
+            live.end()
+        model = copy.deepcopy(average or strategy.predictor())
         if progress.best_weights is not None:
             model.load_state_dict(progress.best_weights)
-    return FitResult(
-        model=model.to(device="cpu").eval(),
-        epoch=progress.best_epoch or len(progress.rows),
-        history=progress.rows,
-        steps=progress.step,
-        seconds=progress.seconds,
-        waited=progress.waited,
-        notes=(worker.note,) if worker.note else (),
-    )
+    progress.epoch = progress.epoch or len(progress.history)
+    return model.to(device="cpu").eval(), progress
 
 
-def _phase_length(phase: Phase, settings: TrainingSettings, num_labelled: int) -> int:
-    if phase.steps is not None:
-        return phase.steps
-    total, steps_per_epoch = length(settings, num_labelled)
-    return total if phase.epochs is None else phase.epochs * steps_per_epoch
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """A torch optimiser over the parameters that want gradients. Every weight decays alike, as in the papers."""
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    options = settings.model_dump(exclude={"name", "learning_rate"})
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return kind(trained, lr=settings.learning_rate, foreach=True, **options)
+
+
+def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule over what is left."""
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if isinstance(schedule, Cosine):
+        done = (step - warmup) / max(total_steps - warmup, 1)
+        return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return schedule.factor ** int(step / (schedule.every * steps_per_epoch)) if isinstance(schedule, Step) else 1.0
 
 
 def _begin_phase(
     run: StepContext, phase: Phase, settings: TrainingSettings, phase_steps: int, saved: Mapping[str, Any]
 ) -> None:
-    parameters = [id(p) for one in phase.optimizers.values() for p in one.module.parameters() if p.requires_grad]
+    parameters = [id(p) for plan in phase.optimizers.values() for p in plan.module.parameters() if p.requires_grad]
     assert len(parameters) == len(set(parameters)), f"two optimisers of the phase {phase.name} share a weight"
     run.phase, run.phase_steps = phase.name, phase_steps
-    run.modules = {name: one.module for name, one in phase.optimizers.items()}
-    run.optimizers = {
-        name: run.worker.fabric.setup_optimizers(
-            build_optimizer(one.module.parameters(), one.optimizer or settings.optimizer)
-        )
-        for name, one in phase.optimizers.items()
-    }
-    for name, optimizer_state in saved.items():
-        run.optimizers[name].optimizer.load_state_dict(optimizer_state)
+    run.modules, run.optimizers = {name: plan.module for name, plan in phase.optimizers.items()}, {}
+    for name, plan in phase.optimizers.items():
+        optimizer = build_optimizer(plan.module.parameters(), plan.optimizer or settings.optimizer)
+        if saved:
+            optimizer.load_state_dict(saved[name])
+        run.optimizers[name] = run.worker.fabric.setup_optimizers(optimizer)
 
 
 def _set_rates(run: StepContext, phase: Phase, settings: TrainingSettings) -> None:
-    for name, one in phase.optimizers.items():
-        factor = rate_factor(
-            one.schedule or settings.schedule,
-            run.phase_step,
-            total_steps=run.phase_steps,
-            steps_per_epoch=run.steps_per_epoch,
-        )
+    for name, plan in phase.optimizers.items():
+        schedule, total = plan.schedule or settings.schedule, run.phase_steps
+        factor = rate_factor(schedule, run.phase_step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
         for group in run.optimizers[name].param_groups:
-            group["lr"] = (one.optimizer or settings.optimizer).learning_rate * factor
+            group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor
 
 
 def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:

@@ -9,42 +9,13 @@ batch. Every turn holds each row once:
 - `Balanced`: rounds of all classes, in which each class gives the next row of an order of its own.
 """
 
-from collections.abc import Callable, Sequence
-from threading import Lock
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int64
 
 from fer_pipeline.core.seeds import derive
-
-Value = TypeVar("Value")
-
-
-@runtime_checkable
-class Order(Protocol):
-    """An endless sequence of rows."""
-
-    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """Positions `start` to `start + number` of the sequence."""
-        ...
-
-
-class _Recent(Generic[Value]):
-    """The last few values of a costly function of a number; several threads may ask."""
-
-    def __init__(self, make: Callable[[int], Value], *, kept: int) -> None:
-        self._make, self._kept = make, kept
-        self._values: dict[int, Value] = {}
-        self._lock = Lock()
-
-    def __call__(self, number: int) -> Value:
-        with self._lock:
-            if number not in self._values:
-                self._values[number] = self._make(number)
-                for old in list(self._values)[: -self._kept]:
-                    del self._values[old]
-            return self._values[number]
 
 
 class Permuted:
@@ -52,10 +23,10 @@ class Permuted:
 
     def __init__(self, seed: int, count: int) -> None:
         self.count = count
-        self._turn = _Recent(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count), kept=2)
+        self._turn = lru_cache(2)(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count))
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """See `Order`."""
+        """Positions `start` to `start + number` of the sequence."""
         positions = np.arange(start, start + number)
         turns = positions // self.count
         rows = np.empty(number, np.int64)
@@ -75,7 +46,7 @@ class Blocked:
         self._first, self._size = firsts, np.diff([*firsts.tolist(), self.count])
         self._parts = -(-len(firsts) // together)  # of one turn
         self._seed = seed
-        self._turn, self._part = _Recent(self._make_turn, kept=2), _Recent(self._make_part, kept=3)
+        self._turn, self._part = lru_cache(2)(self._make_turn), lru_cache(3)(self._make_part)
 
     def _make_turn(self, turn: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " p"]]:
         """The order of the blocks, and where each part begins and the last one ends."""
@@ -90,27 +61,27 @@ class Blocked:
         return np.random.default_rng(derive(self._seed, turn, "part", part)).permutation(rows)
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """See `Order`."""
-        found: list[np.ndarray] = [np.zeros(0, np.int64)]
+        """Positions `start` to `start + number` of the sequence."""
+        pieces: list[np.ndarray] = [np.zeros(0, np.int64)]
         while number > 0:
             turn, within = divmod(start, self.count)
             begins = self._turn(turn)[1]
             part = int(np.searchsorted(begins, within, side="right")) - 1
             rows = self._part(turn * self._parts + part)[within - begins[part] :][:number]
-            found.append(rows)
+            pieces.append(rows)
             start, number = start + len(rows), number - len(rows)
-        return np.concatenate(found)
+        return np.concatenate(pieces)
 
 
 class Balanced:
     """Every class equally often: `members` are the rows of each class, `own` the order among them."""
 
-    def __init__(self, seed: int, members: Sequence[np.ndarray], own: Sequence[Order]) -> None:
+    def __init__(self, seed: int, members: Sequence[np.ndarray], own: Sequence["Order"]) -> None:
         self._classes = Permuted(derive(seed, "classes"), len(members))
         self._members, self._own = members, own
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """See `Order`."""
+        """Positions `start` to `start + number` of the sequence."""
         order = self._classes.rows(start, number)
         rounds = np.arange(start, start + number) // len(self._members)
         rows = np.empty(number, np.int64)
@@ -120,3 +91,6 @@ class Balanced:
                 first, last = int(rounds[here][0]), int(rounds[here][-1])
                 rows[here] = members[own.rows(first, last - first + 1)[rounds[here] - first]]
         return rows
+
+
+Order = Permuted | Blocked | Balanced  # an endless sequence of rows

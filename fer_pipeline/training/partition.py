@@ -10,6 +10,7 @@ every class that has one.
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Int64
 
 from fer_pipeline.artifacts.split import FIT
@@ -28,7 +29,8 @@ def partition(
     assert sum(shares.values()) < 1, "the shares leave nothing to train on"
     names = [FIT, *shares]
     wanted = np.array([1 - sum(shares.values()), *shares.values()])
-    group = _groups(subjects)
+    keys = pa.array([subject or f"\x00{index}" for index, subject in enumerate(subjects)], pa.string())
+    group = keys.dictionary_encode().indices.to_numpy()  # in the order of their first faces
     counts = np.zeros((int(group.max(initial=-1)) + 1, num_classes))
     np.add.at(counts, (group, labels), 1)
     totals = counts.sum(0)
@@ -44,17 +46,7 @@ def partition(
         change = ((2 * (assigned - desired) + counts[index]) * counts[index] * importance).sum(1)
         part_of_group[index] = int(np.argmin(change))
         assigned[part_of_group[index]] += counts[index]
-    _keep_classes_in_fit(counts, part_of_group)
-    return np.array(names, dtype=object)[part_of_group[group]]
-
-
-def _groups(subjects: np.ndarray) -> Int64[np.ndarray, " n"]:
-    keys = [subject or f"\x00{index}" for index, subject in enumerate(subjects)]
-    number: dict[str, int] = {}
-    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.int64)
-
-
-def _keep_classes_in_fit(counts: np.ndarray, part_of_group: np.ndarray) -> None:
-    for index in np.flatnonzero((counts.sum(0) > 0) & (counts[part_of_group == 0].sum(0) == 0)):
+    for index in np.flatnonzero((totals > 0) & (counts[part_of_group == 0].sum(0) == 0)):
         smallest = min(np.flatnonzero(counts[:, index] > 0), key=lambda group: counts[group].sum())
         part_of_group[smallest] = 0
+    return np.array(names, dtype=object)[part_of_group[group]]

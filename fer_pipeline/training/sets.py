@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import DecodedImages, Images, RowGroups, ShardImages, read_row_groups, slices_in_order
+from fer_pipeline.training.images import DecodedImages, Images, ShardImages
 from fer_pipeline.training.memory_budget import MemoryBudget
 
 ROWS_PER_DECODE = 500
@@ -44,11 +43,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def prepared(self) -> bool:
-        """Whether the images are network inputs already."""
-        return self.images.prepared
 
     def pixels(
         self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False
@@ -118,25 +112,37 @@ def read_images(
     """
     check_classes(folder, classes)
     paths = shard_paths(folder)
-    columns = _read_columns(paths, [*([label] if label else []), *(["landmarks"] if landmarks else [])])
+    wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    tables = []
+    for path in paths:
+        table = open_shard(path).read(columns=[*wanted, "split"])
+        if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
+            raise DataError(
+                f"{path} holds the split {sorted(splits)[0]!r}, and training reads train splits only; name that folder"
+            )
+        tables.append(table.select(wanted))
+    columns = pa.concat_tables(tables)
     if label is None:
-        labels = np.full(len(columns), -1, np.int64)
-        rows = np.arange(len(columns))
+        labels, rows = np.full(len(columns), -1, np.int64), np.arange(len(columns))
     else:
         labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
-    groups = read_row_groups(paths)
-    images, positions = (
-        _place_images(groups, rows, budget) if budget else (ShardImages(groups, keep=0, threads=1), rows)
-    )
+    in_shards = ShardImages(paths, keep=0, threads=budget.threads if budget else 1)
+    images, positions = _place_images(in_shards, rows, budget) if budget else (in_shards, rows)
+    text = np.dtypes.StringDType()  # a quarter of the memory of Python's strings where all are different
+    names = [np.array(chunk.to_pylist(), dtype=text) for chunk in columns.column("face_id").chunks]
+    subjects = columns.column("subject").fill_null("").combine_chunks().dictionary_encode()  # an object for equal ones
+    points = None
+    if landmarks:
+        points = columns.column("landmarks").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),
-        face_id=_unique_strings(columns.column("face_id"))[rows],
-        subjects=_shared_strings(columns.column("subject"))[rows],
+        face_id=np.concatenate([np.array([], dtype=text), *names])[rows],
+        subjects=np.array(subjects.dictionary.to_pylist(), dtype=object)[subjects.indices.to_numpy()[rows]],
         positions=positions,
-        blocks=groups.containing(rows),
-        landmarks=_landmarks(columns.column("landmarks"))[torch.from_numpy(rows)] if landmarks else None,
+        blocks=in_shards.containing(rows),
+        landmarks=None if points is None else torch.from_numpy(points[rows]),
     )
 
 
@@ -150,55 +156,25 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _read_columns(paths: Sequence[Path], columns: list[str]) -> pa.Table:
-    tables = []
-    for path in paths:
-        table = open_shard(path).read(columns=["face_id", *columns, "subject", "split"])
-        if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
-            raise DataError(
-                f"{path} holds the split {sorted(splits)[0]!r}, and training reads train splits only; name that folder"
-            )
-        tables.append(table.select(["face_id", *columns, "subject"]))
-    return pa.concat_tables(tables)
-
-
-def _unique_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of strings that are all different, in a quarter of the memory of Python's."""
-    chunks = [np.array(chunk.to_pylist(), dtype=np.dtypes.StringDType()) for chunk in column.chunks]
-    return np.concatenate([np.array([], dtype=np.dtypes.StringDType()), *chunks])
-
-
-def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of strings as objects, one for equal ones, "" for none."""
-    encoded = column.fill_null("").combine_chunks().dictionary_encode()
-    names = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)[:-1]
-    return names[encoded.indices.to_numpy()]
-
-
-def _landmarks(column: pa.ChunkedArray) -> Float32[Tensor, "n 10"]:
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(values.astype(np.float32).reshape(-1, 10))
-
-
 def _place_images(
-    groups: RowGroups, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
+    in_shards: ShardImages, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
 ) -> tuple[Images, Int64[np.ndarray, " n"]]:
     """The images where they fit, and the rows' positions there."""
-    in_shards = ShardImages(groups, keep=0, threads=budget.threads)
     if not len(rows):
         return in_shards, rows
-    shape = in_shards.first_shape()
+    shape = in_shards.take(np.zeros(1, np.int64)).shape[1:]
     place = budget.reserve(len(rows) * int(np.prod(shape)))
     if place == "shards":
-        return ShardImages(groups, keep=budget.reserve_up_to(groups.encoded_bytes), threads=budget.threads), rows
+        in_shards.keep = budget.reserve_up_to(in_shards.encoded_bytes)
+        return in_shards, rows
     pixels = torch.empty((len(rows), *shape), dtype=torch.uint8, device=budget.device if place == "device" else "cpu")
+
+    def decode(start: int) -> None:
+        pixels[start : start + ROWS_PER_DECODE] = in_shards.take(rows[start : start + ROWS_PER_DECODE])
+
     with ThreadPoolExecutor(budget.threads) as pool:
-        list(pool.map(partial(_decode, in_shards, rows, pixels), slices_in_order(len(rows), ROWS_PER_DECODE)))
+        list(pool.map(decode, range(0, len(rows), ROWS_PER_DECODE)))
     return DecodedImages(pixels), np.arange(len(rows))
-
-
-def _decode(images: ShardImages, rows: np.ndarray, pixels: Tensor, chosen: Int64[np.ndarray, " k"]) -> None:
-    pixels[int(chosen[0]) : int(chosen[-1]) + 1] = images.take(rows[chosen])
 
 
 def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:

@@ -12,7 +12,6 @@ from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import slices_in_order
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
 
@@ -28,12 +27,12 @@ def predict_logits(
     device: torch.device,
 ) -> Iterator[Float[Tensor, "k c"]]:
     """Class scores of some rows in batches, in evaluation mode. Every module's mode is as before after each batch."""
-    batches = [rows[chosen] for chosen in slices_in_order(len(rows), BATCH)]
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     for pixels in prefetch(images.pixels, batches, threads=images.images.threads(device)):
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode():
-            inputs = pixels.to(device) if images.prepared else preprocessing.apply(pixels.to(device))
+            inputs = pixels.to(device) if images.images.prepared else preprocessing.apply(pixels.to(device))
             logits = model(inputs).float()
         for module, training in modes.items():
             module.training = training

@@ -5,16 +5,13 @@ Mixed precision is used where the device has it; where it was asked for and is m
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fer_pipeline.networks.devices import deterministic, resolve_device
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.networks.devices import resolve_device
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
@@ -28,32 +25,18 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None
     return "32-true", f"precision {wanted} is not available on {device}; trained in 32-true"
 
 
-@dataclass(frozen=True)
 class Worker:
-    """One process of a training: its device, its rank, and what it exchanges with the others."""
+    """One process of a training: its device, its rank, and what it exchanges with the others.
 
-    fabric: Any
-    note: str | None = None  # on its precision
+    The leader validates and writes; `note` is on the precision.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        """The device of this process."""
-        return self.fabric.device
-
-    @property
-    def rank(self) -> int:
-        """The number of this process, from 0."""
-        return self.fabric.global_rank
-
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
-        return self.fabric.world_size
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process validates and writes."""
-        return self.fabric.is_global_zero
+    def __init__(self, fabric: Any, note: str | None = None) -> None:
+        self.fabric, self.note = fabric, note
+        self.device: torch.device = fabric.device
+        self.rank: int = fabric.global_rank  # from 0
+        self.world_size: int = fabric.world_size
+        self.is_leader = self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over the processes."""
@@ -117,10 +100,3 @@ def silence_fabric() -> None:
     """Keeps Fabric's loggers from writing below errors."""
     for name in ("lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-@contextmanager
-def reproducible(settings: TrainingSettings) -> Iterator[None]:
-    """One training's own threads, random numbers and deterministic algorithms; all as before when it ends."""
-    with torch.random.fork_rng(), deterministic(settings.threads):
-        yield
