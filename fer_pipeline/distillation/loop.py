@@ -23,10 +23,9 @@ from fer_pipeline.artifacts.distilled import saved_name, write_arrays
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.distillation.initial_weights import InitialWeights
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.synthetic import Synthetic, pixel_bounds
+from fer_pipeline.distillation.start import InitialWeights, Synthetic
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
 from fer_pipeline.networks.preprocessing import Preprocessing
 
@@ -47,12 +46,19 @@ def distill(
     advance: Callable[[int], None],
 ) -> list[Row]:
     """Moves `synthetic` through all outer epochs and returns the history. Saved images lie in `state / "saved"`."""
-    optimizer = make_optimizer(settings, synthetic)
+    tensors, rate = [synthetic.images, synthetic.raw_sizes], settings.learning_rate
+    optimizer = (
+        torch.optim.SGD(tensors, lr=rate, momentum=0.9)
+        if settings.optimizer == "sgd"
+        else torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
+    )
     history = load_state(state, synthetic, optimizer)
     per_epoch = batches_per_epoch(len(source.labels), settings)
     advance(len(history) * per_epoch)
     device = synthetic.images.device
-    bounds = [bound.to(device) for bound in pixel_bounds(preprocessing)] if settings.clamp else None
+    black, white = preprocessing.normalise(
+        torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    )
     for epoch in range(len(history), settings.outer_epochs):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
@@ -69,9 +75,9 @@ def distill(
                     "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
                 )
             optimizer.step()
-            if bounds is not None:
+            if settings.clamp:
                 with torch.no_grad():
-                    synthetic.images.clamp_(*bounds)
+                    synthetic.images.clamp_(black, white)
             advance(1)
         means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
         sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
@@ -81,14 +87,6 @@ def distill(
             write_arrays(state / "saved" / saved_name(len(history)), arrays)
         save_state(state, synthetic, optimizer, history)
     return history
-
-
-def make_optimizer(settings: DistillSettings, synthetic: Synthetic) -> torch.optim.Optimizer:
-    """Makes the outer optimiser of the images and of the free numbers behind the step sizes."""
-    tensors = [synthetic.images, synthetic.raw_sizes]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(tensors, lr=settings.learning_rate, momentum=0.9)
-    return torch.optim.Adam(tensors, lr=settings.learning_rate, betas=(0.5, 0.999))
 
 
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:
@@ -152,7 +150,7 @@ def set_gradients(
         image_gradient += gradients.images / settings.draws
         size_gradient += gradients.step_sizes / settings.draws
     synthetic.images.grad = image_gradient
-    synthetic.raw_sizes.grad = size_gradient * synthetic.size_slope()
+    synthetic.raw_sizes.grad = size_gradient * torch.sigmoid(synthetic.raw_sizes.detach())
     return row
 
 
@@ -171,8 +169,8 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise DataError(f"{path} is damaged ({first_line}); remove it to distil from the start") from None
+        fault = str(error).partition("\n")[0]
+        raise DataError(f"{path} is damaged ({fault}); remove it to distil from the start") from None
     with torch.no_grad():
         synthetic.images.copy_(state["images"])
         synthetic.raw_sizes.copy_(state["raw_sizes"])

@@ -19,8 +19,7 @@ def write_previews(
 ) -> None:
     """Writes `grid.png` (a row a step, columns by class) and `<class>.png` (a row a step, the class's images)."""
     pixels = preprocessing.restore(torch.from_numpy(images).flatten(0, 1)).unflatten(0, images.shape[:2]).numpy()
-    per_class = images.shape[1] // len(classes)
-    parts = {name: pixels[:, i * per_class : (i + 1) * per_class] for i, name in enumerate(classes)}
+    parts = dict(zip(classes, np.split(pixels, len(classes), axis=1), strict=True))
     for name, pictures in {"grid": pixels, **parts}.items():
         with replacing(folder / f"{name}.png") as temporary:
             Image.fromarray(tile(pictures)).save(temporary, "PNG")

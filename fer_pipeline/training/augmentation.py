@@ -50,8 +50,7 @@ def shift_and_flip(
 ) -> UInt8[Tensor, "n h w 3"]:
     """Whole-pixel shifts of up to `translate` times the side with a mirrored border, and horizontal flips."""
     count, height, width, _ = images.shape
-    rows = _mirrored(_shifts(count, int(translate * height), generator) + torch.arange(height), height)
-    columns = _mirrored(_shifts(count, int(translate * width), generator) + torch.arange(width), width)
+    rows, columns = (_shifted(count, side, int(translate * side), generator) for side in (height, width))
     flipped = torch.rand(count, 1, generator=generator) < flip
     columns = torch.where(flipped, columns.flip(1), columns)
     base = torch.arange(count).view(-1, 1, 1) * (height * width)
@@ -101,26 +100,16 @@ def erase(
     low, high = settings.erase_area
     area = (low + (high - low) * torch.rand(count, generator=generator)) * side * side
     aspect = torch.exp((2 * torch.rand(count, generator=generator) - 1) * math.log(3.3))
-    heights = torch.sqrt(area * aspect).clamp(1, side).round()
-    widths = torch.sqrt(area / aspect).clamp(1, side).round()
-    rows = _within(heights, torch.rand(count, generator=generator), side)
-    columns = _within(widths, torch.rand(count, generator=generator), side)
+    lengths = torch.sqrt(torch.stack([area * aspect, area / aspect])).clamp(1, side).round().unsqueeze(2)
+    first = (torch.rand(2, count, 1, generator=generator) * (side - lengths + 1)).floor()
+    rows, columns = (torch.arange(side) >= first) & (torch.arange(side) < first + lengths)
     inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).to(inputs.device)
     chosen = _chance(count, settings.erase, generator, inputs.device)
     return inputs.masked_fill(inside & chosen, 0.0)
 
 
-def _within(lengths: Float[Tensor, " n"], place: Float[Tensor, " n"], side: int) -> Tensor:
-    first = (place * (side - lengths + 1)).floor().unsqueeze(1)
-    position = torch.arange(side)
-    return (position >= first) & (position < first + lengths.unsqueeze(1))
-
-
-def _shifts(count: int, most: int, generator: Generator) -> Int[Tensor, "n 1"]:
-    return torch.randint(-most, most + 1, (count, 1), generator=generator)
-
-
-def _mirrored(index: Int[Tensor, "n k"], size: int) -> Int[Tensor, "n k"]:
+def _shifted(count: int, size: int, most: int, generator: Generator) -> Int[Tensor, "n k"]:
+    index = torch.randint(-most, most + 1, (count, 1), generator=generator) + torch.arange(size)
     index = torch.where(index < 0, -1 - index, index)
     return torch.where(index >= size, 2 * size - 1 - index, index)
 

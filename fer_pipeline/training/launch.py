@@ -8,7 +8,6 @@ the batch of every step; on CPUs it speaks by gloo, which the tests use.
 A process whose parent is gone, or has failed, ends at its next step.
 """
 
-import importlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
@@ -31,20 +30,21 @@ GROUP_LOST = (
     "last whole epoch"
 )
 GROUP_BROKEN = ("connection", "gloo", "nccl", "peer", "socket")  # words in the faults of the processes that are left
-_steps_done: Any = None  # in a process of `run_shares`: the counter that it shares with its parent, …
-_stop: Any = None  # … and whether the parent has failed
+_shared: list[Any] = []  # in a process of `run_shares`: the counter of steps, and whether its parent has failed
+if multiprocessing.parent_process() is not None:  # else Fabric would raise its voice in a fresh process
+    silence_fabric()
 
 
 def run_shares(
     work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item], *, workers: int, advance: Advance
 ) -> None:
     """Calls `work` with all items, or in each of `workers` processes with its share; both must be picklable."""
-    if workers <= 1 or len(items) <= 1:
+    workers = min(workers, len(items))
+    if workers <= 1:
         work(items, advance)
         return
-    workers = min(workers, len(items))
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Value("b", 0)
+    counter, stop = context.Value("q", 0), context.Event()
     seen = 0
 
     def advance_all(steps: int) -> None:
@@ -54,43 +54,47 @@ def run_shares(
         advance(steps + now - seen)
         seen = now
 
-    with ProcessPoolExecutor(workers - 1, mp_context=context, initializer=_begin, initargs=(counter, stop)) as pool:
-        running = {pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)}
-        finished = set()
+    with ProcessPoolExecutor(workers - 1, context, _begin, (counter, stop)) as pool:
+        futures = [pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)]
         try:
             work(items[::workers], advance_all)
-            while running:
-                ended, running = wait(running, timeout=SECONDS_BETWEEN_LOOKS)
-                finished |= ended
+            while wait(futures, timeout=SECONDS_BETWEEN_LOOKS).not_done:
                 advance_all(0)
+            advance_all(0)
         except BaseException:
-            stop.value = 1
+            stop.set()
             raise
-    for future in finished:
-        try:
+    try:
+        for future in futures:
             future.result()
-        except BrokenProcessPool:
-            raise PipelineError(
-                "a training process was killed (out of memory?); finished seeds are kept: run again, "
-                "with a smaller resources.workers if memory is short"
-            ) from None
+    except BrokenProcessPool:
+        raise PipelineError(
+            "a training process was killed (out of memory?); finished seeds are kept: run again, "
+            "with a smaller resources.workers if memory is short"
+        ) from None
 
 
-def _begin(counter: Any, stop: Any) -> None:
-    global _steps_done, _stop
-    _steps_done, _stop = counter, stop
+def _begin(*shared: Any) -> None:
+    _shared.extend(shared)
 
 
 def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
-    parent = multiprocessing.parent_process()
+    counter, stop = _shared
 
     def advance(steps: int) -> None:
-        if _stop.value or (parent is not None and not parent.is_alive()):
+        if stop.is_set():
             raise SystemExit(1)
-        with _steps_done.get_lock():
-            _steps_done.value += steps
+        _end_with_parent()
+        with counter.get_lock():
+            counter.value += steps
 
     work(items, advance)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)
 
 
 def group_devices(resources: Resources, *, usual: Literal["seeds", "data"]) -> tuple[str, ...]:
@@ -114,13 +118,21 @@ def run_group(
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     errors: list[str] = []
     results: list[Result] = []
-    listener = Thread(target=_listen, args=(messages, advance, errors, results), daemon=True)
+
+    def listen() -> None:
+        """Steps are numbers, errors are lines, the result comes in a tuple, and None is the end."""
+        while (message := messages.get()) is not None:
+            if isinstance(message, str):
+                errors.append(message)
+            elif isinstance(message, tuple):
+                results.extend(message)
+            else:
+                advance(message)
+
+    listener = Thread(target=listen, daemon=True)
     listener.start()
     try:
-        worker.fabric.launch(_run_rank, work, worker.note, messages, _Silence())
-        messages.put(None)
-        listener.join()
-        return results[0]
+        worker.fabric.launch(_run_rank, work, worker.note, messages)
     except ProcessExitedException:
         messages.put(None)
         listener.join()
@@ -131,42 +143,16 @@ def run_group(
         raise
     finally:
         messages.put(None)
+    listener.join()
+    return results[0]
 
 
-def _listen(messages: Any, advance: Advance, errors: list[str], results: list[Any]) -> None:
-    """Steps are numbers, errors are lines, the result comes in a tuple, and None is the end."""
-    while (message := messages.get()) is not None:
-        if isinstance(message, str):
-            errors.append(message)
-        elif isinstance(message, tuple):
-            results.append(message[0])
-        else:
-            advance(message)
-
-
-class _Silence:
-    """An argument that keeps Fabric quiet in a fresh process: it comes to it before Fabric joins the group."""
-
-    def __reduce__(self) -> tuple[Callable[[], "_Silence"], tuple[()]]:
-        return _make_silence, ()
-
-
-def _make_silence() -> _Silence:
-    importlib.import_module("lightning_fabric")  # which would raise the voice of its loggers again
-    silence_fabric()
-    return _Silence()
-
-
-def _run_rank(
-    fabric: Any, work: Callable[[Worker, Advance], object], note: str | None, messages: Any, silence: _Silence
-) -> None:
+def _run_rank(fabric: Any, work: Callable[[Worker, Advance], object], note: str | None, messages: Any) -> None:
     """Sends the leader's result itself: Fabric would look for tensors in it and refuses frozen dataclasses."""
     worker = Worker(fabric, note)
-    parent = multiprocessing.parent_process()
 
     def advance(steps: int) -> None:
-        if parent is not None and not parent.is_alive():
-            raise SystemExit(1)
+        _end_with_parent()
         if worker.is_leader:
             messages.put(steps)
 

@@ -4,17 +4,16 @@ Images that fit are decoded once, onto the GPU of the training or into memory; t
 this changes a result.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
 from fer_pipeline.core.settings import Resources
 
 GIB = 1 << 30
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -51,13 +50,9 @@ def memory_budget(resources: Resources, device: torch.device, *, processes: int 
     return MemoryBudget(device, int(memory / processes), int(on_device), threads)
 
 
-def free_memory(proc: Path = Path("/proc/meminfo"), cgroup: Path = CGROUP) -> int:
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes to be had without pushing others out, of the machine and of the container where this is one."""
-    try:
-        fields = dict(line.split(":") for line in proc.read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    free = psutil.virtual_memory().available
     try:
         limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
         used = int((cgroup / "memory.current").read_text())

@@ -3,6 +3,7 @@
 Mixed precision is used where the device has it; where it was asked for and is missing, a note says so.
 """
 
+import importlib
 import logging
 import warnings
 from collections.abc import Sequence
@@ -80,23 +81,25 @@ def make_worker(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -
         wanted: the precision of the settings.
         devices: one device for each process of a group.
     """
-    # Fabric takes seconds to import, and settings are checked without it.
     silence_fabric()
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    device = resolve_device(devices[0] if devices else device_name)
+    precision, note = choose_precision(wanted, device)
+    numbers = [resolve_device(name).index or 0 for name in devices or [str(device)]]
+    group = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
+    chosen: Any = numbers if device.type == "cuda" else len(numbers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from lightning_fabric import Fabric
-        from lightning_fabric.strategies.ddp import DDPStrategy
-
-        device = resolve_device(devices[0] if devices else device_name)
-        precision, note = choose_precision(wanted, device)
-        numbers = [resolve_device(name).index or 0 for name in devices or [str(device)]]
-        group = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
-        chosen: Any = numbers if device.type == "cuda" else len(numbers)
         fabric = Fabric(accelerator=device.type, devices=chosen, precision=precision, **group)  # pyright: ignore
-        return Worker(fabric, note)
+    return Worker(fabric, note)
 
 
 def silence_fabric() -> None:
-    """Keeps Fabric's loggers from writing below errors."""
+    """Imports Fabric, which takes seconds (settings are checked without it), and keeps it from writing below errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("lightning_fabric.strategies.ddp")
     for name in ("lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)

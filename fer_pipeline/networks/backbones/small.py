@@ -54,10 +54,7 @@ class Small(nn.Module):
             _norm(norm, 2 * width),
             nn.ReLU(),
         )
-        self.blocks = nn.Sequential(
-            Block(2 * width, 4 * width, stride=2, norm=norm),
-            Block(4 * width, 8 * width, stride=2, norm=norm),
-        )
+        self.blocks = nn.Sequential(*(Block(n * width, 2 * n * width, stride=2, norm=norm) for n in (2, 4)))
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.blocks(self.stem(x)).mean((2, 3))
