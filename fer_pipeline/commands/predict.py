@@ -36,8 +36,8 @@ from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
+from fer_pipeline.networks.settings import Card
 
 FACES_PER_CALL = 256
 BYTES_PER_BATCH = 100_000_000  # of decoded pixels

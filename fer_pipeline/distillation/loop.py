@@ -155,7 +155,6 @@ def set_gradients(
 
 
 def save_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
-    """Replaces the state in `folder` by this one."""
     tensors = {"images": synthetic.images.detach(), "raw_sizes": synthetic.raw_sizes.detach()}
     with replacing(folder / STATE) as temporary:
         torch.save({**tensors, "optimizer": optimizer.state_dict(), "history": history}, temporary)

@@ -26,7 +26,6 @@ def write_previews(
 
 
 def tile(pictures: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Joins pictures into one, with white gaps."""
     padded = np.pad(pictures, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     rows, columns, height, width, _ = padded.shape
     return padded.swapaxes(1, 2).reshape(rows * height, columns * width, 3)[:-GAP, :-GAP]

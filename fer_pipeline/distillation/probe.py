@@ -74,7 +74,6 @@ def leave_out_images(
 
 
 def small_network(num_classes: int) -> nn.Module:
-    """Makes three strided convolutions, a 4 x 4 map and a linear layer."""
     convolutions = [nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise((3, 16, 32, 32))]
     layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * 16, num_classes))

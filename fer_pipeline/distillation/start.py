@@ -41,7 +41,6 @@ class InitialWeights(NamedTuple):
 
 
 def fixed_weights(network: nn.Module, device: torch.device) -> InitialWeights:
-    """Starts every time from the given network."""
     network = network.requires_grad_(True).eval().to(device)
     parameters = trainable(network)
     return InitialWeights(network, lambda number: parameters)
@@ -83,7 +82,6 @@ class Synthetic:
 
     @property
     def step_sizes(self) -> Float[Tensor, " steps"]:
-        """The positive step sizes."""
         return functional.softplus(self.raw_sizes.detach())
 
 

@@ -22,6 +22,7 @@ step keeps its size in every epoch, so that a distillation is images and sizes o
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -39,8 +40,6 @@ OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> los
 
 
 class Unrolled(NamedTuple):
-    """The outer loss of one start and its gradients."""
-
     loss: Tensor  # outer loss at the last weights
     images: Tensor  # its gradient by the synthetic images
     step_sizes: Tensor  # its gradient by the step sizes
@@ -148,7 +147,6 @@ def best_split(steps: int, free: int) -> tuple[int, int]:
 def _descend(
     inner: InnerLoss, images: Tensor, labels: Tensor, step_sizes: Tensor, parameters: Parameters, step: int
 ) -> Parameters:
-    """Makes one update of eq. 7."""
     which = step % len(images)
     leaves = _leaves(parameters)
     loss = inner(leaves, images[which].detach(), labels[which])
@@ -161,21 +159,16 @@ def _descend(
 
 
 def _empty_copy(parameters: Parameters) -> Parameters:
-    """Allocates a copy of the weights, of the same strides, in one block of memory for each type.
+    """Allocates a copy of the weights, of the same strides, in one block of memory; all are of one type.
 
     Copies come and go between activations of all sizes; tensor by tensor they would leave holes in the heap: a sixth of
     the memory of 30 steps of a ResNet-18.
     """
-    sizes: dict[tuple[torch.dtype, torch.device], int] = {}
-    offsets: dict[str, int] = {}
-    for name, value in parameters.items():
-        kind = (value.dtype, value.device)
-        offsets[name] = sizes.get(kind, 0)
-        sizes[kind] = offsets[name] + -(-value.numel() // ALIGNMENT) * ALIGNMENT
-    blocks = {kind: torch.empty(size, dtype=kind[0], device=kind[1]) for kind, size in sizes.items()}
+    sizes = [-(-value.numel() // ALIGNMENT) * ALIGNMENT for value in parameters.values()]
+    block = next(iter(parameters.values())).new_empty(sum(sizes))
     return {
-        name: blocks[value.dtype, value.device].as_strided(value.shape, value.stride(), offsets[name])
-        for name, value in parameters.items()
+        name: block.as_strided(value.shape, value.stride(), end - size)
+        for (name, value), size, end in zip(parameters.items(), sizes, accumulate(sizes), strict=True)
     }
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing, write_json
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import CARD, Card, read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.settings import CARD, Card, read_card
 from fer_pipeline.networks.weights import read_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -38,7 +38,6 @@ class Classifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the columns of `predict`."""
         return self.card.classes
 
     @torch.inference_mode()
@@ -48,7 +47,6 @@ class Classifier:
 
     @torch.inference_mode()
     def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-        """Computes penultimate features."""
         return self._map(lambda x: self.model.features(x).float(), images, self.model.feature_dim)
 
     def _map(self, function: Callable[[Tensor], Tensor], images: np.ndarray, columns: int) -> np.ndarray:

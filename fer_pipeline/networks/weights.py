@@ -18,12 +18,10 @@ from torch import Tensor
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.networks.backbones import family
-from fer_pipeline.networks.cards import CARD, read_card
-from fer_pipeline.networks.layouts import Layout, leaving_out
+from fer_pipeline.networks.backbones import Layout, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import CARD, NetworkSettings, read_card
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
 PREFIXES = ("module.", "_orig_mod.")
@@ -31,8 +29,6 @@ OWN_PREFIXES = ("backbone.", "neck.", "head.")
 
 
 class WeightSettings(Settings):
-    """A local file of weights."""
-
     path: Path
     layout: str = "auto"  # torchvision, timm, vgg_face, vgg_face_dag, arcface; checkpoint for one of our own
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None

@@ -33,9 +33,8 @@ from fer_pipeline.core.plugins import available
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Resources, Settings, validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.devices import resolve_device
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, length

@@ -23,8 +23,7 @@ from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprin
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, ProjectSettings, Resources, Settings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training.fit import Execution, TrainingJob, length

@@ -30,8 +30,6 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Options(Settings):
-    """What belongs to this strategy alone."""
-
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the labels
     mix: Literal["pooled", "beside"] = "pooled"
     anchor_share: Annotated[float, Field(gt=0, lt=1)] | None = None  # pooled: null takes the sizes of the sets
@@ -50,18 +48,12 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    """Labelled faces, and what may stand beside them."""
     return {
         "labelled": Faces(required=True),
         "mined": Faces("pseudo_label"),
         "distilled": DistilledImages(),
         "random_real": RandomFaces(options.real_per_class),
     }
-
-
-def build(options: Options, context: BuildContext) -> "Supervised":
-    """The strategy with its one network."""
-    return Supervised(options, context)
 
 
 class Supervised(Strategy):
@@ -110,3 +102,6 @@ class Supervised(Strategy):
         inputs = batch.images if batch.prepared else self.context.augmentation.plain(batch.images)
         with frozen_statistics(self.network):
             return smoothed_cross_entropy(self.network(inputs), batch.labels).mean()
+
+
+build = Supervised

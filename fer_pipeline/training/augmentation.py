@@ -25,11 +25,9 @@ class Augmentation:
     preprocessing: Preprocessing
 
     def plain(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:
-        """Without any change: the way of a test image."""
         return self.preprocessing.apply(images)
 
     def random(self, images: UInt8[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n 3 s s"]:
-        """With changes drawn by `generator`."""
         settings = self.settings
         if settings.flip or settings.translate:
             images = shift_and_flip(images, generator, translate=settings.translate, flip=settings.flip)

@@ -41,7 +41,6 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device, without waiting for it."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -97,7 +96,6 @@ class Stream:
         return replace(self, rank=worker.rank, world_size=worker.world_size)
 
     def rows(self, step: int) -> Int64[np.ndarray, " k"]:
-        """The rows of a step, over all processes."""
         return self._order.rows(step * self.size, self.size) if self.size else np.arange(len(self.set))
 
     def batch(self, step: int, *, pinned: bool = False) -> Batch:

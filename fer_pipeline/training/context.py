@@ -112,7 +112,6 @@ class StepContext:
             self._step([name])
 
     def gather(self, values: Tensor) -> Tensor:
-        """The rows of all processes, one process after the other."""
         return self.worker.gather(values)
 
     def predict(
@@ -134,7 +133,6 @@ class StepContext:
 
     @property
     def _scaler(self) -> Any:
-        """The scaler of losses in 16-mixed precision, else None."""
         return getattr(self.worker.fabric._precision, "scaler", None)
 
     def _parameters(self, name: str) -> list[nn.Parameter]:

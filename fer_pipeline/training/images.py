@@ -77,7 +77,6 @@ class ShardImages:
         self._shape: tuple[int, ...] | None = None
 
     def containing(self, rows: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
-        """The row groups that hold some rows."""
         return np.searchsorted(self._first, rows, side="right") - 1
 
     @property

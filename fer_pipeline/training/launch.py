@@ -48,7 +48,6 @@ def run_shares(
     seen = 0
 
     def advance_all(steps: int) -> None:
-        """Counts steps made here, and those that the others have made since the last look."""
         nonlocal seen
         now = counter.value
         advance(steps + now - seen)

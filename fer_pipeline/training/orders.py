@@ -26,14 +26,9 @@ class Permuted:
         self._turn = lru_cache(2)(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count))
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """Positions `start` to `start + number` of the sequence."""
-        positions = np.arange(start, start + number)
-        turns = positions // self.count
-        rows = np.empty(number, np.int64)
-        for turn in np.unique(turns).tolist():
-            here = turns == turn
-            rows[here] = self._turn(turn)[positions[here] % self.count]
-        return rows
+        turns, within = np.divmod(np.arange(start, start + number), self.count)
+        pieces = [self._turn(turn)[within[turns == turn]] for turn in np.unique(turns).tolist()]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
 
 
 class Blocked:
@@ -61,7 +56,6 @@ class Blocked:
         return np.random.default_rng(derive(self._seed, turn, "part", part)).permutation(rows)
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """Positions `start` to `start + number` of the sequence."""
         pieces: list[np.ndarray] = [np.zeros(0, np.int64)]
         while number > 0:
             turn, within = divmod(start, self.count)
@@ -81,7 +75,6 @@ class Balanced:
         self._members, self._own = members, own
 
     def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
-        """Positions `start` to `start + number` of the sequence."""
         order = self._classes.rows(start, number)
         rounds = np.arange(start, start + number) // len(self._members)
         rows = np.empty(number, np.int64)

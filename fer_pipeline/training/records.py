@@ -64,7 +64,6 @@ def restore(folder: Path, parts: Mapping[str, Any], device: torch.device) -> tup
 
 
 def log_row(live: Any, row: Row) -> None:
-    """Adds one epoch to DVCLive's files."""
     live.step = int(row["epoch"])
     for name, value in row.items():
         if name != "epoch":
@@ -73,7 +72,6 @@ def log_row(live: Any, row: Row) -> None:
 
 
 def quiet_live(folder: Path) -> Any:
-    """Opens DVCLive as a mere writer of files below `folder`."""
     # dvclive imports DVC, which takes a second.
     from dvclive.live import Live
 

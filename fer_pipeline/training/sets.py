@@ -47,7 +47,6 @@ class ImageSet:
     def pixels(
         self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False
     ) -> UInt8[Tensor, "k h w 3"] | Float[Tensor, "k 3 s s"]:
-        """The images of some rows."""
         return self.images.take(self.positions[rows], pinned=pinned)
 
     def all_pixels(self) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
@@ -68,7 +67,6 @@ class ImageSet:
         )
 
     def with_pixels(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> "ImageSet":
-        """The same rows with these images."""
         return replace(self, images=DecodedImages(pixels), positions=np.arange(len(self)))
 
     def as_inputs_of(self, preprocessing: Preprocessing) -> "ImageSet":
@@ -79,7 +77,6 @@ class ImageSet:
         return replace(converted, space=preprocessing)
 
     def counts(self, num_classes: int) -> Int64[np.ndarray, " c"]:
-        """Images per class."""
         labels = self.labels.numpy()
         return np.bincount(labels[labels >= 0], minlength=num_classes)
 
@@ -147,7 +144,6 @@ def read_images(
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
-    """DataError where shards have other classes, or the same in another order."""
     stored = tuple(read_metadata(folder)["classes"])
     if stored != tuple(classes):
         raise DataError(
@@ -159,7 +155,6 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
 def _place_images(
     in_shards: ShardImages, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
 ) -> tuple[Images, Int64[np.ndarray, " n"]]:
-    """The images where they fit, and the rows' positions there."""
     if not len(rows):
         return in_shards, rows
     shape = in_shards.take(np.zeros(1, np.int64)).shape[1:]
@@ -178,7 +173,6 @@ def _place_images(
 
 
 def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:
-    """A class without a single face cannot be learned."""
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
         raise DataError(
@@ -187,5 +181,4 @@ def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequenc
 
 
 def folder_sha256(folder: Path) -> str:
-    """A hash of the names and bytes of all shards under a folder."""
     return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in shard_paths(folder)])

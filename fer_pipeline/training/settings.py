@@ -10,8 +10,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Sgd(Settings):
-    """Stochastic gradient descent with momentum."""
-
     name: Literal["sgd"] = "sgd"
     learning_rate: PositiveFloat = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -26,8 +24,6 @@ class Sgd(Settings):
 
 
 class Adam(Settings):
-    """Adam, or AdamW with decoupled weight decay."""
-
     name: Literal["adam", "adamw"]
     learning_rate: PositiveFloat = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.999)

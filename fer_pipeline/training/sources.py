@@ -51,7 +51,6 @@ class Source:
         return np.bincount(labels, minlength=len(classes))
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        """The images of one seed."""
         raise NotImplementedError
 
 

@@ -9,11 +9,10 @@ import torch
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings, preprocessing_of
+from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
 from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.batches import Stream
@@ -54,22 +53,16 @@ def train(
     settings, num_classes = job.settings, len(job.classes)
 
     def make_network(
-        name: str, network: NetworkSettings, weights: WeightSettings | None
+        name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
+        network = network.sized(job.network.size or 0)
         model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
         report = load_weights(model, network, weights) if weights else None
         return model, preprocessing_of(network, report.normalisation if report else None), report
 
-    main, preprocessing, report = make_network("main", job.network, job.weights)
-
-    def network_of(
-        name: str, network: NetworkSettings | None = None, weights: WeightSettings | None = None
-    ) -> tuple[ExpressionNet, Preprocessing]:
-        if network is not None:
-            return make_network(name, network.sized(preprocessing.size), weights)[:2]
-        return (main, preprocessing) if name == "main" else make_network(name, job.network, job.weights)[:2]
-
+    main = make_network("main")
+    preprocessing, report = main[1:]
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
     images = {name: len(one) for name, one in sets.items()}
     # `training.balance` is about streams of faces with labels
@@ -78,7 +71,7 @@ def train(
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
         num_classes=num_classes,
-        make_network=network_of,
+        make_network=lambda name, *other: main[:2] if name == "main" and not other else make_network(name, *other)[:2],
         augmentation=Augmentation(settings.augment, preprocessing),
         settings=settings,
         images=images,

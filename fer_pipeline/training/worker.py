@@ -16,7 +16,6 @@ from fer_pipeline.networks.devices import resolve_device
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
-    """The precision for a device, and a note where it is not the wanted one."""
     on_gpu = device.type == "cuda"
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
@@ -40,7 +39,6 @@ class Worker:
         self.is_leader = self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes."""
         return values if self.world_size == 1 else self.fabric.all_reduce(values, reduce_op="mean")
 
     def gather(self, values: Tensor) -> Tensor:

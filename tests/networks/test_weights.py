@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, load_weights
 
 RESNET = NetworkSettings(name="resnet18", size=32)

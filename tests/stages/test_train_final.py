@@ -20,9 +20,9 @@ from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised

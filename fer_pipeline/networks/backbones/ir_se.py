@@ -12,7 +12,7 @@ from jaxtyping import Float
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-from fer_pipeline.networks.layouts import ARCFACE, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import ARCFACE, Layout, has, leaving_out
 from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("ir_se50",)
@@ -21,7 +21,6 @@ NUM_FEATURES = 512
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {"arcface": Layout(ARCFACE, has("input_layer.0.weight", "output_layer.3.weight"), leaving_out("head."))}
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fer_pipeline.networks.layouts import Layout
+from fer_pipeline.networks.backbones import Layout
 from fer_pipeline.networks.settings import NetworkSettings
 
 

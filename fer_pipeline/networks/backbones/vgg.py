@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
 
@@ -42,7 +42,6 @@ def _is_vgg_face(keys: Collection[str]) -> bool:
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {
         "torchvision": Layout(IMAGENET, has("features.0.weight", "classifier.0.weight"), leaving_out("classifier.6.")),
         "vgg_face": Layout(BGR, _is_vgg_face, _rename),
