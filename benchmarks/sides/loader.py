@@ -91,7 +91,7 @@ def _images(shards: str, *, memory: int, threads: int) -> Any:
     import torch
 
     from fer_pipeline.core.expressions import BASIC_7
-    from fer_pipeline.training.memory_budget import MemoryBudget
+    from fer_pipeline.training.images import MemoryBudget
     from fer_pipeline.training.sets import read_images
 
     return read_images(Path(shards), classes=BASIC_7, budget=MemoryBudget(torch.device("cpu"), memory, threads=threads))

@@ -9,7 +9,7 @@ step sizes, the optimiser's moments and the history stand in *one* file, so that
 cannot leave halves of two epochs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -96,20 +96,17 @@ def batches_per_epoch(count: int, settings: DistillSettings) -> int:
 
 def epoch_batches(
     labels: Int64[np.ndarray, " n"], settings: DistillSettings, *, epoch: int, seed: int
-) -> Iterator[Int[np.ndarray, " b"]]:
-    """Yields the rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
+) -> list[Int[np.ndarray, " b"]]:
+    """Returns the rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
     draw = np.random.default_rng(derive(seed, "distill", "order", epoch))
     total, size = batches_per_epoch(len(labels), settings), settings.batch_size
     if settings.balance == "batch":
         counts = np.bincount(labels)
         weights = 1 / counts[labels] / np.count_nonzero(counts)
-        for _ in range(total):
-            yield draw.choice(len(labels), size=min(size, len(labels)), p=weights)
-        return
+        return [draw.choice(len(labels), size=min(size, len(labels)), p=weights) for _ in range(total)]
     passes = 1 if settings.batches is None else -(-total * size // len(labels))
     order = np.concatenate([draw.permutation(len(labels)) for _ in range(passes)])
-    for number in range(total):
-        yield order[number * size : (number + 1) * size]
+    return [order[number * size : (number + 1) * size] for number in range(total)]
 
 
 def set_gradients(

@@ -31,7 +31,7 @@ TEMPORARY_FILE_SYSTEMS = ("overlay", "tmpfs", "ramfs", "aufs")  # they end with 
 
 
 def _free_memory() -> int:
-    from fer_pipeline.training.memory_budget import free_memory  # brings torch
+    from fer_pipeline.training.images import free_memory  # brings torch
 
     return free_memory()
 

@@ -27,10 +27,9 @@ from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.images import memory_budget
 from fer_pipeline.training.launch import group_devices, run_group
-from fer_pipeline.training.memory_budget import memory_budget
-from fer_pipeline.training.partition import partition
-from fer_pipeline.training.sets import ImageSet, folder_sha256, read_images, refuse_empty_classes
+from fer_pipeline.training.sets import ImageSet, folder_sha256, partition, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.train import Speed, train
 from fer_pipeline.training.worker import Worker, make_worker

@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fer_pipeline.networks.preprocessing import Preprocessing, pixels_of, to_grey
+from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing, pixels_of, to_grey
 from fer_pipeline.training.settings import AugmentSettings
 
 
@@ -24,10 +24,10 @@ class Augmentation:
     settings: AugmentSettings
     preprocessing: Preprocessing
 
-    def plain(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:
+    def plain(self, images: Crops) -> Inputs:
         return self.preprocessing.apply(images)
 
-    def random(self, images: UInt8[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n 3 s s"]:
+    def random(self, images: Crops, generator: Generator) -> Inputs:
         settings = self.settings
         if settings.flip or settings.translate:
             images = shift_and_flip(images, generator, translate=settings.translate, flip=settings.flip)
@@ -43,9 +43,7 @@ class Augmentation:
         return erase(inputs, generator, settings) if settings.erase else inputs
 
 
-def shift_and_flip(
-    images: UInt8[Tensor, "n h w 3"], generator: Generator, *, translate: float, flip: float
-) -> UInt8[Tensor, "n h w 3"]:
+def shift_and_flip(images: Crops, generator: Generator, *, translate: float, flip: float) -> Crops:
     """Whole-pixel shifts of up to `translate` times the side with a mirrored border, and horizontal flips."""
     count, height, width, _ = images.shape
     rows, columns = (_shifted(count, side, int(translate * side), generator) for side in (height, width))
@@ -56,9 +54,7 @@ def shift_and_flip(
     return images.reshape(-1, 3).index_select(0, index).view(images.shape)
 
 
-def turn_and_zoom(
-    pixels: Float[Tensor, "n 3 s s"], generator: Generator, *, degrees: float, zoom: float
-) -> Float[Tensor, "n 3 s s"]:
+def turn_and_zoom(pixels: Inputs, generator: Generator, *, degrees: float, zoom: float) -> Inputs:
     """Rotations of up to `degrees` and scales between 1 - zoom and 1 + zoom about the centre."""
     angle = _between(len(pixels), math.radians(degrees), generator)
     scale = 1 + _between(len(pixels), zoom, generator)
@@ -70,9 +66,7 @@ def turn_and_zoom(
     return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def change_colours(
-    pixels: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
-) -> Float[Tensor, "n 3 s s"]:
+def change_colours(pixels: Inputs, generator: Generator, settings: AugmentSettings) -> Inputs:
     """Contrast about the image's mean grey, brightness, and saturation towards its own grey; clipped to 0 to 255."""
     count, device = len(pixels), pixels.device
 
@@ -90,9 +84,7 @@ def change_colours(
     return pixels.clamp(0, 255)
 
 
-def erase(
-    inputs: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
-) -> Float[Tensor, "n 3 s s"]:
+def erase(inputs: Inputs, generator: Generator, settings: AugmentSettings) -> Inputs:
     """A random rectangle becomes 0, the mean colour (Zhong et al., arXiv:1708.04896; aspect between 0.3 and 3.3)."""
     count, side = len(inputs), inputs.shape[-1]
     low, high = settings.erase_area

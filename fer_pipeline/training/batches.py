@@ -11,13 +11,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.preprocessing import Crops, Inputs
 from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
 from fer_pipeline.training.sets import ImageSet
@@ -31,7 +32,7 @@ class Batch:
     Soft targets that a strategy makes itself are found by `rows`: it keeps a tensor with a row for each of the set's.
     """
 
-    images: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]  # crops, or network inputs where `prepared`
+    images: Crops | Inputs  # crops, or network inputs where `prepared`
     labels: Int64[Tensor, " n"]  # -1 for none
     rows: Int64[Tensor, " n"]  # their numbers in the stream's set, on the CPU
     prepared: bool

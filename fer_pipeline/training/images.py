@@ -3,24 +3,32 @@
 `DecodedImages` has them in one tensor; `ShardImages` reads row groups when one of their images is first wanted and
 keeps them, encoded, as far as the memory given goes; the one wanted longest ago is given up first. Several threads may
 ask. The values of an image are the same in both, so no result depends on which it was.
+
+A `MemoryBudget` says what the settings allow of the memory that the machine has free. Images that fit are decoded once,
+onto the GPU of the training or into memory; the rest stays in its shards.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import simplejpeg
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Int64
 
 from fer_pipeline.artifacts.faces import decode_one, encoded_images, open_shard
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.networks.preprocessing import Crops, Inputs
 
+GIB = 1 << 30
 FILES_OPEN = 128  # of a shard's footer about a megabyte stays in memory
 JPEG = b"\xff\xd8"
 
@@ -28,13 +36,11 @@ JPEG = b"\xff\xd8"
 class DecodedImages:
     """Decoded crops (bytes), or network inputs (floats: `prepared`), in one tensor."""
 
-    def __init__(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> None:
+    def __init__(self, pixels: Crops | Inputs) -> None:
         self.pixels = pixels
         self.prepared = pixels.is_floating_point()
 
-    def take(
-        self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False
-    ) -> UInt8[Tensor, "k h w 3"] | Float[Tensor, "k 3 s s"]:
+    def take(self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops | Inputs:
         """The images at some positions, where they lie; `pinned` in memory from which a GPU copies by itself."""
         if not pinned or self.pixels.device.type != "cpu":
             return self.pixels.index_select(0, torch.from_numpy(positions).to(self.pixels.device))
@@ -92,7 +98,7 @@ class ShardImages:
         """How many threads are worth making batches ahead: decoding is work on any device."""
         return self._threads
 
-    def take(self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False) -> UInt8[Tensor, "k h w 3"]:
+    def take(self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops:
         """The decoded images of some rows; DataError for one that is broken or of another size."""
         groups = self.containing(positions)
         with self._lock:
@@ -136,7 +142,7 @@ class ShardImages:
 
     def _place(self, position: int) -> str:
         shard = self._shard[self.containing(np.array([position]))[0]]
-        return f"{self.paths[shard]}, row {position - self._first[np.searchsorted(self._shard, shard)]}"
+        return f"{self.paths[int(shard)]}, row {position - self._first[np.searchsorted(self._shard, shard)]}"
 
     def _read_group(self, group: int) -> list[memoryview]:
         if group in self._encoded_groups:
@@ -158,3 +164,49 @@ class ShardImages:
 
 
 Images = DecodedImages | ShardImages
+
+
+@dataclass
+class MemoryBudget:
+    """Bytes that one process may still take for images, and the threads that may decode them."""
+
+    device: torch.device
+    memory: int
+    on_device: int = 0
+    threads: int = 1
+
+    def reserve(self, needed: int) -> Literal["device", "memory", "shards"]:
+        """Reserves `needed` bytes of decoded images at the nearest place where they fit; in shards they need none."""
+        if needed <= self.on_device:
+            self.on_device -= needed
+            return "device"
+        if needed <= self.memory:
+            self.memory -= needed
+            return "memory"
+        return "shards"
+
+    def reserve_up_to(self, wanted: int) -> int:
+        """Reserves at most `wanted` bytes of memory and gives their number."""
+        reserved = min(wanted, self.memory)
+        self.memory -= reserved
+        return reserved
+
+
+def memory_budget(resources: Resources, device: torch.device, *, processes: int = 1) -> MemoryBudget:
+    """The share of one of `processes` trainings at a time on this machine, each with a GPU of its own if with any."""
+    memory = resources.memory_gb * GIB if resources.memory_gb is not None else free_memory() / 2
+    on_device = torch.cuda.mem_get_info(device)[0] * resources.gpu_memory_share if device.type == "cuda" else 0
+    threads = max(1, resources.workers // processes)
+    return MemoryBudget(device, int(memory / processes), int(on_device), threads)
+
+
+def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes to be had without pushing others out, of the machine and of the container where this is one."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())  # "max" where there is none
+        used = int((cgroup / "memory.current").read_text())
+        statistics = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(statistics["inactive_file"]))
+    except (OSError, KeyError, ValueError):
+        return free

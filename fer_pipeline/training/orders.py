@@ -3,10 +3,10 @@
 Step t of a resumed training thus gets the very rows that it would have got, and an epoch's border may fall inside a
 batch. Every turn holds each row once:
 
-- `Permuted`: one permutation of all rows after the other;
-- `Blocked`: blocks (row groups of the shards) in random order, so many of them at a time shuffled together. What is
+- `Permuted`: one permutation of all `count` rows after the other, each from a child seed;
+- `Blocked`: blocks (row groups of the shards) in random order, `together` at a time shuffled row by row. What is
   read from disk is read in turn, and the order is a function of seed and blocks, never of where the images lie;
-- `Balanced`: rounds of all classes, in which each class gives the next row of an order of its own.
+- `Balanced`: rounds of all classes, in which each gives the next of its `members` by an order of its own.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,6 @@ from fer_pipeline.core.seeds import derive
 
 
 class Permuted:
-    """Permutations of `count` rows, each from its own child seed."""
-
     def __init__(self, seed: int, count: int) -> None:
         self.count = count
         self._turn = lru_cache(2)(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count))
@@ -32,8 +30,6 @@ class Permuted:
 
 
 class Blocked:
-    """Rows by blocks: `blocks` names the block of every row, `together` blocks at a time are shuffled row by row."""
-
     def __init__(self, seed: int, blocks: Int64[np.ndarray, " n"], *, together: int) -> None:
         self.count, self.together = len(blocks), together
         self._rows = np.argsort(blocks, kind="stable")
@@ -68,8 +64,6 @@ class Blocked:
 
 
 class Balanced:
-    """Every class equally often: `members` are the rows of each class, `own` the order among them."""
-
     def __init__(self, seed: int, members: Sequence[np.ndarray], own: Sequence["Order"]) -> None:
         self._classes = Permuted(derive(seed, "classes"), len(members))
         self._members, self._own = members, own
@@ -86,4 +80,4 @@ class Balanced:
         return rows
 
 
-Order = Permuted | Blocked | Balanced  # an endless sequence of rows
+Order = Permuted | Blocked | Balanced  # `rows(start, number)` gives positions `start` to `start + number`

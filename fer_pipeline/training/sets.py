@@ -1,6 +1,6 @@
-"""Read training sets from shards: labels, names and subjects into memory, images wherever they fit."""
+"""Read training sets from shards, labels and subjects into memory and images wherever they fit, and divide them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +9,17 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
+from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import DecodedImages, Images, ShardImages
-from fer_pipeline.training.memory_budget import MemoryBudget
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
+from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, ShardImages
 
 ROWS_PER_DECODE = 500
 Label = Literal["label", "pseudo_label"]
@@ -44,12 +45,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(
-        self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False
-    ) -> UInt8[Tensor, "k h w 3"] | Float[Tensor, "k 3 s s"]:
+    def pixels(self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops | Inputs:
         return self.images.take(self.positions[rows], pinned=pinned)
 
-    def all_pixels(self) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
+    def all_pixels(self) -> Crops | Inputs:
         """The images of all rows, for small sets."""
         return self.pixels(np.arange(len(self)))
 
@@ -66,7 +65,7 @@ class ImageSet:
             landmarks=None if self.landmarks is None else self.landmarks[index],
         )
 
-    def with_pixels(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> "ImageSet":
+    def with_pixels(self, pixels: Crops | Inputs) -> "ImageSet":
         return replace(self, images=DecodedImages(pixels), positions=np.arange(len(self)))
 
     def as_inputs_of(self, preprocessing: Preprocessing) -> "ImageSet":
@@ -82,7 +81,7 @@ class ImageSet:
 
 
 def image_set(
-    pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"],
+    pixels: Crops | Inputs,
     labels: Int64[Tensor, " n"],
     face_id: np.ndarray,
     subjects: np.ndarray,
@@ -182,3 +181,40 @@ def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequenc
 
 def folder_sha256(folder: Path) -> str:
     return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in shard_paths(folder)])
+
+
+def partition(
+    labels: Int64[np.ndarray, " n"], subjects: np.ndarray, *, shares: Mapping[str, float], seed: int, num_classes: int
+) -> np.ndarray:
+    """Divides a labelled set: `fit` or one of the names in `shares` for every face.
+
+    Nobody's faces are in two parts: subjects move as a whole (faces without a subject are each their own). Within that
+    every class is divided as the shares say, as well as whole subjects allow. Source: the greedy rule of scikit-learn's
+    StratifiedGroupKFold, here for parts of any size: groups in random order, large first, each to the part where it
+    lessens the squared shortfall of the class counts the most; the rest part `fit` wins ties and keeps at least one
+    face of every class that has one.
+    """
+    assert sum(shares.values()) < 1, "the shares leave nothing to train on"
+    names = [FIT, *shares]
+    wanted = np.array([1 - sum(shares.values()), *shares.values()])
+    keys = pa.array([subject or f"\x00{index}" for index, subject in enumerate(subjects)], pa.string())
+    group = keys.dictionary_encode().indices.to_numpy()  # in the order of their first faces
+    counts = np.zeros((int(group.max(initial=-1)) + 1, num_classes))
+    np.add.at(counts, (group, labels), 1)
+    totals = counts.sum(0)
+    desired = wanted[:, None] * totals[None, :]
+    # Per class, not per face: a class with few faces must be divided as well as a class with many.
+    importance = 1 / np.maximum(totals, 1)
+    random = np.random.default_rng(derive(seed, "partition"))
+    order = random.permutation(len(counts))
+    order = order[np.argsort(-counts[order].max(1, initial=0), kind="stable")]
+    assigned = np.zeros((len(names), num_classes))
+    part_of_group = np.zeros(len(counts), np.int64)
+    for index in order:
+        change = ((2 * (assigned - desired) + counts[index]) * counts[index] * importance).sum(1)
+        part_of_group[index] = int(np.argmin(change))
+        assigned[part_of_group[index]] += counts[index]
+    for index in np.flatnonzero((totals > 0) & (counts[part_of_group == 0].sum(0) == 0)):
+        smallest = min(np.flatnonzero(counts[:, index] > 0), key=lambda group: counts[group].sum())
+        part_of_group[smallest] = 0
+    return np.array(names, dtype=object)[part_of_group[group]]

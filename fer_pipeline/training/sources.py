@@ -1,12 +1,4 @@
-"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names.
-
-A strategy says what a stream is by one of these classes:
-
-- `Faces`: a folder of face shards, with true labels, with pseudo-labels, or without labels;
-- `DistilledImages`: distilled sets, taken whole in every step;
-- `RandomFaces`: a few random pseudo-labelled faces of each class, drawn anew for each seed and taken whole in every
-  step: the control of distilled images.
-"""
+"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +15,7 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.memory_budget import MemoryBudget
+from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
 
 
@@ -68,10 +60,7 @@ class Faces(Source):
 
 @dataclass(frozen=True)
 class DistilledImages(Source):
-    """Distilled sets: network inputs, in the space of the preprocessing that they were distilled for.
-
-    All images of all steps are read, without the order of steps.
-    """
+    """Distilled sets, taken whole in every step: network inputs, in the space that they were distilled for."""
 
     required: bool = False
 
@@ -93,7 +82,10 @@ class DistilledImages(Source):
 
 @dataclass(frozen=True)
 class RandomFaces(Source):
-    """`per_class` random pseudo-labelled faces of each class, others for each seed, decoded."""
+    """A few random pseudo-labelled faces of each class, others for each seed, decoded and taken whole in every step.
+
+    They are the control of distilled images.
+    """
 
     per_class: int = 1
     required: bool = False

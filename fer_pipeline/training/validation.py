@@ -48,18 +48,14 @@ def validate(
     device: torch.device,
 ) -> dict[str, float]:
     """The three figures that a model can be chosen by."""
-    losses, predicted = [], []
     rows = np.arange(len(images))
-    labels = images.labels.to(device).split(BATCH)
-    for own, logits in zip(
-        labels, predict_logits(model, images, rows, preprocessing=preprocessing, device=device), strict=True
-    ):
-        losses.append(smoothed_cross_entropy(logits, own).double().sum())
-        predicted.append(logits.argmax(1).cpu())
-    confusion = confusion_matrix(images.labels.numpy(), torch.cat(predicted).numpy(), num_classes=len(classes))
+    logits = torch.cat(list(predict_logits(model, images, rows, preprocessing=preprocessing, device=device)))
+    losses = smoothed_cross_entropy(logits, images.labels.to(device)).double().split(BATCH)
+    predicted = logits.argmax(1).cpu().numpy()
+    confusion = confusion_matrix(images.labels.numpy(), predicted, num_classes=len(classes))
     metrics = measure(confusion, classes=classes)
     return {
-        "loss": float(torch.stack(losses).sum()) / len(images),
+        "loss": float(torch.stack([part.sum() for part in losses]).sum()) / len(images),
         "accuracy": metrics.accuracy,
         "mean_class_accuracy": metrics.mean_class_accuracy,
     }

@@ -42,14 +42,7 @@ class Worker:
         return values if self.world_size == 1 else self.fabric.all_reduce(values, reduce_op="mean")
 
     def gather(self, values: Tensor) -> Tensor:
-        """The rows of all processes, one process after the other; each may bring another number of rows.
-
-        Args:
-            values: [n, …] of this process.
-
-        Returns:
-            [sum of n, …], the same in every process.
-        """
+        """The rows [n, …] of all processes, one after the other, in each; each process may bring another n."""
         if self.world_size == 1:
             return values
         counts = self.fabric.all_gather(torch.tensor([len(values)], device=self.device)).flatten().tolist()

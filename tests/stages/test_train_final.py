@@ -26,7 +26,7 @@ from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget
+from fer_pipeline.training.images import GIB, MemoryBudget
 from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
 from tests.project import project_settings, recipe_settings
 

@@ -11,8 +11,7 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.training.images import DecodedImages, ShardImages
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget
+from fer_pipeline.training.images import GIB, DecodedImages, MemoryBudget, ShardImages
 from fer_pipeline.training.sets import read_images
 
 CLASSES = ("anger", "happiness")

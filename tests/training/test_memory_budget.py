@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget, free_memory, memory_budget
+from fer_pipeline.training.images import GIB, MemoryBudget, free_memory, memory_budget
 
 CPU = torch.device("cpu")
 
