@@ -1,5 +1,7 @@
 """Create what a distillation starts from: synthetic images, step sizes, and the weights theta_0 of each training.
 
+The images can be written as pictures that a person can look at (figure 4 of OS-FER, arXiv:2005.08551).
+
 Source: Wang et al. (arXiv:1811.10959). As in their published code a step size is the softplus of a free number, so that
 it stays positive, and images start as standard normal noise in the network's normalised input space. Sections 3.2 and
 3.4: a fixed start is one set of weights, a random start a fresh draw per outer step, so that the images serve any draw.
@@ -10,18 +12,21 @@ freezing, and those of seven odd images are no better, so its batch norms are re
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.files import replacing
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
@@ -30,6 +35,7 @@ from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 
+GAP = 2  # white pixels between the pictures
 MAX_GROUPS = 32  # as Wu & He (arXiv:1803.08494)
 
 
@@ -103,3 +109,20 @@ def start_synthetic(
     inverse_softplus = settings.step_size + float(np.log(-np.expm1(-settings.step_size)))
     sizes = torch.full((settings.steps,), inverse_softplus)
     return Synthetic(images=images.to(device), raw_sizes=sizes.to(device), labels=labels.to(device))
+
+
+def write_previews(
+    folder: Path, images: Float32[np.ndarray, "steps n 3 h w"], *, classes: Sequence[str], preprocessing: Preprocessing
+) -> None:
+    """Writes `grid.png` (a row a step, columns by class) and `<class>.png` (a row a step, the class's images)."""
+    pixels = preprocessing.restore(torch.from_numpy(images).flatten(0, 1)).unflatten(0, images.shape[:2]).numpy()
+    parts = dict(zip(classes, np.split(pixels, len(classes), axis=1), strict=True))
+    for name, pictures in {"grid": pixels, **parts}.items():
+        with replacing(folder / f"{name}.png") as temporary:
+            Image.fromarray(tile(pictures)).save(temporary, "PNG")
+
+
+def tile(pictures: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
+    padded = np.pad(pictures, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    rows, columns, height, width, _ = padded.shape
+    return padded.swapaxes(1, 2).reshape(rows * height, columns * width, 3)[:-GAP, :-GAP]

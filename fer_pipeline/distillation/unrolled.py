@@ -34,6 +34,9 @@ from torch.nn import functional
 ALIGNMENT = 16  # numbers: tensors begin where vectors of the processor do
 
 State = TypeVar("State")
+Images = Float[Tensor, "steps n *shape"]
+Labels = Int[Tensor, "steps n"]
+Sizes = Float[Tensor, " steps"]
 Parameters = dict[str, Tensor]
 InnerLoss = Callable[[Parameters, Tensor, Tensor], Tensor]  # (weights, images, labels) -> loss of one synthetic batch
 OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> loss on real images
@@ -63,13 +66,7 @@ def cross_entropy_of(model: nn.Module) -> InnerLoss:
 
 
 def train(
-    inner: InnerLoss,
-    start: Parameters,
-    images: Float[Tensor, "steps n *shape"],
-    labels: Int[Tensor, "steps n"],
-    step_sizes: Float[Tensor, " steps"],
-    *,
-    epochs: int = 1,
+    inner: InnerLoss, start: Parameters, images: Images, labels: Labels, step_sizes: Sizes, *, epochs: int = 1
 ) -> Parameters:
     """Returns the weights after all steps, without gradients: what a user of the distilled images gets."""
     parameters = start
@@ -82,9 +79,9 @@ def unrolled_gradients(
     inner: InnerLoss,
     outer: OuterLoss,
     start: Parameters,
-    images: Float[Tensor, "steps n *shape"],
-    labels: Int[Tensor, "steps n"],
-    step_sizes: Float[Tensor, " steps"],
+    images: Images,
+    labels: Labels,
+    step_sizes: Sizes,
     *,
     epochs: int = 1,
     weights_kept: int = 8,

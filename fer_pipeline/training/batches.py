@@ -42,11 +42,9 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
+        tensors = {"images": self.images, "labels": self.labels, "landmarks": self.landmarks}
         return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            landmarks=None if self.landmarks is None else self.landmarks.to(device, non_blocking=True),
+            self, **{name: t if t is None else t.to(device, non_blocking=True) for name, t in tensors.items()}
         )
 
 

@@ -63,21 +63,19 @@ class StepContext:
             self.worker.fabric.backward(loss)
         for name in chosen:
             self.worker.average_gradients([p.grad for p in self.modules[name].parameters() if p.grad is not None])
-        chosen = [name for name in chosen if any(p.grad is not None for p in self._parameters(name))]
-        if self._scaler is None or not chosen:
-            self._step(chosen)
-            return
-        # One loss scale for all optimisers: Fabric's own step would change it between two of them.
-        for name in chosen:
-            self._scaler.unscale_(self.optimizers[name].optimizer)
-        self._step(chosen, self._scaler.step)
-        self._scaler.update()
+        self._step([name for name in chosen if any(p.grad is not None for p in self._parameters(name))], self._scaler)
 
-    def _step(self, names: Sequence[str], step: Callable[[Any], object] = lambda optimizer: optimizer.step()) -> None:
+    def _step(self, names: Sequence[str], scaler: Any = None) -> None:
+        """Steps with one loss scale for all: Fabric's own step would change it between two optimisers."""
         for name in names:
+            optimizer = self.optimizers[name].optimizer
+            if scaler:
+                scaler.unscale_(optimizer)
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self._parameters(name), self.clip)
-            step(self.optimizers[name].optimizer)
+            scaler.step(optimizer) if scaler else optimizer.step()
+        if scaler and names:
+            scaler.update()
         torch.clear_autocast_cache()  # else a second forward pass of this step would use the weights of before
 
     def gradients(self, loss: Tensor, name: str = "main", *, retain_graph: bool = False) -> tuple[Tensor, ...]:

@@ -106,7 +106,7 @@ def group_devices(resources: Resources, *, usual: Literal["seeds", "data"]) -> t
 def run_group(
     work: Callable[[Worker, Advance], Result], devices: Sequence[str], *, precision: str, advance: Advance
 ) -> Result:
-    """Calls `work` in a process for every device and gives back the leader's result; both must be picklable.
+    """Calls `work` in a process for every device and gives back the leader's result (no dataclass: Fabric looks for tensors in it).
 
     Where one process ends too early all end, with one line.
     """
@@ -116,22 +116,19 @@ def run_group(
     worker = make_worker(devices[0], precision, devices=devices)
     messages = multiprocessing.get_context("spawn").SimpleQueue()
     errors: list[str] = []
-    results: list[Result] = []
 
     def listen() -> None:
-        """Steps are numbers, errors are lines, the result comes in a tuple, and None is the end."""
+        """Steps are numbers, errors are lines, and None is the end."""
         while (message := messages.get()) is not None:
             if isinstance(message, str):
                 errors.append(message)
-            elif isinstance(message, tuple):
-                results.extend(message)
             else:
                 advance(message)
 
     listener = Thread(target=listen, daemon=True)
     listener.start()
     try:
-        worker.fabric.launch(_run_rank, work, worker.note, messages)
+        return worker.fabric.launch(_run_rank, work, worker.note, messages)
     except ProcessExitedException:
         messages.put(None)
         listener.join()
@@ -142,12 +139,10 @@ def run_group(
         raise
     finally:
         messages.put(None)
-    listener.join()
-    return results[0]
+        listener.join()
 
 
-def _run_rank(fabric: Any, work: Callable[[Worker, Advance], object], note: str | None, messages: Any) -> None:
-    """Sends the leader's result itself: Fabric would look for tensors in it and refuses frozen dataclasses."""
+def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str | None, messages: Any) -> Result:
     worker = Worker(fabric, note)
 
     def advance(steps: int) -> None:
@@ -156,9 +151,7 @@ def _run_rank(fabric: Any, work: Callable[[Worker, Advance], object], note: str 
             messages.put(steps)
 
     try:
-        result = work(worker, advance)
-        if worker.is_leader:
-            messages.put((result,))
+        return work(worker, advance)
     except PipelineError as error:
         messages.put(str(error))
         raise SystemExit(1) from None

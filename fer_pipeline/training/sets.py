@@ -22,6 +22,7 @@ from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
 from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, ShardImages
 
 ROWS_PER_DECODE = 500
+PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
 Label = Literal["label", "pseudo_label"]
 
 
@@ -54,16 +55,8 @@ class ImageSet:
 
     def take(self, rows: np.ndarray) -> "ImageSet":
         """Some rows as a set of their own; the images stay where they are."""
-        index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
-        return replace(
-            self,
-            labels=self.labels[index],
-            face_id=self.face_id[rows],
-            subjects=self.subjects[rows],
-            positions=self.positions[rows],
-            blocks=self.blocks[rows],
-            landmarks=None if self.landmarks is None else self.landmarks[index],
-        )
+        columns = {name: getattr(self, name) for name in PER_ROW}
+        return replace(self, **{name: column if column is None else column[rows] for name, column in columns.items()})
 
     def with_pixels(self, pixels: Crops | Inputs) -> "ImageSet":
         return replace(self, images=DecodedImages(pixels), positions=np.arange(len(self)))

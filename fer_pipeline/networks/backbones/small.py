@@ -5,6 +5,8 @@ px end at 3 x 3.
 `norm: group` (Wu & He, arXiv:1803.08494) has no running statistics, as distillation from random weights needs.
 """
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,14 +48,9 @@ class Small(nn.Module):
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
         self.feature_dim = 8 * width
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False),
-            _norm(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False),
-            _norm(norm, 2 * width),
-            nn.ReLU(),
-        )
+        self.stem = nn.Sequential()
+        for inner, outer in pairwise((3, width, 2 * width)):
+            self.stem.extend([nn.Conv2d(inner, outer, 3, 2, 1, bias=False), _norm(norm, outer), nn.ReLU()])
         self.blocks = nn.Sequential(*(Block(n * width, 2 * n * width, stride=2, norm=norm) for n in (2, 4)))
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:

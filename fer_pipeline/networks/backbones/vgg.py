@@ -7,7 +7,6 @@ as well be torchvision's ImageNet network, so there the layout must be named.
 """
 
 import re
-from collections.abc import Collection
 from typing import Any, cast
 
 from jaxtyping import Float
@@ -37,14 +36,10 @@ def _rename(name: str) -> str | None:
     return leaving_out("fc8.", "classifier.6.")(name)
 
 
-def _is_vgg_face(keys: Collection[str]) -> bool:
-    return "conv_1_1.weight" in keys or "features.0.weight" in keys
-
-
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
     return {
         "torchvision": Layout(IMAGENET, has("features.0.weight", "classifier.0.weight"), leaving_out("classifier.6.")),
-        "vgg_face": Layout(BGR, _is_vgg_face, _rename),
+        "vgg_face": Layout(BGR, lambda keys: not {"conv_1_1.weight", "features.0.weight"}.isdisjoint(keys), _rename),
         "vgg_face_dag": Layout(RGB, has("conv1_1.weight"), _rename),
     }
 
