@@ -59,9 +59,8 @@ def training(shards: str, scratch: str, held: bool, threads: int, steps: int) ->
     from fer_pipeline.core.expressions import BASIC_7
     from fer_pipeline.networks.settings import NetworkSettings
     from fer_pipeline.strategies import supervised
-    from fer_pipeline.training.fit import Execution, TrainingJob
+    from fer_pipeline.training.fit import Execution, TrainingJob, train
     from fer_pipeline.training.settings import TrainingSettings
-    from fer_pipeline.training.train import train
     from fer_pipeline.training.worker import make_worker
 
     images = _images(shards, memory=1 << 40 if held else 0, threads=threads)

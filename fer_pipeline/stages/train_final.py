@@ -37,15 +37,13 @@ from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
-from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import memory_budget
-from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
 from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.sources import Source, check_sources
 from fer_pipeline.training.strategy import load_strategy, strategy_files
-from fer_pipeline.training.train import TrainingResult, train
-from fer_pipeline.training.worker import Worker, make_worker
+from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
 
 STAGE = "train_final"
 # What a model's bytes depend on, beside its strategy: changed code trains anew.

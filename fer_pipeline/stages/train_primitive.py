@@ -26,13 +26,11 @@ from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.strategies import supervised
-from fer_pipeline.training.fit import Execution, TrainingJob, length
+from fer_pipeline.training.fit import Execution, Speed, TrainingJob, length, train
 from fer_pipeline.training.images import memory_budget
-from fer_pipeline.training.launch import group_devices, run_group
 from fer_pipeline.training.sets import ImageSet, folder_sha256, partition, read_images, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.train import Speed, train
-from fer_pipeline.training.worker import Worker, make_worker
+from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 STAGE = "train_primitive"
 # What the model's bytes depend on: changed code trains anew.

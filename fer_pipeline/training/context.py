@@ -73,7 +73,8 @@ class StepContext:
                 scaler.unscale_(optimizer)
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self._parameters(name), self.clip)
-            scaler.step(optimizer) if scaler else optimizer.step()
+            step = scaler.step if scaler else type(optimizer).step
+            step(optimizer)
         if scaler and names:
             scaler.update()
         torch.clear_autocast_cache()  # else a second forward pass of this step would use the weights of before

@@ -22,12 +22,11 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.launch import run_group
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import Constant, Sgd
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
-from fer_pipeline.training.worker import Worker, make_worker
+from fer_pipeline.training.worker import Worker, make_worker, run_group
 
 
 class Options(Settings):

@@ -8,8 +8,8 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.training.batches import Stream
+from fer_pipeline.training.fit import measure_speed
 from fer_pipeline.training.images import ShardImages
-from fer_pipeline.training.train import measure_speed
 
 
 def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
