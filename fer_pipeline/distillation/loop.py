@@ -47,18 +47,15 @@ def distill(
 ) -> list[Row]:
     """Moves `synthetic` through all outer epochs and returns the history. Saved images lie in `state / "saved"`."""
     tensors, rate = [synthetic.images, synthetic.raw_sizes], settings.learning_rate
-    optimizer = (
-        torch.optim.SGD(tensors, lr=rate, momentum=0.9)
-        if settings.optimizer == "sgd"
-        else torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
-    )
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(tensors, lr=rate, momentum=0.9)
     history = load_state(state, synthetic, optimizer)
     per_epoch = batches_per_epoch(len(source.labels), settings)
     advance(len(history) * per_epoch)
     device = synthetic.images.device
-    black, white = preprocessing.normalise(
-        torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    )
+    ends = torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    black, white = preprocessing.normalise(ends)
     for epoch in range(len(history), settings.outer_epochs):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
@@ -68,8 +65,8 @@ def distill(
             truth = torch.from_numpy(source.labels[chosen]).to(device)
             first = (epoch * per_epoch + number) * settings.draws
             rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
-            gradients = (synthetic.images.grad, synthetic.raw_sizes.grad)
-            if not (np.isfinite(rows[-1]["loss"]) and all(g is not None and g.isfinite().all() for g in gradients)):
+            gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+            if not (np.isfinite(rows[-1]["loss"]) and all(gradient.isfinite().all() for gradient in gradients)):
                 raise DataError(
                     f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
                     "lower distill.step_size, distill.learning_rate or the number of steps and epochs"

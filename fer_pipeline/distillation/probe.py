@@ -36,11 +36,8 @@ def probe(
     curves: dict[str, list[Curve]] = {"saved_image": [], "unseen_image": []}
     about = {"moments": [], "chance": 1 / num_classes, **curves}
     if len(saved) < settings.moments:
-        reason = (
-            f"the probe needs {settings.moments} saved moments and found {len(saved)}; "
-            "lower distill.save_every or raise distill.outer_epochs"
-        )
-        return {**about, "reason": reason}
+        reason = f"the probe needs {settings.moments} saved moments and found {len(saved)}"
+        return {**about, "reason": f"{reason}; lower distill.save_every or raise distill.outer_epochs"}
     epochs = sorted(saved)
     moments = [epochs[index] for index in np.linspace(0, len(epochs) - 1, settings.moments).round().astype(int)]
     images = np.stack([saved[epoch].reshape(-1, *saved[epoch].shape[2:]) for epoch in moments])

@@ -32,17 +32,11 @@ class Classifier:
 
     def __init__(self, model: ExpressionNet, card: Card, *, device: torch.device, batch_size: int = 256) -> None:
         self.model = model.eval().to(device=device).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.card = card
-        self.device = device
-        self.batch_size = batch_size
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.card.classes
+        self.card, self.device, self.batch_size = card, device, batch_size
+        self.classes = card.classes  # the columns of `predict`
 
     @torch.inference_mode()
     def predict(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n c"]:
-        """Computes probabilities of the classes, in the order of the card."""
         return self._map(lambda x: self.model(x).float().softmax(1), images, len(self.classes))
 
     @torch.inference_mode()

@@ -51,7 +51,6 @@ class LoadReport:
 
     @property
     def line(self) -> str:
-        """Says the report in one line, with the first names of what did not fit."""
         line = f"{self.filled:.1%} of the backbone from the {self.layout} layout; {len(self.loaded)} tensors loaded"
         fates = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.misshaped}
         for word, names in fates.items():

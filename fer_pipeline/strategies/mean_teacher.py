@@ -43,8 +43,6 @@ def sources(options: Options) -> dict[str, Source]:
 
 
 class MeanTeacher(Strategy):
-    """A student that learns by gradients, and a teacher that is its average."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context

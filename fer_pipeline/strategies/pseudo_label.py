@@ -38,8 +38,6 @@ def sources(options: Options) -> dict[str, Source]:
 
 
 class PseudoLabel(Strategy):
-    """One network that labels the pool for itself."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context

@@ -57,8 +57,6 @@ def sources(options: Options) -> dict[str, Source]:
 
 
 class Supervised(Strategy):
-    """One network, cross-entropy on every stream that is there."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context

@@ -19,8 +19,6 @@ from fer_pipeline.training.settings import AugmentSettings
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The way of a training image into the network."""
-
     settings: AugmentSettings
     preprocessing: Preprocessing
 

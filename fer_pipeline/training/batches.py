@@ -27,7 +27,7 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.preprocessing import Crops, Inputs
-from fer_pipeline.training.images import ShardImages
+from fer_pipeline.training.images import Rows, ShardImages
 from fer_pipeline.training.sets import ImageSet
 from fer_pipeline.training.worker import Worker
 
@@ -37,7 +37,7 @@ class Permuted:
         self.count = count
         self._turn = lru_cache(2)(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count))
 
-    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+    def rows(self, start: int, number: int) -> Rows:
         turns, within = np.divmod(np.arange(start, start + number), self.count)
         pieces = [self._turn(turn)[within[turns == turn]] for turn in np.unique(turns).tolist()]
         return np.concatenate([np.zeros(0, np.int64), *pieces])
@@ -59,13 +59,13 @@ class Blocked:
         ends = np.cumsum(self._size[order])
         return order, np.array([0, *ends[self.together - 1 :: self.together], self.count])[: self._parts + 1]
 
-    def _make_part(self, number: int) -> Int64[np.ndarray, " k"]:
+    def _make_part(self, number: int) -> Rows:
         turn, part = divmod(number, self._parts)
         chosen = self._turn(turn)[0][part * self.together : (part + 1) * self.together]
         rows = np.concatenate([self._rows[self._first[b] : self._first[b] + self._size[b]] for b in chosen])
         return np.random.default_rng(derive(self._seed, turn, "part", part)).permutation(rows)
 
-    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+    def rows(self, start: int, number: int) -> Rows:
         pieces: list[np.ndarray] = [np.zeros(0, np.int64)]
         while number > 0:
             turn, within = divmod(start, self.count)
@@ -82,7 +82,7 @@ class Balanced:
         self._classes = Permuted(derive(seed, "classes"), len(members))
         self._members, self._own = members, own
 
-    def rows(self, start: int, number: int) -> Int64[np.ndarray, " k"]:
+    def rows(self, start: int, number: int) -> Rows:
         order = self._classes.rows(start, number)
         rounds = np.arange(start, start + number) // len(self._members)
         rows = np.empty(number, np.int64)
@@ -145,7 +145,7 @@ class Stream:
         own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present.items()]
         self._order = Balanced(self.seed, list(present.values()), own)
 
-    def _order_of(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
+    def _order_of(self, rows: Rows, seed: int, classes: int) -> Order:
         if self.order == "rows":
             return Permuted(seed, len(rows))
         # Classes share the buffer: it is its row groups that are held in memory.
@@ -165,7 +165,7 @@ class Stream:
             )
         return replace(self, rank=worker.rank, world_size=worker.world_size)
 
-    def rows(self, step: int) -> Int64[np.ndarray, " k"]:
+    def rows(self, step: int) -> Rows:
         return self._order.rows(step * self.size, self.size) if self.size else np.arange(len(self.set))
 
     def batch(self, step: int, *, pinned: bool = False) -> Batch:

@@ -19,8 +19,6 @@ from fer_pipeline.training.worker import Worker
 
 @dataclass
 class StepContext:
-    """The training as a strategy sees it."""
-
     worker: Worker
     streams: Mapping[str, Stream]
     preprocessing: Preprocessing
@@ -125,7 +123,7 @@ class StepContext:
         rows = np.array_split(np.arange(len(images)), self.worker.world_size)[self.worker.rank]
         parts = [torch.zeros(0, network.head.out_features)]
         device, chosen = self.worker.device, preprocessing or self.preprocessing
-        for logits in predict_logits(network, images, rows, preprocessing=chosen, device=device):
+        for logits in predict_logits(network, images, rows, chosen, device):
             parts.append(logits.softmax(1).cpu())
             self.advance(0)  # no step was made, but whoever watches sees that the training is alive
         return self.worker.gather(torch.cat(parts).to(device)).cpu()

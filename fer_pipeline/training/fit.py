@@ -43,6 +43,7 @@ from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
 from fer_pipeline.training.validation import better, validate
 from fer_pipeline.training.worker import Worker
 
+NOTEWORTHY_WAITING = 0.05  # of the time of steps
 STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the device
 
 
@@ -97,7 +98,7 @@ def fit(
     processes at once, each calls this with its own worker; the leader writes.
     """
     settings, worker, advance = job.settings, execution.worker, execution.advance
-    total_steps, steps_per_epoch = length(settings, len(streams["labelled"].set))
+    total_steps, per_epoch = length(settings, len(streams["labelled"].set))
     streams = {name: stream.for_worker(worker) for name, stream in streams.items()}
     loader = Loader(streams, worker.device)
     with deterministic(settings.threads):
@@ -111,34 +112,27 @@ def fit(
         live = quiet_live(execution.folder) if worker.is_leader else None
         for row in progress.history if live else ():
             log_row(live, row)
-        run = StepContext(
-            worker,
-            streams,
-            preprocessing,
-            seed=job.seed,
-            clip=settings.clip,
-            steps_per_epoch=steps_per_epoch,
-            advance=advance,
-        )
+        run = StepContext(worker, streams, preprocessing, seed=job.seed, clip=settings.clip, steps_per_epoch=per_epoch)
+        run.advance = advance
         phases = strategy.phases()
         advance(progress.steps)
 
         for number, phase in enumerate(phases):
             if number < progress.phase:
                 continue
-            phase_steps = total_steps if phase.epochs is None else phase.epochs * steps_per_epoch
+            phase_steps = total_steps if phase.epochs is None else phase.epochs * per_epoch
             phase_steps = phase_steps if phase.steps is None else phase.steps
             if phase_steps == 0:  # left out by the strategy's options
                 progress.phase, progress.phase_epochs = number + 1, 0
                 continue
             _begin_phase(run, phase, settings, phase_steps, saved_optimizers)
             saved_optimizers = {}  # those of the next phase are fresh
-            first_step = progress.steps - progress.phase_epochs * steps_per_epoch  # of the phase, among all
+            first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
             with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
-                for epoch in range(progress.phase_epochs, math.ceil(phase_steps / steps_per_epoch)):
+                for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     strategy.train()
                     sums: dict[str, Tensor] = {}
-                    first, last = epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, phase_steps)
+                    first, last = epoch * per_epoch, min((epoch + 1) * per_epoch, phase_steps)
                     started, waited = time.perf_counter(), loader.waited
                     for step in range(first, last):
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
@@ -163,9 +157,7 @@ def fit(
                     metrics: dict[str, float] = {}
                     model = average or strategy.predictor()
                     if validation is not None and worker.is_leader:
-                        metrics = validate(
-                            model, validation, preprocessing=preprocessing, classes=job.classes, device=worker.device
-                        )
+                        metrics = validate(model, validation, preprocessing, job.classes, worker.device)
                     metrics = worker.broadcast(metrics)
                     ended = bool(worker.broadcast(strategy.end_epoch(run, metrics))) or last == phase_steps
                     row: Row = {
@@ -250,9 +242,6 @@ def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:
         )
 
 
-NOTEWORTHY_WAITING = 0.05  # of the time
-
-
 class Speed(NamedTuple):
     """What share of its time a training waited for images, as a line, and what would make it faster.
 
@@ -264,8 +253,6 @@ class Speed(NamedTuple):
 
 
 class TrainingResult(NamedTuple):
-    """What a stage reports of a finished training."""
-
     fitted: Progress
     steps_per_own_epoch: int  # to see as many images as its own training set has
     images: dict[str, int]
@@ -341,11 +328,7 @@ def train(
     }
     if worker.is_leader:
         card = Card(
-            network=job.network,
-            classes=job.classes,
-            preprocessing=preprocessing,
-            training=training,
-            data=dict(job.data),
+            network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
         )
         save_checkpoint(execution.folder, model, card)
     speed = measure_speed(streams, waited=fitted.waited, seconds=fitted.seconds)

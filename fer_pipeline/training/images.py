@@ -29,6 +29,7 @@ from fer_pipeline.core.settings import Resources
 from fer_pipeline.networks.preprocessing import Crops, Inputs
 
 GIB = 1 << 30
+Rows = Int64[np.ndarray, " k"]
 FILES_OPEN = 128  # of a shard's footer about a megabyte stays in memory
 JPEG = b"\xff\xd8"
 
@@ -40,7 +41,7 @@ class DecodedImages:
         self.pixels = pixels
         self.prepared = pixels.is_floating_point()
 
-    def take(self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops | Inputs:
+    def take(self, positions: Rows, *, pinned: bool = False) -> Crops | Inputs:
         """The images at some positions, where they lie; `pinned` in memory from which a GPU copies by itself."""
         if not pinned or self.pixels.device.type != "cpu":
             return self.pixels.index_select(0, torch.from_numpy(positions).to(self.pixels.device))
@@ -82,7 +83,7 @@ class ShardImages:
         self._lock = Lock()
         self._shape: tuple[int, ...] | None = None
 
-    def containing(self, rows: Int64[np.ndarray, " k"]) -> Int64[np.ndarray, " k"]:
+    def containing(self, rows: Rows) -> Rows:
         return np.searchsorted(self._first, rows, side="right") - 1
 
     @property
@@ -98,7 +99,7 @@ class ShardImages:
         """How many threads are worth making batches ahead: decoding is work on any device."""
         return self._threads
 
-    def take(self, positions: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops:
+    def take(self, positions: Rows, *, pinned: bool = False) -> Crops:
         """The decoded images of some rows; DataError for one that is broken or of another size."""
         groups = self.containing(positions)
         with self._lock:
@@ -186,7 +187,6 @@ class MemoryBudget:
         return "shards"
 
     def reserve_up_to(self, wanted: int) -> int:
-        """Reserves at most `wanted` bytes of memory and gives their number."""
         reserved = min(wanted, self.memory)
         self.memory -= reserved
         return reserved

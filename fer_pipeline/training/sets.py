@@ -19,7 +19,7 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
-from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, ShardImages
+from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, Rows, ShardImages
 
 ROWS_PER_DECODE = 500
 PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
@@ -46,11 +46,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def pixels(self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False) -> Crops | Inputs:
+    def pixels(self, rows: Rows, *, pinned: bool = False) -> Crops | Inputs:
         return self.images.take(self.positions[rows], pinned=pinned)
 
     def all_pixels(self) -> Crops | Inputs:
-        """The images of all rows, for small sets."""
         return self.pixels(np.arange(len(self)))
 
     def take(self, rows: np.ndarray) -> "ImageSet":
@@ -144,9 +143,7 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _place_images(
-    in_shards: ShardImages, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
-) -> tuple[Images, Int64[np.ndarray, " n"]]:
+def _place_images(in_shards: ShardImages, rows: Rows, budget: MemoryBudget) -> tuple[Images, Rows]:
     if not len(rows):
         return in_shards, rows
     shape = in_shards.take(np.zeros(1, np.int64)).shape[1:]
@@ -165,8 +162,7 @@ def _place_images(
 
 
 def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:
-    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if empty:
+    if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
         raise DataError(
             f"{where} has no face of the class {', '.join(empty)}; take it out of classes or map a label to it"
         )

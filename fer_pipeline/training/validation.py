@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.training.images import Rows
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
 
@@ -19,12 +20,7 @@ BATCH = 256
 
 
 def predict_logits(
-    model: ExpressionNet,
-    images: ImageSet,
-    rows: Int64[np.ndarray, " n"],
-    *,
-    preprocessing: Preprocessing,
-    device: torch.device,
+    model: ExpressionNet, images: ImageSet, rows: Rows, preprocessing: Preprocessing, device: torch.device
 ) -> Iterator[Float[Tensor, "k c"]]:
     """Class scores of some rows in batches, in evaluation mode. Every module's mode is as before after each batch."""
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
@@ -40,16 +36,9 @@ def predict_logits(
 
 
 def validate(
-    model: ExpressionNet,
-    images: ImageSet,
-    *,
-    preprocessing: Preprocessing,
-    classes: Sequence[str],
-    device: torch.device,
+    model: ExpressionNet, images: ImageSet, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device
 ) -> dict[str, float]:
-    """The three figures that a model can be chosen by."""
-    rows = np.arange(len(images))
-    logits = torch.cat(list(predict_logits(model, images, rows, preprocessing=preprocessing, device=device)))
+    logits = torch.cat(list(predict_logits(model, images, np.arange(len(images)), preprocessing, device)))
     losses = smoothed_cross_entropy(logits, images.labels.to(device)).double().split(BATCH)
     predicted = logits.argmax(1).cpu().numpy()
     confusion = confusion_matrix(images.labels.numpy(), predicted, num_classes=len(classes))

@@ -65,7 +65,6 @@ class Worker:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(values.device)
 
     def broadcast(self, value: Any) -> Any:
-        """The leader's value in every process."""
         return value if self.world_size == 1 else self.fabric.broadcast(value)
 
     def average_gradients(self, gradients: Sequence[Tensor]) -> None:
@@ -78,13 +77,7 @@ class Worker:
 
 
 def make_worker(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -> Worker:
-    """A worker on one device, or, with `devices`, the one from which `run_group` starts the others.
-
-    Args:
-        device_name: cpu, cuda, cuda:<number> or auto.
-        wanted: the precision of the settings.
-        devices: one device for each process of a group.
-    """
+    """A worker on one device in the precision of the settings, or the one that starts others, each on its device."""
     silence_fabric()
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
@@ -245,5 +238,5 @@ def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str 
         raise SystemExit(1) from None
 
 
-if multiprocessing.parent_process() is not None:  # else Fabric would raise its voice in a fresh process
+if multiprocessing.current_process().name != "MainProcess":  # else Fabric would raise its voice in a fresh process
     silence_fabric()

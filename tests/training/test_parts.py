@@ -94,7 +94,7 @@ def test_validation_is_the_plain_computation(toy) -> None:
     images = toy(300, 0)
     model = build(NetworkSettings(size=24, width=4), 3, seed=0).train()
     preprocessing = Preprocessing(size=24)
-    found = validate(model, images, preprocessing=preprocessing, classes=("a", "b", "c"), device=torch.device("cpu"))
+    found = validate(model, images, preprocessing, ("a", "b", "c"), torch.device("cpu"))
     assert model.training
     with torch.no_grad():
         logits = model.eval()(preprocessing.apply(images.all_pixels()))

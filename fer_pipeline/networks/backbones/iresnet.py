@@ -35,5 +35,4 @@ def layouts(settings: NetworkSettings) -> dict[str, Layout]:
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """Builds the network for the input size of the settings (112 px where there is none)."""
     return ImprovedResidual(settings.size or 112, squeeze=False, norm_between=True, dropout=0.0)
