@@ -70,12 +70,6 @@ def leave_out_images(
     return tested
 
 
-def small_network(num_classes: int) -> nn.Module:
-    convolutions = [nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise((3, 16, 32, 32))]
-    layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * 16, num_classes))
-
-
 def fit_curve(
     images: Float32[np.ndarray, "moments count 3 h w"],
     labels: Int64[np.ndarray, " count"],
@@ -91,7 +85,9 @@ def fit_curve(
     parts = {name: (scaled[mask], truth[mask]) for name, mask in (("train", ~tested), ("test", tested))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "probe", "weights"))
-        network = small_network(num_classes)
+        convolutions = [nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise((3, 16, 32, 32))]
+        layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * 16, num_classes))
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     curve: Curve = []
     for epoch in range(1, settings.epochs + 1):

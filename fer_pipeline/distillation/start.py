@@ -1,11 +1,9 @@
 """Create what a distillation starts from: synthetic images, step sizes, and the weights theta_0 of each training.
 
-The images can be written as pictures that a person can look at (figure 4 of OS-FER, arXiv:2005.08551).
-
 Source: Wang et al. (arXiv:1811.10959). As in their published code a step size is the softplus of a free number, so that
 it stays positive, and images start as standard normal noise in the network's normalised input space. Sections 3.2 and
 3.4: a fixed start is one set of weights, a random start a fresh draw per outer step, so that the images serve any draw.
-OS-FER (arXiv:2005.08551) eq. 8 has one theta_0.
+OS-FER (arXiv:2005.08551) eq. 8 has one theta_0, and its figure 4 the images as pictures for a person's eye.
 
 Batch norm: a fixed start has its running statistics frozen through all unrolled steps. A random draw has none worth
 freezing, and those of seven odd images are no better, so its batch norms are replaced by group norms.
@@ -19,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -57,7 +55,12 @@ def random_weights(settings: NetworkSettings, num_classes: int, *, seed: int, de
 
     def build_network(number: int) -> nn.Module:
         network = build(settings, num_classes, derive(seed, "distill", "start", number))
-        return replace_batch_norms(network).requires_grad_(True).eval().to(device)
+        for name, module in list(network.named_modules()):
+            if isinstance(module, _BatchNorm):
+                channels = module.num_features
+                norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels, eps=module.eps, affine=module.affine)
+                network.set_submodule(name, norm)
+        return network.requires_grad_(True).eval().to(device)
 
     network = build_network(0)
     if statistics := [name for name, _ in network.named_buffers() if "running" in name]:
@@ -66,16 +69,6 @@ def random_weights(settings: NetworkSettings, num_classes: int, *, seed: int, de
             "use start: fixed or another network"
         )
     return InitialWeights(network, lambda number: trainable(build_network(number)))
-
-
-def replace_batch_norms(network: nn.Module) -> nn.Module:
-    """Replaces each batch norm, in place, by a group norm of as many channels."""
-    for name, module in list(network.named_modules()):
-        if isinstance(module, _BatchNorm):
-            channels = module.num_features
-            norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels, eps=module.eps, affine=module.affine)
-            network.set_submodule(name, norm)
-    return network
 
 
 @dataclass(frozen=True)
@@ -118,11 +111,8 @@ def write_previews(
     pixels = preprocessing.restore(torch.from_numpy(images).flatten(0, 1)).unflatten(0, images.shape[:2]).numpy()
     parts = dict(zip(classes, np.split(pixels, len(classes), axis=1), strict=True))
     for name, pictures in {"grid": pixels, **parts}.items():
+        padded = np.pad(pictures, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+        rows, columns, height, width, _ = padded.shape
+        joined = padded.swapaxes(1, 2).reshape(rows * height, columns * width, 3)[:-GAP, :-GAP]
         with replacing(folder / f"{name}.png") as temporary:
-            Image.fromarray(tile(pictures)).save(temporary, "PNG")
-
-
-def tile(pictures: UInt8[np.ndarray, "rows columns h w 3"]) -> UInt8[np.ndarray, "height width 3"]:
-    padded = np.pad(pictures, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
-    rows, columns, height, width, _ = padded.shape
-    return padded.swapaxes(1, 2).reshape(rows * height, columns * width, 3)[:-GAP, :-GAP]
+            Image.fromarray(joined).save(temporary, "PNG")

@@ -100,11 +100,9 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
 def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Collection[str]) -> tuple[str, Layout]:
     """Returns the layout that the settings name, or the only one that recognises the file; names are of the model's."""
     published: dict[str, Layout] = family(network.name).layouts(network)
-    if settings.layout == "checkpoint" or (
-        settings.layout == "auto" and all(key.startswith(OWN_PREFIXES) for key in keys)
-    ):
+    name, is_own = settings.layout, all(key.startswith(OWN_PREFIXES) for key in keys)
+    if name == "checkpoint" or (name == "auto" and is_own):
         return "checkpoint", _own_layout(settings)
-    name = settings.layout
     if name == "auto":
         fitting = [choice for choice, layout in published.items() if layout.recognises(keys)]
         if len(fitting) != 1:
@@ -164,8 +162,9 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
         choices = [loaded.get(name) for name in WRAPPERS] if isinstance(loaded, Mapping) else []
         inner = [choice for choice in choices if isinstance(choice, Mapping)]
         if not inner:
-            found = type(loaded).__name__
-            raise DataError(f"weights {path} hold no state_dict, found {found}; save a plain state_dict")
+            raise DataError(
+                f"weights {path} hold no state_dict, found {type(loaded).__name__}; save a plain state_dict"
+            )
         loaded = inner[0]
     names = dict(loaded)
     for prefix in PREFIXES:

@@ -140,8 +140,7 @@ class Stream:
             self._order = self._order_of(np.arange(len(self.set)), self.seed, 1)
             return
         labels = self.set.labels.numpy()
-        members = {index: np.flatnonzero(labels == index) for index in range(self.num_classes)}
-        present = {index: rows for index, rows in members.items() if len(rows)}
+        present = {index: rows for index in range(self.num_classes) if len(rows := np.flatnonzero(labels == index))}
         own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present.items()]
         self._order = Balanced(self.seed, list(present.values()), own)
 

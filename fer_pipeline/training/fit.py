@@ -234,8 +234,7 @@ def _set_rates(run: StepContext, phase: Phase, settings: TrainingSettings) -> No
 
 
 def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
-    if broken:
+    if broken := [name for name, value in sums.items() if not torch.isfinite(value)]:
         raise PipelineError(
             f"the loss {broken[0]} became NaN or infinite in epoch {epoch + 1}; lower the learning rate, "
             "set training.clip or add warmup_epochs"
@@ -279,8 +278,7 @@ def train(
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
     images = {name: len(one) for name, one in sets.items()}
     # `training.balance` is about streams of faces with labels
-    balanced = {name for name, source in job.sources.items() if isinstance(source, Faces) and source.label is not None}
-    balanced &= set(sets)
+    balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
         num_classes=num_classes,
@@ -311,7 +309,6 @@ def train(
     model, fitted = fit(job, strategy, streams, validation, preprocessing, execution)
     drawn = [name for name in sets if sizes[name]]
     own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
-    _, steps_per_epoch = length(settings, images["labelled"])
     worker = execution.worker
     training = {
         **job.about,
@@ -321,7 +318,7 @@ def train(
         "images": images,
         "batch_sizes": sizes,
         "steps": fitted.steps,
-        "epochs_of_labelled": fitted.steps / steps_per_epoch,
+        "epochs_of_labelled": fitted.steps / length(settings, images["labelled"])[1],
         "epochs_of_own_set": fitted.steps / own_epoch,
         "chosen_epoch": fitted.epoch,
         "notes": [worker.note] if worker.note else [],
@@ -331,11 +328,10 @@ def train(
             network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
         )
         save_checkpoint(execution.folder, model, card)
-    speed = measure_speed(streams, waited=fitted.waited, seconds=fitted.seconds)
-    return TrainingResult(fitted, own_epoch, images, speed)
+    return TrainingResult(fitted, own_epoch, images, measure_speed(streams, fitted.waited, fitted.seconds))
 
 
-def measure_speed(streams: Mapping[str, Stream], *, waited: float, seconds: float) -> Speed:
+def measure_speed(streams: Mapping[str, Stream], waited: float, seconds: float) -> Speed:
     """The speed, with one line of advice for each fault in how the images are held or fed."""
     line = f"waited for images {waited / max(seconds, 1e-9):.1%} of the time"
     images = {name: stream.set.images for name, stream in streams.items()}

@@ -3,10 +3,9 @@
 The course, one row an epoch, is `history.csv` and DVCLive's files for DVC's metrics and plots. DVCLive runs apart from
 git, DVC's experiments and the network, and without its clock: its files depend on the rows alone.
 
-The state is all that the next step depends on, in one file, whole or not at all. Orders, augmentations, dropout and
-learning rates are functions of seed and step, so no generator's state is needed: the strategy, the phase's optimisers,
-the loss scale of 16-mixed, the average, the best weights so far and the history are all. A pause may fall on the border
-of two phases: the next one then begins with fresh optimisers.
+The state is all that the next step depends on, in one file, whole or not at all: the strategy, the phase's optimisers,
+the loss scale of 16-mixed, the average, the best weights so far and the history. Orders, augmentations, dropout and
+learning rates are functions of seed and step. After a pause on the border of two phases the optimisers are fresh.
 """
 
 import logging

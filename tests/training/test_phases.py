@@ -243,6 +243,19 @@ def test_gradients_are_free_of_the_loss_scale_and_an_overflow_is_no_step() -> No
         assert torch.equal(parameter.detach(), expected)
 
 
+def test_the_loss_scale_grows_where_gradients_alone_are_asked_for() -> None:
+    """No optimiser steps by the scaler then, so nothing else would ever raise a scale that one overflow lowered."""
+    layer = torch.nn.Linear(2, 1)
+    run = context_of(layer, Scaled(1024.0))
+    scaler = run.worker.fabric._precision.scaler
+    scaler._growth_interval = 2
+    scales = []
+    for factor in (1e38, 1.0, 1.0, 1.0, 1.0):
+        run.gradients(layer(torch.ones(3, 2)).sum() * factor)
+        scales.append(scaler.get_scale())
+    assert scales == [512.0, 512.0, 1024.0, 1024.0, 2048.0]
+
+
 def test_two_optimisers_take_one_loss_scale() -> None:
     """Fabric's step changes the scale after each optimiser: the second would be unscaled by another one."""
     weights = {name: torch.nn.Linear(1, 1, bias=False) for name in ("one", "two", "unused")}
