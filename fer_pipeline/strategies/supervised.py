@@ -89,10 +89,9 @@ class Supervised(Strategy):
             total = weighted_mean(values, torch.cat([weights[name] * factors[name] for name in faces]))
         else:
             total = losses["labelled"] + self.options.mined_weight * losses.get("mined", 0.0)
-        for name in ("distilled", "random_real"):
-            if name in batches:
-                losses[name] = self._distilled_loss(batches[name])
-                total = total + self.options.distilled_weight * losses[name]
+        for name in [name for name in ("distilled", "random_real") if name in batches]:
+            losses[name] = self._distilled_loss(batches[name])
+            total = total + self.options.distilled_weight * losses[name]
         run.update(total)
         return {"loss": total, **losses}
 

@@ -191,8 +191,7 @@ class Loader:
     """
 
     def __init__(self, streams: Mapping[str, Stream], device: torch.device) -> None:
-        self.waited = 0.0
-        self._streams, self._device = streams, device
+        self.waited, self._streams, self._device = 0.0, streams, device
         self._threads = max(stream.set.images.threads(device) for stream in streams.values())
 
     def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:

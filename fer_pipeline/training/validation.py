@@ -40,8 +40,7 @@ def validate(
 ) -> dict[str, float]:
     logits = torch.cat(list(predict_logits(model, images, np.arange(len(images)), preprocessing, device)))
     losses = smoothed_cross_entropy(logits, images.labels.to(device)).double().split(BATCH)
-    predicted = logits.argmax(1).cpu().numpy()
-    confusion = confusion_matrix(images.labels.numpy(), predicted, num_classes=len(classes))
+    confusion = confusion_matrix(images.labels.numpy(), logits.argmax(1).cpu().numpy(), num_classes=len(classes))
     metrics = measure(confusion, classes=classes)
     return {
         "loss": float(torch.stack([part.sum() for part in losses]).sum()) / len(images),
