@@ -11,10 +11,9 @@ import torch
 
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.strategies import supervised
-from fer_pipeline.training.fit import Execution, TrainingJob
+from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.train import TrainingResult, train
 from fer_pipeline.training.worker import Worker, make_worker
 
 CLASSES = ("anger", "happiness", "neutral")

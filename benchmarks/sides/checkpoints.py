@@ -8,9 +8,8 @@ def saved(scratch: Path, name: str, crop: int, *, seed: int) -> Path:
     """A folder of its own for each side, with the same bytes in it."""
     from fer_pipeline.core.expressions import BASIC_7
     from fer_pipeline.networks.backbones import build
-    from fer_pipeline.networks.cards import Card
     from fer_pipeline.networks.checkpoints import save_checkpoint
-    from fer_pipeline.networks.settings import NetworkSettings, preprocessing_of
+    from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
 
     settings = NetworkSettings(name=name, size=crop)
     folder = Path(tempfile.mkdtemp(dir=scratch)) / "model"

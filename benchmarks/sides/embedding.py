@@ -71,7 +71,7 @@ def plain(faces: str, scratch: str, seed: int) -> Round:
 
     from benchmarks.sides.checkpoints import saved
     from fer_pipeline.networks.backbones import build
-    from fer_pipeline.networks.cards import read_card
+    from fer_pipeline.networks.settings import read_card
     from fer_pipeline.networks.weights import read_tensors
 
     folder = saved(Path(scratch), NETWORK, CROP, seed=seed)

@@ -59,9 +59,8 @@ def training(shards: str, scratch: str, held: bool, threads: int, steps: int) ->
     from fer_pipeline.core.expressions import BASIC_7
     from fer_pipeline.networks.settings import NetworkSettings
     from fer_pipeline.strategies import supervised
-    from fer_pipeline.training.fit import Execution, TrainingJob
+    from fer_pipeline.training.fit import Execution, TrainingJob, train
     from fer_pipeline.training.settings import TrainingSettings
-    from fer_pipeline.training.train import train
     from fer_pipeline.training.worker import make_worker
 
     images = _images(shards, memory=1 << 40 if held else 0, threads=threads)
@@ -82,7 +81,7 @@ def training(shards: str, scratch: str, held: bool, threads: int, steps: int) ->
             state.mkdir()
             trained = train(job, {"labelled": images}, None, Execution(make_worker("cpu", "auto"), state, out))
         loss = trained.fitted.history[-1]["train_loss"]
-        return {"seconds": trained.speed.seconds, "waited": trained.speed.waited, "loss": loss}
+        return {"seconds": trained.fitted.seconds, "waited": trained.fitted.waited, "loss": loss}
 
     return once
 
@@ -91,7 +90,7 @@ def _images(shards: str, *, memory: int, threads: int) -> Any:
     import torch
 
     from fer_pipeline.core.expressions import BASIC_7
-    from fer_pipeline.training.memory_budget import MemoryBudget
+    from fer_pipeline.training.images import MemoryBudget
     from fer_pipeline.training.sets import read_images
 
     return read_images(Path(shards), classes=BASIC_7, budget=MemoryBudget(torch.device("cpu"), memory, threads=threads))

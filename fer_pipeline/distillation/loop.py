@@ -9,7 +9,7 @@ step sizes, the optimiser's moments and the history stand in *one* file, so that
 cannot leave halves of two epochs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -23,10 +23,9 @@ from fer_pipeline.artifacts.distilled import saved_name, write_arrays
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.distillation.initial_weights import InitialWeights
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.synthetic import Synthetic, pixel_bounds
+from fer_pipeline.distillation.start import InitialWeights, Synthetic
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
 from fer_pipeline.networks.preprocessing import Preprocessing
 
@@ -47,12 +46,16 @@ def distill(
     advance: Callable[[int], None],
 ) -> list[Row]:
     """Moves `synthetic` through all outer epochs and returns the history. Saved images lie in `state / "saved"`."""
-    optimizer = make_optimizer(settings, synthetic)
+    tensors, rate = [synthetic.images, synthetic.raw_sizes], settings.learning_rate
+    optimizer: torch.optim.Optimizer = torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
+    if settings.optimizer == "sgd":
+        optimizer = torch.optim.SGD(tensors, lr=rate, momentum=0.9)
     history = load_state(state, synthetic, optimizer)
     per_epoch = batches_per_epoch(len(source.labels), settings)
     advance(len(history) * per_epoch)
     device = synthetic.images.device
-    bounds = [bound.to(device) for bound in pixel_bounds(preprocessing)] if settings.clamp else None
+    ends = torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
+    black, white = preprocessing.normalise(ends)
     for epoch in range(len(history), settings.outer_epochs):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
@@ -62,16 +65,16 @@ def distill(
             truth = torch.from_numpy(source.labels[chosen]).to(device)
             first = (epoch * per_epoch + number) * settings.draws
             rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
-            gradients = (synthetic.images.grad, synthetic.raw_sizes.grad)
-            if not (np.isfinite(rows[-1]["loss"]) and all(g is not None and g.isfinite().all() for g in gradients)):
+            gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+            if not (np.isfinite(rows[-1]["loss"]) and all(gradient.isfinite().all() for gradient in gradients)):
                 raise DataError(
                     f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
                     "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
                 )
             optimizer.step()
-            if bounds is not None:
+            if settings.clamp:
                 with torch.no_grad():
-                    synthetic.images.clamp_(*bounds)
+                    synthetic.images.clamp_(black, white)
             advance(1)
         means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
         sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
@@ -83,14 +86,6 @@ def distill(
     return history
 
 
-def make_optimizer(settings: DistillSettings, synthetic: Synthetic) -> torch.optim.Optimizer:
-    """Makes the outer optimiser of the images and of the free numbers behind the step sizes."""
-    tensors = [synthetic.images, synthetic.raw_sizes]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(tensors, lr=settings.learning_rate, momentum=0.9)
-    return torch.optim.Adam(tensors, lr=settings.learning_rate, betas=(0.5, 0.999))
-
-
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:
     """Returns the outer steps of one epoch over `count` real images."""
     return settings.batches or -(-count // settings.batch_size)
@@ -98,20 +93,17 @@ def batches_per_epoch(count: int, settings: DistillSettings) -> int:
 
 def epoch_batches(
     labels: Int64[np.ndarray, " n"], settings: DistillSettings, *, epoch: int, seed: int
-) -> Iterator[Int[np.ndarray, " b"]]:
-    """Yields the rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
+) -> list[Int[np.ndarray, " b"]]:
+    """Returns the rows of each real batch of an epoch: a pass in random order, or draws with every class alike."""
     draw = np.random.default_rng(derive(seed, "distill", "order", epoch))
     total, size = batches_per_epoch(len(labels), settings), settings.batch_size
     if settings.balance == "batch":
         counts = np.bincount(labels)
         weights = 1 / counts[labels] / np.count_nonzero(counts)
-        for _ in range(total):
-            yield draw.choice(len(labels), size=min(size, len(labels)), p=weights)
-        return
+        return [draw.choice(len(labels), size=min(size, len(labels)), p=weights) for _ in range(total)]
     passes = 1 if settings.batches is None else -(-total * size // len(labels))
     order = np.concatenate([draw.permutation(len(labels)) for _ in range(passes)])
-    for number in range(total):
-        yield order[number * size : (number + 1) * size]
+    return [order[number * size : (number + 1) * size] for number in range(total)]
 
 
 def set_gradients(
@@ -152,12 +144,11 @@ def set_gradients(
         image_gradient += gradients.images / settings.draws
         size_gradient += gradients.step_sizes / settings.draws
     synthetic.images.grad = image_gradient
-    synthetic.raw_sizes.grad = size_gradient * synthetic.size_slope()
+    synthetic.raw_sizes.grad = size_gradient * torch.sigmoid(synthetic.raw_sizes.detach())
     return row
 
 
 def save_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
-    """Replaces the state in `folder` by this one."""
     tensors = {"images": synthetic.images.detach(), "raw_sizes": synthetic.raw_sizes.detach()}
     with replacing(folder / STATE) as temporary:
         torch.save({**tensors, "optimizer": optimizer.state_dict(), "history": history}, temporary)
@@ -171,8 +162,8 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise DataError(f"{path} is damaged ({first_line}); remove it to distil from the start") from None
+        fault = str(error).partition("\n")[0]
+        raise DataError(f"{path} is damaged ({fault}); remove it to distil from the start") from None
     with torch.no_grad():
         synthetic.images.copy_(state["images"])
         synthetic.raw_sizes.copy_(state["raw_sizes"])

@@ -9,6 +9,7 @@ class pattern than it looks. Where a class has several images, a second curve, `
 images of which no moment was trained on; it says more.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,18 +33,15 @@ def probe(
     seed: int,
 ) -> dict[str, Any]:
     """Returns the content of `probe.json`: accuracies by epoch and seed, or the reason why there are none."""
-    about = {"moments": [], "chance": 1 / num_classes, "saved_image": [], "unseen_image": []}
+    curves: dict[str, list[Curve]] = {"saved_image": [], "unseen_image": []}
+    about = {"moments": [], "chance": 1 / num_classes, **curves}
     if len(saved) < settings.moments:
-        reason = (
-            f"the probe needs {settings.moments} saved moments and found {len(saved)}; "
-            "lower distill.save_every or raise distill.outer_epochs"
-        )
-        return {**about, "reason": reason}
+        reason = f"the probe needs {settings.moments} saved moments and found {len(saved)}"
+        return {**about, "reason": f"{reason}; lower distill.save_every or raise distill.outer_epochs"}
     epochs = sorted(saved)
     moments = [epochs[index] for index in np.linspace(0, len(epochs) - 1, settings.moments).round().astype(int)]
     images = np.stack([saved[epoch].reshape(-1, *saved[epoch].shape[2:]) for epoch in moments])
     labels = labels.reshape(-1)  # of each image, at whatever moment
-    curves: dict[str, list[Curve]] = {"saved_image": [], "unseen_image": []}
     for repeat in range(settings.seeds):
         draw = np.random.default_rng(derive(seed, "probe", repeat))
         parts = {"saved_image": leave_out_moments(len(moments), len(labels), draw)}
@@ -72,21 +70,6 @@ def leave_out_images(
     return tested
 
 
-def small_network(num_classes: int) -> nn.Module:
-    """Makes three strided convolutions, a 4 x 4 map and a linear layer."""
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(4),
-        nn.Flatten(),
-        nn.Linear(32 * 16, num_classes),
-    )
-
-
 def fit_curve(
     images: Float32[np.ndarray, "moments count 3 h w"],
     labels: Int64[np.ndarray, " count"],
@@ -102,7 +85,9 @@ def fit_curve(
     parts = {name: (scaled[mask], truth[mask]) for name, mask in (("train", ~tested), ("test", tested))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "probe", "weights"))
-        network = small_network(num_classes)
+        convolutions = [nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in pairwise((3, 16, 32, 32))]
+        layers = [layer for convolution in convolutions for layer in (convolution, nn.ReLU())]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * 16, num_classes))
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     curve: Curve = []
     for epoch in range(1, settings.epochs + 1):

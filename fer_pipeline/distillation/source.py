@@ -13,19 +13,16 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, UInt8
+from pyarrow.dataset import dataset
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.faces import decode, encoded_images, open_shard, read_classes, read_table, shard_paths
+from fer_pipeline.artifacts.faces import decode, open_shard, read_classes, read_table, shard_paths
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
-
-ROWS_PER_READ = 1000
 
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images of one size."""
-
     kind: Literal["auxiliary", "faces"]
     classes: tuple[str, ...]
     encoded: list[bytes]
@@ -33,11 +30,9 @@ class Source:
     left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
 
     def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
-        """Decodes the images of some rows."""
         return decode([self.encoded[row] for row in rows])
 
     def counts(self) -> Int64[np.ndarray, " c"]:
-        """Counts the images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
     def sha256(self) -> str:
@@ -87,7 +82,8 @@ def read_source(
         "held out": int(apart.sum()),
         "beyond max_images": int((usable & ~chosen).sum()),
     }
-    return Source(kind, in_folder, _read_encoded(folder, chosen), labels[chosen], left_out)
+    images = dataset(shard_paths(folder)).take(np.flatnonzero(chosen), columns=["image"]).column("image")
+    return Source(kind, in_folder, [image["bytes"] for image in images.to_pylist()], labels[chosen], left_out)
 
 
 def _subset(
@@ -102,15 +98,3 @@ def _subset(
         chosen[draw.choice(members, size=take, replace=False)] = True
         most -= take
     return chosen
-
-
-def _read_encoded(folder: Path, chosen: Bool[np.ndarray, " n"]) -> list[bytes]:
-    encoded: list[bytes] = []
-    first = 0
-    for path in shard_paths(folder):
-        for batch in open_shard(path).iter_batches(ROWS_PER_READ, columns=["image"]):
-            wanted = chosen[first : first + len(batch)]
-            views = encoded_images(batch) if wanted.any() else []
-            encoded += [bytes(views[row]) for row in np.flatnonzero(wanted)]
-            first += len(batch)
-    return encoded

@@ -12,15 +12,18 @@ backwards with the adjoint a_t = dL/dtheta_t, each step is computed anew and giv
     a_t = a_{t+1} - eta_s d<g_t, a_{t+1}>/dtheta_t
 
 The theta_t themselves would still grow with the steps, so at most `weights_kept` of them stay and the others are
-computed anew from the nearest one before, placed for the fewest repeated steps (see `checkpointing`): equal results,
-flat memory.
+computed anew from the nearest one before: equal results, flat memory. Griewank & Walther, Revolve (ACM TOMS 26, 2000)
+place them for the fewest repeated steps: cost(T, s) = min over j of j + cost(T - j, s - 1) + cost(j, s) with s states
+in memory; here the minimum is searched, not taken from the closed form, since T is small.
 
 Difference from Wang et al.: their published code learns one step size for each of the steps * epochs updates; here a
 step keeps its size in every epoch, so that a distillation is images and sizes of the same `steps`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from itertools import accumulate
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,19 +31,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from fer_pipeline.distillation.checkpointing import iter_reversed
-
 ALIGNMENT = 16  # numbers: tensors begin where vectors of the processor do
 
+State = TypeVar("State")
+Images = Float[Tensor, "steps n *shape"]
+Labels = Int[Tensor, "steps n"]
+Sizes = Float[Tensor, " steps"]
 Parameters = dict[str, Tensor]
 InnerLoss = Callable[[Parameters, Tensor, Tensor], Tensor]  # (weights, images, labels) -> loss of one synthetic batch
 OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> loss on real images
 
 
-@dataclass(frozen=True)
-class Unrolled:
-    """The outer loss of one start and its gradients."""
-
+class Unrolled(NamedTuple):
     loss: Tensor  # outer loss at the last weights
     images: Tensor  # its gradient by the synthetic images
     step_sizes: Tensor  # its gradient by the step sizes
@@ -49,9 +51,7 @@ class Unrolled:
 
 def logits_of(model: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
     """Makes the network a function of its trainable weights; what else it holds (running statistics) stays as it is."""
-    fixed = {name: value.detach() for name, value in model.named_parameters() if not value.requires_grad}
-    fixed |= dict(model.named_buffers())
-    return lambda parameters, images: functional_call(model, fixed | parameters, (images,))
+    return lambda parameters, images: functional_call(model, parameters, (images,))
 
 
 def trainable(model: nn.Module) -> Parameters:
@@ -66,18 +66,12 @@ def cross_entropy_of(model: nn.Module) -> InnerLoss:
 
 
 def train(
-    inner: InnerLoss,
-    start: Parameters,
-    images: Float[Tensor, "steps n *shape"],
-    labels: Int[Tensor, "steps n"],
-    step_sizes: Float[Tensor, " steps"],
-    *,
-    epochs: int = 1,
+    inner: InnerLoss, start: Parameters, images: Images, labels: Labels, step_sizes: Sizes, *, epochs: int = 1
 ) -> Parameters:
     """Returns the weights after all steps, without gradients: what a user of the distilled images gets."""
     parameters = start
     for step in range(len(images) * epochs):
-        parameters = _descend(inner, parameters, images, labels, step_sizes, step)
+        parameters = _descend(inner, images, labels, step_sizes, parameters, step)
     return parameters
 
 
@@ -85,9 +79,9 @@ def unrolled_gradients(
     inner: InnerLoss,
     outer: OuterLoss,
     start: Parameters,
-    images: Float[Tensor, "steps n *shape"],
-    labels: Int[Tensor, "steps n"],
-    step_sizes: Float[Tensor, " steps"],
+    images: Images,
+    labels: Labels,
+    step_sizes: Sizes,
     *,
     epochs: int = 1,
     weights_kept: int = 8,
@@ -95,10 +89,7 @@ def unrolled_gradients(
     """Computes the outer loss after `steps * epochs` updates from `start`, and its gradients."""
     images, step_sizes = images.detach(), step_sizes.detach()
     total = len(images) * epochs
-
-    def descend(parameters: Parameters, step: int) -> Parameters:
-        return _descend(inner, parameters, images, labels, step_sizes, step)
-
+    descend = partial(_descend, inner, images, labels, step_sizes)
     loss, last, adjoint = torch.zeros(()), start, []
     image_gradient, size_gradient = torch.zeros_like(images), torch.zeros_like(step_sizes)
     for step, parameters in iter_reversed(descend, start, total, checkpoints=weights_kept):
@@ -117,10 +108,42 @@ def unrolled_gradients(
     return Unrolled(loss=loss, images=image_gradient, step_sizes=size_gradient, parameters=last)
 
 
+def iter_reversed(
+    advance: Callable[[State, int], State], start: State, total: int, *, checkpoints: int
+) -> Iterator[tuple[int, State]]:
+    """Yields (t, state before step t) for t = total - 1 .. 0, where `advance(state, t)` takes step t from a state.
+
+    At most `checkpoints` states, the start among them, are held at a time, and one more while it is used.
+    """
+    stored = [(0, start)]
+    for step in reversed(range(total)):
+        position, state = stored[-1]
+        while position < step:
+            free = checkpoints - len(stored)
+            target = position + best_split(step - position + 1, free)[1] if free > 0 else step
+            for number in range(position, target):
+                state = advance(state, number)
+            position = target
+            if free > 0:
+                stored.append((position, state))
+        yield step, state
+        if stored[-1][0] == step:
+            stored.pop()
+
+
+@cache
+def best_split(steps: int, free: int) -> tuple[int, int]:
+    """Returns the fewest steps that give back `steps` states with `free` checkpoints beside the first, and the next."""
+    if steps == 1:
+        return 0, 0
+    if free == 0:
+        return steps * (steps - 1) // 2, 0
+    return min((j + best_split(steps - j, free - 1)[0] + best_split(j, free)[0], j) for j in range(1, steps))
+
+
 def _descend(
-    inner: InnerLoss, parameters: Parameters, images: Tensor, labels: Tensor, step_sizes: Tensor, step: int
+    inner: InnerLoss, images: Tensor, labels: Tensor, step_sizes: Tensor, parameters: Parameters, step: int
 ) -> Parameters:
-    """Makes one update of eq. 7."""
     which = step % len(images)
     leaves = _leaves(parameters)
     loss = inner(leaves, images[which].detach(), labels[which])
@@ -133,21 +156,16 @@ def _descend(
 
 
 def _empty_copy(parameters: Parameters) -> Parameters:
-    """Allocates a copy of the weights, of the same strides, in one block of memory for each type.
+    """Allocates a copy of the weights, of the same strides, in one block of memory; all are of one type.
 
     Copies come and go between activations of all sizes; tensor by tensor they would leave holes in the heap: a sixth of
     the memory of 30 steps of a ResNet-18.
     """
-    sizes: dict[tuple[torch.dtype, torch.device], int] = {}
-    offsets: dict[str, int] = {}
-    for name, value in parameters.items():
-        kind = (value.dtype, value.device)
-        offsets[name] = sizes.get(kind, 0)
-        sizes[kind] = offsets[name] + -(-value.numel() // ALIGNMENT) * ALIGNMENT
-    blocks = {kind: torch.empty(size, dtype=kind[0], device=kind[1]) for kind, size in sizes.items()}
+    sizes = [-(-value.numel() // ALIGNMENT) * ALIGNMENT for value in parameters.values()]
+    block = next(iter(parameters.values())).new_empty(sum(sizes))
     return {
-        name: blocks[value.dtype, value.device].as_strided(value.shape, value.stride(), offsets[name])
-        for name, value in parameters.items()
+        name: block.as_strided(value.shape, value.stride(), end - size)
+        for (name, value), size, end in zip(parameters.items(), sizes, accumulate(sizes), strict=True)
     }
 
 

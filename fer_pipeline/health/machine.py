@@ -247,7 +247,7 @@ def check_site_cache(context: CheckContext) -> Finding:
 
 def check_memory(context: CheckContext) -> Finding:
     """Checks what the settings take against what the machine and its container have left."""
-    from fer_pipeline.training.memory_budget import free_memory  # brings torch
+    from fer_pipeline.training.images import free_memory  # brings torch
 
     available, resources = free_memory(), context.resources
     images = (resources.memory_gb or 0) * GIB

@@ -19,9 +19,9 @@ from torch import Tensor
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing, write_json
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import CARD, Card, read_card
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.settings import CARD, Card, read_card
 from fer_pipeline.networks.weights import read_tensors
 
 WEIGHTS = "weights.safetensors"
@@ -32,23 +32,15 @@ class Classifier:
 
     def __init__(self, model: ExpressionNet, card: Card, *, device: torch.device, batch_size: int = 256) -> None:
         self.model = model.eval().to(device=device).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.card = card
-        self.device = device
-        self.batch_size = batch_size
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the columns of `predict`."""
-        return self.card.classes
+        self.card, self.device, self.batch_size = card, device, batch_size
+        self.classes = card.classes  # the columns of `predict`
 
     @torch.inference_mode()
     def predict(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n c"]:
-        """Computes probabilities of the classes, in the order of the card."""
         return self._map(lambda x: self.model(x).float().softmax(1), images, len(self.classes))
 
     @torch.inference_mode()
     def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "n d"]:
-        """Computes penultimate features."""
         return self._map(lambda x: self.model.features(x).float(), images, self.model.feature_dim)
 
     def _map(self, function: Callable[[Tensor], Tensor], images: np.ndarray, columns: int) -> np.ndarray:

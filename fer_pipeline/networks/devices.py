@@ -25,12 +25,12 @@ def resolve_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic(threads: int) -> Iterator[None]:
-    """Sets a number of threads and deterministic algorithms; as before when it ends."""
+    """Gives a block random numbers of its own, some threads and deterministic algorithms; all as before at its end."""
     before, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore
     # Read by cuBLAS when it starts; without it torch refuses to multiply matrices deterministically.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with warnings.catch_warnings():
+    with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(True, warn_only=True)

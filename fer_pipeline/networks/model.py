@@ -1,26 +1,19 @@
 """Define the expression network, which turns prepared crops into features and class scores by any backbone."""
 
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-@runtime_checkable
-class Backbone(Protocol):
-    """A module that maps `[n 3 s s]` to features `[n d]` and says what d is."""
-
-    feature_dim: int
-
-
 class ExpressionNet(nn.Module):
-    """A backbone, an optional layer of `feature_dim` features, dropout and a linear head."""
+    """A backbone (`[n 3 s s]` to `[n feature_dim]`), an optional layer of other features, dropout and a linear head."""
 
     def __init__(
         self, backbone: nn.Module, num_classes: int, *, feature_dim: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        own = cast(Backbone, backbone).feature_dim
+        own = cast(Any, backbone).feature_dim
         self.backbone = backbone
         self.neck = nn.Sequential(nn.Linear(own, feature_dim), nn.ReLU()) if feature_dim else nn.Identity()
         self.feature_dim: int = feature_dim or own

@@ -19,6 +19,8 @@ from fer_pipeline.core.settings import Settings
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
 
 Triple = tuple[float, float, float]
+Crops = UInt8[Tensor, "n h w 3"]  # RGB, as stored
+Inputs = Float[Tensor, "n 3 s s"]  # of a network
 
 
 class Normalisation(Settings):

@@ -1,11 +1,17 @@
-"""Define the settings that, with the number of classes, rebuild a network from a checkpoint's card."""
+"""Define a network's settings, and the card of a checkpoint, which rebuilds the network and says how it was trained."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from fer_pipeline.core.settings import Settings
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_json
+from fer_pipeline.core.settings import Settings, validate
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
+
+CARD = "card.json"
+CARD_VERSION = 1
 
 
 class NetworkSettings(Settings):
@@ -21,7 +27,6 @@ class NetworkSettings(Settings):
     normalisation: Normalisation | None = None  # null: that of the weights, or mean = std = 0.5 without weights
 
     def sized(self, crop: int) -> "NetworkSettings":
-        """Returns the same settings with the size of the input written out."""
         return self.model_copy(update={"size": self.size or crop})
 
 
@@ -30,3 +35,22 @@ def preprocessing_of(settings: NetworkSettings, weights: Normalisation | None) -
     assert settings.size is not None, "call sized() first"
     chosen = settings.normalisation or weights or Normalisation()
     return Preprocessing(size=settings.size, grey=settings.grey, **chosen.model_dump())
+
+
+class Card(Settings):
+    version: int = CARD_VERSION
+    network: NetworkSettings
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    training: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, str] = Field(default_factory=dict)
+
+
+def read_card(folder: Path) -> Card:
+    """Reads the card; one that is missing or of another version is a DataError."""
+    if not folder.is_dir():
+        raise DataError(f"no checkpoint in {folder}; train it first (dvc repro) or name another folder")
+    card = validate(Card, read_json(folder / CARD), where=str(folder / CARD))
+    if card.version != CARD_VERSION:
+        raise DataError(f"{folder / CARD} has version {card.version}, expected {CARD_VERSION}; train the model again")
+    return card

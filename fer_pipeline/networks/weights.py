@@ -4,9 +4,8 @@ Nothing is left to chance: every name of the file and every tensor of the backbo
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,12 +18,10 @@ from torch import Tensor
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.networks.backbones import family
-from fer_pipeline.networks.cards import read_card
-from fer_pipeline.networks.layouts import Layout
+from fer_pipeline.networks.backbones import Layout, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import CARD, NetworkSettings, read_card
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
 PREFIXES = ("module.", "_orig_mod.")
@@ -32,8 +29,6 @@ OWN_PREFIXES = ("backbone.", "neck.", "head.")
 
 
 class WeightSettings(Settings):
-    """A local file of weights."""
-
     path: Path
     layout: str = "auto"  # torchvision, timm, vgg_face, vgg_face_dag, arcface; checkpoint for one of our own
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
@@ -41,22 +36,21 @@ class WeightSettings(Settings):
     head: bool = False  # of our own checkpoints: also take the head
 
 
-@dataclass(frozen=True)
+@dataclass
 class LoadReport:
     """The fate of every tensor; `filled` is the share of the backbone's numbers that the file gave."""
 
     layout: str
-    filled: float
-    loaded: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    misshaped: tuple[str, ...]  # "name: found (…), expected (…)"
-    left_out: tuple[str, ...]
     normalisation: Normalisation
+    filled: float = 0.0
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)  # "name: found (…), expected (…)"
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def line(self) -> str:
-        """Says the report in one line, with the first names of what did not fit."""
         line = f"{self.filled:.1%} of the backbone from the {self.layout} layout; {len(self.loaded)} tensors loaded"
         fates = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": self.misshaped}
         for word, names in fates.items():
@@ -65,47 +59,37 @@ class LoadReport:
         return f"{line}; {len(self.left_out)} left out"
 
 
+@torch.no_grad()
 def load_weights(model: ExpressionNet, network: NetworkSettings, settings: WeightSettings) -> LoadReport:
     """Fills the backbone in place; refuses a file that fits too little of it."""
     tensors = read_tensors(settings.path, sha256=settings.sha256)
     name, layout = choose_layout(network, settings, tensors)
-    ignored = ("head.",) if not settings.head else ()
+    report = LoadReport(name, layout.normalisation)
+    ignored = () if settings.head else ("head.",)
     targets = {
         key: value
         for key, value in model.state_dict().items()
         if not key.endswith("num_batches_tracked") and not key.startswith(ignored)
     }
-    loaded, unexpected, misshaped, left_out = [], [], [], []
-    with torch.no_grad():
-        for source, tensor in tensors.items():
-            target = layout.rename(source)
-            if target is None or source.endswith("num_batches_tracked"):
-                left_out.append(source)
-            elif target not in targets:
-                unexpected.append(source)
-            elif (reshaped := fit_shape(tensor, targets[target])) is None:
-                expected = tuple(targets[target].shape)
-                misshaped.append(f"{source}: found {tuple(tensor.shape)}, expected {expected}")
-            else:
-                targets[target].copy_(reshaped)
-                loaded.append(target)
-    twice = [key for key, count in Counter(loaded).items() if count > 1]
-    if twice:
-        raise DataError(f"weights {settings.path} give {twice[0]} twice in the {name} layout; choose another layout")
+    for source, tensor in tensors.items():
+        target = layout.rename(source)
+        if target is None or source.endswith("num_batches_tracked"):
+            report.left_out.append(source)
+        elif target not in targets:
+            report.unexpected.append(source)
+        elif (reshaped := fit_shape(tensor, targets[target])) is None:
+            expected = tuple(targets[target].shape)
+            report.misshaped.append(f"{source}: found {tuple(tensor.shape)}, expected {expected}")
+        elif target in report.loaded:
+            raise DataError(f"weights {settings.path} give {target} twice in the {name} layout; choose another layout")
+        else:
+            targets[target].copy_(reshaped)
+            report.loaded.append(target)
     backbone = {key: value.numel() for key, value in targets.items() if key.startswith("backbone.")}
-    filled = sum(backbone.get(key, 0) for key in loaded) / sum(backbone.values())
-    missing = tuple(key for key in targets if key not in set(loaded) and not key.startswith(("neck.", "head.")))
-    report = LoadReport(
-        layout=name,
-        filled=filled,
-        loaded=tuple(loaded),
-        missing=missing,
-        unexpected=tuple(unexpected),
-        misshaped=tuple(misshaped),
-        left_out=tuple(left_out),
-        normalisation=layout.normalisation,
-    )
-    if filled < settings.least_filled:
+    report.filled = sum(backbone.get(key, 0) for key in report.loaded) / sum(backbone.values())
+    absent = set(targets) - set(report.loaded)
+    report.missing = [key for key in targets if key in absent and not key.startswith(("neck.", "head."))]
+    if report.filled < settings.least_filled:
         raise DataError(
             f"weights {settings.path} fill {report.line}; expected at least {settings.least_filled:.0%}: "
             f"choose weights of {network.name}, another layout or a lower least_filled"
@@ -114,53 +98,42 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
 
 
 def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Collection[str]) -> tuple[str, Layout]:
-    """Returns the layout that the settings name, or the only one that recognises the file."""
+    """Returns the layout that the settings name, or the only one that recognises the file; names are of the model's."""
     published: dict[str, Layout] = family(network.name).layouts(network)
-    choices = {name: _prefix_names(layout) for name, layout in published.items()}
-    own = _own_layout(settings)
-    if settings.layout == "checkpoint" or (settings.layout == "auto" and own.recognises(keys)):
-        return "checkpoint", own
-    if settings.layout != "auto":
-        if settings.layout not in choices:
-            known = ", ".join(["auto", "checkpoint", *choices])
-            raise ConfigError(f"weights of {network.name} have no layout {settings.layout!r}; choose one of {known}")
-        return settings.layout, choices[settings.layout]
-    fitting = [name for name, layout in choices.items() if layout.recognises(keys)]
-    if len(fitting) != 1:
-        candidates = " or ".join(fitting) if fitting else f"none of {', '.join(['checkpoint', *choices])}"
-        raise ConfigError(f"weights {settings.path} could be {candidates}; say which with the setting layout")
-    return fitting[0], choices[fitting[0]]
+    name, is_own = settings.layout, all(key.startswith(OWN_PREFIXES) for key in keys)
+    if name == "checkpoint" or (name == "auto" and is_own):
+        return "checkpoint", _own_layout(settings)
+    if name == "auto":
+        fitting = [choice for choice, layout in published.items() if layout.recognises(keys)]
+        if len(fitting) != 1:
+            candidates = " or ".join(fitting) if fitting else f"none of {', '.join(['checkpoint', *published])}"
+            raise ConfigError(f"weights {settings.path} could be {candidates}; say which with the setting layout")
+        name = fitting[0]
+    elif name not in published:
+        known = ", ".join(["auto", "checkpoint", *published])
+        raise ConfigError(f"weights of {network.name} have no layout {name!r}; choose one of {known}")
+    layout = published[name]
 
-
-def _prefix_names(layout: Layout) -> Layout:
-    def rename(name: str) -> str | None:
-        target = layout.rename(name)
+    def rename(source: str) -> str | None:
+        target = layout.rename(source)
         return None if target is None else f"backbone.{target}"
 
-    return replace(layout, rename=rename)
+    return name, replace(layout, rename=rename)
 
 
 def _own_layout(settings: WeightSettings) -> Layout:
-    card = settings.path.parent / "card.json"
     normalisation = Normalisation()
-    if card.is_file():
+    if (settings.path.parent / CARD).is_file():
         preprocessing = read_card(settings.path.parent).preprocessing
         normalisation = Normalisation.model_validate(preprocessing.model_dump(exclude={"size", "grey"}))
-
-    def rename(name: str) -> str | None:
-        return None if name.startswith("head.") and not settings.head else name
-
-    return Layout(normalisation, lambda keys: all(key.startswith(OWN_PREFIXES) for key in keys), rename)
+    return Layout(normalisation, lambda keys: True, (lambda name: name) if settings.head else leaving_out("head."))
 
 
 def fit_shape(tensor: Tensor, target: Tensor) -> Tensor | None:
     """Returns the tensor in the shape of its target, None where it does not fit."""
-    if tensor.shape == target.shape:
-        return tensor
     # Converted Caffe weights keep the first fully connected layer as a convolution over the whole map.
-    if tensor.ndim == 4 and target.ndim == 2 and tensor.flatten(1).shape == target.shape:
-        return tensor.flatten(1)
-    return None
+    flat = tensor.flatten(1) if tensor.ndim == 4 and target.ndim == 2 else tensor
+    return flat if flat.shape == target.shape else None
 
 
 def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -176,29 +149,25 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise DataError(f"weights {path} cannot be read ({_first_line(error)}); fetch the file again") from None
     except Exception as error:  # pickle.UnpicklingError, and what a damaged pickle may raise besides
-        raise DataError(
-            f"weights {path} hold more than tensors and are refused ({_first_line(error)}); save a plain state_dict"
-        ) from None
+        fault = "cannot be read ({}); fetch the file again"
+        if not isinstance(error, SafetensorError | RuntimeError | EOFError | OSError | ValueError):
+            fault = "hold more than tensors and are refused ({}); save a plain state_dict"
+        raise DataError(f"weights {path} {fault.format(' '.join(str(error).split())[:160])}") from None
     return {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
-    while isinstance(loaded, Mapping) and not any(isinstance(value, Tensor) for value in loaded.values()):
-        inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
-        if inner is None:
-            break
-        loaded = inner
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
-        raise DataError(f"weights {path} hold no state_dict, found {type(loaded).__name__}; save a plain state_dict")
+    while not (isinstance(loaded, Mapping) and any(isinstance(value, Tensor) for value in loaded.values())):
+        choices = [loaded.get(name) for name in WRAPPERS] if isinstance(loaded, Mapping) else []
+        inner = [choice for choice in choices if isinstance(choice, Mapping)]
+        if not inner:
+            raise DataError(
+                f"weights {path} hold no state_dict, found {type(loaded).__name__}; save a plain state_dict"
+            )
+        loaded = inner[0]
     names = dict(loaded)
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in names):
             names = {name.removeprefix(prefix): value for name, value in names.items()}
     return names
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

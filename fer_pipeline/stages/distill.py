@@ -17,13 +17,11 @@ from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprin
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.distillation.initial_weights import fixed_weights, random_weights
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
-from fer_pipeline.distillation.previews import write_previews
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source, read_source
-from fer_pipeline.distillation.synthetic import start_synthetic
+from fer_pipeline.distillation.start import fixed_weights, random_weights, start_synthetic, write_previews
 from fer_pipeline.networks.checkpoints import WEIGHTS, Classifier, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
 

@@ -25,8 +25,8 @@ from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settin
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.embedding.features import VERSION, Precision
 from fer_pipeline.embedding.shards import EmbedOptions, FacesShard, make_embedder
-from fer_pipeline.networks.cards import CARD, read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.networks.settings import CARD, read_card
 from fer_pipeline.sharding.jobs import Job, Work
 from fer_pipeline.sharding.run import make_shards
 

@@ -20,8 +20,8 @@ from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.scoring.centroids import check_complete, class_centroids, iter_labelled
 from fer_pipeline.scoring.engines import EngineName, make_engine
 from fer_pipeline.scoring.shards import FaceCounts, score_blocks, score_shards

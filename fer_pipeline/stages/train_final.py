@@ -27,7 +27,7 @@ from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprin
 from fer_pipeline.core.plugins import available
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.seeds import ModelSettings, SeedTraining, timing_key
 from fer_pipeline.training.sources import Source, check_sources

@@ -6,7 +6,7 @@ mining can be estimated on it. Which face is in which part stands in `split.parq
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -18,11 +18,11 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies import supervised
+from fer_pipeline.training.fit import describe_waiting
 from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sets import folder_sha256
-from fer_pipeline.training.train import Speed
 
 STAGE = "train_primitive"
 # What the model's bytes depend on: changed code trains anew.
@@ -95,15 +95,12 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         store=store,
         resources=project.resources,
     )
-    speed = None
-    if training.make({seed: key}, usual="data"):
-        timing = training.timings({seed: key})[seed]
-        speed = Speed(timing["seconds"], timing["seconds_waited_for_images"], tuple(timing["advice"]))
+    timing = training.timings({seed: key})[seed] if training.make({seed: key}, usual="data") else None
     Store(store, owner=STAGE).deliver(out, {"": key})
-    return _summary(faces, classes, out, speed)
+    return _summary(faces, classes, out, timing)
 
 
-def _summary(faces: Path, classes: tuple[str, ...], out: Path, speed: Speed | None) -> Summary:
+def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str, Any] | None) -> Summary:
     split = read_split(out)
     parts, labels = split.part, split.label
     unlabelled = read_table(faces, ["label"]).column("label").null_count
@@ -127,5 +124,7 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, speed: Speed | No
     if "validation_mean_class_accuracy" in counts:
         line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
-    line += f"; {speed.line}" if speed else " (from the store)"
-    return Summary(STAGE, line, counts, (*warnings, *(speed.advice if speed else ())))
+    if timing is None:
+        return Summary(STAGE, f"{line} (from the store)", counts, tuple(warnings))
+    line += f"; {describe_waiting(timing['seconds_waited_for_images'], timing['seconds'])}"
+    return Summary(STAGE, line, counts, (*warnings, *timing["advice"]))

@@ -30,8 +30,6 @@ from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, St
 
 
 class Options(Settings):
-    """What belongs to this strategy alone."""
-
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the labels
     weight: Annotated[float, Field(ge=0)] = 50.0  # of the consistency
     ramp: Annotated[float, Field(ge=0, le=1)] = 0.4  # share of the steps over which the weight rises
@@ -41,18 +39,10 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    """Labelled faces and the pool."""
     return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
 
 
-def build(options: Options, context: BuildContext) -> "MeanTeacher":
-    """The student, and its copy as the teacher."""
-    return MeanTeacher(options, context)
-
-
 class MeanTeacher(Strategy):
-    """A student that learns by gradients, and a teacher that is its average."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context
@@ -60,15 +50,12 @@ class MeanTeacher(Strategy):
         self.teacher = averaged_copy(self.student)
 
     def phases(self) -> Sequence[Phase]:
-        """The student alone has an optimiser."""
         return [Phase("train", {"main": Optimization(self.student)})]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """A whole labelled batch, and unlabelled faces by their ratio."""
         return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
 
     def predictor(self) -> ExpressionNet:
-        """The network of `keep`."""
         return self.teacher if self.options.keep == "teacher" else self.student
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
@@ -94,3 +81,6 @@ class MeanTeacher(Strategy):
         with frozen_statistics(self.student):
             found = self.student(views[0]).float().softmax(1)
         return weighted_mean((found - wanted).square().mean(1))
+
+
+build = MeanTeacher

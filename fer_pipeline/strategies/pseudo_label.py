@@ -26,8 +26,6 @@ from fer_pipeline.training.strategy import BuildContext, Strategy
 
 
 class Options(Settings):
-    """What belongs to this strategy alone."""
-
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the true labels
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.95  # what the largest probability must exceed
     weight: Annotated[float, Field(ge=0)] = 1.0  # of the pseudo-labelled faces
@@ -36,25 +34,16 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    """Labelled faces and the pool."""
     return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
 
 
-def build(options: Options, context: BuildContext) -> "PseudoLabel":
-    """The strategy with its one network."""
-    return PseudoLabel(options, context)
-
-
 class PseudoLabel(Strategy):
-    """One network that labels the pool for itself."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context
         self.network = context.network()
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """A whole labelled batch, and unlabelled faces by their ratio."""
         return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
@@ -71,3 +60,6 @@ class PseudoLabel(Strategy):
         total = supervised + self.options.weight * run.ramp(self.options.ramp) * pseudo
         run.update(total)
         return {"loss": total, "labelled": supervised, "pseudo": pseudo, "confident": weighted_mean(confident)}
+
+
+build = PseudoLabel

@@ -30,8 +30,6 @@ Weight = Annotated[float, Field(ge=0)]
 
 
 class Options(Settings):
-    """What belongs to this strategy alone."""
-
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the labels
     mix: Literal["pooled", "beside"] = "pooled"
     anchor_share: Annotated[float, Field(gt=0, lt=1)] | None = None  # pooled: null takes the sizes of the sets
@@ -50,7 +48,6 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    """Labelled faces, and what may stand beside them."""
     return {
         "labelled": Faces(required=True),
         "mined": Faces("pseudo_label"),
@@ -59,14 +56,7 @@ def sources(options: Options) -> dict[str, Source]:
     }
 
 
-def build(options: Options, context: BuildContext) -> "Supervised":
-    """The strategy with its one network."""
-    return Supervised(options, context)
-
-
 class Supervised(Strategy):
-    """One network, cross-entropy on every stream that is there."""
-
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context
@@ -99,10 +89,9 @@ class Supervised(Strategy):
             total = weighted_mean(values, torch.cat([weights[name] * factors[name] for name in faces]))
         else:
             total = losses["labelled"] + self.options.mined_weight * losses.get("mined", 0.0)
-        for name in ("distilled", "random_real"):
-            if name in batches:
-                losses[name] = self._distilled_loss(batches[name])
-                total = total + self.options.distilled_weight * losses[name]
+        for name in [name for name in ("distilled", "random_real") if name in batches]:
+            losses[name] = self._distilled_loss(batches[name])
+            total = total + self.options.distilled_weight * losses[name]
         run.update(total)
         return {"loss": total, **losses}
 
@@ -110,3 +99,6 @@ class Supervised(Strategy):
         inputs = batch.images if batch.prepared else self.context.augmentation.plain(batch.images)
         with frozen_statistics(self.network):
             return smoothed_cross_entropy(self.network(inputs), batch.labels).mean()
+
+
+build = Supervised

@@ -9,27 +9,23 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from fer_pipeline.networks.preprocessing import Preprocessing, pixels_of, to_grey
+from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing, pixels_of, to_grey
 from fer_pipeline.training.settings import AugmentSettings
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The way of a training image into the network."""
-
     settings: AugmentSettings
     preprocessing: Preprocessing
 
-    def plain(self, images: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:
-        """Without any change: the way of a test image."""
+    def plain(self, images: Crops) -> Inputs:
         return self.preprocessing.apply(images)
 
-    def random(self, images: UInt8[Tensor, "n h w 3"], generator: Generator) -> Float[Tensor, "n 3 s s"]:
-        """With changes drawn by `generator`."""
+    def random(self, images: Crops, generator: Generator) -> Inputs:
         settings = self.settings
         if settings.flip or settings.translate:
             images = shift_and_flip(images, generator, translate=settings.translate, flip=settings.flip)
@@ -45,13 +41,10 @@ class Augmentation:
         return erase(inputs, generator, settings) if settings.erase else inputs
 
 
-def shift_and_flip(
-    images: UInt8[Tensor, "n h w 3"], generator: Generator, *, translate: float, flip: float
-) -> UInt8[Tensor, "n h w 3"]:
+def shift_and_flip(images: Crops, generator: Generator, *, translate: float, flip: float) -> Crops:
     """Whole-pixel shifts of up to `translate` times the side with a mirrored border, and horizontal flips."""
     count, height, width, _ = images.shape
-    rows = _mirrored(_shifts(count, int(translate * height), generator) + torch.arange(height), height)
-    columns = _mirrored(_shifts(count, int(translate * width), generator) + torch.arange(width), width)
+    rows, columns = (_shifted(count, side, int(translate * side), generator) for side in (height, width))
     flipped = torch.rand(count, 1, generator=generator) < flip
     columns = torch.where(flipped, columns.flip(1), columns)
     base = torch.arange(count).view(-1, 1, 1) * (height * width)
@@ -59,9 +52,7 @@ def shift_and_flip(
     return images.reshape(-1, 3).index_select(0, index).view(images.shape)
 
 
-def turn_and_zoom(
-    pixels: Float[Tensor, "n 3 s s"], generator: Generator, *, degrees: float, zoom: float
-) -> Float[Tensor, "n 3 s s"]:
+def turn_and_zoom(pixels: Inputs, generator: Generator, *, degrees: float, zoom: float) -> Inputs:
     """Rotations of up to `degrees` and scales between 1 - zoom and 1 + zoom about the centre."""
     angle = _between(len(pixels), math.radians(degrees), generator)
     scale = 1 + _between(len(pixels), zoom, generator)
@@ -73,9 +64,7 @@ def turn_and_zoom(
     return functional.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def change_colours(
-    pixels: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
-) -> Float[Tensor, "n 3 s s"]:
+def change_colours(pixels: Inputs, generator: Generator, settings: AugmentSettings) -> Inputs:
     """Contrast about the image's mean grey, brightness, and saturation towards its own grey; clipped to 0 to 255."""
     count, device = len(pixels), pixels.device
 
@@ -93,34 +82,22 @@ def change_colours(
     return pixels.clamp(0, 255)
 
 
-def erase(
-    inputs: Float[Tensor, "n 3 s s"], generator: Generator, settings: AugmentSettings
-) -> Float[Tensor, "n 3 s s"]:
+def erase(inputs: Inputs, generator: Generator, settings: AugmentSettings) -> Inputs:
     """A random rectangle becomes 0, the mean colour (Zhong et al., arXiv:1708.04896; aspect between 0.3 and 3.3)."""
     count, side = len(inputs), inputs.shape[-1]
     low, high = settings.erase_area
     area = (low + (high - low) * torch.rand(count, generator=generator)) * side * side
     aspect = torch.exp((2 * torch.rand(count, generator=generator) - 1) * math.log(3.3))
-    heights = torch.sqrt(area * aspect).clamp(1, side).round()
-    widths = torch.sqrt(area / aspect).clamp(1, side).round()
-    rows = _within(heights, torch.rand(count, generator=generator), side)
-    columns = _within(widths, torch.rand(count, generator=generator), side)
+    lengths = torch.sqrt(torch.stack([area * aspect, area / aspect])).clamp(1, side).round().unsqueeze(2)
+    first = (torch.rand(2, count, 1, generator=generator) * (side - lengths + 1)).floor()
+    rows, columns = (torch.arange(side) >= first) & (torch.arange(side) < first + lengths)
     inside = (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).to(inputs.device)
     chosen = _chance(count, settings.erase, generator, inputs.device)
     return inputs.masked_fill(inside & chosen, 0.0)
 
 
-def _within(lengths: Float[Tensor, " n"], place: Float[Tensor, " n"], side: int) -> Tensor:
-    first = (place * (side - lengths + 1)).floor().unsqueeze(1)
-    position = torch.arange(side)
-    return (position >= first) & (position < first + lengths.unsqueeze(1))
-
-
-def _shifts(count: int, most: int, generator: Generator) -> Int[Tensor, "n 1"]:
-    return torch.randint(-most, most + 1, (count, 1), generator=generator)
-
-
-def _mirrored(index: Int[Tensor, "n k"], size: int) -> Int[Tensor, "n k"]:
+def _shifted(count: int, size: int, most: int, generator: Generator) -> Int[Tensor, "n k"]:
+    index = torch.randint(-most, most + 1, (count, 1), generator=generator) + torch.arange(size)
     index = torch.where(index < 0, -1 - index, index)
     return torch.where(index >= size, 2 * size - 1 - index, index)
 

@@ -1,27 +1,100 @@
 """Draw batches from image sets: the batch of any step is a function of seed and step, without a state.
 
 Several processes may train together on one stream: each takes its part of the batch that one alone would take.
+
+A batch's rows are those at some positions of an endless order. Step t of a resumed training thus gets the very rows
+that it would have got, and an epoch's border may fall inside a batch. Every turn of an order holds each row once:
+
+- `Permuted`: one permutation of all `count` rows after the other, each from a child seed;
+- `Blocked`: blocks (row groups of the shards) in random order, `together` at a time shuffled row by row. What is
+  read from disk is read in turn, and the order is a function of seed and blocks, never of where the images lie;
+- `Balanced`: rounds of all classes, in which each gives the next of its `members` by an order of its own.
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.training.images import ShardImages
-from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
+from fer_pipeline.networks.preprocessing import Crops, Inputs
+from fer_pipeline.training.images import Rows, ShardImages
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.worker import Worker
+
+
+class Permuted:
+    def __init__(self, seed: int, count: int) -> None:
+        self.count = count
+        self._turn = lru_cache(2)(lambda turn: np.random.default_rng(derive(seed, turn)).permutation(count))
+
+    def rows(self, start: int, number: int) -> Rows:
+        turns, within = np.divmod(np.arange(start, start + number), self.count)
+        pieces = [self._turn(turn)[within[turns == turn]] for turn in np.unique(turns).tolist()]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
+
+
+class Blocked:
+    def __init__(self, seed: int, blocks: Int64[np.ndarray, " n"], *, together: int) -> None:
+        self.count, self.together = len(blocks), together
+        self._rows = np.argsort(blocks, kind="stable")
+        firsts = np.unique(blocks[self._rows], return_index=True)[1]
+        self._first, self._size = firsts, np.diff([*firsts.tolist(), self.count])
+        self._parts = -(-len(firsts) // together)  # of one turn
+        self._seed = seed
+        self._turn, self._part = lru_cache(2)(self._make_turn), lru_cache(3)(self._make_part)
+
+    def _make_turn(self, turn: int) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " p"]]:
+        """The order of the blocks, and where each part begins and the last one ends."""
+        order = np.random.default_rng(derive(self._seed, turn)).permutation(len(self._first))
+        ends = np.cumsum(self._size[order])
+        return order, np.array([0, *ends[self.together - 1 :: self.together], self.count])[: self._parts + 1]
+
+    def _make_part(self, number: int) -> Rows:
+        turn, part = divmod(number, self._parts)
+        chosen = self._turn(turn)[0][part * self.together : (part + 1) * self.together]
+        rows = np.concatenate([self._rows[self._first[b] : self._first[b] + self._size[b]] for b in chosen])
+        return np.random.default_rng(derive(self._seed, turn, "part", part)).permutation(rows)
+
+    def rows(self, start: int, number: int) -> Rows:
+        pieces: list[np.ndarray] = [np.zeros(0, np.int64)]
+        while number > 0:
+            turn, within = divmod(start, self.count)
+            begins = self._turn(turn)[1]
+            part = int(np.searchsorted(begins, within, side="right")) - 1
+            rows = self._part(turn * self._parts + part)[within - begins[part] :][:number]
+            pieces.append(rows)
+            start, number = start + len(rows), number - len(rows)
+        return np.concatenate(pieces)
+
+
+class Balanced:
+    def __init__(self, seed: int, members: Sequence[np.ndarray], own: Sequence["Order"]) -> None:
+        self._classes = Permuted(derive(seed, "classes"), len(members))
+        self._members, self._own = members, own
+
+    def rows(self, start: int, number: int) -> Rows:
+        order = self._classes.rows(start, number)
+        rounds = np.arange(start, start + number) // len(self._members)
+        rows = np.empty(number, np.int64)
+        for index, (members, own) in enumerate(zip(self._members, self._own, strict=True)):
+            here = order == index
+            if here.any():
+                first, last = int(rounds[here][0]), int(rounds[here][-1])
+                rows[here] = members[own.rows(first, last - first + 1)[rounds[here] - first]]
+        return rows
+
+
+Order = Permuted | Blocked | Balanced  # `rows(start, number)` gives positions `start` to `start + number`
 
 
 @dataclass(frozen=True)
@@ -31,7 +104,7 @@ class Batch:
     Soft targets that a strategy makes itself are found by `rows`: it keeps a tensor with a row for each of the set's.
     """
 
-    images: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]  # crops, or network inputs where `prepared`
+    images: Crops | Inputs  # crops, or network inputs where `prepared`
     labels: Int64[Tensor, " n"]  # -1 for none
     rows: Int64[Tensor, " n"]  # their numbers in the stream's set, on the CPU
     prepared: bool
@@ -41,13 +114,9 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same on a device, without waiting for it."""
-        return replace(
-            self,
-            images=self.images.to(device, non_blocking=True),
-            labels=self.labels.to(device, non_blocking=True),
-            landmarks=None if self.landmarks is None else self.landmarks.to(device, non_blocking=True),
-        )
+        tensors = {"images": self.images, "labels": self.labels, "landmarks": self.landmarks}
+        moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
+        return replace(self, **moved)
 
 
 @dataclass
@@ -67,16 +136,15 @@ class Stream:
 
     def __post_init__(self) -> None:
         assert len(self.set), "a stream needs at least one image"
-        if self.balanced:
-            labels = self.set.labels.numpy()
-            members = [(index, np.flatnonzero(labels == index)) for index in range(self.num_classes)]
-            present = [(index, rows) for index, rows in members if len(rows)]
-            own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present]
-            self._order = Balanced(self.seed, [rows for _, rows in present], own)
-        else:
+        if not self.balanced:
             self._order = self._order_of(np.arange(len(self.set)), self.seed, 1)
+            return
+        labels = self.set.labels.numpy()
+        present = {index: rows for index in range(self.num_classes) if len(rows := np.flatnonzero(labels == index))}
+        own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present.items()]
+        self._order = Balanced(self.seed, list(present.values()), own)
 
-    def _order_of(self, rows: Int64[np.ndarray, " m"], seed: int, classes: int) -> Order:
+    def _order_of(self, rows: Rows, seed: int, classes: int) -> Order:
         if self.order == "rows":
             return Permuted(seed, len(rows))
         # Classes share the buffer: it is its row groups that are held in memory.
@@ -84,12 +152,6 @@ class Stream:
         if isinstance(self.set.images, ShardImages):
             self.set.images.keep_at_least(2 * max(self.buffer_rows, classes * ROWS_PER_GROUP))
         return Blocked(seed, self.set.blocks[rows], together=together)
-
-    @property
-    def reads_at_random(self) -> bool:
-        """Whether every batch reads row groups from all over the shards, again and again."""
-        images = self.set.images
-        return self.order == "rows" and isinstance(images, ShardImages) and not images.keeps_all
 
     def for_worker(self, worker: Worker) -> "Stream":
         """One process's part of the stream; a set that is taken whole in every step goes to its device at once."""
@@ -102,8 +164,7 @@ class Stream:
             )
         return replace(self, rank=worker.rank, world_size=worker.world_size)
 
-    def rows(self, step: int) -> Int64[np.ndarray, " k"]:
-        """The rows of a step, over all processes."""
+    def rows(self, step: int) -> Rows:
         return self._order.rows(step * self.size, self.size) if self.size else np.arange(len(self.set))
 
     def batch(self, step: int, *, pinned: bool = False) -> Batch:
@@ -116,22 +177,9 @@ class Stream:
             self.set.pixels(rows, pinned=pinned),
             self.set.labels.index_select(0, index),
             index,
-            self.set.prepared,
+            self.set.images.prepared,
             None if self.set.landmarks is None else self.set.landmarks.index_select(0, index),
         )
-
-
-def make_stream(images: ImageSet, size: int, *, seed: int, settings: TrainingSettings, classes: int | None) -> Stream:
-    """A stream in the order of the settings; `classes` where the settings' balance is about it."""
-    return Stream(
-        images,
-        size,
-        seed=seed,
-        balanced=settings.balance == "sampling" and classes is not None,
-        num_classes=classes or 0,
-        order=settings.order,
-        buffer_rows=settings.buffer_rows,
-    )
 
 
 class Loader:
@@ -143,24 +191,22 @@ class Loader:
     """
 
     def __init__(self, streams: Mapping[str, Stream], device: torch.device) -> None:
-        self.waited = 0.0
-        self._streams, self._device = streams, device
+        self.waited, self._streams, self._device = 0.0, streams, device
         self._threads = max(stream.set.images.threads(device) for stream in streams.values())
 
     def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
         """The batches of every stream for each step; to be closed when it is left early."""
-        with closing(prefetch(self._make, steps, threads=self._threads, initializer=self._set_device)) as batches_ahead:
+        on_gpu = self._device.type == "cuda"
+
+        def make(step: int) -> dict[str, Batch]:
+            return {name: stream.batch(step, pinned=on_gpu) for name, stream in self._streams.items()}
+
+        # Without its device set, a thread that pins memory would open the first GPU in every process.
+        begin = partial(torch.cuda.set_device, self._device) if on_gpu else None
+        with closing(prefetch(make, steps, threads=self._threads, initializer=begin)) as batches_ahead:
             started = time.perf_counter()
             for on_host in batches_ahead:
                 batches = {name: batch.to(self._device) for name, batch in on_host.items()}
                 self.waited += time.perf_counter() - started
                 yield batches
                 started = time.perf_counter()
-
-    def _make(self, step: int) -> dict[str, Batch]:
-        pinned = self._device.type == "cuda"
-        return {name: stream.batch(step, pinned=pinned) for name, stream in self._streams.items()}
-
-    def _set_device(self) -> None:
-        if self._device.type == "cuda":  # else pinning memory would open the first GPU in every process
-            torch.cuda.set_device(self._device)

@@ -1,6 +1,7 @@
 """Offer a strategy what it needs within a step: random numbers, optimiser steps, gradients, other processes' rows."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,36 +17,23 @@ from fer_pipeline.training.validation import predict_logits
 from fer_pipeline.training.worker import Worker
 
 
+@dataclass
 class StepContext:
-    """The training as a strategy sees it.
-
-    Attributes:
-        step: of the whole training, from 0.
-        phase: the name of the phase.
-        phase_step: of the phase, from 0.
-        phase_steps: the length of the phase.
-        epoch: of the phase, from 0.
-        steps_per_epoch: how many steps see each labelled image once.
-    """
-
-    def __init__(
-        self,
-        worker: Worker,
-        streams: Mapping[str, Stream],
-        preprocessing: Preprocessing,
-        *,
-        seed: int,
-        clip: float | None,
-        steps_per_epoch: int,
-        advance: Callable[[int], None] = lambda steps: None,
-    ) -> None:
-        self.worker, self.streams, self.preprocessing = worker, streams, preprocessing
-        self.seed, self.clip, self.steps_per_epoch = seed, clip, steps_per_epoch
-        self.step = self.phase_step = self.phase_steps = self.epoch = 0
-        self.phase = ""
-        self.optimizers: dict[str, Any] = {}  # of Fabric, by name
-        self.modules: dict[str, nn.Module] = {}  # what each changes
-        self._advance = advance
+    worker: Worker
+    streams: Mapping[str, Stream]
+    preprocessing: Preprocessing
+    _: KW_ONLY
+    seed: int
+    clip: float | None
+    steps_per_epoch: int  # how many steps see each labelled image once
+    advance: Callable[[int], None] = lambda steps: None
+    step: int = 0  # of the whole training, from 0
+    phase: str = ""
+    phase_step: int = 0  # of the phase, from 0
+    phase_steps: int = 0  # the length of the phase
+    epoch: int = 0  # of the phase, from 0
+    optimizers: dict[str, Any] = field(default_factory=dict)  # of Fabric, by name
+    modules: dict[str, nn.Module] = field(default_factory=dict)  # what each optimiser changes
 
     def child_seed(self, *names: str | int) -> int:
         """A seed for this step and purpose; processes that train together draw apart."""
@@ -73,47 +61,41 @@ class StepContext:
             self.worker.fabric.backward(loss)
         for name in chosen:
             self.worker.average_gradients([p.grad for p in self.modules[name].parameters() if p.grad is not None])
-        if self._scaler is None:
-            for name in chosen:
-                if self.clip:
-                    self.worker.fabric.clip_gradients(
-                        self.modules[name], self.optimizers[name], max_norm=self.clip, error_if_nonfinite=False
-                    )
-                self.optimizers[name].step()
-        else:
-            self._step_scaled([name for name in chosen if any(p.grad is not None for p in self._parameters(name))])
-        torch.clear_autocast_cache()  # else a second forward pass of this step would use the weights of before
+        self._step([name for name in chosen if any(p.grad is not None for p in self._parameters(name))], self._scaler)
 
-    def _step_scaled(self, names: Sequence[str]) -> None:
-        """Steps with one loss scale for all optimisers; Fabric's own step would change it between two of them."""
+    def _step(self, names: Sequence[str], scaler: Any = None) -> None:
+        """Steps with one loss scale for all: Fabric's own step would change it between two optimisers."""
         for name in names:
-            self._scaler.unscale_(self.optimizers[name].optimizer)
+            optimizer = self.optimizers[name].optimizer
+            if scaler:
+                scaler.unscale_(optimizer)
             if self.clip:
                 torch.nn.utils.clip_grad_norm_(self._parameters(name), self.clip)
-        for name in names:
-            self._scaler.step(self.optimizers[name].optimizer)
-        if names:
-            self._scaler.update()
+            step = scaler.step if scaler else type(optimizer).step
+            step(optimizer)
+        if scaler and names:
+            scaler.update()
+        torch.clear_autocast_cache()  # else a second forward pass of this step would use the weights of before
 
     def gradients(self, loss: Tensor, name: str = "main", *, retain_graph: bool = False) -> tuple[Tensor, ...]:
         """The gradient of `loss` by what the named optimiser changes, as values: nothing is updated.
 
         They are float32, averaged over all processes and free of the scale that 16-mixed precision puts on losses; 0
         where the loss does not depend on a parameter. Where float16 overflows they are not finite, and the scale is
-        lowered for the next ones.
+        lowered for the next ones; as after `update`, it grows when all have been finite for long.
         """
-        parameters, scaler = self._parameters(name), self._scaler
+        scaler = self._scaler
         with torch.autocast(self.worker.device.type, enabled=False):
             scaled = loss if scaler is None else scaler.scale(loss)
-            raw = torch.autograd.grad(scaled, parameters, retain_graph=retain_graph, allow_unused=True)
-        scale = 1.0 if scaler is None else scaler.get_scale()
-        gradients = tuple(
-            torch.zeros_like(p, dtype=torch.float32) if g is None else g.float() / scale
-            for p, g in zip(parameters, raw, strict=True)
-        )
+            raw = torch.autograd.grad(scaled, self._parameters(name), retain_graph=retain_graph, materialize_grads=True)
+        gradients = tuple(gradient.to(torch.float32, copy=True) for gradient in raw)
         self.worker.average_gradients(gradients)
-        if scaler is not None and not _all_finite(gradients):
-            scaler.update(scale * scaler.get_backoff_factor())
+        if scaler is not None:
+            holders = [nn.Parameter(gradient, requires_grad=False) for gradient in gradients]
+            for holder, gradient in zip(holders, gradients, strict=True):
+                holder.grad = gradient  # where the scaler looks
+            scaler.unscale_(torch.optim.SGD(holders))
+            scaler.update()
         return gradients
 
     def apply(self, gradients: Sequence[Tensor], name: str = "main") -> None:
@@ -121,18 +103,12 @@ class StepContext:
 
         They are clipped as those of `update` are; in 16-mixed precision nothing is done where one is not finite.
         """
-        parameters = self._parameters(name)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters(name), gradients, strict=True):
             parameter.grad = gradient.detach().to(parameter.dtype).clone()
-        if self._scaler is not None and not _all_finite(gradients):
-            return
-        if self.clip:
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-        self.optimizers[name].optimizer.step()  # Fabric's own would take the loss scale off once more
-        torch.clear_autocast_cache()
+        if self._scaler is None or all(bool(gradient.isfinite().all()) for gradient in gradients):
+            self._step([name])
 
     def gather(self, values: Tensor) -> Tensor:
-        """The rows of all processes, one process after the other."""
         return self.worker.gather(values)
 
     def predict(
@@ -147,19 +123,14 @@ class StepContext:
         rows = np.array_split(np.arange(len(images)), self.worker.world_size)[self.worker.rank]
         parts = [torch.zeros(0, network.head.out_features)]
         device, chosen = self.worker.device, preprocessing or self.preprocessing
-        for logits in predict_logits(network, images, rows, preprocessing=chosen, device=device):
+        for logits in predict_logits(network, images, rows, chosen, device):
             parts.append(logits.softmax(1).cpu())
-            self._advance(0)  # no step was made, but whoever watches sees that the training is alive
+            self.advance(0)  # no step was made, but whoever watches sees that the training is alive
         return self.worker.gather(torch.cat(parts).to(device)).cpu()
 
     @property
     def _scaler(self) -> Any:
-        """The scaler of losses in 16-mixed precision, else None."""
         return getattr(self.worker.fabric._precision, "scaler", None)
 
     def _parameters(self, name: str) -> list[nn.Parameter]:
         return [parameter for parameter in self.modules[name].parameters() if parameter.requires_grad]
-
-
-def _all_finite(tensors: Sequence[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

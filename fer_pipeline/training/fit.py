@@ -9,34 +9,41 @@ near this loop.
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fer_pipeline.core.errors import PipelineError
+from fer_pipeline.artifacts.history import Row, write_history
+from fer_pipeline.core.errors import ConfigError, PipelineError
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.checkpoints import save_checkpoint
+from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
-from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
+from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
+from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
 from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.optimization import build_optimizer, rate_factor
-from fer_pipeline.training.records import Record, Row
+from fer_pipeline.training.images import ShardImages
+from fer_pipeline.training.losses import balancing_weights
+from fer_pipeline.training.records import Progress, log_row, quiet_live, restore
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.sources import Source
-from fer_pipeline.training.state import TrainingState
+from fer_pipeline.training.settings import Cosine, Optimizer, Schedule, Step, TrainingSettings
+from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
 from fer_pipeline.training.validation import better, validate
-from fer_pipeline.training.worker import Worker, reproducible
+from fer_pipeline.training.worker import Worker
 
+NOTEWORTHY_WAITING = 0.05  # of the time of steps
 STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the device
 
 
@@ -69,19 +76,6 @@ class Execution:
     advance: Callable[[int], None] = lambda steps: None
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """The chosen network on the CPU, and how it came about. The seconds are those of steps, over all pauses."""
-
-    model: ExpressionNet
-    epoch: int  # the chosen one of all, from 1
-    history: list[Row]
-    steps: int
-    seconds: float
-    waited: float  # of these, for images
-    notes: tuple[str, ...]
-
-
 def length(settings: TrainingSettings, num_labelled: int) -> tuple[int, int]:
     """Steps in all and steps an epoch, from the number of labelled images alone: equal for every recipe."""
     steps_per_epoch = math.ceil(num_labelled / settings.batch)
@@ -97,50 +91,48 @@ def fit(
     validation: ImageSet | None,
     preprocessing: Preprocessing,
     execution: Execution,
-) -> FitResult:
-    """Trains `strategy`; writes the history into the folder and, after every epoch, what a resume needs as the state.
+) -> tuple[ExpressionNet, Progress]:
+    """Trains `strategy` and gives the chosen network, on the CPU, with how it came about.
 
-    Of several processes at once, each calls this with its own worker; the leader writes.
+    The history is written into the folder and, after every epoch, what a resume needs as the state. Of several
+    processes at once, each calls this with its own worker; the leader writes.
     """
     settings, worker, advance = job.settings, execution.worker, execution.advance
-    _, steps_per_epoch = length(settings, len(streams["labelled"].set))
+    total_steps, per_epoch = length(settings, len(streams["labelled"].set))
     streams = {name: stream.for_worker(worker) for name, stream in streams.items()}
     loader = Loader(streams, worker.device)
-    with reproducible(settings):
+    with deterministic(settings.threads):
         share_statistics(strategy, worker)
         strategy.to(device=worker.device)
         strategy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         average = averaged_copy(strategy.predictor()) if settings.average else None
-        state = TrainingState(execution.state, strategy, worker.fabric._precision, average)
-        progress, saved_optimizers = state.restore(worker.device)
-        record = Record(execution.folder, progress.rows) if worker.is_leader else None
-        run = StepContext(
-            worker,
-            streams,
-            preprocessing,
-            seed=job.seed,
-            clip=settings.clip,
-            steps_per_epoch=steps_per_epoch,
-            advance=advance,
-        )
+        parts: dict[str, Any] = {"strategy": strategy, "precision": worker.fabric._precision}
+        parts |= {"average": average} if average else {}
+        progress, saved_optimizers = restore(execution.state, parts, worker.device)
+        live = quiet_live(execution.folder) if worker.is_leader else None
+        for row in progress.history if live else ():
+            log_row(live, row)
+        run = StepContext(worker, streams, preprocessing, seed=job.seed, clip=settings.clip, steps_per_epoch=per_epoch)
+        run.advance = advance
         phases = strategy.phases()
-        advance(progress.step)
+        advance(progress.steps)
 
         for number, phase in enumerate(phases):
             if number < progress.phase:
                 continue
-            phase_steps = _phase_length(phase, settings, len(streams["labelled"].set))
+            phase_steps = total_steps if phase.epochs is None else phase.epochs * per_epoch
+            phase_steps = phase_steps if phase.steps is None else phase.steps
             if phase_steps == 0:  # left out by the strategy's options
-                progress.phase, progress.epoch = number + 1, 0
+                progress.phase, progress.phase_epochs = number + 1, 0
                 continue
             _begin_phase(run, phase, settings, phase_steps, saved_optimizers)
             saved_optimizers = {}  # those of the next phase are fresh
-            first_step = progress.step - progress.epoch * steps_per_epoch  # of the phase, among all
-            with closing(loader.batches(range(progress.step, first_step + phase_steps))) as batches_of_steps:
-                for epoch in range(progress.epoch, math.ceil(phase_steps / steps_per_epoch)):
+            first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
+            with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
+                for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     strategy.train()
                     sums: dict[str, Tensor] = {}
-                    first, last = epoch * steps_per_epoch, min((epoch + 1) * steps_per_epoch, phase_steps)
+                    first, last = epoch * per_epoch, min((epoch + 1) * per_epoch, phase_steps)
                     started, waited = time.perf_counter(), loader.waited
                     for step in range(first, last):
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
@@ -150,104 +142,212 @@ def fit(
                         with worker.fabric.autocast():
                             losses = strategy.step(batches, run)
                         for name, loss in losses.items():
-                            value = loss.detach().double()
-                            sums[name] = sums[name] + value if name in sums else value
+                            sums[name] = sums.get(name, 0.0) + loss.detach().double()
                         if average is not None and settings.average:
                             decay = min(settings.average, (1 + run.step) / (10 + run.step))
                             update_average(average, strategy.predictor(), decay=decay)
                         if step % STEPS_BETWEEN_CHECKS == 0 or step == last - 1:
-                            _refuse_nan(sums, epoch=len(progress.rows))
+                            _refuse_nan(sums, epoch=len(progress.history))
                         advance(1)
                     sums = {name: worker.mean(value) for name, value in sums.items()}
                     progress.seconds += time.perf_counter() - started
                     progress.waited += loader.waited - waited
-                    progress.step, progress.epoch = first_step + last, epoch + 1
+                    progress.steps, progress.phase_epochs = first_step + last, epoch + 1
 
                     metrics: dict[str, float] = {}
-                    model = average if average is not None else strategy.predictor()
+                    model = average or strategy.predictor()
                     if validation is not None and worker.is_leader:
-                        metrics = validate(
-                            model, validation, preprocessing=preprocessing, classes=job.classes, device=worker.device
-                        )
+                        metrics = validate(model, validation, preprocessing, job.classes, worker.device)
                     metrics = worker.broadcast(metrics)
-                    ended = bool(worker.broadcast(strategy.end_epoch(run, metrics)))
-                    row: Row = {"epoch": len(progress.rows) + 1, "steps": progress.step, "learning_rate": run.rate()}
+                    ended = bool(worker.broadcast(strategy.end_epoch(run, metrics))) or last == phase_steps
+                    row: Row = {
+                        "epoch": len(progress.history) + 1,
+                        "steps": progress.steps,
+                        "learning_rate": run.rate(),
+                    }
                     row |= {"phase": number + 1} if len(phases) > 1 else {}
                     row |= {f"train_{name}": float(value) / (last - first) for name, value in sums.items()}
                     row |= {f"validation_{name}": value for name, value in metrics.items()}
+                    progress.history.append(row)
                     if metrics and settings.select == "best" and better(metrics, progress.best, settings.monitor):
-                        progress.best, progress.best_epoch = metrics, len(progress.rows) + 1
+                        progress.best, progress.epoch = metrics, len(progress.history)
                         progress.best_weights = copy.deepcopy(model.state_dict())
-                    if record is None:
-                        progress.rows.append(row)
-                    else:
-                        record.add(row)  # to the same list
-                    ended = ended or last == phase_steps
                     if ended:
-                        progress.phase, progress.epoch = number + 1, 0
+                        progress.phase, progress.phase_epochs = number + 1, 0
                     if ended and number + 1 < len(phases):  # the epoch is chosen among those of the last phase alone
-                        progress.best, progress.best_epoch, progress.best_weights = None, 0, None
-                    if worker.is_leader:
-                        state.save(progress, {} if ended else run.optimizers)
+                        progress.best, progress.epoch, progress.best_weights = None, 0, None
+                    if live:
+                        log_row(live, row)
+                        progress.save(execution.state, parts, {} if ended else run.optimizers)
                     if ended:
                         break
 
-        if record is not None:
-            record.close()
-        model = copy.deepcopy(average if average is not None else strategy.predictor())
+        if live:
+            write_history(execution.folder, progress.history)
+            live.end()
+        model = copy.deepcopy(average or strategy.predictor())
         if progress.best_weights is not None:
             model.load_state_dict(progress.best_weights)
-    return FitResult(
-        model=model.to(device="cpu").eval(),
-        epoch=progress.best_epoch or len(progress.rows),
-        history=progress.rows,
-        steps=progress.step,
-        seconds=progress.seconds,
-        waited=progress.waited,
-        notes=(worker.note,) if worker.note else (),
-    )
+    progress.epoch = progress.epoch or len(progress.history)
+    return model.to(device="cpu").eval(), progress
 
 
-def _phase_length(phase: Phase, settings: TrainingSettings, num_labelled: int) -> int:
-    if phase.steps is not None:
-        return phase.steps
-    total, steps_per_epoch = length(settings, num_labelled)
-    return total if phase.epochs is None else phase.epochs * steps_per_epoch
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """A torch optimiser over the parameters that want gradients. Every weight decays alike, as in the papers."""
+    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    options = settings.model_dump(exclude={"name", "learning_rate"})
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return kind(trained, lr=settings.learning_rate, foreach=True, **options)
+
+
+def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule over what is left."""
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if isinstance(schedule, Cosine):
+        done = (step - warmup) / max(total_steps - warmup, 1)
+        return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return schedule.factor ** int(step / (schedule.every * steps_per_epoch)) if isinstance(schedule, Step) else 1.0
 
 
 def _begin_phase(
     run: StepContext, phase: Phase, settings: TrainingSettings, phase_steps: int, saved: Mapping[str, Any]
 ) -> None:
-    parameters = [id(p) for one in phase.optimizers.values() for p in one.module.parameters() if p.requires_grad]
+    parameters = [id(p) for plan in phase.optimizers.values() for p in plan.module.parameters() if p.requires_grad]
     assert len(parameters) == len(set(parameters)), f"two optimisers of the phase {phase.name} share a weight"
     run.phase, run.phase_steps = phase.name, phase_steps
-    run.modules = {name: one.module for name, one in phase.optimizers.items()}
-    run.optimizers = {
-        name: run.worker.fabric.setup_optimizers(
-            build_optimizer(one.module.parameters(), one.optimizer or settings.optimizer)
-        )
-        for name, one in phase.optimizers.items()
-    }
-    for name, optimizer_state in saved.items():
-        run.optimizers[name].optimizer.load_state_dict(optimizer_state)
+    run.modules, run.optimizers = {name: plan.module for name, plan in phase.optimizers.items()}, {}
+    for name, plan in phase.optimizers.items():
+        optimizer = build_optimizer(plan.module.parameters(), plan.optimizer or settings.optimizer)
+        if saved:
+            optimizer.load_state_dict(saved[name])
+        run.optimizers[name] = run.worker.fabric.setup_optimizers(optimizer)
 
 
 def _set_rates(run: StepContext, phase: Phase, settings: TrainingSettings) -> None:
-    for name, one in phase.optimizers.items():
-        factor = rate_factor(
-            one.schedule or settings.schedule,
-            run.phase_step,
-            total_steps=run.phase_steps,
-            steps_per_epoch=run.steps_per_epoch,
-        )
+    for name, plan in phase.optimizers.items():
+        schedule, total = plan.schedule or settings.schedule, run.phase_steps
+        factor = rate_factor(schedule, run.phase_step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
         for group in run.optimizers[name].param_groups:
-            group["lr"] = (one.optimizer or settings.optimizer).learning_rate * factor
+            group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor
 
 
 def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:
-    broken = [name for name, value in sums.items() if not torch.isfinite(value)]
-    if broken:
+    if broken := [name for name, value in sums.items() if not torch.isfinite(value)]:
         raise PipelineError(
             f"the loss {broken[0]} became NaN or infinite in epoch {epoch + 1}; lower the learning rate, "
             "set training.clip or add warmup_epochs"
         )
+
+
+class Speed(NamedTuple):
+    """What share of its time a training waited for images, as a line, and what would make it faster.
+
+    It speaks of a run and not of its result, so it stands in no artefact that is promised equal.
+    """
+
+    line: str
+    advice: tuple[str, ...]
+
+
+class TrainingResult(NamedTuple):
+    fitted: Progress
+    steps_per_own_epoch: int  # to see as many images as its own training set has
+    images: dict[str, int]
+    speed: Speed
+
+
+def train(
+    job: TrainingJob, sets: Mapping[str, ImageSet], validation: ImageSet | None, execution: Execution
+) -> TrainingResult:
+    """Trains a strategy on the sets of its streams and writes the checkpoint into the execution's folder."""
+    settings, num_classes = job.settings, len(job.classes)
+
+    def make_network(
+        name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
+    ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
+        """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
+        network = network.sized(job.network.size or 0)
+        model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
+        report = load_weights(model, network, weights) if weights else None
+        return model, preprocessing_of(network, report.normalisation if report else None), report
+
+    main = make_network("main")
+    preprocessing, report = main[1:]
+    sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
+    images = {name: len(one) for name, one in sets.items()}
+    # `training.balance` is about streams of faces with labels
+    balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
+    by_weights = balanced if settings.balance == "weights" else ()
+    context = BuildContext(
+        num_classes=num_classes,
+        make_network=lambda name, *other: main[:2] if name == "main" and not other else make_network(name, *other)[:2],
+        augmentation=Augmentation(settings.augment, preprocessing),
+        settings=settings,
+        images=images,
+        class_weights={name: balancing_weights(sets[name].counts(num_classes)) for name in by_weights},
+    )
+    with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
+        torch.manual_seed(derive(job.seed, "build"))
+        strategy = job.build(context)
+    sizes = strategy.batch_sizes(settings.batch, images)
+    if set(sizes) != set(images) or min(sizes.values()) < 0 or max(sizes.values()) == 0:
+        raise ConfigError(f"the strategy's batch_sizes gave {sizes}, expected rows for each of {', '.join(images)}")
+    streams = {
+        name: Stream(
+            one,
+            sizes[name],
+            seed=derive(job.seed, "stream", name),
+            balanced=settings.balance == "sampling" and name in balanced,
+            num_classes=num_classes,
+            order=settings.order,
+            buffer_rows=settings.buffer_rows,
+        )
+        for name, one in sets.items()
+    }
+    model, fitted = fit(job, strategy, streams, validation, preprocessing, execution)
+    drawn = [name for name in sets if sizes[name]]
+    own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
+    worker = execution.worker
+    training = {
+        **job.about,
+        "seed": job.seed,
+        "settings": settings.model_dump(mode="json"),
+        "weights": report.line if report else None,
+        "images": images,
+        "batch_sizes": sizes,
+        "steps": fitted.steps,
+        "epochs_of_labelled": fitted.steps / length(settings, images["labelled"])[1],
+        "epochs_of_own_set": fitted.steps / own_epoch,
+        "chosen_epoch": fitted.epoch,
+        "notes": [worker.note] if worker.note else [],
+    }
+    if worker.is_leader:
+        card = Card(
+            network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
+        )
+        save_checkpoint(execution.folder, model, card)
+    return TrainingResult(fitted, own_epoch, images, measure_speed(streams, fitted.waited, fitted.seconds))
+
+
+def describe_waiting(waited: float, seconds: float) -> str:
+    """Says what share of its time a training waited for images."""
+    return f"waited for images {waited / max(seconds, 1e-9):.1%} of the time"
+
+
+def measure_speed(streams: Mapping[str, Stream], waited: float, seconds: float) -> Speed:
+    """The speed, with one line of advice for each fault in how the images are held or fed."""
+    line = describe_waiting(waited, seconds)
+    images = {name: stream.set.images for name, stream in streams.items()}
+    advice = [
+        f"the {len(streams[name].set):,} images of {name} do not fit into memory and every step reads them from all "
+        "over the shards; set training.order: blocks, or a larger resources.memory_gb"
+        for name, held in images.items()
+        if isinstance(held, ShardImages) and not held.keeps_all and streams[name].order == "rows"
+    ]
+    if waited > NOTEWORTHY_WAITING * seconds and any(isinstance(held, ShardImages) for held in images.values()):
+        advice.append(
+            f"the training {line}; raise resources.workers or, so that images are decoded once, resources.memory_gb"
+        )
+    return Speed(line, tuple(advice))

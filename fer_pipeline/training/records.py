@@ -1,51 +1,81 @@
-"""Record the course of a training, one row an epoch: `history.csv`, and DVCLive's files for DVC's metrics and plots.
+"""Write what a training leaves on disk while it runs: the course of its epochs, and the state from which it goes on.
 
-DVCLive runs apart from git, DVC's experiments and the network, and without its clock: its files depend on the rows
-alone.
+The course, one row an epoch, is `history.csv` and DVCLive's files for DVC's metrics and plots. DVCLive runs apart from
+git, DVC's experiments and the network, and without its clock: its files depend on the rows alone.
+
+The state is all that the next step depends on, in one file, whole or not at all: the strategy, the phase's optimisers,
+the loss scale of 16-mixed, the average, the best weights so far and the history. Orders, augmentations, dropout and
+learning rates are functions of seed and step. After a pause on the border of two phases the optimisers are fresh.
 """
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.artifacts.history import Row, write_history
+import torch
+from torch import Tensor
 
+from fer_pipeline.artifacts.history import Row
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import replacing
+
+STATE = "epoch.pt"
 LIVE = "dvclive"
 
 
-class Record:
-    """Follows a training while it runs; on a resume the earlier rows are written again first."""
+@dataclass
+class Progress:
+    """How far a training is, beside its weights and optimisers. The seconds are those of steps, over all pauses."""
 
-    def __init__(self, folder: Path, rows: list[Row]) -> None:
-        self.folder, self.rows = folder, rows
-        self.live = _quiet_live(folder / LIVE)
-        for row in rows:
-            self._log(row)
+    phase: int = 0  # the one to go on with
+    phase_epochs: int = 0  # finished ones of that phase
+    steps: int = 0  # finished ones of all phases
+    seconds: float = 0.0
+    waited: float = 0.0  # of these, for images
+    history: list[Row] = field(default_factory=list)
+    epoch: int = 0  # the best so far, from 1; 0 where none is chosen
+    best: dict[str, float] | None = None  # its figures
+    best_weights: dict[str, Tensor] | None = None
 
-    def add(self, row: Row) -> None:
-        """One more epoch."""
-        self.rows.append(row)
-        self._log(row)
-
-    def close(self) -> None:
-        """Writes the history and ends DVCLive."""
-        write_history(self.folder, self.rows)
-        self.live.end()
-
-    def _log(self, row: Row) -> None:
-        self.live.step = int(row["epoch"])
-        for name, value in row.items():
-            if name != "epoch":
-                self.live.log_metric(name, value, timestamp=False)
-        self.live.make_summary()
+    def save(self, folder: Path, parts: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
+        """Replaces the state of the epoch before; `optimizers` are those of a phase that has begun and not ended."""
+        states = {name: part.state_dict() for name, part in parts.items()}
+        states["optimizers"] = {name: optimizer.optimizer.state_dict() for name, optimizer in optimizers.items()}
+        with replacing(folder / STATE) as temporary:
+            torch.save({**states, "progress": vars(self)}, temporary)
 
 
-def _quiet_live(folder: Path) -> Any:
+def restore(folder: Path, parts: Mapping[str, Any], device: torch.device) -> tuple[Progress, dict[str, Any]]:
+    """Takes up the last whole state, the beginning where there is none; the optimisers' states are given back."""
+    path = folder / STATE
+    if not path.exists():
+        return Progress(), {}
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
+        first = " ".join(str(error).split())[:120]
+        raise DataError(f"{path} is damaged ({first}); remove it and run the stage again") from None
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return Progress(**saved["progress"]), saved["optimizers"]
+
+
+def log_row(live: Any, row: Row) -> None:
+    live.step = int(row["epoch"])
+    for name, value in row.items():
+        if name != "epoch":
+            live.log_metric(name, value, timestamp=False)
+    live.make_summary()
+
+
+def quiet_live(folder: Path) -> Any:
     # dvclive imports DVC, which takes a second.
     from dvclive.live import Live
 
     class Apart(Live):
-        """DVCLive as a writer of files: it opens (and where there is none, would found) no DVC repository."""
+        """DVCLive that opens (and where there is none, would found) no DVC repository."""
 
         def _init_dvc(self) -> None:
             self._dvc_file = "dvc.yaml"
@@ -54,4 +84,4 @@ def _quiet_live(folder: Path) -> Any:
             self._studio_events_to_skip |= {"start", "data", "done"}
 
     logging.getLogger("dvclive").setLevel(logging.ERROR)
-    return Apart(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    return Apart(dir=str(folder / LIVE), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)

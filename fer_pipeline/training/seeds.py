@@ -25,15 +25,12 @@ from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
-from fer_pipeline.training.fit import Execution, TrainingJob, length
-from fer_pipeline.training.launch import Advance, group_devices, run_group, run_shares
-from fer_pipeline.training.memory_budget import MemoryBudget, memory_budget
-from fer_pipeline.training.partition import partition
-from fer_pipeline.training.sets import ImageSet, refuse_empty_classes
+from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
+from fer_pipeline.training.images import MemoryBudget, memory_budget
+from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.strategy import load_strategy
-from fer_pipeline.training.train import TrainingResult, train
-from fer_pipeline.training.worker import Worker, make_worker
+from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
 
 
 class ModelSettings(Settings):
@@ -116,7 +113,10 @@ class SeedTraining:
                 kept.make(timing_key(key), lambda path: write_json(path, _timing(result, worker)))
 
         kept = Store(self.store, owner=self.owner)
-        kept.make_folder(key, work) if worker.is_leader else work(Path())
+        if worker.is_leader:
+            kept.make_folder(key, work)
+        else:
+            work(Path())
 
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
         config, strategy = self.config, load_strategy(self.strategy)

@@ -1,27 +1,28 @@
-"""Read training sets from shards: labels, names and subjects into memory, images wherever they fit."""
+"""Read training sets from shards, labels and subjects into memory and images wherever they fit, and divide them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
+from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import DecodedImages, Images, RowGroups, ShardImages, read_row_groups, slices_in_order
-from fer_pipeline.training.memory_budget import MemoryBudget
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
+from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, Rows, ShardImages
 
 ROWS_PER_DECODE = 500
+PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
 Label = Literal["label", "pseudo_label"]
 
 
@@ -45,36 +46,18 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def prepared(self) -> bool:
-        """Whether the images are network inputs already."""
-        return self.images.prepared
-
-    def pixels(
-        self, rows: Int64[np.ndarray, " k"], *, pinned: bool = False
-    ) -> UInt8[Tensor, "k h w 3"] | Float[Tensor, "k 3 s s"]:
-        """The images of some rows."""
+    def pixels(self, rows: Rows, *, pinned: bool = False) -> Crops | Inputs:
         return self.images.take(self.positions[rows], pinned=pinned)
 
-    def all_pixels(self) -> UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]:
-        """The images of all rows, for small sets."""
+    def all_pixels(self) -> Crops | Inputs:
         return self.pixels(np.arange(len(self)))
 
     def take(self, rows: np.ndarray) -> "ImageSet":
         """Some rows as a set of their own; the images stay where they are."""
-        index = torch.from_numpy(np.asarray(rows, dtype=np.int64))
-        return replace(
-            self,
-            labels=self.labels[index],
-            face_id=self.face_id[rows],
-            subjects=self.subjects[rows],
-            positions=self.positions[rows],
-            blocks=self.blocks[rows],
-            landmarks=None if self.landmarks is None else self.landmarks[index],
-        )
+        columns = {name: getattr(self, name) for name in PER_ROW}
+        return replace(self, **{name: column if column is None else column[rows] for name, column in columns.items()})
 
-    def with_pixels(self, pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"]) -> "ImageSet":
-        """The same rows with these images."""
+    def with_pixels(self, pixels: Crops | Inputs) -> "ImageSet":
         return replace(self, images=DecodedImages(pixels), positions=np.arange(len(self)))
 
     def as_inputs_of(self, preprocessing: Preprocessing) -> "ImageSet":
@@ -85,13 +68,12 @@ class ImageSet:
         return replace(converted, space=preprocessing)
 
     def counts(self, num_classes: int) -> Int64[np.ndarray, " c"]:
-        """Images per class."""
         labels = self.labels.numpy()
         return np.bincount(labels[labels >= 0], minlength=num_classes)
 
 
 def image_set(
-    pixels: UInt8[Tensor, "n h w 3"] | Float[Tensor, "n 3 s s"],
+    pixels: Crops | Inputs,
     labels: Int64[Tensor, " n"],
     face_id: np.ndarray,
     subjects: np.ndarray,
@@ -118,30 +100,41 @@ def read_images(
     """
     check_classes(folder, classes)
     paths = shard_paths(folder)
-    columns = _read_columns(paths, [*([label] if label else []), *(["landmarks"] if landmarks else [])])
+    wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    tables = []
+    for path in paths:
+        table = open_shard(path).read(columns=[*wanted, "split"])
+        if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
+            raise DataError(
+                f"{path} holds the split {sorted(splits)[0]!r}, and training reads train splits only; name that folder"
+            )
+        tables.append(table.select(wanted))
+    columns = pa.concat_tables(tables)
     if label is None:
-        labels = np.full(len(columns), -1, np.int64)
-        rows = np.arange(len(columns))
+        labels, rows = np.full(len(columns), -1, np.int64), np.arange(len(columns))
     else:
         labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
-    groups = read_row_groups(paths)
-    images, positions = (
-        _place_images(groups, rows, budget) if budget else (ShardImages(groups, keep=0, threads=1), rows)
-    )
+    in_shards = ShardImages(paths, keep=0, threads=budget.threads if budget else 1)
+    images, positions = _place_images(in_shards, rows, budget) if budget else (in_shards, rows)
+    text = np.dtypes.StringDType()  # a quarter of the memory of Python's strings where all are different
+    names = [np.array(chunk.to_pylist(), dtype=text) for chunk in columns.column("face_id").chunks]
+    subjects = columns.column("subject").fill_null("").combine_chunks().dictionary_encode()  # an object for equal ones
+    points = None
+    if landmarks:
+        points = columns.column("landmarks").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),
-        face_id=_unique_strings(columns.column("face_id"))[rows],
-        subjects=_shared_strings(columns.column("subject"))[rows],
+        face_id=np.concatenate([np.array([], dtype=text), *names])[rows],
+        subjects=np.array(subjects.dictionary.to_pylist(), dtype=object)[subjects.indices.to_numpy()[rows]],
         positions=positions,
-        blocks=groups.containing(rows),
-        landmarks=_landmarks(columns.column("landmarks"))[torch.from_numpy(rows)] if landmarks else None,
+        blocks=in_shards.containing(rows),
+        landmarks=None if points is None else torch.from_numpy(points[rows]),
     )
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
-    """DataError where shards have other classes, or the same in another order."""
     stored = tuple(read_metadata(folder)["classes"])
     if stored != tuple(classes):
         raise DataError(
@@ -150,66 +143,67 @@ def check_classes(folder: Path, classes: Sequence[str]) -> None:
         )
 
 
-def _read_columns(paths: Sequence[Path], columns: list[str]) -> pa.Table:
-    tables = []
-    for path in paths:
-        table = open_shard(path).read(columns=["face_id", *columns, "subject", "split"])
-        if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
-            raise DataError(
-                f"{path} holds the split {sorted(splits)[0]!r}, and training reads train splits only; name that folder"
-            )
-        tables.append(table.select(["face_id", *columns, "subject"]))
-    return pa.concat_tables(tables)
-
-
-def _unique_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of strings that are all different, in a quarter of the memory of Python's."""
-    chunks = [np.array(chunk.to_pylist(), dtype=np.dtypes.StringDType()) for chunk in column.chunks]
-    return np.concatenate([np.array([], dtype=np.dtypes.StringDType()), *chunks])
-
-
-def _shared_strings(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of strings as objects, one for equal ones, "" for none."""
-    encoded = column.fill_null("").combine_chunks().dictionary_encode()
-    names = np.array([*encoded.dictionary.to_pylist(), ""], dtype=object)[:-1]
-    return names[encoded.indices.to_numpy()]
-
-
-def _landmarks(column: pa.ChunkedArray) -> Float32[Tensor, "n 10"]:
-    values = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return torch.from_numpy(values.astype(np.float32).reshape(-1, 10))
-
-
-def _place_images(
-    groups: RowGroups, rows: Int64[np.ndarray, " n"], budget: MemoryBudget
-) -> tuple[Images, Int64[np.ndarray, " n"]]:
-    """The images where they fit, and the rows' positions there."""
-    in_shards = ShardImages(groups, keep=0, threads=budget.threads)
+def _place_images(in_shards: ShardImages, rows: Rows, budget: MemoryBudget) -> tuple[Images, Rows]:
     if not len(rows):
         return in_shards, rows
-    shape = in_shards.first_shape()
+    shape = in_shards.take(np.zeros(1, np.int64)).shape[1:]
     place = budget.reserve(len(rows) * int(np.prod(shape)))
     if place == "shards":
-        return ShardImages(groups, keep=budget.reserve_up_to(groups.encoded_bytes), threads=budget.threads), rows
+        in_shards.keep = budget.reserve_up_to(in_shards.encoded_bytes)
+        return in_shards, rows
     pixels = torch.empty((len(rows), *shape), dtype=torch.uint8, device=budget.device if place == "device" else "cpu")
+
+    def decode(start: int) -> None:
+        pixels[start : start + ROWS_PER_DECODE] = in_shards.take(rows[start : start + ROWS_PER_DECODE])
+
     with ThreadPoolExecutor(budget.threads) as pool:
-        list(pool.map(partial(_decode, in_shards, rows, pixels), slices_in_order(len(rows), ROWS_PER_DECODE)))
+        list(pool.map(decode, range(0, len(rows), ROWS_PER_DECODE)))
     return DecodedImages(pixels), np.arange(len(rows))
 
 
-def _decode(images: ShardImages, rows: np.ndarray, pixels: Tensor, chosen: Int64[np.ndarray, " k"]) -> None:
-    pixels[int(chosen[0]) : int(chosen[-1]) + 1] = images.take(rows[chosen])
-
-
 def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:
-    """A class without a single face cannot be learned."""
-    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if empty:
+    if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
         raise DataError(
             f"{where} has no face of the class {', '.join(empty)}; take it out of classes or map a label to it"
         )
 
 
 def folder_sha256(folder: Path) -> str:
-    """A hash of the names and bytes of all shards under a folder."""
     return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in shard_paths(folder)])
+
+
+def partition(
+    labels: Int64[np.ndarray, " n"], subjects: np.ndarray, *, shares: Mapping[str, float], seed: int, num_classes: int
+) -> np.ndarray:
+    """Divides a labelled set: `fit` or one of the names in `shares` for every face.
+
+    Nobody's faces are in two parts: subjects move as a whole (faces without a subject are each their own). Within that
+    every class is divided as the shares say, as well as whole subjects allow. Source: the greedy rule of scikit-learn's
+    StratifiedGroupKFold, here for parts of any size: groups in random order, large first, each to the part where it
+    lessens the squared shortfall of the class counts the most; the rest part `fit` wins ties and keeps at least one
+    face of every class that has one.
+    """
+    assert sum(shares.values()) < 1, "the shares leave nothing to train on"
+    names = [FIT, *shares]
+    wanted = np.array([1 - sum(shares.values()), *shares.values()])
+    keys = pa.array([subject or f"\x00{index}" for index, subject in enumerate(subjects)], pa.string())
+    group = keys.dictionary_encode().indices.to_numpy()  # in the order of their first faces
+    counts = np.zeros((int(group.max(initial=-1)) + 1, num_classes))
+    np.add.at(counts, (group, labels), 1)
+    totals = counts.sum(0)
+    desired = wanted[:, None] * totals[None, :]
+    # Per class, not per face: a class with few faces must be divided as well as a class with many.
+    importance = 1 / np.maximum(totals, 1)
+    random = np.random.default_rng(derive(seed, "partition"))
+    order = random.permutation(len(counts))
+    order = order[np.argsort(-counts[order].max(1, initial=0), kind="stable")]
+    assigned = np.zeros((len(names), num_classes))
+    part_of_group = np.zeros(len(counts), np.int64)
+    for index in order:
+        change = ((2 * (assigned - desired) + counts[index]) * counts[index] * importance).sum(1)
+        part_of_group[index] = int(np.argmin(change))
+        assigned[part_of_group[index]] += counts[index]
+    for index in np.flatnonzero((totals > 0) & (counts[part_of_group == 0].sum(0) == 0)):
+        smallest = min(np.flatnonzero(counts[:, index] > 0), key=lambda group: counts[group].sum())
+        part_of_group[smallest] = 0
+    return np.array(names, dtype=object)[part_of_group[group]]

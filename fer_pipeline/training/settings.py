@@ -2,22 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from fer_pipeline.core.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 
 class Sgd(Settings):
-    """Stochastic gradient descent with momentum."""
-
     name: Literal["sgd"] = "sgd"
-    learning_rate: Positive = 0.05
+    learning_rate: PositiveFloat = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: NonNegativeFloat = 5e-4
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "Sgd":
@@ -27,19 +24,24 @@ class Sgd(Settings):
 
 
 class Adam(Settings):
-    """Adam, or AdamW with decoupled weight decay."""
-
     name: Literal["adam", "adamw"]
-    learning_rate: Positive = 1e-3
+    learning_rate: PositiveFloat = 1e-3
     betas: tuple[Share, Share] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class Constant(Settings):
+    """The learning rate as it is, after a linear warm-up."""
+
+    name: Literal["constant"]
+    warmup_epochs: NonNegativeFloat = 0.0
 
 
 class Cosine(Settings):
     """Half a cosine from the learning rate down to `floor` times it, after a linear warm-up."""
 
     name: Literal["cosine"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: NonNegativeFloat = 0.0
     floor: Share = 0.0
 
 
@@ -47,16 +49,9 @@ class Step(Settings):
     """The learning rate times `factor` every `every` epochs, after a linear warm-up."""
 
     name: Literal["step"]
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    every: Positive = 10
+    warmup_epochs: NonNegativeFloat = 0.0
+    every: PositiveFloat = 10
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-
-
-class Constant(Settings):
-    """The learning rate as it is, after a linear warm-up."""
-
-    name: Literal["constant"]
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
 
 def _named(name: str) -> BeforeValidator:
@@ -102,7 +97,7 @@ class TrainingSettings(Settings):
     order: Literal["rows", "blocks"] = "rows"
     buffer_rows: Annotated[int, Field(ge=100)] = 16_384
     balance: Literal["none", "weights", "sampling"] = "none"  # against unequal classes: in the loss or in the batches
-    clip: Positive | None = None  # largest gradient norm
+    clip: PositiveFloat | None = None  # largest gradient norm
     average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, used in its place
     select: Literal["best", "last"] = "best"  # by the validation part of the training data
     monitor: Literal["accuracy", "mean_class_accuracy", "loss"] = "mean_class_accuracy"

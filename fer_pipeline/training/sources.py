@@ -1,12 +1,4 @@
-"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names.
-
-A strategy says what a stream is by one of these classes:
-
-- `Faces`: a folder of face shards, with true labels, with pseudo-labels, or without labels;
-- `DistilledImages`: distilled sets, taken whole in every step;
-- `RandomFaces`: a few random pseudo-labelled faces of each class, drawn anew for each seed and taken whole in every
-  step: the control of distilled images.
-"""
+"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,28 +15,19 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import ShardImages, read_row_groups
-from fer_pipeline.training.memory_budget import MemoryBudget
+from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
 
 
-@dataclass(frozen=True)
-class Faces:
-    """A stream of faces; `label` names the column of their classes, None for an unlabelled stream."""
+class Source:
+    """What all sources share: a folder of face shards, unless a source says otherwise."""
 
-    label: Label | None = "label"
-    required: bool = False
-    landmarks: bool = False  # whether batches carry them
-
-    @property
-    def balanced(self) -> bool:
-        """Whether `training.balance` is about this stream."""
-        return self.label is not None
-
-    per_seed = False  # the same for every seed
+    label: Label | None
+    required: bool
+    per_seed = False  # whether every seed has other images
 
     def sha256(self, folder: Path) -> str:
-        """A hash of all that is read."""
+        """A hash of all that may be read."""
         return folder_sha256(folder)
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"] | None:
@@ -52,33 +35,43 @@ class Faces:
         check_classes(folder, classes)
         if self.label is None:
             return None
-        return np.bincount(_labels(folder, self.label), minlength=len(classes)).astype(np.int64)
+        if self.label not in open_shard(shard_paths(folder)[0]).schema_arrow.names:
+            raise DataError(
+                f"{folder} has no column {self.label}; name a folder of {MADE_BY[self.label]} for this source"
+            )
+        labels = read_table(folder, [self.label]).column(self.label).drop_null().to_numpy()
+        return np.bincount(labels, minlength=len(classes))
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        """The faces, their images wherever they fit."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Faces(Source):
+    """A stream of faces; `label` names the column of their classes, None for an unlabelled stream."""
+
+    label: Label | None = "label"
+    required: bool = False
+    landmarks: bool = False  # whether batches carry them
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
 
 
 @dataclass(frozen=True)
-class DistilledImages:
-    """Distilled sets: network inputs, in the space of the preprocessing that they were distilled for."""
+class DistilledImages(Source):
+    """Distilled sets, taken whole in every step: network inputs, in the space that they were distilled for."""
 
     required: bool = False
-    balanced = False
-    per_seed = False
 
     def sha256(self, folder: Path) -> str:
-        """A hash of all that is read."""
         paths = [path / name for path in distilled_folders(folder) for name in (ARRAYS, CARD)]
         return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in paths])
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
-        """Images of every class."""
-        labels = read_distilled(folder, classes=classes).labels.reshape(-1)
-        return np.bincount(labels, minlength=len(classes)).astype(np.int64)
+        return np.bincount(read_distilled(folder, classes=classes).labels.reshape(-1), minlength=len(classes))
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        """All images of all steps, without the order of steps."""
         distilled = read_distilled(folder, classes=classes)
         images, labels = distilled.flat()
         names = np.array([f"distilled/{index}" for index in range(len(labels))], dtype=object)
@@ -88,42 +81,27 @@ class DistilledImages:
 
 
 @dataclass(frozen=True)
-class RandomFaces:
-    """`per_class` random pseudo-labelled faces of each class, others for each seed."""
+class RandomFaces(Source):
+    """A few random pseudo-labelled faces of each class, others for each seed, decoded and taken whole in every step.
+
+    They are the control of distilled images.
+    """
 
     per_class: int = 1
     required: bool = False
-    balanced = False
+    label = "pseudo_label"
     per_seed = True
 
-    def sha256(self, folder: Path) -> str:
-        """A hash of all that may be drawn."""
-        return folder_sha256(folder)
-
-    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
-        """Faces of every class to draw from."""
-        check_classes(folder, classes)
-        return np.bincount(_labels(folder, "pseudo_label"), minlength=len(classes)).astype(np.int64)
-
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        """The faces of one seed, decoded."""
-        table = read_table(folder, ["face_id", "pseudo_label", "subject"])
-        labels = table.column("pseudo_label").to_numpy()
+        faces = read_images(folder, classes=classes, budget=None, label=self.label)
         random = np.random.default_rng(derive(seed, "random_real"))
-        members = [np.flatnonzero(labels == index) for index in range(len(classes))]
-        rows = np.concatenate([random.permutation(own)[: self.per_class] for own in members])
-        chosen = table.take(rows)
-        return image_set(
-            ShardImages(read_row_groups(shard_paths(folder)), keep=0, threads=1).take(rows),
-            torch.from_numpy(labels[rows]),
-            np.array(chosen.column("face_id").to_pylist(), dtype=object),
-            np.array([subject or "" for subject in chosen.column("subject").to_pylist()], dtype=object),
-        )
+        members = [np.flatnonzero(faces.labels.numpy() == index) for index in range(len(classes))]
+        chosen = faces.take(np.concatenate([random.permutation(own)[: self.per_class] for own in members]))
+        return chosen.with_pixels(chosen.all_pixels())
 
 
 TAKEN = {"recipe", "out", "timings", "store", "params", "help"}  # sources are options of train_final beside these
 MADE_BY = {"label": "labelled faces (align)", "pseudo_label": "mined or random faces (shard)"}
-Source = Faces | DistilledImages | RandomFaces
 
 
 def check_sources(declared: Mapping[str, Source], named: Mapping[str, Path], *, where: str) -> None:
@@ -137,10 +115,3 @@ def check_sources(declared: Mapping[str, Source], named: Mapping[str, Path], *, 
         raise ConfigError(f"{where}: unknown source {unknown[0]!r}; the strategy reads {known}")
     if missing := [name for name, source in declared.items() if source.required and name not in named]:
         raise ConfigError(f"{where}: the source {missing[0]!r} is missing; the strategy reads {known}")
-
-
-def _labels(folder: Path, label: Label) -> Int64[np.ndarray, " n"]:
-    if label not in open_shard(shard_paths(folder)[0]).schema_arrow.names:
-        raise DataError(f"{folder} has no column {label}; name a folder of {MADE_BY[label]} for this source")
-    labels = read_table(folder, [label]).column(label).fill_null(-1).to_numpy().astype(np.int64)
-    return labels[labels >= 0]

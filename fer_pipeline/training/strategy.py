@@ -62,9 +62,6 @@ class Phase:
     steps: int | None = None
 
 
-NetworkFactory = Callable[..., tuple[ExpressionNet, Preprocessing]]
-
-
 @dataclass(frozen=True)
 class BuildContext:
     """What a strategy is built from.
@@ -74,7 +71,7 @@ class BuildContext:
     """
 
     num_classes: int
-    make_network: NetworkFactory
+    make_network: Callable[..., tuple[ExpressionNet, Preprocessing]]
     augmentation: Augmentation
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
@@ -87,14 +84,17 @@ class BuildContext:
     def other_network(
         self, name: str, network: NetworkSettings, weights: WeightSettings | None = None
     ) -> tuple[ExpressionNet, Augmentation]:
-        """A network of another architecture, with weights and preprocessing of its own (a frozen face network, say)."""
-        made, preprocessing = self.make_network(name, network, weights)
-        return made, Augmentation(self.augmentation.settings, preprocessing)
+        """A network of another architecture, with weights and preprocessing of its own (a frozen face network, say).
+
+        `weights` must be an option of the strategy, of the type `WeightSettings`, not a path that it builds: only such
+        files are hashed into the key of the model, so that other weights in the same place train anew.
+        """
+        model, preprocessing = self.make_network(name, network, weights)
+        return model, Augmentation(self.augmentation.settings, preprocessing)
 
     def random_view(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, "n 3 s s"]:
         """A batch as randomly augmented network inputs."""
-        inputs = self.augmentation.random(batch.images, generator)
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return self.augmentation.random(batch.images, generator).contiguous(memory_format=torch.channels_last)
 
     def label_weights(self, stream: str, labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The weight of each label of a stream: that of its class where the settings balance by weights, else 1."""
@@ -107,9 +107,8 @@ class Strategy(nn.Module):
 
     def phases(self) -> Sequence[Phase]:
         """The phases in order; by default one, in which `self.network` learns by the training's settings."""
-        network = self.network
-        assert isinstance(network, nn.Module), "a strategy without phases of its own trains self.network"
-        return [Phase("train", {"main": Optimization(network)})]
+        assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"
+        return [Phase("train", {"main": Optimization(self.network)})]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
         """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them."""
@@ -125,32 +124,29 @@ class Strategy(nn.Module):
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""
-        network = self.network
-        assert isinstance(network, ExpressionNet), "a strategy without a predictor of its own keeps self.network"
-        return network
+        assert isinstance(self.network, ExpressionNet), "a strategy without a predictor of its own keeps self.network"
+        return self.network
 
 
 def load_strategy(name: str) -> ModuleType:
     """The module of a strategy; ConfigError where its file has a fault or lacks a part of the contract."""
+    place = f"strategies/{name}.py"
     module = load("fer_pipeline.strategies", name)
     if missing := [part for part in ("Options", "sources", "build") if not hasattr(module, part)]:
         raise ConfigError(
-            f"strategies/{name}.py has no {missing[0]}; a strategy defines Options, sources(options) and "
-            "build(options, context)"
+            f"{place} has no {missing[0]}; a strategy defines Options, sources(options) and build(options, context)"
         )
     if not (isinstance(module.Options, type) and issubclass(module.Options, Settings)):
-        raise ConfigError(f"strategies/{name}.py: Options must be a class of settings, class Options(Settings)")
+        raise ConfigError(f"{place}: Options must be a class of settings, class Options(Settings)")
     return module
 
 
 def strategy_files(strategy: ModuleType) -> set[Path]:
     """A strategy's file, and those of the folder of strategies that it imports."""
     assert strategy.__file__, "a strategy is a file"
-    file = Path(strategy.__file__)
-    files, waiting = set(), [file]
+    files, waiting = set(), {Path(strategy.__file__)}
     while waiting:
-        files.add(one := waiting.pop())
-        names = re.findall(r"fer_pipeline\.strategies(?:\.(\w+)| import (\w+))", one.read_text(encoding="utf-8"))
-        for name in (first or second for first, second in names):
-            waiting += {path for path in (file.parent / f"{name}.py",) if path.is_file()} - files
+        files.add(file := waiting.pop())
+        names = re.findall(r"fer_pipeline\.strategies(?:\.| import )(\w+)", file.read_text(encoding="utf-8"))
+        waiting |= {path for name in names if (path := file.with_name(f"{name}.py")).is_file()} - files
     return files

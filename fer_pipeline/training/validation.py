@@ -5,14 +5,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.training.images import slices_in_order
+from fer_pipeline.training.images import Rows
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
 
@@ -20,20 +20,15 @@ BATCH = 256
 
 
 def predict_logits(
-    model: ExpressionNet,
-    images: ImageSet,
-    rows: Int64[np.ndarray, " n"],
-    *,
-    preprocessing: Preprocessing,
-    device: torch.device,
+    model: ExpressionNet, images: ImageSet, rows: Rows, preprocessing: Preprocessing, device: torch.device
 ) -> Iterator[Float[Tensor, "k c"]]:
     """Class scores of some rows in batches, in evaluation mode. Every module's mode is as before after each batch."""
-    batches = [rows[chosen] for chosen in slices_in_order(len(rows), BATCH)]
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     for pixels in prefetch(images.pixels, batches, threads=images.images.threads(device)):
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode():
-            inputs = pixels.to(device) if images.prepared else preprocessing.apply(pixels.to(device))
+            inputs = pixels.to(device) if images.images.prepared else preprocessing.apply(pixels.to(device))
             logits = model(inputs).float()
         for module, training in modes.items():
             module.training = training
@@ -41,26 +36,14 @@ def predict_logits(
 
 
 def validate(
-    model: ExpressionNet,
-    images: ImageSet,
-    *,
-    preprocessing: Preprocessing,
-    classes: Sequence[str],
-    device: torch.device,
+    model: ExpressionNet, images: ImageSet, preprocessing: Preprocessing, classes: Sequence[str], device: torch.device
 ) -> dict[str, float]:
-    """The three figures that a model can be chosen by."""
-    losses, predicted = [], []
-    rows = np.arange(len(images))
-    labels = images.labels.to(device).split(BATCH)
-    for own, logits in zip(
-        labels, predict_logits(model, images, rows, preprocessing=preprocessing, device=device), strict=True
-    ):
-        losses.append(smoothed_cross_entropy(logits, own).double().sum())
-        predicted.append(logits.argmax(1).cpu())
-    confusion = confusion_matrix(images.labels.numpy(), torch.cat(predicted).numpy(), num_classes=len(classes))
+    logits = torch.cat(list(predict_logits(model, images, np.arange(len(images)), preprocessing, device)))
+    losses = smoothed_cross_entropy(logits, images.labels.to(device)).double().split(BATCH)
+    confusion = confusion_matrix(images.labels.numpy(), logits.argmax(1).cpu().numpy(), num_classes=len(classes))
     metrics = measure(confusion, classes=classes)
     return {
-        "loss": float(torch.stack(losses).sum()) / len(images),
+        "loss": float(torch.stack([part.sum() for part in losses]).sum()) / len(images),
         "accuracy": metrics.accuracy,
         "mean_class_accuracy": metrics.mean_class_accuracy,
     }

@@ -1,24 +1,34 @@
-"""Start a quiet Lightning Fabric worker on one device, alone or as one of several that train together.
+"""Start training processes, quiet Lightning Fabric workers, alone or as several that train together.
 
 Mixed precision is used where the device has it; where it was asked for and is missing, a note says so.
+
+`run_shares` gives each of several fresh processes its share of independent items at once, so that it reads its data
+once; this process takes the first share, since it has loaded already what fresh interpreters must load first (a forked
+torch may hang on its threads). `run_group` starts one process a device, which Fabric joins into a group that divides
+the batch of every step; on CPUs it speaks by gloo, which the tests use. A process whose parent is gone, or has failed,
+ends at its next step.
 """
 
+import importlib
 import logging
+import multiprocessing
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from fer_pipeline.networks.devices import deterministic, resolve_device
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.core.errors import PipelineError
+from fer_pipeline.core.settings import Resources
+from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.sharding.devices import worker_devices
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
-    """The precision for a device, and a note where it is not the wanted one."""
     on_gpu = device.type == "cuda"
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
@@ -28,46 +38,24 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None
     return "32-true", f"precision {wanted} is not available on {device}; trained in 32-true"
 
 
-@dataclass(frozen=True)
 class Worker:
-    """One process of a training: its device, its rank, and what it exchanges with the others."""
+    """One process of a training: its device, its rank, and what it exchanges with the others.
 
-    fabric: Any
-    note: str | None = None  # on its precision
+    The leader validates and writes; `note` is on the precision.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        """The device of this process."""
-        return self.fabric.device
-
-    @property
-    def rank(self) -> int:
-        """The number of this process, from 0."""
-        return self.fabric.global_rank
-
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
-        return self.fabric.world_size
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process validates and writes."""
-        return self.fabric.is_global_zero
+    def __init__(self, fabric: Any, note: str | None = None) -> None:
+        self.fabric, self.note = fabric, note
+        self.device: torch.device = fabric.device
+        self.rank: int = fabric.global_rank  # from 0
+        self.world_size: int = fabric.world_size
+        self.is_leader = self.rank == 0
 
     def mean(self, values: Tensor) -> Tensor:
-        """The mean over the processes."""
         return values if self.world_size == 1 else self.fabric.all_reduce(values, reduce_op="mean")
 
     def gather(self, values: Tensor) -> Tensor:
-        """The rows of all processes, one process after the other; each may bring another number of rows.
-
-        Args:
-            values: [n, …] of this process.
-
-        Returns:
-            [sum of n, …], the same in every process.
-        """
+        """The rows [n, …] of all processes, one after the other, in each; each process may bring another n."""
         if self.world_size == 1:
             return values
         counts = self.fabric.all_gather(torch.tensor([len(values)], device=self.device)).flatten().tolist()
@@ -77,7 +65,6 @@ class Worker:
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).to(values.device)
 
     def broadcast(self, value: Any) -> Any:
-        """The leader's value in every process."""
         return value if self.world_size == 1 else self.fabric.broadcast(value)
 
     def average_gradients(self, gradients: Sequence[Tensor]) -> None:
@@ -90,37 +77,166 @@ class Worker:
 
 
 def make_worker(device_name: str, wanted: str, *, devices: Sequence[str] = ()) -> Worker:
-    """A worker on one device, or, with `devices`, the one from which `run_group` starts the others.
-
-    Args:
-        device_name: cpu, cuda, cuda:<number> or auto.
-        wanted: the precision of the settings.
-        devices: one device for each process of a group.
-    """
-    # Fabric takes seconds to import, and settings are checked without it.
+    """A worker on one device in the precision of the settings, or the one that starts others, each on its device."""
     silence_fabric()
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    device = resolve_device(devices[0] if devices else device_name)
+    precision, note = choose_precision(wanted, device)
+    numbers = [resolve_device(name).index or 0 for name in devices or [str(device)]]
+    group = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
+    chosen: Any = numbers if device.type == "cuda" else len(numbers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from lightning_fabric import Fabric
-        from lightning_fabric.strategies.ddp import DDPStrategy
-
-        device = resolve_device(devices[0] if devices else device_name)
-        precision, note = choose_precision(wanted, device)
-        numbers = [resolve_device(name).index or 0 for name in devices or [str(device)]]
-        group = {"strategy": DDPStrategy(start_method="spawn")} if len(devices) > 1 else {}
-        chosen: Any = numbers if device.type == "cuda" else len(numbers)
         fabric = Fabric(accelerator=device.type, devices=chosen, precision=precision, **group)  # pyright: ignore
-        return Worker(fabric, note)
+    return Worker(fabric, note)
 
 
 def silence_fabric() -> None:
-    """Keeps Fabric's loggers from writing below errors."""
+    """Imports Fabric, which takes seconds (settings are checked without it), and keeps it from writing below errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("lightning_fabric.strategies.ddp")
     for name in ("lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-@contextmanager
-def reproducible(settings: TrainingSettings) -> Iterator[None]:
-    """One training's own threads, random numbers and deterministic algorithms; all as before when it ends."""
-    with torch.random.fork_rng(), deterministic(settings.threads):
-        yield
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Advance = Callable[[int], None]
+
+SECONDS_BETWEEN_LOOKS = 0.5
+GROUP_LOST = (
+    "a training process was lost (killed, or out of memory) and the others were ended; run again, it goes on from its "
+    "last whole epoch"
+)
+GROUP_BROKEN = ("connection", "gloo", "nccl", "peer", "socket")  # words in the faults of the processes that are left
+_shared: list[Any] = []  # in a process of `run_shares`: the counter of steps, and whether its parent has failed
+
+
+def run_shares(
+    work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item], *, workers: int, advance: Advance
+) -> None:
+    """Calls `work` with all items, or in each of `workers` processes with its share; both must be picklable."""
+    workers = min(workers, len(items))
+    if workers <= 1:
+        work(items, advance)
+        return
+    context = multiprocessing.get_context("spawn")
+    counter, stop = context.Value("q", 0), context.Event()
+    seen = 0
+
+    def advance_all(steps: int) -> None:
+        nonlocal seen
+        now = counter.value
+        advance(steps + now - seen)
+        seen = now
+
+    with ProcessPoolExecutor(workers - 1, context, _begin, (counter, stop)) as pool:
+        futures = [pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)]
+        try:
+            work(items[::workers], advance_all)
+            while wait(futures, timeout=SECONDS_BETWEEN_LOOKS).not_done:
+                advance_all(0)
+            advance_all(0)
+        except BaseException:
+            stop.set()
+            raise
+    try:
+        for future in futures:
+            future.result()
+    except BrokenProcessPool:
+        raise PipelineError(
+            "a training process was killed (out of memory?); finished seeds are kept: run again, "
+            "with a smaller resources.workers if memory is short"
+        ) from None
+
+
+def _begin(*shared: Any) -> None:
+    _shared.extend(shared)
+
+
+def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
+    counter, stop = _shared
+
+    def advance(steps: int) -> None:
+        if stop.is_set():
+            raise SystemExit(1)
+        _end_with_parent()
+        with counter.get_lock():
+            counter.value += steps
+
+    work(items, advance)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)
+
+
+def group_devices(resources: Resources, *, usual: Literal["seeds", "data"]) -> tuple[str, ...]:
+    """The devices that train one network together, none where it trains alone; `usual` is what several GPUs do."""
+    devices = worker_devices(resources)
+    chosen = resources.parallel or (usual if devices[0] != "cpu" else "seeds")
+    return devices if chosen == "data" and len(devices) > 1 else ()
+
+
+def run_group(
+    work: Callable[[Worker, Advance], Result], devices: Sequence[str], *, precision: str, advance: Advance
+) -> Result:
+    """Calls `work` in a process for every device and gives back the leader's result; both must be picklable.
+
+    The result is no frozen dataclass, in which Fabric would look for tensors. Where one process ends too early all end,
+    with one line.
+    """
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+    assert len(devices) > 1, "one device needs no group"
+    worker = make_worker(devices[0], precision, devices=devices)
+    messages = multiprocessing.get_context("spawn").SimpleQueue()
+    errors: list[str] = []
+
+    def listen() -> None:
+        """Steps are numbers, errors are lines, and None is the end."""
+        while (message := messages.get()) is not None:
+            if isinstance(message, str):
+                errors.append(message)
+            else:
+                advance(message)
+
+    listener = Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        return worker.fabric.launch(_run_rank, work, worker.note, messages)
+    except ProcessExitedException:
+        messages.put(None)
+        listener.join()
+        raise PipelineError(errors[0] if errors else GROUP_LOST) from None
+    except ProcessRaisedException as error:
+        if any(word in str(error).lower() for word in GROUP_BROKEN):
+            raise PipelineError(GROUP_LOST) from None
+        raise
+    finally:
+        messages.put(None)
+        listener.join()
+
+
+def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str | None, messages: Any) -> Result:
+    worker = Worker(fabric, note)
+
+    def advance(steps: int) -> None:
+        _end_with_parent()
+        if worker.is_leader:
+            messages.put(steps)
+
+    try:
+        return work(worker, advance)
+    except PipelineError as error:
+        messages.put(str(error))
+        raise SystemExit(1) from None
+
+
+if multiprocessing.current_process().name != "MainProcess":  # else Fabric would raise its voice in a fresh process
+    silence_fabric()

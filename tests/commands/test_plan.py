@@ -12,10 +12,9 @@ from typer.testing import CliRunner
 from fer_pipeline.artifacts import faces
 from fer_pipeline.cli import app
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.sharding.locks import lock_for_run
 
 SIZE = 16

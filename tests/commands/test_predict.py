@@ -17,10 +17,9 @@ from fer_pipeline.commands import predict
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.stages import align
 from tests.project import project_settings
 

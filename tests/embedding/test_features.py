@@ -15,11 +15,10 @@ from fer_pipeline.artifacts.embeddings import iter_embeddings
 from fer_pipeline.embedding import shards as embedding
 from fer_pipeline.embedding.features import VERSION, Extractor, Precision, compute_overlapped
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import Classifier
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.sharding.jobs import Job
 
 SIZE = 8

@@ -9,10 +9,9 @@ import torch
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 
 CLASSES = ("anger", "happiness", "neutral")
 NETWORK = NetworkSettings(size=24, width=8, feature_dim=12, dropout=0.5)

@@ -9,10 +9,9 @@ from safetensors.torch import save_file
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, load_weights
 
 RESNET = NetworkSettings(name="resnet18", size=32)
@@ -36,9 +35,9 @@ def test_the_report_names_missing_unexpected_and_misshaped(tmp_path: Path, publi
     published["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     settings = save(tmp_path / "w.safetensors", published).model_copy(update={"least_filled": 0.5})
     report = load_weights(build(RESNET, 3, seed=0), RESNET, settings)
-    assert report.missing == ("backbone.conv1.weight", "backbone.layer4.1.conv2.weight")
-    assert report.unexpected == ("layer9.strange",)
-    assert report.misshaped == ("conv1.weight: found (64, 1, 7, 7), expected (64, 3, 7, 7)",)
+    assert report.missing == ["backbone.conv1.weight", "backbone.layer4.1.conv2.weight"]
+    assert report.unexpected == ["layer9.strange"]
+    assert report.misshaped == ["conv1.weight: found (64, 1, 7, 7), expected (64, 3, 7, 7)"]
     lost = 64 * 3 * 7 * 7 + 512 * 512 * 3 * 3
     total = sum(
         value.numel() for key, value in build(RESNET, 3, seed=0).backbone.state_dict().items() if "tracked" not in key

@@ -25,10 +25,9 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import DatasetSettings, RaySettings, Resources
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.sharding import ray as backend
 from fer_pipeline.sharding import ray_cleanup, ray_cluster
 from fer_pipeline.sharding.jobs import WORKER_DIED, Job

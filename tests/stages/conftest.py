@@ -14,10 +14,9 @@ import torch
 from fer_pipeline.artifacts import faces
 from fer_pipeline.core import fingerprints
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 
 CLASSES = ("anger", "fear", "neutral")
 SIZE = 16

@@ -22,10 +22,9 @@ from fer_pipeline.core.settings import validate
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.distillation.unrolled import cross_entropy_of, logits_of, train, trainable
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.stages import distill
 from fer_pipeline.stages.distill import Config
 from tests.project import project_settings

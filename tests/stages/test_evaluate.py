@@ -14,10 +14,9 @@ from fer_pipeline.artifacts.faces import decode, encode, face_schema, read_faces
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.cards import Card
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.stages import evaluate
 from tests.project import project_settings
 

@@ -14,20 +14,20 @@ import numpy as np
 import pytest
 import torch
 
-import fer_pipeline.training.train as train_module
+import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
 from fer_pipeline.core.summary import Summary
-from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training import seeds as training_module
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget
+from fer_pipeline.training.images import GIB, MemoryBudget
 from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
 from tests.project import project_settings, recipe_settings
 
@@ -112,7 +112,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_every_recipe_has_the_same_start_parts_and_steps_and_its_own_data(run, monkeypatch) -> None:
     starts: dict[str, list[bytes]] = {}
     seen: dict[str, Any] = {}
-    original = train_module.fit
+    original = fit_module.fit
 
     def spy(job, strategy, streams, validation, *rest):
         state = strategy.predictor().state_dict()
@@ -120,7 +120,7 @@ def test_every_recipe_has_the_same_start_parts_and_steps_and_its_own_data(run, m
         seen[recipe] = ({name: len(stream.set) for name, stream in streams.items()}, streams, validation)
         return original(job, strategy, streams, validation, *rest)
 
-    monkeypatch.setattr(train_module, "fit", spy)
+    monkeypatch.setattr(fit_module, "fit", spy)
     cards = {}
     for recipe in RECIPES:
         _, out = run(recipe)

@@ -13,8 +13,8 @@ import torch
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Resources, validate
-from fer_pipeline.networks.cards import read_card
 from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.stages.train_primitive import Config
 from fer_pipeline.training import seeds as training_module

@@ -22,12 +22,11 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.augmentation import Augmentation
-from fer_pipeline.training.fit import Execution, TrainingJob
+from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
 from fer_pipeline.training.sources import DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
-from fer_pipeline.training.train import train
 from fer_pipeline.training.worker import make_worker
 from tests.toy_world import CLASSES, SIZE, bands
 

@@ -12,7 +12,7 @@ from fer_pipeline.core.settings import Resources, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.training.batches import Loader, Stream
-from fer_pipeline.training.memory_budget import memory_budget
+from fer_pipeline.training.images import memory_budget
 from tests.project import project_settings
 
 pytestmark = [

@@ -12,9 +12,8 @@ from safetensors.torch import load_file
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.training import launch, losses
-from fer_pipeline.training.launch import GROUP_LOST, group_devices, run_group
-from fer_pipeline.training.worker import make_worker
+from fer_pipeline.training import losses, worker
+from fer_pipeline.training.worker import GROUP_LOST, group_devices, make_worker, run_group
 
 WORKS = """
 import os, runpy, signal
@@ -99,7 +98,7 @@ def test_what_one_refuses_is_the_line_of_all(works, tmp_path: Path) -> None:
     ],
 )
 def test_what_several_devices_do(monkeypatch, devices, parallel, usual, expected) -> None:
-    monkeypatch.setattr(launch, "worker_devices", lambda resources: devices)
+    monkeypatch.setattr(worker, "worker_devices", lambda resources: devices)
     assert group_devices(Resources(parallel=parallel), usual=usual) == expected
 
 

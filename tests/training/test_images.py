@@ -11,8 +11,7 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.training.images import DecodedImages, ShardImages, read_row_groups
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget
+from fer_pipeline.training.images import GIB, DecodedImages, MemoryBudget, ShardImages
 from fer_pipeline.training.sets import read_images
 
 CLASSES = ("anger", "happiness")
@@ -49,7 +48,7 @@ def shards(tmp_path: Path) -> Path:
 
 
 def test_row_groups_are_those_of_the_footers(shards: Path) -> None:
-    groups = read_row_groups(faces.shard_paths(shards))
+    groups = ShardImages(faces.shard_paths(shards), keep=0, threads=1)
     assert groups.rows == 380
     assert groups.encoded_bytes == pytest.approx(sum(len(picture(number)) + 4 for number in range(380)), rel=0.02)
     blocks = groups.containing(np.arange(380))
@@ -76,10 +75,9 @@ def test_a_set_is_the_same_wherever_its_images_lie(shards: Path, memory: int) ->
 
 @pytest.mark.parametrize("keep", [0, 20_000, GIB])
 def test_no_more_is_kept_than_is_given(shards: Path, keep: int, monkeypatch) -> None:
-    groups = read_row_groups(faces.shard_paths(shards))
-    images = ShardImages(groups, keep=keep, threads=1)
-    original, read = ShardImages._open, []
-    monkeypatch.setattr(ShardImages, "_open", lambda self, shard: read.append(shard) or original(self, shard))
+    images = ShardImages(faces.shard_paths(shards), keep=keep, threads=1)
+    original, read = images._open, []
+    monkeypatch.setattr(images, "_open", lambda shard: read.append(shard) or original(shard))
     for _ in range(3):
         for block in range(0, 380, 10):
             images.take(np.arange(block, block + 10))
@@ -89,13 +87,13 @@ def test_no_more_is_kept_than_is_given(shards: Path, keep: int, monkeypatch) -> 
 
 
 def test_what_an_order_comes_back_to_is_kept_whatever_was_given(shards: Path) -> None:
-    images = ShardImages(read_row_groups(faces.shard_paths(shards)), keep=0, threads=1)
+    images = ShardImages(faces.shard_paths(shards), keep=0, threads=1)
     images.keep_at_least(380)
     assert images.keeps_all
 
 
 def test_many_threads_get_the_same_pixels(shards: Path) -> None:
-    images = ShardImages(read_row_groups(faces.shard_paths(shards)), keep=10_000, threads=4)
+    images = ShardImages(faces.shard_paths(shards), keep=10_000, threads=4)
     whole = faces.read_faces(shards).images
     draws = [np.random.default_rng(seed).choice(380, 40) for seed in range(40)]
     with ThreadPoolExecutor(4) as pool:

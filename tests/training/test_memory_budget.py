@@ -1,12 +1,13 @@
 """Memory for images: what is free by hand-written files, and what fits where."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.training.memory_budget import GIB, MemoryBudget, free_memory, memory_budget
+from fer_pipeline.training.images import GIB, MemoryBudget, free_memory, memory_budget
 
 CPU = torch.device("cpu")
 
@@ -19,17 +20,17 @@ def test_what_fits_is_taken_from_the_nearest_first() -> None:
     assert (MemoryBudget(CPU, memory=5).reserve_up_to(7), MemoryBudget(CPU, memory=9).reserve_up_to(7)) == (5, 7)
 
 
-def test_free_is_the_lesser_of_machine_and_container(tmp_path: Path) -> None:
-    meminfo = tmp_path / "meminfo"
-    meminfo.write_text("MemTotal:  900 kB\nMemFree:  100 kB\nMemAvailable:  500 kB\nHugePages_Total:   0\n")
-    assert free_memory(meminfo, tmp_path) == 500 * 1024
+def test_free_is_the_lesser_of_machine_and_container(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=900 * 1024, available=500 * 1024))
+    assert free_memory(tmp_path) == 500 * 1024
     (tmp_path / "memory.max").write_text("400000\n")
     (tmp_path / "memory.current").write_text("300000\n")
     (tmp_path / "memory.stat").write_text("anon 200000\ninactive_file 60000\n")
-    assert free_memory(meminfo, tmp_path) == 400_000 - 300_000 + 60_000
+    assert free_memory(tmp_path) == 400_000 - 300_000 + 60_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(meminfo, tmp_path) == 500 * 1024
-    assert free_memory(tmp_path / "absent", tmp_path) > 0
+    assert free_memory(tmp_path) == 500 * 1024
+    monkeypatch.undo()
+    assert free_memory(tmp_path) > 0
 
 
 @pytest.mark.parametrize(("processes", "memory", "threads"), [(1, 3 * GIB, 4), (2, 1.5 * GIB, 2), (9, GIB / 3, 1)])

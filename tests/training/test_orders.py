@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.training.orders import Balanced, Blocked, Order, Permuted
+from fer_pipeline.training.batches import Balanced, Blocked, Order, Permuted
 
 
 def walk(seed: int, count: int, number: int) -> list[int]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fer_pipeline.training.partition import FIT, partition
+from fer_pipeline.training.sets import FIT, partition
 
 SHARES = {"validation": 0.1, "heldout": 0.2}
 

@@ -10,14 +10,15 @@ from torch.nn import functional
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import validate as validate_settings
 from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.averaging import averaged_copy, update_average
+from fer_pipeline.training.fit import build_optimizer, rate_factor
 from fer_pipeline.training.losses import balancing_weights, smoothed_cross_entropy, weighted_mean
-from fer_pipeline.training.optimization import build_optimizer, rate_factor
 from fer_pipeline.training.settings import Constant, Cosine, Step, TrainingSettings
 from fer_pipeline.training.validation import better, validate
-from fer_pipeline.training.worker import choose_precision, make_worker, reproducible
+from fer_pipeline.training.worker import choose_precision, make_worker
 
 
 def test_no_smoothing_is_torchs_cross_entropy() -> None:
@@ -93,7 +94,7 @@ def test_validation_is_the_plain_computation(toy) -> None:
     images = toy(300, 0)
     model = build(NetworkSettings(size=24, width=4), 3, seed=0).train()
     preprocessing = Preprocessing(size=24)
-    found = validate(model, images, preprocessing=preprocessing, classes=("a", "b", "c"), device=torch.device("cpu"))
+    found = validate(model, images, preprocessing, ("a", "b", "c"), torch.device("cpu"))
     assert model.training
     with torch.no_grad():
         logits = model.eval()(preprocessing.apply(images.all_pixels()))
@@ -133,12 +134,12 @@ def test_fabric_is_quiet(capfd, recwarn) -> None:
     assert not [warning for warning in recwarn if "lightning" in str(warning.filename)]
 
 
-def test_reproducible_gives_everything_back() -> None:
+def test_deterministic_gives_everything_back() -> None:
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
     threads = torch.get_num_threads()
-    with reproducible(TrainingSettings(threads=2)):
+    with deterministic(threads=2):
         assert torch.get_num_threads() == 2
         assert torch.are_deterministic_algorithms_enabled()
         torch.manual_seed(8)

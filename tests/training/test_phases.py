@@ -22,12 +22,11 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.launch import run_group
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import Constant, Sgd
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
-from fer_pipeline.training.worker import Worker, make_worker
+from fer_pipeline.training.worker import Worker, make_worker, run_group
 
 
 class Options(Settings):
@@ -242,6 +241,19 @@ def test_gradients_are_free_of_the_loss_scale_and_an_overflow_is_no_step() -> No
     run.apply(huge)
     for parameter, expected in zip(network.parameters(), after, strict=True):
         assert torch.equal(parameter.detach(), expected)
+
+
+def test_the_loss_scale_grows_where_gradients_alone_are_asked_for() -> None:
+    """No optimiser steps by the scaler then, so nothing else would ever raise a scale that one overflow lowered."""
+    layer = torch.nn.Linear(2, 1)
+    run = context_of(layer, Scaled(1024.0))
+    scaler = run.worker.fabric._precision.scaler
+    scaler._growth_interval = 2
+    scales = []
+    for factor in (1e38, 1.0, 1.0, 1.0, 1.0):
+        run.gradients(layer(torch.ones(3, 2)).sum() * factor)
+        scales.append(scaler.get_scale())
+    assert scales == [512.0, 512.0, 1024.0, 1024.0, 2048.0]
 
 
 def test_two_optimisers_take_one_loss_scale() -> None:

@@ -8,8 +8,8 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.images import ShardImages, read_row_groups
-from fer_pipeline.training.train import measure_speed
+from fer_pipeline.training.fit import measure_speed
+from fer_pipeline.training.images import ShardImages
 
 
 def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
@@ -22,7 +22,7 @@ def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
         ]
         table = pa.Table.from_pylist(rows, schema=faces.face_schema(("a", "b", "c"), crop=24))
         faces.write_shard(root / "part-00000.parquet", table)
-        images = replace(images, images=ShardImages(read_row_groups(faces.shard_paths(root)), keep=keep, threads=1))
+        images = replace(images, images=ShardImages(faces.shard_paths(root), keep=keep, threads=1))
     return Stream(images, 4, seed=0, order=order)
 
 

@@ -6,10 +6,13 @@ The modules carry the names of the published weights: `input_layer.0.weight`, `b
 `output_layer.<n>…`. They expect 112 px crops on the ArcFace template. `iresnet` differs in two details.
 """
 
+import math
+
 from jaxtyping import Float
+from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-from fer_pipeline.networks.layouts import ARCFACE, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import ARCFACE, Layout, has, leaving_out
 from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("ir_se50",)
@@ -18,7 +21,6 @@ NUM_FEATURES = 512
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {"arcface": Layout(ARCFACE, has("input_layer.0.weight", "output_layer.3.weight"), leaving_out("head."))}
 
 
@@ -27,36 +29,18 @@ def build(settings: NetworkSettings) -> nn.Module:
     return ImprovedResidual(settings.size or 112, squeeze=True, norm_between=False, dropout=0.5)
 
 
-class SqueezeExcitation(nn.Module):
-    """Scales every channel by a gate that sees the averages of all."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
-        self.relu = nn.ReLU()
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
-        self.sigmoid = nn.Sigmoid()
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
-
-
 class Unit(nn.Module):
     """Two convolutions and a shortcut; the second convolution has the stride."""
 
     def __init__(self, inner: int, outer: int, stride: int, *, squeeze: bool, norm_between: bool) -> None:
         super().__init__()
-        project = inner != outer or (norm_between and stride != 1)
-        self.shortcut_layer = (
-            nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
-            if project
-            else nn.MaxPool2d(1, stride)
-        )
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        if inner != outer or (norm_between and stride != 1):
+            self.shortcut_layer = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
         layers: list[nn.Module] = [nn.BatchNorm2d(inner), nn.Conv2d(inner, outer, 3, 1, 1, bias=False)]
         layers += [nn.BatchNorm2d(outer)] if norm_between else []
         layers += [nn.PReLU(outer), nn.Conv2d(outer, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer)]
-        layers += [SqueezeExcitation(outer)] if squeeze else []
+        layers += [SEModule(outer, rd_channels=outer // 16, bias=False)] if squeeze else []
         self.res_layer = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "n i h w"]) -> Float[Tensor, "n o h2 w2"]:
@@ -77,9 +61,7 @@ class ImprovedResidual(nn.Module):
             for stride in [2] + [1] * (count - 1):
                 self.body.append(Unit(inner, channels, stride, squeeze=squeeze, norm_between=norm_between))
                 inner = channels
-        side = size
-        for _ in STAGES:
-            side = (side + 1) // 2
+        side = math.ceil(size / 2 ** len(STAGES))
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(inner),
             nn.Dropout(dropout),

@@ -8,8 +8,8 @@ import re
 
 from torch import nn
 
+from fer_pipeline.networks.backbones import ARCFACE, Layout, has
 from fer_pipeline.networks.backbones.ir_se import STAGES, ImprovedResidual
-from fer_pipeline.networks.layouts import ARCFACE, Layout, has
 from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("iresnet50",)
@@ -31,10 +31,8 @@ def _rename(name: str) -> str | None:
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {"arcface": Layout(ARCFACE, has("layer1.0.bn1.weight", "features.weight", "fc.weight"), _rename)}
 
 
 def build(settings: NetworkSettings) -> nn.Module:
-    """Builds the network for the input size of the settings (112 px where there is none)."""
     return ImprovedResidual(settings.size or 112, squeeze=False, norm_between=True, dropout=0.0)

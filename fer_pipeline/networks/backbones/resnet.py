@@ -5,14 +5,13 @@ from typing import Any, cast
 from torch import nn
 from torchvision.models import resnet
 
-from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out
 from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("resnet18", "resnet34", "resnet50")
 
 
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {"torchvision": Layout(IMAGENET, has("layer1.0.conv1.weight", "bn1.weight"), leaving_out("fc."))}
 
 

@@ -5,11 +5,13 @@ px end at 3 x 3.
 `norm: group` (Wu & He, arXiv:1803.08494) has no running statistics, as distillation from random weights needs.
 """
 
+from itertools import pairwise
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fer_pipeline.networks.layouts import Layout
+from fer_pipeline.networks.backbones import Layout
 from fer_pipeline.networks.settings import NetworkSettings
 
 
@@ -46,18 +48,10 @@ class Small(nn.Module):
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
         self.feature_dim = 8 * width
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 2, 1, bias=False),
-            _norm(norm, width),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False),
-            _norm(norm, 2 * width),
-            nn.ReLU(),
-        )
-        self.blocks = nn.Sequential(
-            Block(2 * width, 4 * width, stride=2, norm=norm),
-            Block(4 * width, 8 * width, stride=2, norm=norm),
-        )
+        self.stem = nn.Sequential()
+        for inner, outer in pairwise((3, width, 2 * width)):
+            self.stem.extend([nn.Conv2d(inner, outer, 3, 2, 1, bias=False), _norm(norm, outer), nn.ReLU()])
+        self.blocks = nn.Sequential(*(Block(n * width, 2 * n * width, stride=2, norm=norm) for n in (2, 4)))
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.blocks(self.stem(x)).mean((2, 3))

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.networks.layouts import Layout
+from fer_pipeline.networks.backbones import Layout
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
 

@@ -7,14 +7,13 @@ as well be torchvision's ImageNet network, so there the layout must be named.
 """
 
 import re
-from collections.abc import Collection
 from typing import Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models import vgg
 
-from fer_pipeline.networks.layouts import IMAGENET, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
 
@@ -37,15 +36,10 @@ def _rename(name: str) -> str | None:
     return leaving_out("fc8.", "classifier.6.")(name)
 
 
-def _is_vgg_face(keys: Collection[str]) -> bool:
-    return "conv_1_1.weight" in keys or "features.0.weight" in keys
-
-
 def layouts(settings: NetworkSettings) -> dict[str, Layout]:
-    """Returns the published layouts of this family's weights."""
     return {
         "torchvision": Layout(IMAGENET, has("features.0.weight", "classifier.0.weight"), leaving_out("classifier.6.")),
-        "vgg_face": Layout(BGR, _is_vgg_face, _rename),
+        "vgg_face": Layout(BGR, lambda keys: not {"conv_1_1.weight", "features.0.weight"}.isdisjoint(keys), _rename),
         "vgg_face_dag": Layout(RGB, has("conv1_1.weight"), _rename),
     }
 

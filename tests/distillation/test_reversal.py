@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from fer_pipeline.distillation.checkpointing import best_split, iter_reversed
+from fer_pipeline.distillation.unrolled import best_split, iter_reversed
 
 
 class State:
