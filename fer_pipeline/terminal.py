@@ -10,7 +10,8 @@ from typer.core import TyperGroup
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.summary import Summary
 
-UsageError: Any = typer.BadParameter.__mro__[1]  # typer's own, or click's where it imports that
+# What `typer.BadParameter` inherits from: a class of click, or of the copy of it inside newer versions of typer.
+UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 @contextmanager

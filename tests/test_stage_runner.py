@@ -1,4 +1,4 @@
-"""A stage takes no more workers than the cores that it was given."""
+"""A stage takes at most three workers for two of the cores that it was given."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def _with(project: ProjectSettings, **resources: object) -> ProjectSettings:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
-def test_workers_are_no_more_than_the_cores_that_were_given(project: ProjectSettings) -> None:
+def test_workers_are_at_most_three_for_two_of_the_cores_that_were_given(project: ProjectSettings) -> None:
     mine = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(mine)})
@@ -28,4 +28,4 @@ def test_workers_are_no_more_than_the_cores_that_were_given(project: ProjectSett
     finally:
         os.sched_setaffinity(0, mine)
     assert limit_workers(_with(project, workers=1)).resources.workers == 1
-    assert limit_workers(_with(project, workers=4096)).resources.workers == len(mine)
+    assert limit_workers(_with(project, workers=4096)).resources.workers == len(mine) + len(mine) // 2

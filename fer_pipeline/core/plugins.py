@@ -41,6 +41,6 @@ def load(package: str, name: str) -> ModuleType:
             raise
         fault = f"{place} cannot be imported ({type(error).__name__}: {' '.join(str(error).split())})"
         if isinstance(error, SyntaxError):
-            file = Path(error.filename or place)
-            fault = f"{file.parent.name}/{file.name}" + f", line {error.lineno}" * bool(error.lineno) + f": {error.msg}"
+            file, line = Path(error.filename or place), f", line {error.lineno}" if error.lineno else ""
+            fault = f"{file.parent.name}/{file.name}{line}: {error.msg}"
         raise ConfigError(f"{fault}; correct the file or choose another {OWN_PARTS[folder]}") from None

@@ -270,10 +270,10 @@ def allowed_processors(cgroup: Path = CGROUP) -> float:
 
 
 def check_processors(context: CheckContext) -> Finding:
-    """Checks that each worker, which has one thread, has a processor."""
+    """Checks that there are at most three workers, which have one thread each, for two processors."""
     count, workers = allowed_processors(), context.resources.workers
     message = f"{count:g} processors, resources.workers is {workers}"
-    is_crowded = context.resources.backend == "local" and workers > count
+    is_crowded = context.resources.backend == "local" and workers > 1.5 * count
     return grade(message, f"set resources.workers to {max(int(count), 1)}", warning=is_crowded)
 
 

@@ -1,4 +1,4 @@
-"""Score half-precision features against class centroids: cosines, nearest class and margin, by the machine's means.
+"""Score half-precision features against class centroids: cosines, nearest class and margin, by one of three engines.
 
 Source: arXiv:2005.08551, eq. 5. The paper calls the cosine *similarity* a distance and then selects small ones; here
 d = 1 - cos throughout. A zero feature has no direction: its cosines are 0, and the caller counts it.

@@ -43,6 +43,7 @@ class Source:
         return np.bincount(labels, minlength=len(classes))
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        """The images, their labels as numbers of `classes`; `budget` says which stay in memory."""
         raise NotImplementedError
 
 

@@ -14,7 +14,7 @@ from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("iresnet50",)
 
-_FIRST_UNIT = {1: 0, 2: STAGES[0][1], 3: STAGES[0][1] + STAGES[1][1], 4: sum(count for _, count in STAGES[:3])}
+_FIRST_UNIT = {stage + 1: sum(count for _, count in STAGES[:stage]) for stage in range(4)}
 _IN_UNIT = {"bn1": "0", "conv1": "1", "bn2": "2", "prelu": "3", "conv2": "4", "bn3": "5"}
 _AROUND = {"conv1": "input_layer.0", "bn1": "input_layer.1", "prelu": "input_layer.2"}
 _AROUND |= {"bn2": "output_layer.0", "fc": "output_layer.3", "features": "output_layer.4"}
