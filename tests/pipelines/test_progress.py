@@ -106,8 +106,8 @@ def test_what_the_stages_write_is_found_and_read(
     shown: list[str] = []
     monkeypatch.setattr(module, "create_progress_artifact", lambda value, key, description: shown.append(description))
     progress_file = ProgressFile(tmp_path / ".store", *words)
-    with report_progress(tmp_path, stage, logging.getLogger("test")), progress("faces", 4, "faces") as advance:
-        with progress_file.follow(advance):
+    with report_progress(tmp_path, stage, logging.getLogger("test")), progress_file.follow():
+        with progress("faces", 4, "faces") as advance:
             advance(3)
     assert len(shown) == 1
     assert shown[0].startswith(f"{stage}: 3 of 4 faces, ")

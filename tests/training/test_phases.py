@@ -298,6 +298,7 @@ def test_gradients_under_autocast_are_float32() -> None:
     network = build_network(NetworkSettings(size=24, width=4, norm="group"), 3, seed=1)
     fabric = make_worker("cpu", "32-true").fabric
     run = context_of(network, fabric)
+    torch.manual_seed(0)
     inputs, labels = torch.randn(6, 3, 24, 24), torch.arange(6) % 3
     with torch.autocast("cpu", torch.bfloat16):
         found = run.gradients(smoothed_cross_entropy(network(inputs), labels).mean())
