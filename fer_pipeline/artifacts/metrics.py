@@ -1,6 +1,6 @@
 """Read and write what `evaluate` leaves in `reports/metrics/<recipe>/<target>/`.
 
-- `metrics.json`: the figures of `evaluation.summary.summarise`, for `dvc metrics`.
+- `metrics.json`: the figures of `evaluation.statistics.summarise`, for `dvc metrics`.
 - `predictions.parquet`, one row a test face: `face_id`, `label` and `subject` (names), per seed `predicted_<seed>` (a
   name) and `probabilities_<seed>` (f32, one for each class of the list in the metadata). Names, no numbers, so that SQL
   reads well.

@@ -2,7 +2,7 @@
 
 Columns that are read: `face_id`, and `dominant`, the expression whose prototype dominates; a mixed face has none
 (null), and whoever mines it under any label is wrong. `synthesize` writes these files, with the columns of
-`synthesis/records.py`.
+`synthesis/sets.py`.
 """
 
 import re

@@ -10,18 +10,25 @@ Two sources of doubt are kept apart, since they answer different questions:
   are not independent; else faces are drawn within each true class (stratified), so that a rare class is never lost.
   A replicate in which a class has no face leaves that class out of its mean, as `metrics` does.
   Comparisons are paired: both recipes meet the same replicates.
+
+`summarise` nests the figures as `metrics.json` holds them, so that `dvc metrics show` reads them: the four figures as
+means over the seeds on the top level, then `over_seeds` (with two seeds or more), `over_samples` (the bootstrap's),
+every class and every seed. All are fractions of 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import Field
 from scipy.special import stdtrit
 
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.evaluation.metrics import all_metrics, row_shares
+from fer_pipeline.core.settings import Settings
+from fer_pipeline.evaluation.metrics import METRICS, Metrics, all_metrics, measure, row_shares
+from fer_pipeline.evaluation.predictions import Predictions
 
 LEVEL = 0.95
 CHUNK_VALUES = 4_000_000  # bounds the memory of one block of replicates
@@ -49,21 +56,14 @@ class Interval:
         return "below" if self.high is not None and self.high < 0 else "unclear"
 
 
-def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
+def mean_interval(values: Sequence[float]) -> Interval:
     """Return the mean with Student's t interval; n - 1 degrees of freedom."""
     array = np.asarray(values, dtype=np.float64)
-    assert array.ndim == 1
-    assert len(array) > 0
     mean = float(array.mean())
     if len(array) < 2:
         return Interval(mean, None, None, len(array))
-    half = float(stdtrit(len(array) - 1, (1 + level) / 2) * array.std(ddof=1) / np.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, (1 + LEVEL) / 2) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half, len(array))
-
-
-def paired_interval(first: Sequence[float], second: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """Return the mean of `first - second`, seed by seed, with its t interval."""
-    return mean_interval(np.subtract(first, second).tolist(), level=level)
 
 
 def replicate_weights(
@@ -119,22 +119,102 @@ def bootstrap(
     return Replicates(np.concatenate(metrics), np.concatenate(rows))
 
 
-def percentile_interval(
-    replicates: Float[np.ndarray, " b"], *, estimate: float, count: int, level: float = LEVEL
-) -> Interval:
-    """Return the middle `level` share of the replicates around an estimate made on the real sample."""
+def percentile_interval(replicates: Float[np.ndarray, " b"], *, estimate: float, count: int) -> Interval:
+    """Return the middle 95 % of the replicates around an estimate made on the real sample."""
     finite = replicates[np.isfinite(replicates)]
     if not len(finite):
         return Interval(estimate, None, None, count)
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(estimate, float(low), float(high), count)
 
 
-def share_interval(hits: int, count: int, *, level: float = LEVEL) -> Interval:
+def share_interval(hits: int, count: int) -> Interval:
     """Return a share of independent trials with Wilson's score interval (Wilson, 1927); no interval for no trial."""
     if count == 0:
         return Interval(float("nan"), None, None, 0)
     from scipy import stats  # takes a second to import, and evaluate has no need of it
 
-    interval = stats.binomtest(hits, count).proportion_ci(level, method="wilson")
+    interval = stats.binomtest(hits, count).proportion_ci(LEVEL, method="wilson")
     return Interval(hits / count, float(interval.low), float(interval.high), count)
+
+
+class Resampling(Settings):
+    """How the test faces are resampled."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 2000  # replicates of the test sets
+    bootstrap_seed: int = 0
+    by_subject: bool = True  # draw persons where they are known; else faces within each class
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of every seed on one test set, and the two intervals of each figure by its name."""
+
+    predictions: Predictions
+    seeds: dict[int, Metrics]
+    over_seeds: dict[str, Interval]
+    over_samples: dict[str, Interval]
+    replicates: Replicates
+
+    @property
+    def first(self) -> Metrics:
+        """The figures of the first seed, for what no seed changes: sizes and absent classes."""
+        return next(iter(self.seeds.values()))
+
+    @property
+    def class_accuracies(self) -> dict[str, float]:
+        """The accuracy of every class with a test face, mean over the seeds."""
+        rows = [seed.class_accuracies for seed in self.seeds.values()]
+        return {name: mean_interval([row[name] for row in rows]).mean for name in self.first.class_accuracies}
+
+    def share(self, actual: int, predicted: int) -> Interval:
+        """The share of an actual class that was predicted as a class, all seeds together, over the test faces."""
+        estimate = float(row_shares(self.predictions.confusions.sum(0))[actual, predicted])
+        support = self.first.supports[self.predictions.classes[actual]]
+        return percentile_interval(self.replicates.confusion[:, actual, predicted], estimate=estimate, count=support)
+
+
+def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
+    """Compute the figures of every seed and resample the test faces."""
+    confusions = zip(predictions.seeds, predictions.confusions, strict=True)
+    seeds = {seed: measure(confusion, classes=predictions.classes) for seed, confusion in confusions}
+    subjects = predictions.clusters if resampling.by_subject else None
+    replicates = bootstrap(
+        predictions.labels,
+        predictions.predicted,
+        num_classes=len(predictions.classes),
+        subjects=subjects,
+        draws=resampling.bootstrap,
+        seed=resampling.bootstrap_seed,
+    )
+    over_seeds = {name: mean_interval([getattr(seed, name) for seed in seeds.values()]) for name in METRICS}
+    faces, columns = len(predictions.labels), zip(METRICS, replicates.metrics.T, strict=True)
+    over_samples = {
+        name: percentile_interval(column, estimate=over_seeds[name].mean, count=faces) for name, column in columns
+    }
+    return Evaluation(predictions, seeds, over_seeds, over_samples, replicates)
+
+
+def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any]:
+    """Return the content of `metrics.json`."""
+    result = evaluate(predictions, resampling)
+    first, number = result.first, {name: k for k, name in enumerate(predictions.classes)}
+    return {
+        **{name: interval.mean for name, interval in result.over_seeds.items()},
+        "samples": first.num_samples,
+        "support": first.supports,
+        "absent_classes": ", ".join(first.absent),
+        "bootstrap_units": "subjects" if resampling.by_subject and predictions.clusters else "faces within classes",
+        "over_seeds": {name: _bounds(interval) for name, interval in result.over_seeds.items() if _bounds(interval)},
+        "over_samples": {name: _bounds(interval) for name, interval in result.over_samples.items()},
+        "per_class": {
+            name: {"accuracy": accuracy, **_bounds(result.share(number[name], number[name]))}
+            for name, accuracy in result.class_accuracies.items()
+        },
+        "per_seed": {str(key): {name: getattr(seed, name) for name in METRICS} for key, seed in result.seeds.items()},
+    }
+
+
+def _bounds(interval: Interval) -> dict[str, float]:
+    bounds = {"low": interval.low, "high": interval.high}
+    return {key: value for key, value in bounds.items() if value is not None}

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 Axes = Any  # matplotlib.axes.Axes
 Guide = tuple[float, str]  # a place on an axis and the name of the line drawn there
-Charts = dict[str, bytes | None]  # SVG by name, None where there is nothing to draw
+Charts = dict[str, bytes | None]  # SVG by the name of its file, None where there is nothing to draw
 
 INK, MUTED = "#1d2733", "#5b6675"
 BLUE, SKY, VERMILION, ORANGE = "#0072b2", "#56b4e9", "#d55e00", "#e69f00"
@@ -39,13 +39,6 @@ class Look(NamedTuple):
 
     colour: str
     marker: str
-
-
-class Figure(NamedTuple):
-    """A chart of the page: it lies in `reports/figures/<name>.svg` too, and the template says what it shows."""
-
-    name: str
-    svg: bytes
 
 
 class Line(NamedTuple):

@@ -44,20 +44,13 @@ class DataSet:
         return {label: census.labels.get(label, 0) if labelled else None for label in self.classes}
 
 
-class Item(NamedTuple):
-    """A file or folder with its hash; empty where DVC keeps none."""
-
-    path: str
-    digest: str
-
-
 class Stage(NamedTuple):
-    """One stage as it ran."""
+    """One stage as it ran; what it reads and writes are paths with their hashes, "" where DVC keeps none."""
 
     name: str
     command: str
-    reads: tuple[Item, ...]
-    writes: tuple[Item, ...]
+    reads: dict[str, str]
+    writes: dict[str, str]
 
 
 class Lineage(NamedTuple):
@@ -70,14 +63,10 @@ class Lineage(NamedTuple):
 
 def load_census(folder: Path, project: ProjectSettings) -> list[DataSet]:
     """Load the data sets that were aligned, in the order of the settings."""
-    paths = {name: path for name in project.datasets if (path := folder / f"{name}.json").exists()}
-    return [DataSet(name, _role(name, project), project.classes, read_census(path)) for name, path in paths.items()]
-
-
-def _role(name: str, project: ProjectSettings) -> str:
-    """What a data set is used for, in words."""
     uses = {"anchor": (project.anchor,), "training": (project.train,), "pool": project.pools, "target": project.targets}
-    return ", ".join(use for use, names in uses.items() if name in names) or "unused"
+    paths = {name: path for name in project.datasets if (path := folder / f"{name}.json").exists()}
+    roles = {name: ", ".join(use for use, names in uses.items() if name in names) or "unused" for name in paths}
+    return [DataSet(name, roles[name], project.classes, read_census(path)) for name, path in paths.items()]
 
 
 def read_lineage(root: Path, project: ProjectSettings) -> Lineage:
@@ -106,7 +95,7 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
     command = entry.get("cmd", "")
     text = " && ".join(map(str, command)) if isinstance(command, list) else str(command)
     reads, writes = (
-        tuple(Item(str(item["path"]), str(next((item[kind] for kind in HASHES if kind in item), ""))) for item in items)
+        {str(item["path"]): str(next((item[kind] for kind in HASHES if kind in item), "")) for item in items}
         for items in (entry.get("deps", []), entry.get("outs", []))
     )
     return Stage(name, text, reads, writes)

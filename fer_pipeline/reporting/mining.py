@@ -1,4 +1,4 @@
-"""Estimate how right the pseudo-labels are, check it where a pool's truth is known, and draw counts and margin sweep.
+"""Estimate how right the pseudo-labels are, draw counts and margin sweep, and load the faces that the page shows.
 
 The estimate of a pool is the mean of the classes' estimates on held-out anchor faces, weighted by what that pool gave
 to each class; its interval combines theirs (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, equation 8). The
@@ -7,6 +7,11 @@ every face passes.
 
 The true curve of the sweep takes the pool's scores and its truth: at a margin m it is the share of right labels among
 the faces whose margin is at least m, each pool with a known truth by itself.
+
+Figure 3 of Liu et al., arXiv:2005.08551: each row is a class and its confidence falls from left to right. The faces
+stand at even steps from the first rank to the last, over all pools, so that the row shows the whole class and not its
+best corner only. Where the truth of a pool is known (a drawn world), a wrong face is marked. Figure 6: the paper groups
+its failures by eye (pose, light, occlusion); ours come ordered by true class and by how confident the models were.
 """
 
 import math
@@ -21,6 +26,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float64
 
+from fer_pipeline.artifacts.faces import decode_one, open_shard
+from fer_pipeline.artifacts.metrics import read_failures
 from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_sweep
 from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.artifacts.truth import Truth
@@ -39,10 +46,11 @@ from fer_pipeline.reporting.charts import (
     lines,
     series_colours,
 )
-from fer_pipeline.reporting.formatting import count
+from fer_pipeline.reporting.formatting import count, crop_uri, data_uri
 
 Margins = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "random"]
+Face = dict[str, Any]
 Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
 TRUE = "true_"  # begins the names of these columns, and the name of the pool follows
 
@@ -179,3 +187,57 @@ def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list
         values = [Dot(interval.mean, interval.low, interval.high, *look) for interval, *look in marks if interval]
         if values and row.name == ALL_CLASSES:
             yield f"{row.pool}\n{row.kind}", values
+
+
+def load_mined_faces(data: Path, *, classes: Sequence[str], truth: Truth, per_class: int) -> dict[str, list[Face]]:
+    """Load at most `per_class` faces of every class of the mined set, with their pictures.
+
+    A face has the columns of `mined.parquet`, `picture` (a data URI), `true_label` ("" where no truth is known) and
+    `right` (None there).
+    """
+    rows, gallery = read_rows(data / "mined", MINED, classes=classes), {}
+    for label, name in enumerate(classes):
+        members = rows.filter(pc.field("label") == label).sort_by("rank")
+        steps = np.unique(np.linspace(0, len(members) - 1, min(per_class, len(members))).round().astype(int))
+        chosen = members.take(pa.array(steps, pa.int64())).to_pylist() if len(members) else []
+        pictures: dict[str, str] = {}
+        for pool in sorted({row["pool"] for row in chosen}):
+            pictures |= load_crops(
+                data / "auxiliary" / pool / name, {row["face_id"] for row in chosen if row["pool"] == pool}
+            )
+        faces = [
+            {
+                **row,
+                "picture": pictures[row["face_id"]],
+                "right": truth.right(row["pool"], row["face_id"], name),
+                "true_label": truth.label(row["pool"], row["face_id"]),
+            }
+            for row in chosen
+            if row["face_id"] in pictures
+        ]
+        if faces:
+            gallery[name] = faces
+    return gallery
+
+
+def load_crops(folder: Path, face_ids: set[str]) -> dict[str, str]:
+    """Load data URIs of some faces of one folder of shards; only the row groups that hold one are decoded."""
+    crops: dict[str, str] = {}
+    for path in sorted(folder.glob("part-*.parquet")) if face_ids else ():
+        shard = open_shard(path)
+        for group in range(shard.num_row_groups):
+            present = shard.read_row_group(group, columns=["face_id"])["face_id"].to_pylist()
+            places = [index for index, face_id in enumerate(present) if face_id in face_ids]
+            images = shard.read_row_group(group, columns=["image"])["image"] if places else []
+            crops |= {present[place]: crop_uri(decode_one(images[place]["bytes"].as_py())) for place in places}
+    return crops
+
+
+def load_failures(metrics: Path, *, recipe: str, targets: Sequence[str], per_class: int) -> dict[str, list[Face]]:
+    """Load the mistakes by target, where the recipe made one: the fields of `Failure`, and `picture` (a data URI)."""
+    failures = {target: read_failures(metrics / recipe / target / "failures") for target in targets}
+    galleries = {
+        target: [{**vars(one), "picture": data_uri(png)} for one, png in pairs if one.rank <= per_class]
+        for target, pairs in failures.items()
+    }
+    return {target: faces for target, faces in galleries.items() if faces}

@@ -1,26 +1,88 @@
-"""Render the report's page: one HTML file with styles and pictures inside it, no script, nothing from outside."""
+"""Collect what the report shows from the project's folder, and render one HTML file that needs nothing from outside.
+
+The page holds its styles and pictures and no script. A part that this run does not have (no truth, no distillation, no
+timings) is empty and the page says so; a part that is there and damaged is a DataError.
+"""
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import Field
 
-from fer_pipeline.artifacts.mined import ALL_CLASSES
-from fer_pipeline.core.settings import ProjectSettings
-from fer_pipeline.reporting import formatting
-from fer_pipeline.reporting.charts import Figure, choose_looks
+from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY, read_summary
+from fer_pipeline.artifacts.truth import read_truth
+from fer_pipeline.core.settings import PlainName, ProjectSettings
+from fer_pipeline.evaluation.statistics import Resampling
+from fer_pipeline.reporting import formatting, mining, results, trainings
+from fer_pipeline.reporting.charts import Charts, choose_looks
 from fer_pipeline.reporting.claims import make_claims, place_forest, write_headline
 from fer_pipeline.reporting.formatting import listing, percent, plural
-from fer_pipeline.reporting.mining import draw_mining
-from fer_pipeline.reporting.report_data import ReportData, Selection
-from fer_pipeline.reporting.results import ALL, METRIC, Result, shade_confusion
-from fer_pipeline.reporting.trainings import draw_trainings, find_loss
+from fer_pipeline.reporting.lineage import load_census, read_lineage
+from fer_pipeline.reporting.results import ALL, METRIC, Difference, Result
 
 TEMPLATES = Path(__file__).parent / "templates"
 FILTERS = ("percent", "points", "plus_minus", "span", "count", "plural", "listing", "visible", "data_uri")
 FEW = 20  # test faces of a class below which the page says what one face weighs
+Count = Annotated[int, Field(ge=0)]
+
+
+class PageSettings(Resampling):
+    """What the page shows and how doubt is measured."""
+
+    title: str = "Facial expression report"
+    baseline: str = "baseline"  # the recipe that all others are compared with
+    controls: dict[PlainName, PlainName] = Field(default_factory=dict)  # recipe: the recipe that is its control
+    descriptions: dict[PlainName, str] = Field(default_factory=dict)  # recipe: what it adds, in the plural
+    faces_per_class: Count = 10  # mined faces shown of each class
+    failures_per_class: Count = 4  # mistakes shown of each class and target, of those that evaluate wrote
+
+
+class ReportData:
+    """All that the report shows of one run, read from under the project's folder."""
+
+    def __init__(self, root: Path, project: ProjectSettings, settings: PageSettings) -> None:
+        recipes, classes = list(project.recipes), project.classes
+        data, metrics = root / "data", root / "reports/metrics"
+        self.results = results.load_results(metrics, project, settings)
+        # By recipe and what it is compared with: differences in mean class accuracy and in accuracy, target by target.
+        self.comparisons: dict[tuple[str, str], list[tuple[Difference, Difference]]] = {}
+        for pair in results.list_pairs(recipes, baseline=settings.baseline, controls=settings.controls):
+            means, accuracies = (
+                results.compute_differences(self.results, *pair, targets=project.targets, metric=metric)
+                for metric in (METRIC, "accuracy")
+            )
+            if means:
+                self.comparisons[pair] = list(zip(means, accuracies, strict=True))
+        self.truth = read_truth(data / "truth", project.pools)
+        self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth)
+        self.mined: dict[str, Any] | None = None  # the summary
+        self.mined_faces, self.precisions = {}, []
+        if (data / "mined" / SUMMARY).exists():
+            self.mined = read_summary(data / "mined")
+            self.mined_faces = mining.load_mined_faces(
+                data, classes=classes, truth=self.truth, per_class=settings.faces_per_class
+            )
+            self.precisions = mining.compute_precisions(
+                data / "mined", self.mined["by_class"], self.sweep, project, self.truth
+            )
+        self.distilled = trainings.load_distilled_sets(data / "distilled")
+        self.timings = trainings.load_timings(root / "reports/timings", recipes, baseline=settings.baseline)
+        self.histories = trainings.load_histories(root / "models/final", recipes, project.seeds)
+        self.best_recipe = results.best_recipe(self.results)
+        self.failures = mining.load_failures(  # of the best recipe, by target
+            metrics, recipe=self.best_recipe, targets=project.targets, per_class=settings.failures_per_class
+        )
+        self.census = load_census(root / "reports/census", project)
+        self.lineage = read_lineage(root, project)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """All differences in mean class accuracy, then those in accuracy."""
+        rows = [row for group in self.comparisons.values() for row in group]
+        return [mean for mean, _ in rows] + [accuracy for _, accuracy in rows]
 
 
 def render(context: dict[str, Any]) -> str:
@@ -33,46 +95,48 @@ def render(context: dict[str, Any]) -> str:
     return environment.get_template("index.html.j2").render(style=style, **context)
 
 
-def build_context(data: ReportData, project: ProjectSettings, selection: Selection, *, title: str) -> dict[str, Any]:
-    """Build everything that the templates name; `figures` are all charts of the page."""
-    baseline, controls, recipes = selection.baseline, selection.controls, list(project.recipes)
+def build_context(data: ReportData, project: ProjectSettings, settings: PageSettings) -> dict[str, Any]:
+    """Build everything that the templates name; `charts` holds those that there is something to draw for."""
+    baseline, controls, recipes = settings.baseline, settings.controls, list(project.recipes)
     looks = choose_looks(recipes, baseline=baseline, controls=controls)
     means = [row for row in data.differences if row.metric == METRIC]
-    claims = make_claims(recipes, means, baseline=baseline, controls=controls, descriptions=selection.descriptions)
+    claims = make_claims(recipes, means, baseline=baseline, controls=controls, descriptions=settings.descriptions)
     by_target = {
         target: rows
         for target in project.targets
         if (rows := [result for (_, name), result in data.results.items() if name == target])
     }
-    loss = find_loss(data.histories)
-    charts = draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
+    loss = trainings.find_loss(data.histories)
+    charts: Charts = mining.draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
     for distilled in data.distilled:
         charts |= distilled.charts
-    charts |= draw_trainings(data.timings, data.histories, looks, loss)
-    figures = [Figure(name, svg) for name, svg in charts.items() if svg]
-    confusions = {key: shade_confusion(result) for key, result in data.results.items()}
-    context = vars(data) | {"title": title, "project": project, "looks": looks, "claims": claims, "baseline": baseline}
-    context |= {"all_targets": ALL, "all_classes": ALL_CLASSES, "by_target": by_target, "confusions": confusions}
-    context |= {"loss": loss, "charts": dict(figures), "figures": figures, "draws": selection.resampling.draws}
-    return context | {
+    charts |= trainings.draw_trainings(data.timings, data.histories, looks, loss)
+    levels = {target: _level(row) for (name, target), row in data.results.items() if name == baseline}
+    return vars(data) | {
+        "project": project,
+        "title": settings.title,
+        "baseline": baseline,
+        "draws": settings.bootstrap,
+        "all_targets": ALL,
+        "all_classes": ALL_CLASSES,
+        "looks": looks,
+        "claims": claims,
         "headline": write_headline(claims, baseline=baseline),
         "forest": place_forest([row for row in means if row.against == baseline], looks),
-        "levels": _levels(data, baseline),
+        "levels": {ALL: math.fsum(levels.values()) / len(levels), **levels} if levels else {},
         "warnings": _warnings(data, project, baseline, by_target),
-        "num_seeds": max(len(result.seeds) for result in data.results.values()),
-        "resampled": _describe_resampling(by_target, by_subject=selection.resampling.by_subject),
+        "by_target": by_target,
         "best": {target: max(rows, key=_level).recipe for target, rows in by_target.items()},
+        "confusions": {key: results.shade_confusion(result) for key, result in data.results.items()},
+        "num_seeds": max(len(result.seeds) for result in data.results.values()),
+        "resampled": _describe_resampling(by_target, by_subject=settings.by_subject),
+        "loss": loss,
+        "charts": {name: svg for name, svg in charts.items() if svg},
     }
 
 
 def _level(result: Result) -> float:
     return result.over_seeds[METRIC].mean
-
-
-def _levels(data: ReportData, baseline: str) -> dict[str, float]:
-    """The baseline's own mean class accuracy on every target, and their mean."""
-    levels = {target: _level(row) for (name, target), row in data.results.items() if name == baseline}
-    return {ALL: math.fsum(levels.values()) / len(levels), **levels} if levels else {}
 
 
 def _describe_resampling(by_target: dict[str, list[Result]], *, by_subject: bool) -> str:

@@ -8,7 +8,7 @@ replicates). `ALL` stands for the plain mean over the targets, each of equal wei
 import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,14 @@ from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import Interval, mean_interval, paired_interval, percentile_interval
-from fer_pipeline.evaluation.summary import Evaluation, Resampling, evaluate
+from fer_pipeline.evaluation.statistics import (
+    Evaluation,
+    Interval,
+    Resampling,
+    evaluate,
+    mean_interval,
+    percentile_interval,
+)
 from fer_pipeline.reporting.charts import BLUE, VERMILION
 from fer_pipeline.reporting.formatting import percent, span
 
@@ -71,7 +77,8 @@ def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling
 
 def compute_result(recipe: str, target: str, predictions: Predictions, resampling: Resampling) -> Result:
     """Compute the figures of one recipe on one target; all recipes meet the same replicates of a target."""
-    own = evaluate(predictions, replace(resampling, seed=derive(resampling.seed, target)))
+    seed = derive(resampling.bootstrap_seed, target)
+    own = evaluate(predictions, resampling.model_copy(update={"bootstrap_seed": seed}))
     return Result(**vars(own), recipe=recipe, target=target)
 
 
@@ -82,7 +89,7 @@ def list_pairs(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, 
 
 
 def compute_differences(
-    results: Results, *, recipe: str, against: str, targets: Sequence[str], metric: str
+    results: Results, recipe: str, against: str, *, targets: Sequence[str], metric: str
 ) -> list[Difference]:
     """Compare two recipes on every target that both were measured on, and on the mean over these if several."""
     pairs = {
@@ -105,7 +112,7 @@ def compute_differences(
         replicates.append(one.replicates.metrics[:, column] - other.replicates.metrics[:, column])
         mean, faces = float(np.mean(per_seed[-1])), one.first.num_samples
         over_samples = percentile_interval(replicates[-1], estimate=mean, count=faces)
-        rows.append(Difference(recipe, against, target, metric, paired_interval(first, second), over_samples))
+        rows.append(Difference(recipe, against, target, metric, mean_interval(per_seed[-1].tolist()), over_samples))
     if len(pairs) > 1:
         means = np.mean(per_seed, axis=0)
         samples = sum(row.over_samples.count for row in rows)

@@ -13,7 +13,7 @@ from typing import Any
 from fer_pipeline.core.files import write_text
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.statistics import Interval
-from fer_pipeline.reporting.report_data import ReportData
+from fer_pipeline.reporting.page import ReportData
 from fer_pipeline.reporting.results import Result
 
 Row = dict[str, Any]

@@ -17,21 +17,18 @@ from fer_pipeline.artifacts.metrics import write_metrics
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_json
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
+from fer_pipeline.core.settings import PlainName, ProjectSettings
 from fer_pipeline.core.summary import Summary
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
-from fer_pipeline.evaluation.summary import Resampling, summarise
+from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.networks.checkpoints import load_checkpoint
 
 
-class Config(Settings):
+class Config(Resampling):
     """Which recipes are measured, and how; nothing here changes what they predict."""
 
     recipes: Annotated[tuple[PlainName, ...], Field(min_length=1)]  # each on every target
-    bootstrap: Annotated[int, Field(ge=100)] = 2000  # replicates of the test set
-    bootstrap_seed: int = 0
-    by_subject: bool = True  # draw persons where they are known; else faces within each class
     failures_per_class: Annotated[int, Field(ge=0)] = 4
     batch_size: Annotated[int, Field(ge=1)] = 256
 
@@ -72,7 +69,7 @@ def run(
                 advance(len(batch))
             rows.append(require_finite(np.concatenate(parts), models / str(seed)))
     predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows))
-    figures = summarise(predictions, Resampling(config.bootstrap, config.bootstrap_seed, config.by_subject))
+    figures = summarise(predictions, config)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:
         write_metrics(folder, figures, predictions, add_pictures(failures, faces, config.batch_size))

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fer_pipeline.synthesis.canvas import Mask, Window
-from fer_pipeline.synthesis.expressions import Activation, Units
-from fer_pipeline.synthesis.people import Person
+from fer_pipeline.synthesis.people import Activation, Person, Units
 
 Curve = Float[np.ndarray, "points 2"]
 

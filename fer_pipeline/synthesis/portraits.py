@@ -22,9 +22,8 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Settings, validate
 from fer_pipeline.synthesis import painting
 from fer_pipeline.synthesis.canvas import Canvas, smoothstep
-from fer_pipeline.synthesis.expressions import Activation, Share
 from fer_pipeline.synthesis.head import Head, View, pose_face
-from fer_pipeline.synthesis.people import Person
+from fer_pipeline.synthesis.people import Activation, Person, Share
 from fer_pipeline.synthesis.skin import Light, paint_skin
 
 Range = tuple[float, float]

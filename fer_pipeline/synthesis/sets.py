@@ -16,8 +16,17 @@ from pydantic import Field, model_validator
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, Acting, Performance, Share, draw_performance
-from fer_pipeline.synthesis.people import Person, Population, draw_person
+from fer_pipeline.synthesis.people import (
+    ORDER,
+    PROTOTYPES,
+    Acting,
+    Performance,
+    Person,
+    Population,
+    Share,
+    draw_performance,
+    draw_person,
+)
 from fer_pipeline.synthesis.portraits import Overrides, Portrait, draw_portrait, draw_scene, encode_jpeg, find_style
 
 _OPTIONAL = ("label", "dominant")  # null: not labelled; no prototype dominates

@@ -9,7 +9,6 @@ from fer_pipeline.evaluation.statistics import (
     Interval,
     bootstrap,
     mean_interval,
-    paired_interval,
     percentile_interval,
     replicate_weights,
     share_interval,
@@ -25,9 +24,9 @@ def test_t_interval_against_scipy() -> None:
     assert found.half_width == pytest.approx((high - low) / 2)
 
 
-def test_paired_interval_is_scipys_paired_test() -> None:
+def test_interval_of_differences_is_scipys_paired_test() -> None:
     first, second = [0.7, 0.72, 0.69, 0.75], [0.66, 0.7, 0.68, 0.7]
-    found = paired_interval(first, second)
+    found = mean_interval(np.subtract(first, second).tolist())
     low, high = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((low, high))
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.evaluation.statistics import Interval
-from fer_pipeline.evaluation.summary import Resampling
+from fer_pipeline.evaluation.statistics import Interval, Resampling
 from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Dot, Line, bars, choose_looks, dots, lines
 from fer_pipeline.reporting.formatting import count, listing, percent, plural, plus_minus, points, span, visible
 from fer_pipeline.reporting.results import compute_result, mix_with_white, shade_confusion
@@ -88,7 +87,7 @@ def test_seconds_per_epoch_by_hand(tmp_path: Path) -> None:
 
 def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:
     predictions = whole.project.predictions("vas", "film")
-    rows = shade_confusion(compute_result("vas", "film", predictions, Resampling(100, 0, by_subject=False)))
+    rows = shade_confusion(compute_result("vas", "film", predictions, Resampling(bootstrap=100, by_subject=False)))
     assert rows[predictions.classes.index("fear")] is None
     total = sum(predictions.confusions)
     for k, row in enumerate(rows):

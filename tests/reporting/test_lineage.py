@@ -13,7 +13,7 @@ from fer_pipeline.reporting.lineage import NO_GIT, read_commit, read_lineage, re
 def test_stages_and_hashes_of_the_lock(whole: Any) -> None:
     [mine] = read_stages(whole.project.root / "dvc.lock")  # the report's own entry is that of an earlier run
     assert mine.name == "mine"
-    assert [(item.path, item.digest[:8]) for item in (*mine.reads, *mine.writes)] == [
+    assert [(path, digest[:8]) for path, digest in (*mine.reads.items(), *mine.writes.items())] == [
         ("data/scores", "01234567"),
         ("data/mined", "fedcba98"),
     ]

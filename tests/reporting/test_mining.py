@@ -14,8 +14,7 @@ from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.evaluation.statistics import share_interval
 from fer_pipeline.reporting.formatting import crop_uri, data_uri
-from fer_pipeline.reporting.galleries import load_crops, load_mined_faces
-from fer_pipeline.reporting.mining import combine_estimates
+from fer_pipeline.reporting.mining import combine_estimates, load_crops, load_mined_faces
 
 
 def truth_of(root: Path, pool: str) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.summary import Resampling
+from fer_pipeline.evaluation.statistics import Resampling
 from fer_pipeline.reporting.results import best_recipe, compute_differences, compute_result, list_pairs
 
 
@@ -99,7 +99,7 @@ def test_headline_follows_the_interval_over_all_targets(whole: Any) -> None:
 
 
 def test_paired_bootstrap_of_equal_models_is_exactly_zero(whole: Any) -> None:
-    resampling = Resampling(100, 0, by_subject=True)
+    resampling = Resampling(bootstrap=100, by_subject=True)
     predictions = whole.project.predictions("vas", "studio")
     results = {(name, "studio"): compute_result(name, "studio", predictions, resampling) for name in ("a", "b")}
     [row] = compute_differences(results, recipe="a", against="b", targets=["studio", "film"], metric="accuracy")
@@ -108,7 +108,7 @@ def test_paired_bootstrap_of_equal_models_is_exactly_zero(whole: Any) -> None:
 
 
 def test_different_faces_cannot_be_compared(whole: Any) -> None:
-    resampling = Resampling(100, 0, by_subject=True)
+    resampling = Resampling(bootstrap=100, by_subject=True)
     results = {
         ("a", "t"): compute_result("a", "t", whole.project.predictions("vas", "studio"), resampling),
         ("b", "t"): compute_result("b", "t", whole.project.predictions("vas", "film"), resampling),
@@ -131,7 +131,7 @@ def test_pairs_are_baseline_then_controls(whole: Any) -> None:
 
 
 def test_best_recipe_by_hand(whole: Any) -> None:
-    resampling = Resampling(100, 0, by_subject=False)
+    resampling = Resampling(bootstrap=100, by_subject=False)
     results = {
         (name, "studio"): compute_result(name, "studio", whole.project.predictions(name, "studio"), resampling)
         for name in ("baseline", "vas")

@@ -5,9 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fer_pipeline.synthesis.expressions import ORDER, PROTOTYPES, UNITS, Units, activation, prototype
 from fer_pipeline.synthesis.head import Face, Head, View, pose_face
-from fer_pipeline.synthesis.people import Person, Population, draw_person
+from fer_pipeline.synthesis.people import (
+    ORDER,
+    PROTOTYPES,
+    UNITS,
+    Person,
+    Population,
+    Units,
+    activation,
+    draw_person,
+    prototype,
+)
 from fer_pipeline.synthesis.skin import creases
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from fer_pipeline.synthesis.canvas import Window
-from fer_pipeline.synthesis.expressions import activation
 from fer_pipeline.synthesis.head import Face, Head, View, pose_face
-from fer_pipeline.synthesis.people import Population, draw_person
+from fer_pipeline.synthesis.people import Population, activation, draw_person
 
 
 @pytest.fixture(scope="module")

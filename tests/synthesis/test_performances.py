@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fer_pipeline.core.expressions import BASIC_7
-from fer_pipeline.synthesis.expressions import Acting, Units, dominant, draw_performance, prototype
+from fer_pipeline.synthesis.people import Acting, Units, dominant, draw_performance, prototype
 
 RULE = Acting(visible=0.3, faint=0.12, clear=2.0)
 STILL = {"unit_spread": 0.0, "asymmetry": 0.0, "companions": 0.0, "stray": 0.0}
