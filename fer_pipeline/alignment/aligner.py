@@ -31,6 +31,7 @@ BYTES_PER_BATCH = 100_000_000
 
 NoFace = Literal["reject", "centre_crop"]
 SeveralFaces = Literal["largest", "most_central", "highest_score", "reject"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 class AlignmentSettings(Settings):
@@ -75,7 +76,17 @@ class Aligner:
 
     def align(self, pictures: Iterable[bytes | Rejection]) -> Iterator[Crop | Rejection]:
         """Yields one crop or rejection for each picture, in order; a rejection that comes in goes out."""
-        batch: list[np.ndarray | Rejection] = []
+        for picture in self.detect(pictures):
+            try:
+                yield picture if isinstance(picture, Rejection) else self.crop(*picture)
+            except Rejection as rejection:
+                yield rejection
+
+    def detect(
+        self, pictures: Iterable[bytes | Rejection], *, most: int = PICTURES_PER_BATCH
+    ) -> Iterator[tuple[Picture, list[DetectedFace]] | Rejection]:
+        """Yields each picture decoded with its faces, or its rejection, in order; `most` pictures make a batch."""
+        batch: list[Picture | Rejection] = []
         for picture in pictures:
             try:
                 image = picture if isinstance(picture, Rejection) else decode_picture(picture, self.settings.pictures)
@@ -83,21 +94,21 @@ class Aligner:
                 image = rejection
             batch.append(image)
             size = sum(image.nbytes for image in batch if isinstance(image, np.ndarray))
-            if len(batch) == PICTURES_PER_BATCH or size > BYTES_PER_BATCH:
-                yield from self._align_batch(batch)
+            if len(batch) == most or size > BYTES_PER_BATCH:
+                yield from self._detect_in_batch(batch)
                 batch = []
-        yield from self._align_batch(batch)
+        yield from self._detect_in_batch(batch)
 
-    def _align_batch(self, batch: list[np.ndarray | Rejection]) -> Iterator[Crop | Rejection]:
+    def _detect_in_batch(
+        self, batch: list[Picture | Rejection]
+    ) -> Iterator[tuple[Picture, list[DetectedFace]] | Rejection]:
         images = [image for image in batch if not isinstance(image, Rejection)]
-        detected = iter(self.detector.detect(images) if self.detector else [[] for _ in images])
+        faces = iter(self.detector.detect(images) if self.detector else [[] for _ in images])
         for image in batch:
-            try:
-                yield image if isinstance(image, Rejection) else self._crop(image, next(detected))
-            except Rejection as rejection:
-                yield rejection
+            yield image if isinstance(image, Rejection) else (image, next(faces))
 
-    def _crop(self, image: UInt8[np.ndarray, "h w 3"], faces: list[DetectedFace]) -> Crop:
+    def crop(self, image: Picture, faces: list[DetectedFace]) -> Crop:
+        """Returns the crop of the face that the settings choose, or raises a `Rejection`."""
         settings = self.settings
         size, (height, width) = settings.crop, image.shape[:2]
         landmarks, score = None, None

@@ -51,11 +51,6 @@ def transform_points(points: Float[np.ndarray, "n 2"], matrix: Matrix) -> Float6
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 
-def align_face(image: Image, landmarks: Float[np.ndarray, "5 2"], *, size: int, border: Border) -> Crop:
-    """Warps a face so that its landmarks come as close to the template as a similarity brings them."""
-    return warp_image(image, fit_similarity(landmarks, scale_template(size)), size=size, border=border)
-
-
 def fit_centre(height: int, width: int, *, size: int) -> Matrix:
     """Returns the matrix that maps the largest centred square of a picture to a crop."""
     scale = size / min(height, width)

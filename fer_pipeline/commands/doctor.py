@@ -6,7 +6,7 @@ from json import dumps
 from pathlib import Path
 
 from fer_pipeline.commands import check
-from fer_pipeline.commands.plan import StagePlan, plan_stages
+from fer_pipeline.commands.plan import Estimate, StagePlan, plan_stages
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
@@ -16,7 +16,6 @@ from fer_pipeline.health import dvc_project, machine, prefect_server, software
 from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.health.machine import link_type
 from fer_pipeline.health.software import CheckContext, Finding, grade
-from fer_pipeline.sharding.estimates import Estimate
 
 # Every function `check_<name>` of these modules, in their order.
 CHECKS: dict[str, Callable[[CheckContext], Finding]] = {

@@ -1,19 +1,50 @@
-"""Estimate, before a long run, what `align` and `embed` have yet to make, and its hours and disk."""
+"""Estimate, before a long run, what `align` and `embed` have yet to make, and its hours and disk.
 
+The rate is that of finished shards of the same set where there are enough of them; else parts of missing shards are
+made and timed, by as many workers as the settings name and on their devices, and thrown away.
+"""
+
+import shutil
+import statistics
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fer_pipeline.artifacts.store import Checksums, Store
 from fer_pipeline.commands.check import check_for
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
-from fer_pipeline.core.progress import format_seconds
-from fer_pipeline.core.settings import PARAMS, STORE
-from fer_pipeline.sharding.estimates import Estimate, estimate
+from fer_pipeline.core.progress import format_seconds, progress
+from fer_pipeline.core.settings import PARAMS, STORE, Resources
+from fer_pipeline.sharding.devices import worker_devices
+from fer_pipeline.sharding.jobs import Job, Work
 from fer_pipeline.sharding.locks import lock_for_run
+from fer_pipeline.sharding.run import backend
 
 STAGES = ("align", "embed")
+ENOUGH_RECORDED = 3  # finished shards whose rate is worth more than a sample
+SHARDS_SAMPLED = 8
+FIRST_ITEMS = 32  # of a first round, which tells how many make a sample
+PARTS_PER_WORKER = 3
+
+
+class Estimate(NamedTuple):
+    """What is there and what is to come; low and high seconds are those of the fastest and the slowest timing."""
+
+    shards: int
+    missing: int
+    items_missing: int
+    unit: str
+    workers: int
+    device: str
+    rate: float  # items a second, of one worker
+    seconds: tuple[float, float, float]  # low, likely, high
+    size: float  # bytes
+    free: int  # bytes
+    basis: str
 
 
 class StagePlan(NamedTuple):
@@ -87,6 +118,76 @@ def plan_stages(
                     result = str(error)
             plans.append(StagePlan(stage, name, result))
     return plans
+
+
+def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resources, seconds: float) -> Estimate:
+    """Plans the work and times it; a sample takes about `seconds`."""
+    if resources.backend == "ray":  # what the cluster has is known when it is at work
+        workers, kind = resources.workers, "cpu" if resources.device == "cpu" else ""
+    else:
+        devices = worker_devices(resources)
+        workers, kind = len(devices), devices[0].partition(":")[0]
+    finished = Store(store)
+    shards, missing = 0, []  # items of missing shards
+    timings: list[Checksums] = []  # of finished shards that were made on this kind of device
+    examples: list[Job[Any]] = []  # every so many-th missing shard, so that they are from all over the set
+    step = 1
+    with progress(f"plan {stage} {name}", work.total, work.unit) as advance:
+        for job in work.jobs:  # their inputs are hashed, which the run itself then need not do
+            shards += 1
+            advance.skip(job.items)
+            if finished.has(job.key):
+                checksums = finished.checksums(job.key)
+                if checksums and checksums.origin.device.startswith(kind) and checksums.origin.seconds > 0:
+                    timings.append(checksums)
+                continue
+            if len(missing) % step == 0:
+                examples.append(job)
+            missing.append(job.items)
+            if len(examples) == 2 * SHARDS_SAMPLED:
+                examples, step = examples[::2], 2 * step
+    basis = f"as {len(timings):,} finished shards took"
+    if not missing:
+        basis = "nothing to make"
+    elif len(timings) < ENOUGH_RECORDED:
+        timings = _sample(stage, work, examples, store=store, resources=resources, workers=workers, seconds=seconds)
+        basis = f"by a sample of {sum(timing.origin.items for timing in timings):,} {work.unit}"
+    items, rates = sum(timing.origin.items for timing in timings), [_rate(timing) for timing in timings] or [1.0]
+    rate = items / max(sum(timing.origin.seconds for timing in timings), 1e-9)
+    workers = min(workers, max(len(missing), 1))
+    low, likely, high = (sum(missing) / (workers * pace) for pace in (max(rates), rate or 1.0, min(rates)))
+    size = sum(timing.size for timing in timings) / max(items, 1) * sum(missing)
+    counts = shards, len(missing), sum(missing), work.unit
+    return Estimate(*counts, workers, kind, rate, (low, likely, high), size, shutil.disk_usage(store).free, basis)
+
+
+def _rate(timing: Checksums) -> float:
+    return timing.origin.items / max(timing.origin.seconds, 1e-9)
+
+
+def _sample(
+    stage: str, work: Work, jobs: Sequence[Job[Any]], *, store: Path, resources: Resources, workers: int, seconds: float
+) -> list[Checksums]:
+    """Times parts of some jobs, made with all workers at once as in a run: a short round, then one of its pace."""
+    store.mkdir(parents=True, exist_ok=True)
+    timings: list[Checksums] = []
+    with tempfile.TemporaryDirectory(dir=store, prefix=".plan.", suffix=".tmp") as scratch:
+        for count in (workers, workers * PARTS_PER_WORKER):
+            pace = statistics.median(map(_rate, timings)) if timings else 0
+            items = max(int(pace * seconds / PARTS_PER_WORKER), FIRST_ITEMS)
+            folder = Path(tempfile.mkdtemp(dir=scratch))
+            # From all over the set, again where there are too few.
+            parts = [work.part(jobs[number * len(jobs) // count], items, folder) for number in range(count)]
+            parts = [replace(part, key=f"{part.key}-{number}") for number, part in enumerate(parts)]
+            options = {"resources": resources, "preload": f"fer_pipeline.stages.{stage}", "advance": lambda _: None}
+            sampled, timings = Store(folder), []
+            for outcome in backend(resources).run_jobs(parts, work.setup, store=sampled, **options):
+                checksums = sampled.checksums(outcome.job.key)
+                if outcome.fault is not None or checksums is None:
+                    name = outcome.job.name
+                    raise DataError(f"the sample failed at {name}: {outcome.fault}; correct it and plan again")
+                timings.append(replace(checksums, origin=replace(checksums.origin, seconds=outcome.seconds)))
+    return timings
 
 
 def _to_json(plan: StagePlan) -> dict[str, Any]:

@@ -24,12 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt8
-from PIL import Image
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, SeveralFaces, choose_face
-from fer_pipeline.alignment.cascade import DetectedFace, Detector
-from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
-from fer_pipeline.alignment.warp import align_face
+from fer_pipeline.alignment.pictures import Rejection
 from fer_pipeline.artifacts.faces import decode_one, encode
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import replacing
@@ -39,7 +36,6 @@ from fer_pipeline.core.summary import Summary
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 
 FACES_PER_CALL = 256
-BYTES_PER_BATCH = 100_000_000  # of decoded pixels
 LARGEST_FILE = 500_000_000  # bytes; what is larger is no picture of faces, and is not read into memory
 BOX = ("x1", "y1", "x2", "y2")
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -47,9 +43,7 @@ LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
 
 Row = dict[str, Any]
 Face = tuple[Row, UInt8[np.ndarray, "s s 3"] | None]  # a row before its face is classified; without a crop it is final
-Picture = tuple[str, UInt8[np.ndarray, "h w 3"] | Rejection]  # decoded, with its name
 Pictures = Sequence[tuple[str, Path]]  # name in the table, path
-Advance = Callable[[int], None]
 Rule = Literal["all"] | SeveralFaces
 
 
@@ -89,11 +83,8 @@ def run(
     reasons: Counter[str] = Counter()
     predicted: Counter[str] = Counter()
     with progress("predict", len(pictures), "pictures") as advance, open_table(out, classifier.classes) as write:
-        if crops:
-            aligned = read_crops(pictures, settings, advance)
-        else:
-            detector = Detector(settings.detection, device=classifier.device)
-            aligned = find_and_align(pictures, settings, detector, advance, faces=faces, batch=batch)
+        aligner = Aligner(settings, device=classifier.device)
+        aligned = find_faces(pictures, aligner, advance, faces=faces, batch=batch)
         for rows in classify(aligned, classifier, encode_crop):
             write(rows)
             reasons.update(row["reason"] for row in rows if "reason" in row)
@@ -124,72 +115,36 @@ def find_pictures(folder: Path, *, leave_out: Path) -> list[tuple[str, Path]]:
     return [(name.decode("utf-8", "backslashreplace"), path) for name, path in zip(names, paths, strict=True)]
 
 
-def read_crops(pictures: Pictures, settings: AlignmentSettings, advance: Advance) -> Iterator[Face]:
-    """Yields pictures that are crops already, as `align` passes them through."""
-    results = Aligner(settings).align(_read(path) for _, path in pictures)
-    for (name, _), result in zip(pictures, results, strict=True):
-        advance(1)
-        if isinstance(result, Rejection):
-            yield {"image": name, "reason": result.reason}, None
-        else:
-            yield {"image": name, "face": 0}, result.image
-
-
-def find_and_align(
-    pictures: Pictures, settings: AlignmentSettings, detector: Detector, advance: Advance, *, faces: Rule, batch: int
+def find_faces(
+    pictures: Pictures, aligner: Aligner, advance: Callable[[int], None], *, faces: Rule, batch: int
 ) -> Iterator[Face]:
     """Yields the faces of every picture, the most certain first, or the one that the rule takes."""
-    for images in _batches(pictures, settings.pictures, most=batch):
-        detections = iter(detector.detect([image for _, image in images if not isinstance(image, Rejection)]))
-        for name, image in images:
-            advance(1)
-            try:
-                if isinstance(image, Rejection):
-                    raise image
-                detected = next(detections)
-                chosen = None
-                if faces != "all" or not detected:
-                    rule, (height, width) = "largest" if faces == "all" else faces, image.shape[:2]
-                    chosen = choose_face(detected, height=height, width=width, rule=rule)
-                for number, face in enumerate(detected):
-                    if chosen is None or face is chosen:
-                        yield _align(name, image, number, face, settings)
-            except Rejection as rejection:
-                yield {"image": name, "reason": rejection.reason}, None
-
-
-def _align(
-    name: str, image: UInt8[np.ndarray, "h w 3"], number: int, face: DetectedFace, settings: AlignmentSettings
-) -> Face:
-    row: Row = {"image": name, "face": number, "score": face.score}
-    row |= dict(zip(BOX, face.box.tolist(), strict=True))
-    row |= dict(zip(LANDMARKS, face.landmarks.ravel().tolist(), strict=True))
-    try:
-        crop = align_face(image, face.landmarks, size=settings.crop, border=settings.border)
-    except Rejection as rejection:
-        return {**row, "reason": rejection.reason}, None
-    if settings.grey:
-        crop = np.array(Image.fromarray(crop).convert("L").convert("RGB"))
-    return row, crop
-
-
-def _batches(pictures: Pictures, settings: PictureSettings, *, most: int) -> Iterator[list[Picture]]:
-    """Names and decoded pictures in batches of bounded memory."""
-    batch, size = [], 0
-    for name, path in pictures:
-        image = _read(path)
-        if isinstance(image, bytes):
-            try:
-                image = decode_picture(image, settings)
-                size += image.nbytes
-            except Rejection as rejection:
-                image = rejection
-        batch.append((name, image))
-        if len(batch) == most or size > BYTES_PER_BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    results = aligner.detect((_read(path) for _, path in pictures), most=batch)
+    for (name, _), result in zip(pictures, results, strict=True):
+        advance(1)
+        try:
+            if isinstance(result, Rejection):
+                raise result
+            image, detected = result
+            if aligner.settings.prealigned:
+                yield {"image": name, "face": 0}, aligner.crop(image, detected).image
+                continue
+            chosen = None
+            if faces != "all" or not detected:
+                rule, (height, width) = "largest" if faces == "all" else faces, image.shape[:2]
+                chosen = choose_face(detected, height=height, width=width, rule=rule)
+        except Rejection as rejection:
+            yield {"image": name, "reason": rejection.reason}, None
+            continue
+        for number, face in enumerate(detected):
+            if chosen is None or face is chosen:
+                row: Row = {"image": name, "face": number, "score": face.score}
+                row |= dict(zip(BOX, face.box.tolist(), strict=True))
+                row |= dict(zip(LANDMARKS, face.landmarks.ravel().tolist(), strict=True))
+                try:
+                    yield row, aligner.crop(image, [face]).image
+                except Rejection as rejection:
+                    yield {**row, "reason": rejection.reason}, None
 
 
 def _read(path: Path) -> bytes | Rejection:

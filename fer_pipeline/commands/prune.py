@@ -1,14 +1,26 @@
-"""Remove from the shard store what no last run uses."""
+"""Remove from the shard store what it no longer needs: old shards and states, temporary files of dead runs.
 
+A shard stays while the last run of any stage and set used it, and while the run that made it has not ended: a killed
+run is to find what it finished. The outputs do not suffer: they hold links of their own.
+"""
+
+import time
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from fer_pipeline.artifacts.store import Store
+from fer_pipeline.artifacts.store import Store, shard_files
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import remove
 from fer_pipeline.core.settings import STORE
-from fer_pipeline.sharding.locks import lock_exclusively
-from fer_pipeline.sharding.pruning import find_unused, remove
+from fer_pipeline.sharding.locks import lock_exclusively, temporary_files
 
-KINDS = {"shard": "shards of no last run", "state": "states of no use", "leftover": "leftovers of dead runs"}
+Kind = Literal["shard", "state", "leftover"]
+STATE_SECONDS = 14 * 86400.0  # after which a state counts as abandoned
+KINDS: dict[Kind, str] = {
+    "shard": "shards of no last run",
+    "state": "states of no use",
+    "leftover": "leftovers of dead runs",
+}
 
 
 def run(*, store: Path = STORE, dry_run: bool = False) -> str:
@@ -24,7 +36,7 @@ def run(*, store: Path = STORE, dry_run: bool = False) -> str:
         unused = find_unused(Store(store))
         num_shards = len(list(store.glob("shards/*/[!.]*")))
         for one in unused if not dry_run else ():
-            remove(Store(store), one)
+            Store(store).remove(one.path.name) if one.kind == "shard" else remove(one.path)
     sizes = {kind: [one.size for one in unused if one.kind == kind] for kind in KINDS}
     kinds = [(text, sizes[kind]) for kind, text in KINDS.items() if sizes[kind]]
     parts = [f"{len(one):,} {text} ({size_of(sum(one))})" for text, one in kinds]
@@ -34,6 +46,45 @@ def run(*, store: Path = STORE, dry_run: bool = False) -> str:
     verb = "would be removed" if dry_run else "removed"
     rest = num_shards - len(sizes["shard"])
     return f"prune: {', '.join(parts) or 'nothing'} {verb}, {freed} freed{more}; {rest:,} shards kept"
+
+
+class Unused(NamedTuple):
+    """One thing to remove; `size` in bytes, `linked` those that an output or DVC's cache keeps on the disk."""
+
+    path: Path
+    kind: Kind
+    size: int
+    linked: int
+
+
+def find_unused(store: Store) -> list[Unused]:
+    """Finds all that can be removed while nobody works on the store."""
+    runs = store.last_runs()
+    used = frozenset[str]().union(*(keys for _, keys in runs.values()))
+
+    def is_unused(shard: Path) -> bool:
+        checksums = store.checksums(shard.name)
+        ended, _ = runs.get(checksums.origin.owner if checksums else "", (None, None))
+        return shard.name not in used and (checksums is None or (ended is not None and checksums.created <= ended))
+
+    def is_abandoned(state: Path) -> bool:
+        newest = max(file.stat().st_mtime for file in (state, *state.rglob("*")))
+        return store.shard(state.name).exists() or time.time() - newest > STATE_SECONDS
+
+    checksums = sorted(store.root.glob("checksums/*/[!.]*.json"))
+    paths: dict[Kind, list[Path]] = {
+        # Where no run has recorded yet what it uses, all shards stay.
+        "shard": [path for path in sorted(store.root.glob("shards/*/[!.]*")) if runs and is_unused(path)],
+        "state": [path for path in sorted(store.root.glob("states/*/*")) if is_abandoned(path)],
+        "leftover": temporary_files(store.root) + [path for path in checksums if not store.shard(path.stem).exists()],
+    }
+    unused = []
+    for kind, group in paths.items():
+        for path in group:
+            files = [file.stat() for file in shard_files(path).values()]
+            linked = sum(file.st_size for file in files if file.st_nlink > 1)
+            unused.append(Unused(path, kind, sum(file.st_size for file in files), linked))
+    return unused
 
 
 def size_of(size: float) -> str:

@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.sharding.pruning import remove_temporary_files
+from fer_pipeline.core.files import remove
 
 FOLDER = "locks"
+TEMPORARY = (".*.tmp", "*/.*.tmp", "shards/*/.*.tmp", "shards/*/.*.old", "checksums/*/.*.tmp", "states/*/*/.*.tmp")
 WHOLE_STORE = ".store"  # shared by all runs, exclusive for pruning
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 
@@ -29,7 +30,8 @@ def lock_for_run(store: Path, owner: str) -> Iterator[None]:
         if not _lock(own, fcntl.LOCK_EX | fcntl.LOCK_NB):
             raise DataError(f"another run of {owner} is at work on {store} ({_holder(own)}); wait for it, or end it")
         if _lock(whole, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            remove_temporary_files(store)
+            for path in temporary_files(store):  # of runs that were killed while they wrote
+                remove(path)
         _lock(whole, fcntl.LOCK_SH)  # waits for pruning, which is soon over
         holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         os.ftruncate(own, 0)
@@ -50,6 +52,11 @@ def lock_exclusively(store: Path) -> Iterator[None]:
                         break
             raise DataError(f"{store} is in use: {work}; wait for it to end")
         yield
+
+
+def temporary_files(store: Path) -> list[Path]:
+    """Lists what is being written, or was by a run that was killed."""
+    return [path for pattern in TEMPORARY for path in store.glob(pattern)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fer_pipeline.alignment import aligner
 from fer_pipeline.alignment.pictures import Rejection
 from fer_pipeline.alignment.warp import (
     TEMPLATE,
-    align_face,
+    Border,
     fit_centre,
     fit_similarity,
     scale_template,
@@ -19,6 +19,10 @@ from fer_pipeline.alignment.warp import (
 )
 
 RANDOM = np.random.default_rng(2)
+
+
+def align_face(image: np.ndarray, landmarks: np.ndarray, *, size: int, border: Border) -> np.ndarray:
+    return warp_image(image, fit_similarity(landmarks, scale_template(size)), size=size, border=border)
 
 
 def turned(angle: float, scale: float, shift: tuple[float, float]) -> np.ndarray:

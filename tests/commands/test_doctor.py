@@ -13,10 +13,9 @@ from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
 from fer_pipeline.commands import doctor
-from fer_pipeline.commands.plan import StagePlan, plan_stages
+from fer_pipeline.commands.plan import Estimate, StagePlan, plan_stages
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.software import CheckContext, Finding
-from fer_pipeline.sharding.estimates import Estimate
 
 MB = 1_000_000
 

@@ -29,13 +29,13 @@ from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.sharding import ray as backend
-from fer_pipeline.sharding import ray_cleanup, ray_cluster
+from fer_pipeline.sharding import ray_cleanup
 from fer_pipeline.sharding.jobs import WORKER_DIED, Job
 from fer_pipeline.stages import align, embed
 from tests.project import project_settings
 
 # Read when Ray is imported: the cluster of these tests lives on the loopback, behind a token.
-os.environ |= ray_cluster.QUIET | ray_cluster.LOOPBACK
+os.environ |= backend.QUIET | backend.LOOPBACK
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 ray = pytest.importorskip("ray")
 
@@ -226,10 +226,10 @@ def test_a_host_that_does_not_see_the_store_is_refused(tmp_path: Path) -> None:
 
 def test_a_cluster_that_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three calls without an answer; one that is answered between them begins the count anew."""
-    monkeypatch.setattr(ray_cluster, "SECONDS_BETWEEN_CALLS", 0)
+    monkeypatch.setattr(backend, "SECONDS_BETWEEN_CALLS", 0)
     replies = iter([False, False, True, False, False, False])
-    monkeypatch.setattr(ray_cluster, "answers", lambda address: next(replies))
-    head = ray_cluster.HeadMonitor("head:6379")
+    monkeypatch.setattr(backend, "answers", lambda address: next(replies))
+    head = backend.HeadMonitor("head:6379")
     for _ in range(5):
         head.check()
     with pytest.raises(PipelineError, match=r"head:6379 no longer answers; finished shards are kept"):
@@ -241,7 +241,7 @@ def test_a_cluster_that_is_lost_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
 def test_an_address_that_does_not_answer_is_told_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr(backend, "SECONDS_TO_ANSWER", 0.5)
     with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
         address = f"127.0.0.1:{server.server_address[1]}"
         if kind == "another service":
@@ -257,7 +257,7 @@ def test_an_address_that_does_not_answer_is_told_at_once(
 
 
 def test_a_running_head_answers(cluster: str) -> None:
-    assert ray_cluster.answers(cluster)
+    assert backend.answers(cluster)
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:", ":6379"])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from fer_pipeline.artifacts.store import Origin, Store, read_checksums, write_checksums
+from fer_pipeline.commands.plan import estimate
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
-from fer_pipeline.sharding.estimates import estimate
 from fer_pipeline.sharding.jobs import Advance, Job, Maker, Work
 
 TWO = Resources(device="cpu", workers=2)
