@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import os
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -14,12 +15,7 @@ from typer.core import TyperGroup
 
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 
-COMMANDS = {  # with what `--help` says of each, without an import of Prefect
-    "reproduce": "Bring the stages of a workspace up to date, independent ones at the same time.",
-    "refresh": "Make and commit a new version where data or settings changed; made to be scheduled.",
-    "sweep": "Reproduce every combination of some settings as a DVC experiment, and compare their results in a table.",
-    "serve": "Start a server, the pool `local`, its deployments and one worker on this machine, until Ctrl-C.",
-}
+COMMANDS = ("reproduce", "refresh", "sweep", "serve")
 SERVER_SECONDS = "120"  # its own 20 s are too few on a busy machine
 ENVIRONMENT = {**TELEMETRY_OFF, **LEASES_ON_DISK, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": SERVER_SECONDS}
 
@@ -83,8 +79,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for _name, _help in COMMANDS.items():
-    app.command(_name, help=_help)(lambda: None)
+for _name in COMMANDS:  # help is the first line of the file, which an import of Prefect would come with
+    _text = Path(__file__).with_name(f"{_name}.py").read_text(encoding="utf-8")
+    app.command(_name, help=_text.partition("\n")[0].strip('"'))(lambda: None)
 
 
 def main() -> None:

@@ -31,8 +31,8 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from pipelines import FlowError
-from pipelines.graph import Stage
 from pipelines.repository import run_dvc
+from pipelines.workspace import Stage
 
 METRICS = Path("reports/metrics")
 MINED = Path("data/mined/summary.json")

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -252,11 +252,15 @@ class ProgramGroup:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.over = threading.Event()
         self.failed: tuple[str, CommandResult] | None = None
-        self._folder, self._environment = folder, environment
-        self._running: dict[str, tuple[threading.Thread, threading.Event]] = {}
+        self._folder, self._environment, self._ends = folder, environment, ExitStack()
 
-    def start(self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str) -> None:
-        """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`."""
+    def start(
+        self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str
+    ) -> Callable[[], None]:
+        """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`.
+
+        Returns a function that ends it, and returns when no process of it is left.
+        """
         stop = threading.Event()
 
         def follow() -> None:
@@ -265,9 +269,14 @@ class ProgramGroup:
                 self.failed = self.failed or (name, result)
                 self.over.set()
 
+        def end() -> None:
+            stop.set()
+            thread.join()
+
         thread = threading.Thread(target=follow, name=name, daemon=True)
-        self._running[name] = thread, stop
+        self._ends.callback(end)
         thread.start()
+        return end
 
     def run(
         self,
@@ -282,17 +291,10 @@ class ProgramGroup:
             command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop or self.over
         )
 
-    def end_one(self, name: str) -> None:
-        """End a program, and return when no process of it is left."""
-        thread, stop = self._running.pop(name)
-        stop.set()
-        thread.join()
-
     def end(self) -> None:
         """End every program."""
         self.over.set()
-        for name in reversed(list(self._running)):
-            self.end_one(name)
+        self._ends.close()
 
 
 def end_orphans(workspace: Path, grace: float = 5.0) -> int:

@@ -18,10 +18,9 @@ from prefect.states import Completed, Failed
 from pipelines import FlowError
 from pipelines.artifacts import Change, compare_results, publish_difference, read_results, read_results_at
 from pipelines.cleanup import fail_in_one_line
-from pipelines.graph import read_graph
 from pipelines.repository import Branch, commit_lock, list_uncommitted, run_dvc, run_git
 from pipelines.reproduce import Gpus, Targets, name_run, own_workspace, reproduce
-from pipelines.workspace import find_workspace
+from pipelines.workspace import find_workspace, read_graph
 
 RECORD = "reports/refresh.json"  # the difference for machines, beside the report
 

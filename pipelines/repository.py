@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines import FlowError
-from pipelines.graph import list_raw_inputs
-from pipelines.workspace import LOCK, stage_environment
+from pipelines.workspace import LOCK, list_raw_inputs, stage_environment
 
 
 def run_git(folder: Path, *words: str, environment: dict[str, str] | None = None, check: bool = True) -> str:

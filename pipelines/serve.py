@@ -113,10 +113,10 @@ def serve(
                     say(NEXT_STEPS.format(address=address, site=site, deployments=names, limit=limit))
                     words = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
                     environment = {WORKSPACE: str(folder), "PIPELINES_REPORT_URL": site}
-                    programs.start("worker", [*PREFECT, *words, "--name", worker], say, **environment)
+                    end_worker = programs.start("worker", [*PREFECT, *words, "--name", worker], say, **environment)
                     programs.over.wait()
                     say("ending the worker and the server …")
-                    programs.end_one("worker")
+                    end_worker()
                     if not programs.failed:
                         crash_runs_of_worker(client, worker, POOL)
     if programs.failed:

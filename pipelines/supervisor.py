@@ -42,30 +42,30 @@ def find_process(number: int) -> tuple[Process, int] | None:
     return (number, int(fields[19])), int(fields[1])
 
 
-def list_processes() -> dict[int, tuple[Process, int]]:
-    """Return `find_process` of every living process, by number."""
-    numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()] if LINUX else []
-    return {number: process for number in numbers if (process := find_process(number))}
+def list_numbers() -> set[int]:
+    """Return the numbers of all processes, dead ones that nobody has waited for among them."""
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()} if LINUX else set()
 
 
-def find_descendants(roots: Collection[int], table: dict[int, tuple[Process, int]]) -> set[int]:
-    """Return the numbers of the descendants of `roots`."""
-    family, generation = set(roots), set(roots)
+def find_family(roots: Collection[int]) -> set[Process]:
+    """Return the living ones of `roots` and of all their descendants, without this process."""
+    table = {number: process for number in list_numbers() if (process := find_process(number))}
+    family = generation = set(roots)
     while generation:
         generation = {number for number, (_, parent) in table.items() if parent in generation} - family
-        family |= generation
-    return family - set(roots)
+        family = family | generation
+    return {table[number][0] for number in family & table.keys() - {os.getpid()}}
 
 
 def find_by_cookie(matches: Callable[[str], bool]) -> set[Process]:
     """Return the processes whose cookie `matches` and all their descendants, without this process."""
-    table, roots = list_processes(), set()
-    for number in table.keys() - {os.getpid()}:
+    roots: set[int] = set()
+    for number in list_numbers() - {os.getpid()}:
         with suppress(OSError), open(f"/proc/{number}/environ", "rb") as file:  # what may not be read has no cookie
             environment = b"\0" + file.read()
             cookie = environment.partition(f"\0{COOKIE}=".encode())[2].partition(b"\0")[0].decode(errors="replace")
             roots |= {number} if cookie and matches(cookie) else set()
-    return {table[number][0] for number in (roots | find_descendants(roots, table)) - {os.getpid()}}
+    return find_family(roots)
 
 
 def open_pidfd(number: int) -> int:
@@ -132,14 +132,13 @@ class Tree:
     def list_living(self) -> set[Process]:
         """Return the living processes of the tree; a subreaper without children has nothing below it."""
         any_left = self.reap_children()
-        if not LINUX:
-            with suppress(OSError):
-                os.kill(-self.group, 0)
-                return {(-self.group, 0)}
-        if not LINUX or not any_left:
-            return set()
-        table = list_processes()
-        return {table[number][0] for number in find_descendants({os.getpid()}, table) - {self.excluded}}
+        if LINUX:
+            family = find_family({os.getpid()}) if any_left else set[Process]()
+            return {process for process in family if process[0] != self.excluded}
+        with suppress(OSError):
+            os.kill(-self.group, 0)
+            return {(-self.group, 0)}
+        return set()
 
 
 def start_command(command: list[str], cores: str) -> int:
@@ -167,8 +166,7 @@ def start_command(command: list[str], cores: str) -> int:
 
 def become_subreaper() -> None:
     """Make this process the parent of orphans below it, instead of the machine's first process."""
-    if LINUX:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def write_report(report: int, reason: str, code: int, ended: int, stuck: int) -> None:

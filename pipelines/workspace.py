@@ -1,15 +1,23 @@
-"""Find and describe the workspace of a run, give its stages their environment, and keep the order of its dvc.lock.
+"""Find a workspace, read its settings and its DVC graph, keep the order of its dvc.lock, decide which stages may start.
+
+DVC is asked once for graph and staleness, since each `dvc` process costs more than a second of CPU. A stage starts when
+all stages upstream of it have ended. One that is not stale and whose upstream stages were all up to date is up to date
+itself and needs no process; one behind a failure is skipped; the others run where cores and a GPU are free.
 
 DVC appends a stage to `dvc.lock` when it is done, and where stages run side by side that order is accidental;
 `order_new_stages` leaves the bytes that `dvc repro` alone would leave.
 """
 
+import json
 import os
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from ruamel.yaml import YAML
@@ -18,6 +26,7 @@ from pipelines import TELEMETRY_OFF, FlowError
 
 LOCK = "dvc.lock"
 STAGE_SETTINGS = {**TELEMETRY_OFF, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+Cores = int | Literal["all"] | None
 
 
 def find_workspace(given: str | None = None) -> Path:
@@ -89,3 +98,168 @@ def replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the `meta` of a stage in dvc.yaml says that it needs.
+
+    `gpu`: it holds a GPU while it runs. `cores`: so many of the core budget, `all` of it, or (None) a fair share.
+    `timeout`: hours after which it is ended.
+    """
+
+    gpu: bool = False
+    cores: Cores = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the graph; `upstream` are the addresses of the stages whose outputs it reads."""
+
+    address: str  # align@studio
+    description: str = ""
+    upstream: tuple[str, ...] = ()
+    needs: Needs = field(default_factory=Needs)
+    stale: bool = True
+
+
+def read_graph(workspace: Path, targets: Sequence[str] | None = None, *, force: bool = False) -> dict[str, Stage]:
+    """Return the stages of a workspace by address, upstream before downstream.
+
+    With `targets` (addresses, names of groups, outputs), only those and what they need. `force` takes all for stale.
+    Raises FlowError for a folder without DVC, an unknown target or a dvc.yaml that DVC refuses.
+    """
+    return {
+        address: Stage(address, stage["description"], tuple(stage["upstream"]), read_needs(address, stage["meta"]),
+                       stage["stale"])
+        for address, stage in _ask_dvc(workspace, targets, force=force)["stages"].items()
+    }  # fmt: skip
+
+
+def list_raw_inputs(workspace: Path) -> list[str]:
+    """Return the paths below a workspace that its stages read and that no stage or .dvc file of it makes."""
+    return _ask_dvc(workspace, None, force=True)["raw"]  # forced: then nothing is hashed
+
+
+def read_needs(address: str, meta: Any) -> Needs:
+    """Return the needs in a stage's `meta`; the rest is the user's own. FlowError for a value that means nothing."""
+    if not isinstance(meta, Mapping):
+        return Needs()
+    gpu, cores, timeout = meta.get("gpu", False), meta.get("cores"), meta.get("timeout")
+    if not isinstance(gpu, bool):
+        raise FlowError(f"{address}: meta.gpu is {gpu!r}; it is true or false")
+    if not (cores is None or cores == "all" or (type(cores) is int and cores >= 1)):
+        raise FlowError(f"{address}: meta.cores is {cores!r}; it is a number of cores from 1, or all")
+    if not (timeout is None or (type(timeout) in (int, float) and timeout > 0)):
+        raise FlowError(f"{address}: meta.timeout is {timeout!r}; it is a number of hours above 0")
+    return Needs(gpu, cores, timeout)
+
+
+def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
+    """Return what `dvc_reader.py` prints in a workspace."""
+    if not workspace.is_dir():
+        raise FlowError(f"{workspace} is no folder; name the workspace that holds dvc.yaml")
+    # -I keeps a file of the workspace that is named like a module from being imported.
+    command = [sys.executable, "-I", str(Path(__file__).with_name("dvc_reader.py"))]
+    request = json.dumps({"targets": list(targets) if targets else None, "force": force})
+    done = subprocess.run(
+        command, cwd=workspace, env=stage_environment(), input=request, capture_output=True, text=True, check=False
+    )
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
+    if "error" in answer:
+        raise FlowError(f"{answer['error']} (workspace {workspace})")
+    return answer
+
+
+class Outcome(StrEnum):
+    """How a stage ended; the names that a person sees."""
+
+    CACHED = "Cached"  # up to date, nothing was done
+    RUN_CACHE = "RunCache"  # restored: DVC remembers a run with the same inputs
+    COMPLETED = "Completed"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"  # something upstream failed
+    CANCELLED = "Cancelled"
+
+
+UNSUCCESSFUL = {Outcome.FAILED, Outcome.SKIPPED, Outcome.CANCELLED}
+
+
+@dataclass(frozen=True)
+class Start:
+    """A stage that starts now: with cores and GPU to run, or with the reason why it does not run."""
+
+    stage: Stage
+    outcome: Outcome | None = None  # known beforehand: CACHED or SKIPPED; None: it runs
+    reason: str = ""
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+
+class Scheduler:
+    """The state of one run over a graph; `outcomes` are those of the stages that have ended.
+
+    `cores`: the numbers of the cores to spread over. `gpus`: the names of the GPUs, each for one stage at a time; where
+    there are none, stages that would use one share the cores as any other.
+    """
+
+    def __init__(self, stages: Mapping[str, Stage], *, cores: Sequence[int], gpus: Sequence[str] = ()) -> None:
+        if not cores:
+            raise ValueError("a scheduler needs at least one core")
+        self.outcomes: dict[str, Outcome] = {}
+        self._stages, self._waiting = dict(stages), list(stages)
+        self._running: dict[str, Start] = {}
+        self._budget, self._has_gpus = len(cores), bool(gpus)
+        self._cores, self._gpus = list(cores), list(gpus)
+
+    @property
+    def done(self) -> bool:
+        """Whether every stage has ended."""
+        return not self._waiting and not self._running
+
+    def start_ready(self) -> Iterator[Start]:
+        """Yield the stages that start now; their cores and GPUs are taken until `finish` is called for them."""
+        runs: list[Stage] = []
+        for stage in [self._stages[address] for address in self._waiting]:
+            upstream = [address for address in stage.upstream if address in self._stages]
+            if not all(address in self.outcomes for address in upstream):
+                continue
+            unsuccessful = [address for address in upstream if self.outcomes[address] in UNSUCCESSFUL]
+            if unsuccessful:
+                yield self._begin(Start(stage, Outcome.SKIPPED, f"not run: {self._cause(unsuccessful[0])}"))
+            elif not stage.stale and all(self.outcomes[address] is Outcome.CACHED for address in upstream):
+                yield self._begin(Start(stage, Outcome.CACHED, "up to date"))
+            else:
+                runs.append(stage)
+        for place, stage in enumerate(runs):
+            gpu, wanted = self._has_gpus and stage.needs.gpu, stage.needs.cores
+            if wanted is None:
+                wanted = max(1, len(self._cores) // (len(runs) - place))
+            count = self._budget if wanted == "all" else min(wanted, self._budget)
+            if count <= len(self._cores) and not (gpu and not self._gpus):
+                cores, self._cores = tuple(self._cores[:count]), self._cores[count:]
+                yield self._begin(Start(stage, cores=cores, gpu=self._gpus.pop(0) if gpu else None))
+
+    def finish(self, address: str, outcome: Outcome) -> None:
+        """Note that a started stage has ended, and free what it held."""
+        start = self._running.pop(address)
+        self.outcomes[address] = outcome
+        self._cores = sorted([*self._cores, *start.cores])
+        self._gpus += [start.gpu] if start.gpu is not None else []
+
+    def _begin(self, start: Start) -> Start:
+        self._waiting.remove(start.stage.address)
+        self._running[start.stage.address] = start
+        return start
+
+    def _cause(self, address: str) -> str:
+        """Name the stage whose own end stands behind a skipped one."""
+        while self.outcomes[address] is Outcome.SKIPPED:
+            upstream = self._stages[address].upstream
+            address = next(stage for stage in upstream if self.outcomes.get(stage) in UNSUCCESSFUL)
+        return f"{address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"

@@ -11,7 +11,7 @@ from prefect.states import Completed
 
 from pipelines import artifacts
 from pipelines.artifacts import Change, Results, format_difference, publish_difference, publish_results, publish_run
-from pipelines.graph import Stage
+from pipelines.workspace import Stage
 
 HARD = [
     "a|b",

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.graph import Outcome
 from pipelines.process_tree import MAX_CHARACTERS, SECONDS_BETWEEN_REDRAWS, Line, LineSplitter
-from pipelines.stage_task import HINTS, DvcOutput
+from pipelines.reproduce import HINTS, DvcOutput
+from pipelines.workspace import Outcome
 
 LIAR = "echo \"Stage 'x' didn't change, skipping\"; echo Unable to acquire lock; echo 'git add x'"
 RAN = ["Running stage 'x':", "> python x.py"]

@@ -10,7 +10,7 @@ import pytest
 from dvc.repo import Repo
 
 from pipelines import FlowError, dvc_reader
-from pipelines.graph import Needs, Outcome, Scheduler, Stage, read_graph, read_needs
+from pipelines.workspace import Needs, Outcome, Scheduler, Stage, read_graph, read_needs
 
 NewRepository = Callable[..., Path]
 # Stages that stand downstream first, a group, fan-in by folder, needs of every kind, a stage that always runs, a frozen

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.graph import UNSUCCESSFUL, Cores, Needs, Outcome, Scheduler, Stage, Start
+from pipelines.workspace import UNSUCCESSFUL, Cores, Needs, Outcome, Scheduler, Stage, Start
 
 ENDS = [Outcome.COMPLETED, Outcome.RUN_CACHE, Outcome.CACHED, Outcome.FAILED, Outcome.CANCELLED]
 
