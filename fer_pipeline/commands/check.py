@@ -43,7 +43,8 @@ def run(*, params: Path = PARAMS) -> str:
 def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:
     """Returns one stage's settings, after all settings were checked, now or before by the same code."""
     package = Path(fer_pipeline.__file__).parent
-    files = [(path.relative_to(package), path.stat()) for path in sorted(package.rglob("*.py"))]
+    paths = sorted((*package.rglob("*.py"), *package.rglob("*.yaml")))  # the drawn world's tables are YAML
+    files = [(path.relative_to(package), path.stat()) for path in paths]
     parts = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in files]
     # What it is else, the full check reports.
     parts += [file.read_bytes().hex() if file.is_file() else "" for file in (params, GRAPH)]

@@ -65,9 +65,11 @@ class Extractor:
     def stream(self, batches: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]) -> Iterator[Float32[np.ndarray, "_ d"]]:
         """Yields the features of each batch of at most `batch_size` crops, in order.
 
-        Two batches are taken before the first features come.
+        On a GPU two batches are taken before the first features come; a CPU gains nothing by that, nor by its copies.
         """
-        return compute_overlapped(batches, self.compute, device=self.device)
+        if self.device.type == "cuda":
+            return compute_overlapped(batches, self.compute, device=self.device)
+        return (self.compute(torch.from_numpy(np.ascontiguousarray(images))).numpy() for images in batches)
 
     @torch.inference_mode()
     def compute(self, images: UInt8[Tensor, "n h w 3"]) -> Float32[Tensor, "n d"]:

@@ -241,21 +241,11 @@ def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:
         )
 
 
-class Speed(NamedTuple):
-    """What share of its time a training waited for images, as a line, and what would make it faster.
-
-    It speaks of a run and not of its result, so it stands in no artefact that is promised equal.
-    """
-
-    line: str
-    advice: tuple[str, ...]
-
-
 class TrainingResult(NamedTuple):
     fitted: Progress
     steps_per_own_epoch: int  # to see as many images as its own training set has
     images: dict[str, int]
-    speed: Speed
+    advice: tuple[str, ...]  # of `advise`
 
 
 def train(
@@ -328,7 +318,7 @@ def train(
             network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
         )
         save_checkpoint(execution.folder, model, card)
-    return TrainingResult(fitted, own_epoch, images, measure_speed(streams, fitted.waited, fitted.seconds))
+    return TrainingResult(fitted, own_epoch, images, advise(streams, fitted.waited, fitted.seconds))
 
 
 def describe_waiting(waited: float, seconds: float) -> str:
@@ -336,9 +326,11 @@ def describe_waiting(waited: float, seconds: float) -> str:
     return f"waited for images {waited / max(seconds, 1e-9):.1%} of the time"
 
 
-def measure_speed(streams: Mapping[str, Stream], waited: float, seconds: float) -> Speed:
-    """The speed, with one line of advice for each fault in how the images are held or fed."""
-    line = describe_waiting(waited, seconds)
+def advise(streams: Mapping[str, Stream], waited: float, seconds: float) -> tuple[str, ...]:
+    """Says what would make a training faster: one line for each fault in how the images are held or fed.
+
+    It speaks of a run and not of its result, so it stands in no artefact that is promised equal.
+    """
     images = {name: stream.set.images for name, stream in streams.items()}
     advice = [
         f"the {len(streams[name].set):,} images of {name} do not fit into memory and every step reads them from all "
@@ -348,6 +340,7 @@ def measure_speed(streams: Mapping[str, Stream], waited: float, seconds: float) 
     ]
     if waited > NOTEWORTHY_WAITING * seconds and any(isinstance(held, ShardImages) for held in images.values()):
         advice.append(
-            f"the training {line}; raise resources.workers or, so that images are decoded once, resources.memory_gb"
+            f"the training {describe_waiting(waited, seconds)}; raise resources.workers or, so that images are decoded "
+            "once, resources.memory_gb"
         )
-    return Speed(line, tuple(advice))
+    return tuple(advice)

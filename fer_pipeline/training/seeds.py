@@ -72,10 +72,11 @@ class SeedTraining:
             total = len(missing) * length(training, max(estimate, 1))[0]
             group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
             with progress(self.owner.replace("@", " "), total, "steps") as advance:
-                for seed, key in missing if group else ():
-                    work = partial(self._train_in_group, seed, key, len(group))
-                    run_group(work, group, precision=training.precision, advance=advance)
-                if not group:
+                if group:
+                    for seed, key in missing:
+                        work = partial(self._train_in_group, seed, key, len(group))
+                        run_group(work, group, precision=training.precision, advance=advance)
+                else:
                     items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
                     run_shares(partial(self._train_seeds, len(alone)), items, workers=len(alone), advance=advance)
         return [seed for seed, _ in missing]
@@ -173,5 +174,5 @@ def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
         "steps_per_epoch": result.steps_per_own_epoch,
         "seconds_per_epoch": per_step * result.steps_per_own_epoch,
         "images": result.images,
-        "advice": list(result.speed.advice),
+        "advice": list(result.advice),
     }

@@ -1,5 +1,6 @@
 """Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
 
 
-class Source:
+class Source(ABC):
     """What all sources share: a folder of face shards, unless a source says otherwise."""
 
     label: Label | None
@@ -42,9 +43,9 @@ class Source:
         labels = read_table(folder, [self.label]).column(self.label).drop_null().to_numpy()
         return np.bincount(labels, minlength=len(classes))
 
+    @abstractmethod
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         """The images, their labels as numbers of `classes`; `budget` says which stay in memory."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,24 @@ def test_a_fault_in_a_later_stage_is_told_by_an_earlier_one(params: Path, tmp_pa
         check.check_for("align", params, remembered=tmp_path / REMEMBERED)
 
 
+@pytest.mark.parametrize("name", ["__init__.py", "styles.yaml"])
+def test_settings_are_checked_anew_when_a_file_of_the_package_has_changed(
+    params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    package, checked, original = tmp_path / "package", [], check.check
+    package.mkdir()
+    for file in ("__init__.py", "styles.yaml"):
+        (package / file).write_text("")
+    monkeypatch.setattr(check.fer_pipeline, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(check, "check", lambda path: checked.append(path) or original(path))
+    for _ in range(2):
+        check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
+    assert len(checked) == 1
+    (package / name).write_text("# another")
+    check.check_for("mine", params, remembered=tmp_path / REMEMBERED)
+    assert len(checked) == 2
+
+
 def test_a_recipe_is_checked_to_its_bottom(params: Path) -> None:
     recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
     wrong = {**recipes["vas"], "overrides": {"training": {"augment": {"flop": 1}}}}

@@ -110,8 +110,9 @@ def test_a_shard_that_kills_its_worker_costs_no_other(tmp_path: Path, makers: Mo
     found, told = run(partial(makers.begin, tmp_path), jobs, tmp_path / "store", workers=2)
     assert found == {one.name: WORKER_DIED if one.payload == "kill" else None for one in jobs}
     assert told == 7 * len(jobs), "what a lost worker had told is taken back"
-    # Two workers, one in the place of each that died, and what was tried again: twice, and once.
-    assert len(list(tmp_path.glob("begun-*"))) == 2 + 2 + 2 + 1
+    # Two workers, one for each try alone (twice, and once), and one in the place of each that died while jobs waited:
+    # on a busy machine the other worker may have taken the last of them by then.
+    assert 2 + 2 + 1 <= len(list(tmp_path.glob("begun-*"))) <= 2 + 2 + 2 + 1
 
 
 def test_without_retries_a_lost_shard_is_lost(tmp_path: Path, makers: ModuleType) -> None:

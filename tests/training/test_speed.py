@@ -8,7 +8,7 @@ import torch
 
 from fer_pipeline.artifacts import faces
 from fer_pipeline.training.batches import Stream
-from fer_pipeline.training.fit import measure_speed
+from fer_pipeline.training.fit import advise, describe_waiting
 from fer_pipeline.training.images import ShardImages
 
 
@@ -27,19 +27,19 @@ def stream(toy, *, keep: int | None, root: Path, order: str = "rows") -> Stream:
 
 
 def test_held_images_need_no_advice(toy, tmp_path: Path) -> None:
-    speed = measure_speed({"labelled": stream(toy, keep=None, root=tmp_path)}, waited=5.0, seconds=10.0)
-    assert (speed.advice, speed.line) == ((), "waited for images 50.0% of the time")
+    assert advise({"labelled": stream(toy, keep=None, root=tmp_path)}, waited=5.0, seconds=10.0) == ()
+    assert describe_waiting(5.0, 10.0) == "waited for images 50.0% of the time"
 
 
 def test_what_reads_at_random_or_waits_is_told_its_setting(toy, tmp_path: Path) -> None:
     rows = stream(toy, keep=0, root=tmp_path)
-    lines = measure_speed({"mined": rows}, waited=0.1, seconds=10.0).advice
+    lines = advise({"mined": rows}, waited=0.1, seconds=10.0)
     assert len(lines) == 1
     assert lines[0].startswith("the 20 images of mined do not fit into memory")
     assert "training.order: blocks" in lines[0]
     kept = stream(toy, keep=1 << 30, root=tmp_path)
-    assert measure_speed({"mined": kept}, waited=0.1, seconds=10.0).advice == ()
+    assert advise({"mined": kept}, waited=0.1, seconds=10.0) == ()
     blocks = stream(toy, keep=0, root=tmp_path, order="blocks")
-    (line,) = measure_speed({"mined": blocks}, waited=3.0, seconds=10.0).advice
+    (line,) = advise({"mined": blocks}, waited=3.0, seconds=10.0)
     assert "waited for images 30.0% of the time; raise resources.workers" in line
     assert torch.equal(blocks.batch(0).images, kept.set.pixels(blocks.rows(0)))
