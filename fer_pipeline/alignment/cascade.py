@@ -19,8 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.alignment.boxes import make_square, place_cells, regress, suppress, suppress_by_smaller, to_pixels
-from fer_pipeline.alignment.engines import Engine, load_networks, resolve_engine
-from fer_pipeline.alignment.networks import ProposalNet
+from fer_pipeline.alignment.networks import Engine, ProposalNet, load_networks, resolve_engine
 from fer_pipeline.alignment.resize import CELL, MAX_SIDE, SummedAreaTables, pyramid_scales
 from fer_pipeline.core.settings import Settings
 

@@ -9,7 +9,7 @@ import pytest
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.health import machine
 from fer_pipeline.health.software import CheckContext
-from fer_pipeline.training import memory_budget
+from fer_pipeline.training import images
 
 GIB = 1 << 30
 
@@ -26,7 +26,7 @@ def test_memory(
     level: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory_budget, "free_memory", lambda: int(free * GIB))
+    monkeypatch.setattr(images, "free_memory", lambda: int(free * GIB))
     context = CheckContext(tmp_path, Resources(memory_gb=memory_gb, workers=workers))
     finding = machine.check_memory(context)
     assert (finding.level, bool(finding.advice)) == (level, level != "ok")
