@@ -52,7 +52,6 @@ class LabelledSample:
     source: str
 
     def reject(self, split: str, reason: str) -> RejectedSample:
-        """Returns the sample's row of `rejected.parquet`."""
         return RejectedSample(self.sample.id, self.source, split, reason)
 
 
@@ -81,7 +80,6 @@ class ShardJob:
 
     @property
     def name(self) -> str:
-        """The set and the shard's file in it."""
         return f"{self.dataset}/{self.split}/part-{self.number:05d}.parquet"
 
 

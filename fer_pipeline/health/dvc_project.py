@@ -43,7 +43,6 @@ class DvcConfig(NamedTuple):
 
     @property
     def remote(self) -> Remote | None:
-        """The default remote."""
         return self.remotes.get(self.default) if self.default else None
 
 

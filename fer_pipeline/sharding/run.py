@@ -87,7 +87,6 @@ class ShardResults:
 
     @property
     def finished(self) -> tuple[Job[None], ...]:
-        """Returns the jobs whose shard is in the store."""
         failed = {failure.job.key for failure in self.failures}
         return tuple(job for job in self.jobs if job.key not in failed)
 
