@@ -1,23 +1,27 @@
 """Read what DVC is set to in a project, and which outputs it records there.
 
-DVC 3 itself reads its settings. Outputs are those of every `dvc.lock` and `*.dvc` file, with their hashes. The checks
-ask whether git and the remote hold what was made: that nothing can be lost, or is committed by accident.
+Settings: DVC 3's `config.py` reads four files, of which a later one overrides an earlier one; paths are relative to
+their file. They are parsed here, with DVC's own parser, because asking DVC takes most of a second each time.
+Outputs: those of every `dvc.lock` and `*.dvc` file, with their hashes. The checks ask whether git and the remote hold
+what was made: that nothing can be lost, or is committed by accident.
 """
 
 import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from configobj import ConfigObj, ConfigObjError
+from platformdirs import site_config_dir, user_config_dir
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.software import CheckContext, Finding
 
 LINK_TYPES = ("reflink", "copy")  # DVC's, where nothing is set
+APP = ("dvc", "iterative")
 
 
 class Remote(NamedTuple):
@@ -43,6 +47,7 @@ class DvcConfig(NamedTuple):
 
     @property
     def remote(self) -> Remote | None:
+        """The default remote."""
         return self.remotes.get(self.default) if self.default else None
 
 
@@ -65,23 +70,33 @@ def read_config(root: Path) -> DvcConfig:
     """Reads DVC's settings in the folder that holds `.dvc`; a DataError where there is none."""
     if not (root / ".dvc").is_dir():
         raise DataError(f"no .dvc folder in {root.resolve()}; run in the project's folder, or make one with: dvc init")
-    from dvc.config import Config, ConfigError  # takes a fifth of a second
-
-    try:
-        values = Config(str(root / ".dvc"))
-    except ConfigError as error:
-        fault = f"{root / '.dvc/config'} and what it overrides are no valid DVC configuration ({error})"
-        raise DataError(f"{fault}; correct it, or write it again with: dvc config") from None
-    types, urls = values["cache"].get("type"), {name: str(remote["url"]) for name, remote in values["remote"].items()}
-    site = os.environ.get("DVC_SITE_CACHE_DIR") or values["core"].get("site_cache_dir")
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*APP)
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*APP)
+    values: dict[str, Any] = {}  # `core.remote` and `remote.<name>.url`, with paths resolved
+    for file in (Path(system, "config"), Path(user, "config"), root / ".dvc/config", root / ".dvc/config.local"):
+        try:
+            content = ConfigObj(str(file), encoding="utf-8").dict() if file.is_file() else {}
+        except (ConfigObjError, UnicodeDecodeError) as error:
+            fault = f"{file} is no valid DVC configuration ({error})"
+            raise DataError(f"{fault}; correct it, or write it again with: dvc config") from None
+        for title, section in content.items():
+            prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
+            for key, value in section.items() if isinstance(section, dict) else ():
+                if key in ("url", "dir"):
+                    local = value.removeprefix("local://")
+                    if local == value and not re.match(r"\w+://", value):
+                        local = os.path.normpath(file.parent.absolute() / Path(value).expanduser())
+                    value = local
+                values[f"{prefix}.{key}".lower()] = value
+    urls = {match[1]: url for key, url in values.items() if (match := re.fullmatch(r"remote\.(.*)\.url", key))}
+    verified = {name for name in urls if str(values.get(f"remote.{name}.verify")).lower() in ("true", "yes", "on", "1")}
+    types = values.get("cache.type")
+    site = os.environ.get("DVC_SITE_CACHE_DIR") or values.get("core.site_cache_dir")
     return DvcConfig(
-        cache=Path(values["cache"].get("dir") or root / ".dvc" / "cache"),
-        remotes={
-            name: Remote(name, url.removeprefix("local://"), values["remote"][name]["verify"])
-            for name, url in urls.items()
-        },
-        default=values["core"].get("remote"),
-        link_types=tuple(types) if types else None,
+        cache=Path(values.get("cache.dir") or root / ".dvc" / "cache"),
+        remotes={name: Remote(name, url, name in verified) for name, url in urls.items()},
+        default=values.get("core.remote", "").lower() or None,
+        link_types=tuple(re.findall(r"\w+", str(types))) if types else None,
         site_cache=Path(site) if site else None,
     )
 
@@ -97,18 +112,20 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
     for folder, subfolders, files in os.walk(root):
         here = Path(folder)
         for name in sorted(name for name in files if name == "dvc.lock" or Path(name).suffix == ".dvc"):
-            with _refuse_damage(here / name):
-                content = _read_mapping(here / name)
+            content = _read_mapping(here / name)
+            try:
                 if name == "dvc.lock":
                     stages = content.get("stages") or {}
                     outs = [out for stage in stages.values() for out in stage.get("outs") or ()]
                     folders_of_outputs |= {here / out["path"] for out in outs}
                     outputs += _outputs_of_lock(root, here, stages)
-                    continue
-                stage, place = (here / name).relative_to(root).as_posix(), here / str(content.get("wdir", "."))
-                for out in content.get("outs") or ():
-                    flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
-                    outputs.append(_output(root, place, out, stage, **flags))
+                else:
+                    stage, place = (here / name).relative_to(root).as_posix(), here / str(content.get("wdir", "."))
+                    for out in content.get("outs") or ():
+                        flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
+                        outputs.append(_output(root, place, out, stage, **flags))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise _broken(here / name, f"{type(error).__name__} {error}") from None
         plain = {name for name in subfolders if name[0] != "." and not (here / name / "pyvenv.cfg").exists()}
         subfolders[:] = sorted(name for name in plain if here / name not in folders_of_outputs)
     checked = [output for output in outputs if output is not None]
@@ -117,8 +134,7 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
 
 def _outputs_of_lock(root: Path, here: Path, locked: Mapping[str, Any]) -> Iterator[Output | None]:
     definition = here / "dvc.yaml"
-    with _refuse_damage(definition):
-        stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
+    stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
     prefix = "" if here == root else f"{here.relative_to(root).as_posix()}/dvc.yaml:"
     for name, stage in locked.items():
         defined = stages.get(name.partition("@")[0]) or {}
@@ -147,20 +163,17 @@ def _uncached_patterns(stage: Mapping[str, Any]) -> list[re.Pattern[str]]:
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _broken(file, " ".join(str(error).split())) from None
     if not isinstance(content, dict | None):
-        raise yaml.YAMLError(f"it holds a {type(content).__name__}, not a mapping")
+        raise _broken(file, f"it holds a {type(content).__name__}, not a mapping")
     return content or {}
 
 
-@contextmanager
-def _refuse_damage(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        kind = "" if isinstance(error, yaml.YAMLError | UnicodeDecodeError) else f"{type(error).__name__} "
-        fault = f"{file} is broken: {kind}{' '.join(str(error).split())}"
-        raise DataError(f"{fault}; restore it from git: git checkout -- {file.name}") from None
+def _broken(file: Path, reason: str) -> DataError:
+    return DataError(f"{file} is broken: {reason}; restore it from git: git checkout -- {file.name}")
 
 
 def check_remote(context: CheckContext) -> Finding:
