@@ -21,7 +21,7 @@ from fer_pipeline.core.summary import Summary
 from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
 from fer_pipeline.sharding.locks import lock_for_run
-from fer_pipeline.sharding.progress_file import ProgressFile
+from fer_pipeline.sharding.run import ProgressFile
 
 SHARDED_STAGES = ("align", "embed")  # they write their progress file themselves, with counts of shards
 # The checked-out commit, with a mark where tracked files differ from it.

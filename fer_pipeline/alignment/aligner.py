@@ -18,10 +18,9 @@ from pydantic import Field
 
 from fer_pipeline.alignment import cascade, warp
 from fer_pipeline.alignment.cascade import DetectedFace, DetectionSettings, Detector
-from fer_pipeline.alignment.engines import Engine, resolve_engine
+from fer_pipeline.alignment.networks import SHA256, Engine, resolve_engine
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
 from fer_pipeline.alignment.warp import Border
-from fer_pipeline.alignment.weights import SHA256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import Settings
 

@@ -4,11 +4,20 @@ Source: Zhang et al., arXiv:1604.02878. P-Net runs over the scale pyramid, batch
 and O-Net run on the crops of all pictures together. Box arithmetic is on the CPU, pixels and networks on any device.
 Pictures whose longer side exceeds `max_side` are searched in a shrunken copy. `VERSION` is raised when another face,
 box or landmark comes out of the same picture.
+
+Boxes (x1, y1, x2, y2) are in the one-based inclusive pixel coordinates of the authors' MATLAB code (section II), with
+its rounding and its `+ 1` on widths where it has them: other implementations keep them too, and which of several
+overlapping candidates wins, and so the landmarks, depends on them.
+
+Non-maximum suppression is torchvision's compiled operator without the rest of torchvision: `import torchvision` brings
+every model and torch's compiler with it, two seconds of CPU in each process that looks for faces.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -18,9 +27,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from fer_pipeline.alignment.boxes import make_square, place_cells, regress, suppress, suppress_by_smaller, to_pixels
-from fer_pipeline.alignment.engines import Engine, load_networks, resolve_engine
-from fer_pipeline.alignment.networks import ProposalNet
+from fer_pipeline.alignment.networks import Engine, ProposalNet, load_networks, resolve_engine
 from fer_pipeline.alignment.resize import CELL, MAX_SIDE, SummedAreaTables, pyramid_scales
 from fer_pipeline.core.settings import Settings
 
@@ -30,6 +37,9 @@ CROPS_PER_CALL = 64
 IMAGES_PER_CHUNK = 64
 BYTES_PER_CHUNK = 6_000_000
 
+Boxes = Float[Tensor, "n 4"]
+Scores = Float[Tensor, " n"]
+Indices = Int64[Tensor, " n"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -60,15 +70,15 @@ class DetectedFace:
 class _Candidates(NamedTuple):
     """Boxes over a list of pictures, each with the index of its picture, its face probability and its regression."""
 
-    image: Int64[Tensor, " n"]
-    boxes: Float[Tensor, "n 4"]
-    scores: Float[Tensor, " n"]
-    offsets: Float[Tensor, "n 4"]
+    image: Indices
+    boxes: Boxes
+    scores: Scores
+    offsets: Boxes
 
     def take(self, index: Tensor) -> "_Candidates":
         return _Candidates(*(field[index] for field in self))
 
-    def suppress(self, groups: Int64[Tensor, " n"], threshold: float) -> "_Candidates":
+    def suppress(self, groups: Indices, threshold: float) -> "_Candidates":
         return self.take(suppress(self.boxes, self.scores, groups, threshold=threshold))
 
 
@@ -190,3 +200,84 @@ def _shrink(image: UInt8[Tensor, "_ _ 3"], max_side: int) -> UInt8[Tensor, "_ _ 
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), size=size, mode="area")
     return pixels[0].permute(1, 2, 0).to(torch.uint8)
+
+
+def place_cells(x: Indices, y: Indices, *, scale: float, stride: int, cell: int) -> Boxes:
+    """Returns the boxes of P-Net's cells in the unscaled picture."""
+    corner = torch.stack([x, y], dim=1).float() * stride
+    return (torch.cat([corner + 1, corner + cell], dim=1) / scale).floor()
+
+
+def regress(boxes: Boxes, offsets: Boxes, *, inclusive: bool) -> Boxes:
+    """Moves boxes by offsets that are fractions of their width (x) and height (y)."""
+    sides = boxes[:, 2:] - boxes[:, :2] + float(inclusive)
+    return boxes + offsets * sides.repeat(1, 2)
+
+
+def make_square(boxes: Boxes) -> Boxes:
+    """Returns the squares around the same centres with the longer side."""
+    sides = boxes[:, 2:] - boxes[:, :2]
+    side = sides.amax(dim=1, keepdim=True)
+    corner = boxes[:, :2] + sides * 0.5 - side * 0.5
+    return torch.cat([corner, corner + side], dim=1)
+
+
+def to_pixels(boxes: Boxes) -> Int64[Tensor, "n 4"]:
+    """Returns the pixels of boxes, zero-based, the ends not included; at least one pixel each."""
+    pixels = boxes.floor().long()
+    corner = pixels[:, :2] - 1
+    return torch.cat([corner, torch.maximum(pixels[:, 2:], corner + 1)], dim=1)
+
+
+def suppress(boxes: Boxes, scores: Scores, groups: Indices, *, threshold: float) -> Int64[Tensor, " k"]:
+    """Suppresses by intersection over union within each group: the indices that stay, group by group, best first.
+
+    Groups are handled one at a time: shifting them apart in one call, as is common, makes the result depend on what
+    else is in the batch, by the rounding of the shifted coordinates.
+    """
+    return _for_each_group(groups, lambda i: i[torch.ops.torchvision.nms(boxes[i], scores[i], threshold)])
+
+
+def suppress_by_smaller(boxes: Boxes, scores: Scores, groups: Indices, *, threshold: float) -> Int64[Tensor, " k"]:
+    """Suppresses like `suppress`, by intersection over the smaller area, so that a box inside another is removed.
+
+    Of equal scores the later wins, as in ports that sort upwards and take from the end.
+    """
+
+    def suppress_group(index: Int64[Tensor, " m"]) -> Int64[Tensor, " k"]:
+        order = index[scores[index].argsort(stable=True).flip(0)]
+        corner, opposite = boxes[order].split(2, dim=1)
+        shared = torch.minimum(opposite[:, None], opposite) - torch.maximum(corner[:, None], corner)
+        area = (opposite - corner + 1).prod(dim=1)
+        overlap = (shared + 1).clamp_min(0).prod(dim=2) / torch.minimum(area[:, None], area)
+        alive = torch.ones(len(order), dtype=torch.bool)
+        for row in range(len(order)):
+            if alive[row]:
+                alive[row + 1 :] &= overlap[row, row + 1 :] <= threshold
+        return order[alive]
+
+    return _for_each_group(groups, suppress_group)
+
+
+def _for_each_group(groups: Indices, suppress_group: Callable[[Tensor], Tensor]) -> Int64[Tensor, " k"]:
+    if len(groups) == 0:
+        return groups
+    order = groups.argsort(stable=True)
+    _, counts = groups[order].unique_consecutive(return_counts=True)
+    return torch.cat([suppress_group(index) for index in order.split(counts.tolist())])
+
+
+def _load_operators() -> None:
+    """Makes `torch.ops.torchvision` known; a package that keeps its operators elsewhere is imported whole."""
+    spec = find_spec("torchvision")  # looks for it and does not run it
+    folders = spec.submodule_search_locations if spec else None
+    for library in sorted(path for folder in folders or () for path in Path(folder).glob("_C*") if path.is_file()):
+        try:
+            torch.ops.load_library(library)
+        except OSError:  # built for another torch: the import says so better
+            break
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision.ops  # noqa: F401
+
+
+_load_operators()

@@ -47,7 +47,6 @@ def fit_similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "
 
 
 def transform_points(points: Float[np.ndarray, "n 2"], matrix: Matrix) -> Float64[np.ndarray, "n 2"]:
-    """Maps points by an affine matrix."""
     return points @ matrix[:, :2].T + matrix[:, 2]
 
 

@@ -85,6 +85,5 @@ def check_plan(context: CheckContext, get_plans: Callable[[], Iterable[StagePlan
 
 
 def format_text(findings: Mapping[str, Finding]) -> str:
-    """Formats one line a finding, followed by its advice."""
     advice = {name: f"; {one.advice}" if one.advice and one.level != "ok" else "" for name, one in findings.items()}
     return "\n".join(f"{LABELS[one.level]:<7}  {key}: {one.message}{advice[key]}" for key, one in findings.items())

@@ -17,13 +17,13 @@ from fer_pipeline.commands.check import check
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import (
-    ColumnChoices,
     DatasetSurvey,
     Named,
     Source,
     SurveySettings,
     name_source,
     parse_source,
+    split_choices,
     survey_set,
 )
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -75,8 +75,10 @@ def run(
     """
     names = _parse_classes(classes)
     check_replaceable(params, force=force)
-    columns = ColumnChoices(image_root, image_column, label_column, subject_column, split_column, reject_missing)
-    settings = SurveySettings(names, _parse_renamed(rename, names), drop_outside, columns, params.parent)
+    columns = {"image": image_column, "label": label_column, "subject": subject_column, "split": split_column}
+    choices = {"image_root": image_root, **{f"{kind}_column": values for kind, values in columns.items()}}
+    renamed = _parse_renamed(rename, names)
+    settings = SurveySettings(names, renamed, drop_outside, choices, reject_missing, params.parent)
     words = {"anchor": [anchor], "train": [train] if train else [], "target": target, "pool": pool}
     sources = {role: [parse_source(one, option=f"--{role}") for one in words[role]] for role in words}
     sets, roles = survey_project(sources, settings)
@@ -124,7 +126,7 @@ def survey_project(
     splits: dict[str, Split | None] = {"anchor": "train", "train": "train", "target": "test", "pool": None}
     named = {role: list(dict.fromkeys(add(one, split) for one in sources[role])) for role, split in splits.items()}
     anchor, train = named["anchor"][0], (named["train"] or named["anchor"])[0]
-    if unknown := sorted({name for _, name, _ in settings.columns.parts() if name} - set(sets)):
+    if unknown := sorted({name for _, name, _ in split_choices(settings.choices) if name} - set(sets)):
         raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
     for name in dict.fromkeys((anchor, train)):
         labelled = sets[name].class_counts("train")

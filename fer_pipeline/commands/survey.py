@@ -41,7 +41,7 @@ USUAL_NAMES = {
     "split": "split usage set subset partition",
 }
 ROWS_TRIED = 50
-PER_SET = ("image_root", "image_column", "label_column", "subject_column", "split_column")
+CHOICE = r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)"
 
 
 class Named(Settings):
@@ -58,26 +58,21 @@ class Source(NamedTuple):
     name: str | None
 
 
-class ColumnChoices(NamedTuple):
-    """What the user chose: `value` for every table, or `set=value` for one; several are tried in turn."""
+Choices = Mapping[
+    str, Sequence[str | Path]
+]  # by the option, `image_root` or `<kind>_column`, in the order in which they are tried
 
-    image_root: Sequence[str | Path] = ()
-    image_column: Sequence[str] = ()
-    label_column: Sequence[str] = ()
-    subject_column: Sequence[str] = ()
-    split_column: Sequence[str] = ()
-    reject_missing: bool = False
 
-    def parts(self) -> list[tuple[str, str, str]]:
-        """Returns field, set (empty where none is named) and value of every choice."""
-        values = [(key, str(value)) for key in PER_SET for value in getattr(self, key)]
-        matches = [(key, re.fullmatch(r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)", value)) for key, value in values]
-        return [(key, match[1] or "", match[2]) for key, match in matches if match]
+def split_choices(choices: Choices) -> list[tuple[str, str, str]]:
+    """Returns option, set (empty where none is named) and value of each choice, written `value` or `set=value`."""
+    matches = [(key, re.fullmatch(CHOICE, str(value))) for key, values in choices.items() for value in values]
+    return [(key, match[1] or "", match[2]) for key, match in matches if match]
 
-    def for_set(self, name: str) -> "ColumnChoices":
-        """Returns the choices for one set: first those that name it, then those that name none."""
-        parts = [part for wanted in (name, "") for part in self.parts() if part[1] == wanted]
-        return self._replace(**{key: [value for field, _, value in parts if field == key] for key in PER_SET})
+
+def choices_for_set(choices: Choices, name: str) -> Choices:
+    """Returns the choices for one set: first those that name it, then those that name none."""
+    parts = sorted((part for part in split_choices(choices) if part[1] in (name, "")), key=lambda part: not part[1])
+    return {key: [value for option, _, value in parts if option == key] for key in choices}
 
 
 class SurveySettings(NamedTuple):
@@ -86,7 +81,8 @@ class SurveySettings(NamedTuple):
     classes: tuple[str, ...]
     renamed: Mapping[str, str]  # label of a source -> class
     drop_outside: bool  # labels that are no class
-    columns: ColumnChoices
+    choices: Choices
+    reject_missing: bool  # rows without a picture
     project: Path
 
 
@@ -99,12 +95,10 @@ class DatasetSurvey(NamedTuple):
     prealigned: bool = False
 
     def class_counts(self, split: str) -> dict[str, int]:
-        """Returns the number of labelled pictures of a split per class."""
         return {label: count for (name, label), count in self.counts.items() if name == split and label is not None}
 
 
 def parse_source(text: str, *, option: str) -> Source:
-    """Parses `csv:PATH` or `name=csv:PATH`."""
     match = re.fullmatch(r"(?:([^=:/]*)=)?([^:=/]+):(.+)", text)
     choices = available("fer_pipeline.datasets")
     if match is None or match[2] not in choices:
@@ -140,7 +134,9 @@ def survey_set(source: Source, name: str, survey: SurveySettings, *, default_spl
     options: dict[str, Any] = {}
     if source.adapter == "csv":
         table = Path(csv.find_table(path, csv.Options()))
-        path, guess = guess_csv(table, survey.columns.for_set(name), labelled=labelled, project=survey.project)
+        path, guess = guess_csv(table, choices_for_set(survey.choices, name), labelled=labelled, project=survey.project)
+        if survey.reject_missing:
+            guess = guess.model_copy(update={"missing": "reject"})
         options = guess.model_dump(mode="json", exclude_defaults=True)
     elif source.adapter == "image_folder":
         options = {"levels": list(image_folder.guess_levels(path)) if labelled else []}
@@ -212,17 +208,17 @@ def _count_pool(settings: DatasetSettings) -> tuple[int, bool]:
         return count, True  # one bad picture decides nothing: align rejects it
 
 
-def guess_csv(file: Path, choices: ColumnChoices, *, labelled: bool, project: Path) -> tuple[Path, csv.Options]:
+def guess_csv(file: Path, choices: Choices, *, labelled: bool, project: Path) -> tuple[Path, csv.Options]:
     """Returns the folder that holds table and pictures, which DVC is to track, and the options relative to it."""
     table = open_table(file)
     image, root = _find_pictures(table, choices)
     folder = _common_folder(file, root, project)
-    label = _find_column(table, "label", choices.label_column) if labelled else None
+    label = _find_column(table, "label", choices) if labelled else None
     if labelled and label is None:
         raise _no_column(table, "label")
-    subject = _find_column(table, "subject", choices.subject_column)
-    split = _find_column(table, "split", choices.split_column) if labelled else None
-    if split is not None and not choices.split_column:  # one called `set` without names of splits is none
+    subject = _find_column(table, "subject", choices)
+    split = _find_column(table, "split", choices) if labelled else None
+    if split is not None and not choices.get("split_column"):  # one called `set` without names of splits is none
         words = (cells[table.position(split)].strip().lower() for _, cells in table.rows())
         split = split if any(word in SPLITS for word in words) else None
     options = csv.Options(
@@ -232,7 +228,6 @@ def guess_csv(file: Path, choices: ColumnChoices, *, labelled: bool, project: Pa
         label=label,
         subject=subject,
         split=split,
-        missing="reject" if choices.reject_missing else "error",
     )
     return folder, options
 
@@ -242,16 +237,16 @@ def _no_column(table: Table, kind: str) -> DataError:
     return DataError(f"no column of {table.file} looks like the {kind}'s; found {columns}; name it by --{kind}-column")
 
 
-def _candidates(table: Table, kind: str, chosen: Sequence[str]) -> list[str]:
-    if chosen:
+def _candidates(table: Table, kind: str, choices: Choices) -> list[str]:
+    if chosen := list(map(str, choices.get(f"{kind}_column", ()))):
         present = [name for name in chosen if name in table.columns]
         return present[:1] or [table.columns[table.position(chosen[0])]]
     usual = USUAL_NAMES[kind].split()
     return [name for name in table.columns if "".join(filter(str.isalnum, name.lower())) in usual]
 
 
-def _find_column(table: Table, kind: str, chosen: Sequence[str]) -> str | None:
-    columns = _candidates(table, kind, chosen)
+def _find_column(table: Table, kind: str, choices: Choices) -> str | None:
+    columns = _candidates(table, kind, choices)
     if len(columns) > 1:
         fault = f"{table.file} has several columns that may be the {kind}'s"
         raise _several(fault, map(repr, columns), f"{kind}-column")
@@ -262,9 +257,9 @@ def _several(fault: str, names: Iterable[object], option: str) -> DataError:
     return DataError(f"{fault}: {', '.join(map(str, names))}; name one by --{option}")
 
 
-def _find_pictures(table: Table, choices: ColumnChoices) -> tuple[str, Path]:
+def _find_pictures(table: Table, choices: Choices) -> tuple[str, Path]:
     """Column and root together: of several columns the one whose files exist."""
-    columns = _candidates(table, "image", choices.image_column)
+    columns = _candidates(table, "image", choices)
     if not columns:
         raise _no_column(table, "image")
     rows = [cells for _, cells in islice(table.rows(), ROWS_TRIED)]
@@ -292,10 +287,10 @@ def _find_pictures(table: Table, choices: ColumnChoices) -> tuple[str, Path]:
     raise DataError(f"{fault} is in {', '.join(map(str, tried[:8]))}; name their folder by --image-root")
 
 
-def _roots(file: Path, choices: ColumnChoices) -> Iterator[list[Path]]:
+def _roots(file: Path, choices: Choices) -> Iterator[list[Path]]:
     """Where pictures may be, tried in turn: what the user named; else beside and below the table, then above it."""
-    if choices.image_root:
-        for root in map(Path, choices.image_root):
+    if roots := choices.get("image_root"):
+        for root in map(Path, roots):
             yield [root if root.is_dir() else file.parent / root]
         return
     yield [file.parent, *(folder for folder in sorted(file.parent.iterdir()) if folder.is_dir())]

@@ -158,7 +158,6 @@ class Objects:
         return {entry["relpath"]: entry["md5"] for entry in json.loads(object_path(self.root, name).read_bytes())}
 
     def damage(self, name: str, output: str, stage: str, *commands: Command) -> Damage:
-        """Describes an object that is not intact."""
         actual = self.hasher.hashes[self.inodes[name]] if name in self.inodes else FileHash()
         kind, text = ("damaged", f"md5 {actual.md5}") if name in self.inodes else ("missing", "nothing")
         expected, path = f"md5 {name.removesuffix('.dir')}", object_path(self.root, name)

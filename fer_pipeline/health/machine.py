@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -61,11 +62,8 @@ def query_gpus() -> Gpus:
     devices = [torch.cuda.get_device_properties(number) for number in range(count)]
     drivers: list[str] = []  # its version, once for each GPU
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        drivers = result.stdout.split() if result.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired):
-        pass
+    with suppress(OSError, subprocess.SubprocessError):
+        drivers = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.split()
     return Gpus(
         num_devices=len(drivers),
         driver=drivers[0] if drivers else "",
@@ -171,13 +169,12 @@ LINKS = {"reflink": _reflink, "hardlink": os.link, "symlink": os.symlink, "copy"
 
 def can_link(kind: str, source: Path, out: Path) -> bool:
     """Says whether a link of this kind can be made of `source` at `out`; removes it again."""
-    try:
+    with suppress(OSError):
         LINKS[kind](source, out)
-    except OSError:
-        return False
-    finally:
-        out.unlink(missing_ok=True)
-    return True
+        out.unlink()
+        return True
+    out.unlink(missing_ok=True)
+    return False
 
 
 def possible_links(config: DvcConfig, root: Path) -> list[str]:

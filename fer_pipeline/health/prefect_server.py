@@ -47,7 +47,6 @@ def request(context: CheckContext, path: str, body: dict[str, Any] | None = None
 
 
 def check_server(context: CheckContext) -> Finding:
-    """Checks that the server answers."""
     address, start = context.environment.get("PREFECT_API_URL"), time.monotonic()
     if not address:
         return Finding("ok", "PREFECT_API_URL is not set; a flow then starts a server of its own")

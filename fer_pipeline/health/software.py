@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 
 from packaging.specifiers import SpecifierSet
 
-from fer_pipeline.alignment import weights
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
 
@@ -100,10 +99,12 @@ def check_torchvision(context: CheckContext) -> Finding:
 
 def check_mtcnn(context: CheckContext) -> Finding:
     """Checks that the package ships the published weights: `align` reads no others."""
+    from fer_pipeline.alignment import networks  # brings torch
+
     try:
-        for network in weights.SHA256:
-            weights.verify_checksum(weights.read_package_file(network), network)
+        for network in networks.SHA256:
+            networks.verify_checksum(networks.read_package_file(network), network)
     except DataError as error:
         message, _, advice = str(error).partition("; run: ")
         return Finding("problem", message, advice)
-    return Finding("ok", f"the weights of {', '.join(weights.SHA256)} are the published ones")
+    return Finding("ok", f"the weights of {', '.join(networks.SHA256)} are the published ones")

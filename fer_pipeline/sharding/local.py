@@ -225,7 +225,6 @@ class WorkerTask:
             self._maker = self._setup(self._device)
 
     def make(self, job: Job[Any]) -> None:
-        """Makes one shard and sends how it ended."""
         with one_thread(self._device):
             outcome = attempt(job, self._maker, store=self._store, device=self._device, advance=self._advance)
         self._report()

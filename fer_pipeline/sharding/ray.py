@@ -104,7 +104,6 @@ class Actor(WorkerTask):
             self._messages.put(error)
 
     def receive(self) -> Message:
-        """Waits for the next message."""
         return self._messages.get()
 
     def stop(self) -> None:

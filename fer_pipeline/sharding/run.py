@@ -4,19 +4,76 @@ A shard that fails is set aside with its reason and the others are finished; onl
 what is allowed.
 """
 
+import json
+import os
+import platform
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.progress import progress
+from fer_pipeline.core.progress import Progress, progress, with_listener
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.sharding import local, ray
 from fer_pipeline.sharding.jobs import Job, Outcome, Work
-from fer_pipeline.sharding.progress_file import ProgressFile
+
+SECONDS_BETWEEN_WRITES = 2.0
+
+
+class ProgressFile:
+    """The state of a running stage in `<store>/progress/<stage>@<set>.json`, for whoever watches from outside.
+
+    It is written at most every two seconds and at the end. Fields: `done`, `total`, `unit`, `rate` (units a second),
+    `seconds_left`, `shards` (made, reused, failed), `state` (running, finished or failed), `pid`, `host`, `updated`.
+    Unknown numbers are null. Where the state is `running` and the process is gone, the run was killed.
+    """
+
+    def __init__(self, store: Path, stage: str, name: str) -> None:
+        self.shards = {"made": 0, "reused": 0, "failed": 0}
+        self._path = store / "progress" / f"{stage}@{name}.json"
+        self._about = {"stage": stage, "name": name, "pid": os.getpid(), "host": platform.node()}
+        self._written = -SECONDS_BETWEEN_WRITES
+        self._progress: Progress | None = None
+
+    @contextmanager
+    def follow(self) -> Iterator[None]:
+        """Writes whatever progress begins in the block, until its end, and how that ended."""
+        with with_listener(self._update):
+            try:
+                yield
+            except BaseException:
+                self._write("failed")
+                raise
+            self._write("finished")
+
+    def _update(self, progress: Progress, items: int) -> None:
+        self._progress = progress
+        if time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self._write("running")
+
+    def _write(self, state: str) -> None:
+        progress = self._progress
+        if progress is None:
+            return
+        self._written = time.monotonic()
+        left = progress.seconds_left
+        numbers = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        numbers |= {"rate": round(progress.rate, 3), "seconds_left": None if left is None else round(left, 1)}
+        updated = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {**self._about, "state": state, **numbers, "shards": self.shards, "updated": updated}
+        # Not synced to the disk: it is of no use after a crash of the machine, and would wait for the shards' bytes.
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        try:  # a full disk does not end the run here
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -24,22 +81,14 @@ class ShardResults:
     """The jobs of a run in their order and without their payloads, and how they ended."""
 
     jobs: tuple[Job[None], ...]
-    reused: int
+    counts: dict[str, int | float]  # of shards: all, and how many were made, reused and failed
     failures: tuple[Outcome, ...]  # in the order of the jobs, with their payloads
     damaged: int  # shards that were found damaged in the store and made again
 
     @property
     def finished(self) -> tuple[Job[None], ...]:
-        """Returns the jobs whose shard is in the store."""
         failed = {failure.job.key for failure in self.failures}
         return tuple(job for job in self.jobs if job.key not in failed)
-
-    @property
-    def counts(self) -> dict[str, int | float]:
-        """Counts the shards: all, and how many were made, reused and failed."""
-        failed = len(self.failures)
-        made = len(self.jobs) - failed - self.reused
-        return {"shards": len(self.jobs), "made": made, "reused": self.reused, "failed": failed}
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -87,15 +136,18 @@ def make_shards(
                         f"{stage} {outcome.line}: the disk of the store is full; finished shards are kept, free some "
                         f"space and run again"
                     )
-                failures += [outcome] if outcome.fault is not None else []
+                if outcome.fault is not None:
+                    failures.append(outcome)
                 file.shards["made" if outcome.fault is None else "failed"] += 1
     order = {job.key: position for position, job in enumerate(planned)}
     failures.sort(key=lambda failure: order[failure.job.key])
-    results = ShardResults(tuple(planned), file.shards["reused"], tuple(failures), len(shards.damaged))
+    results = ShardResults(
+        tuple(planned), {"shards": len(planned), **file.shards}, tuple(failures), len(shards.damaged)
+    )
     if failures and (len(failures) > allowed_failures or not results.finished):
         more = f" (and {len(failures) - 1:,} more)" if len(failures) > 1 else ""
         raise DataError(
-            f"{stage} {failures[0].line}{more}; {results.counts['made']:,} shards made, {results.reused:,} reused, "
+            f"{stage} {failures[0].line}{more}; {file.shards['made']:,} shards made, {file.shards['reused']:,} reused, "
             f"{len(failures):,} failed; finished shards are kept, rerun {stage} after correcting this"
         )
     return results

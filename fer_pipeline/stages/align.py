@@ -17,8 +17,18 @@ from pydantic import Field
 from fer_pipeline.alignment.aligner import AlignmentSettings, NoFace, SeveralFaces
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.pictures import PictureSettings
-from fer_pipeline.alignment.plan import AlignmentPlan, Cut, LabelMap, check_samples, load_maker, plan_jobs, shorten_job
-from fer_pipeline.alignment.shards import ShardFormat, ShardJob, write_faces
+from fer_pipeline.alignment.shards import (
+    AlignmentPlan,
+    Cut,
+    LabelMap,
+    ShardFormat,
+    ShardJob,
+    check_samples,
+    load_maker,
+    plan_jobs,
+    shorten_job,
+    write_faces,
+)
 from fer_pipeline.artifacts.census import RejectedSample, most_frequent
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
@@ -106,7 +116,7 @@ def run(
     if census is not None:
         write_bytes(census, (out / "summary.json").read_bytes())
     counts: dict[str, int | float] = {"samples": work.total, "faces": faces, "rejected": reasons.total()}
-    reused = f"{result.reused} of {len(result.jobs)} shards reused"
+    reused = f"{result.counts['reused']} of {len(result.jobs)} shards reused"
     line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {reused}"
     return Summary("align", line, counts | result.counts, result.warnings)
 

@@ -81,7 +81,7 @@ def run(
             if job.key in finished:
                 Store(store).link(job.key, folder / f"part-{number:05d}.arrow")
     counts: dict[str, int | float] = {"faces": sum(job.items for job in result.finished)}
-    line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.reused} reused"
+    line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.counts['reused']} reused"
     return Summary("embed", line, counts | result.counts, result.warnings)
 
 

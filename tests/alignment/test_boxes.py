@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_pipeline.alignment import boxes
+from fer_pipeline.alignment import cascade as boxes
 
 
 def test_a_cell_lies_where_the_window_lay() -> None:
@@ -76,7 +76,7 @@ def test_nothing_in_nothing_out() -> None:
 # IoU of the first two: 81 / (100 + 100 - 81) = 0.68; the third lies apart.
 CALL = """
 import torch
-import fer_pipeline.alignment.boxes
+import fer_pipeline.alignment.cascade
 nms = torch.ops.torchvision.nms
 boxes = torch.tensor([[0., 0., 10., 10.], [1., 1., 11., 11.], [50., 50., 60., 60.]])
 print("torchvision" in sys.modules, *(nms(boxes, torch.tensor([1., 3., 2.]), share).tolist() for share in (0.67, 0.69)))

@@ -8,7 +8,7 @@ import torch
 
 from fer_pipeline.alignment.aligner import AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.cascade import Detector
-from fer_pipeline.alignment.engines import Engine, load_networks, resolve_engine
+from fer_pipeline.alignment.networks import Engine, load_networks, resolve_engine
 from fer_pipeline.core.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fer_pipeline.alignment.networks import load_mtcnn
+from fer_pipeline.alignment.networks import load_networks
 
 RANDOM = np.random.default_rng(5)
 
@@ -94,7 +94,7 @@ def test_outputs_equal_a_float64_pass(network: str, size: tuple[int, int]) -> No
     pictures = RANDOM.uniform(-1, 1, (3, *size, 3))
     pictures[0] = pattern(max(size))[: size[0], : size[1]]
     batch = torch.from_numpy(pictures).float().permute(0, 3, 1, 2)
-    found = [output.numpy() for output in getattr(load_mtcnn(), network)(batch)]
+    found = [output.numpy() for output in getattr(load_networks(), network)(batch)]
     for row, picture in enumerate(pictures):
         for ours, theirs in zip(found, forward(network, picture), strict=True):
             np.testing.assert_allclose(ours[row], theirs, rtol=0, atol=1e-5)
@@ -103,14 +103,14 @@ def test_outputs_equal_a_float64_pass(network: str, size: tuple[int, int]) -> No
 @pytest.mark.parametrize(("network", "size"), [("pnet", 12), ("rnet", 24), ("onet", 48)])
 def test_outputs_equal_stored_numbers(network: str, size: int) -> None:
     batch = torch.from_numpy(pattern(size)).float().permute(2, 0, 1)[None]
-    found = np.concatenate([output.numpy().reshape(-1) for output in getattr(load_mtcnn(), network)(batch)])
+    found = np.concatenate([output.numpy().reshape(-1) for output in getattr(load_networks(), network)(batch)])
     np.testing.assert_allclose(found, STORED[network], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.0005, 0.002, 0.2])
 def test_proposals_are_the_cells_that_pass(threshold: float) -> None:
     """Down to a single cell, which a product of matrices sums in another order than many."""
-    net = load_mtcnn().pnet
+    net = load_networks().pnet
     pictures = torch.from_numpy(RANDOM.uniform(-1, 1, (3, 40, 52, 3))).float().permute(0, 3, 1, 2)
     faces, offsets = net(pictures)
     single = float(faces.flatten().sort().values[-2:].mean())

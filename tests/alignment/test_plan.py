@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment.plan import DROPPED, OUTSIDE, Cut, LabelMap, ends_shard
+from fer_pipeline.alignment.shards import DROPPED, OUTSIDE, Cut, LabelMap, ends_shard
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import DatasetSettings
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fer_pipeline.commands import init
 from fer_pipeline.commands.check import check
-from fer_pipeline.commands.survey import ColumnChoices, Source, guess_csv, name_source
+from fer_pipeline.commands.survey import Source, guess_csv, name_source
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import read_project
@@ -299,7 +299,7 @@ def test_classes_that_cannot_be(call: Init, classes: str, said: str) -> None:
 
 
 def guessed(file: Path, **choices: Any) -> tuple[Path, dict[str, Any]]:
-    folder, options = guess_csv(file, ColumnChoices(**choices), labelled=True, project=Path("project"))
+    folder, options = guess_csv(file, choices, labelled=True, project=Path("project"))
     return folder, options.model_dump(mode="json", exclude_defaults=True)
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment import weights
-from fer_pipeline.alignment.weights import read_package_file
+from fer_pipeline.alignment import networks
+from fer_pipeline.alignment.networks import read_package_file
 from fer_pipeline.health import software
 from fer_pipeline.health.software import CheckContext
 
@@ -59,6 +59,6 @@ def test_torchvision_must_have_its_operators(tmp_path: Path, monkeypatch: pytest
 
 def test_the_weights_must_be_the_published_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert software.check_mtcnn(CheckContext(tmp_path)).level == "ok"
-    monkeypatch.setattr(weights, "read_package_file", lambda network: read_package_file(network)[:-1] + b"x")
+    monkeypatch.setattr(networks, "read_package_file", lambda network: read_package_file(network)[:-1] + b"x")
     finding = software.check_mtcnn(CheckContext(tmp_path))
     assert (finding.level, finding.advice) == ("problem", "pip install --force-reinstall mtcnn==1.0.0")

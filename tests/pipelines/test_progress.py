@@ -12,7 +12,7 @@ import pytest
 from prefect.client.schemas.actions import ArtifactCreate
 
 from fer_pipeline.core.progress import progress
-from fer_pipeline.sharding.progress_file import ProgressFile
+from fer_pipeline.sharding.run import ProgressFile
 from pipelines import artifacts as module
 from pipelines.artifacts import artifact_key, format_progress, percent, read_progress, report_progress
 

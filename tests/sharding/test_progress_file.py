@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fer_pipeline.core.progress import progress
-from fer_pipeline.sharding.progress_file import ProgressFile
+from fer_pipeline.sharding.run import ProgressFile
 
 
 def _read(store: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from fer_pipeline.alignment import plan
+from fer_pipeline.alignment import shards as plan
 from fer_pipeline.alignment.warp import scale_template
 from fer_pipeline.artifacts.faces import read_faces, read_metadata, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -195,7 +195,7 @@ CRASH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from fer_pipeline.alignment import plan
+from fer_pipeline.alignment import shards as plan
 from fer_pipeline.stages import align
 import {module} as tests
 
