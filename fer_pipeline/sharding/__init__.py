@@ -1,1 +1,1 @@
-"""Make the shards of a stage: jobs, local worker processes, Ray, locks, pruning."""
+"""Make the shards of a stage: jobs, local worker processes, Ray, locks."""

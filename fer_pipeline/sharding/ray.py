@@ -240,8 +240,7 @@ def join_cluster(resources: Resources) -> Iterator[Any]:
         except Exception as error:  # whatever Ray raises: versions that differ, a missing token, no node here
             raise ConfigError(f"{fault}: {' '.join(str(error).split())}{advice}") from None
         # Ray has taken SIGTERM for itself, to end this process by a crash.
-        # Workers and files are cleaned up on the way.
-        _set_sigterm((lambda signum, _: sys.exit(128 + signum)) if before == signal.SIG_DFL else before)
+        _set_sigterm(_exit if before == signal.SIG_DFL else before)
         yield ray
 
 
@@ -319,3 +318,7 @@ def _own_cluster(resources: Resources) -> Iterator[dict[str, Any]]:
 def _set_sigterm(handler: Any) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+def _exit(signum: int, frame: Any) -> None:
+    raise SystemExit(128 + signum)  # workers and files are cleaned up on the way
