@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from fer_pipeline.core.errors import PipelineError
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import Summary
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer's own, or click's where it imports that
 

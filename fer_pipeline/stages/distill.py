@@ -15,8 +15,7 @@ from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
@@ -59,8 +58,6 @@ def run(
     """Distil a set of faces to a few synthetic ones.
 
     Args:
-        config: The section `distill`.
-        project: What all stages share.
         name: The distilled set's name in the settings.
         source: The faces to distil: auxiliary shards or a split of aligned faces.
         model: The folder of the primitive learner.

@@ -10,8 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_text
-from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings, Summary
 from fer_pipeline.evaluation.summary import Resampling
 from fer_pipeline.reporting.page import build_context, render
 from fer_pipeline.reporting.report_data import Selection, collect
@@ -38,8 +37,6 @@ def run(config: Config, project: ProjectSettings, *, out: Path, root: Path = Pat
     """Write the tables, the figures and the page.
 
     Args:
-        config: The section `report`.
-        project: What all stages share.
         out: Where `index.html`, `tables` and `figures` are written.
         root: The folder of the project whose results are shown.
     """
