@@ -80,9 +80,11 @@ def run(
     code = code_fingerprint(*(PACKAGE / path for path in CODE))
     key = fingerprint("distill", code, about, list(classes), classifier.card)
     kept = Store(store, owner=f"distill@{name}")
-    reused = kept.make_folder(
-        key, lambda folder: _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
-    )
+
+    def make(folder: Path) -> None:
+        _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
+
+    reused = kept.make(key, make, folder=True)
     kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
 

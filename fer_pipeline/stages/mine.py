@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table, write_rows
+from fer_pipeline.artifacts.arrow import write_rows
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table
 from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
