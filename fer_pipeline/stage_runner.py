@@ -16,8 +16,7 @@ from typing import Any
 
 from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.files import write_json
-from fer_pipeline.core.settings import STORE, ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, ProjectSettings, Summary
 from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
 from fer_pipeline.sharding.locks import lock_for_run

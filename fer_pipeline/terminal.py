@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from fer_pipeline.core.errors import PipelineError
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import Summary
 
 # What `typer.BadParameter` inherits from: a class of click, or of the copy of it inside newer versions of typer.
 UsageError: Any = typer.BadParameter.__mro__[1]

@@ -1,4 +1,4 @@
-"""Write record batches to Arrow IPC files and read them through a memory map.
+"""Write record batches to Arrow IPC files and read them through a memory map; write plain tables as Parquet.
 
 Embeddings and scores are written once and read often. An IPC file is read in place, without decoding, and a column of
 fixed-size lists is one matrix.
@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import replacing
 
 METADATA_KEY = b"fer_pipeline"
 # Of a write to the disk: the system then keeps the file in large pages, and mapping and reading it cost half as much.
@@ -68,6 +70,12 @@ def write_ipc(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) 
                 writer.write_batch(batch)
                 rows += batch.num_rows
     return rows
+
+
+def write_rows(path: Path, rows: pa.Table) -> None:
+    """Writes a table as Parquet, whole or not at all; the same rows give the same bytes."""
+    with replacing(path) as temporary:
+        pq.write_table(rows, temporary, compression="zstd")
 
 
 def list_shards(folder: Path, pattern: str) -> list[Path]:

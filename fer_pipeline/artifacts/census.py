@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
-from fer_pipeline.core.files import read_json, refuse_damage, replacing, write_json
+from fer_pipeline.artifacts.arrow import write_rows
+from fer_pipeline.core.files import read_json, refuse_damage, write_json
 
 
 class RejectedSample(NamedTuple):
@@ -41,9 +41,8 @@ class SplitCensus:
 def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequence[RejectedSample]) -> None:
     """Writes `summary.json` and `rejected.parquet` into a folder."""
     schema = pa.schema([(name, pa.string()) for name in RejectedSample._fields])
-    with replacing(folder / "rejected.parquet") as temporary:
-        table = pa.Table.from_pylist([row._asdict() for row in rejected], schema=schema)
-        pq.write_table(table, temporary, compression="zstd")
+    rows = pa.Table.from_pylist([row._asdict() for row in rejected], schema=schema)
+    write_rows(folder / "rejected.parquet", rows)
     content = {
         "samples": sum(split.samples for split in splits.values()),
         "faces": sum(split.faces for split in splits.values()),

@@ -18,6 +18,7 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 
 SECONDS_BETWEEN_SAVES = 30.0
+Range = tuple[Path, int, int]  # a file, the first byte, and how many (-1: the rest)
 WHOLE_FILES = 64  # hashes of whole files that are held at a time
 
 
@@ -42,22 +43,14 @@ class InputHashes:
         ranges = list(dict.fromkeys((sample.path, sample.offset, sample.length) for sample in samples))
         states = {path: _state(path) for path in {path for path, _, _ in ranges}}
         key = fingerprint(*((str(path), *states[path], offset, length) for path, offset, length in ranges))
-
-        def compute() -> tuple[str, bool]:
-            hashes = [self._try(*part) for part in ranges]
-            return fingerprint(*hashes), "" not in hashes
-
-        return self._look_up(key, compute)
+        return self._look_up(key, ranges, lambda hashes: fingerprint(*hashes))
 
     def hash_file(self, path: Path) -> str:
         """Returns the SHA-256 of one whole file; DataError where it cannot be read."""
-
-        def compute() -> tuple[str, bool]:
-            if not (sha256 := self._try(path, 0, -1)):
-                raise DataError(f"{path} cannot be read; look at the file, or rerun the stage that writes it")
-            return sha256, True
-
-        return self._look_up(fingerprint(str(path), *_state(path)), compute)
+        sha256 = self._look_up(fingerprint(str(path), *_state(path)), [(path, 0, -1)], "".join)
+        if not sha256:
+            raise DataError(f"{path} cannot be read; look at the file, or rerun the stage that writes it")
+        return sha256
 
     def __enter__(self) -> "InputHashes":
         return self
@@ -66,13 +59,13 @@ class InputHashes:
         # What was not used this time is forgotten, but not after an error, since not all was asked for.
         self._write(self._used if kind is None else {**self._known, **self._used})
 
-    def _look_up(self, key: str, compute: Callable[[], tuple[str, bool]]) -> str:
-        """Returns the hash under `key`; `compute` gives it and tells whether it may be remembered."""
+    def _look_up(self, key: str, ranges: Sequence[Range], combine: Callable[[list[str]], str]) -> str:
+        """Returns the hash under `key`, or that of the ranges, which is remembered where all could be read."""
         if key not in self._known:
-            value, readable = compute()
-            if not readable:
-                return value
-            self._known[key] = value
+            hashes = [self._try(*part) for part in ranges]
+            if "" in hashes:
+                return combine(hashes)
+            self._known[key] = combine(hashes)
             if time.monotonic() - self._saved > SECONDS_BETWEEN_SAVES:  # to read a pool again would cost hours
                 self._write(self._known)
         self._used[key] = self._known[key]

@@ -18,7 +18,7 @@ from jaxtyping import Float64, Int64
 
 from fer_pipeline.artifacts.faces import image_schema, open_shard
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, refuse_damage, replacing
+from fer_pipeline.core.files import read_json, refuse_damage
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
@@ -36,12 +36,6 @@ MINED_COLUMNS = {
 def mined_schema(classes: Sequence[str]) -> pa.Schema:
     """Returns the schema of mined and of random faces."""
     return image_schema([pa.field(name, kind) for name, kind in MINED_COLUMNS.items()], classes)
-
-
-def write_rows(path: Path, rows: pa.Table) -> None:
-    """Writes a table, whole or not at all; the same rows give the same bytes."""
-    with replacing(path) as temporary:
-        pq.write_table(rows, temporary, compression="zstd")
 
 
 def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:

@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,28 +139,22 @@ class Store:
         return True
 
     def make(
-        self,
-        key: str,
-        make: Callable[[Path], object],
-        *,
-        origin: Origin | None = None,
-        replace_path: Callable[[Path], AbstractContextManager[Path]] = replacing,
+        self, key: str, make: Callable[[Path], object], *, origin: Origin | None = None, folder: bool = False
     ) -> bool:
-        """Makes the shard unless it is there; True where it was. `make` writes the path that it is given."""
+        """Makes the shard unless it is there; True where it was.
+
+        `make` writes the path that it is given, or fills the empty folder there.
+        """
         if self.has(key):
             return True
         started = time.monotonic()
-        with replace_path(self.shard(key)) as temporary:
+        with (replacing_folder if folder else replacing)(self.shard(key)) as temporary:
             make(temporary)
             seconds = round(time.monotonic() - started, 3)
             made_by = replace(origin or Origin(), owner=self.owner, seconds=seconds)
             # Recorded before the rename: a shard of this store that is there has its checksums.
             write_checksums(self._checksums(key), compute_checksums(temporary, made_by))
         return False
-
-    def make_folder(self, key: str, make: Callable[[Path], object], *, origin: Origin | None = None) -> bool:
-        """Does the same for a result of several files: `make` fills the empty folder that it is given."""
-        return self.make(key, make, origin=origin, replace_path=replacing_folder)
 
     def remove(self, key: str) -> None:
         """Takes a shard out of the store; outputs that it was linked into keep it."""

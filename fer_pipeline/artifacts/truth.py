@@ -24,19 +24,15 @@ class Truth:
 
     pools: dict[str, dict[str, str | None]]
 
-    def right(self, pool: str, face_id: str, label: str) -> bool | None:
-        """Say whether a face shows `label`; None where nothing is known of it."""
-        key = self._key(pool, face_id)
-        return None if key is None else self.pools[pool][key] == label
-
     def label(self, pool: str, face_id: str) -> str:
         """Return the true expression, `MIXED` for a mixed face, "" where nothing is known."""
-        key = self._key(pool, face_id)
-        return "" if key is None else self.pools[pool][key] or MIXED
-
-    def _key(self, pool: str, face_id: str) -> str | None:
         labels = self.pools.get(pool, {})
-        return next((key for key in (face_id, SUFFIX.sub("", face_id)) if key in labels), None)
+        return next((labels[key] or MIXED for key in (face_id, SUFFIX.sub("", face_id)) if key in labels), "")
+
+    def right(self, pool: str, face_id: str, label: str) -> bool | None:
+        """Say whether a face shows `label`; None where nothing is known of it."""
+        true = self.label(pool, face_id)
+        return true == label if true else None
 
 
 def read_truth(folder: Path, pools: Sequence[str]) -> Truth:

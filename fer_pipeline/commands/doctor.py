@@ -10,8 +10,7 @@ from fer_pipeline.commands.plan import Estimate, StagePlan, plan_stages
 from fer_pipeline.commands.prune import size_of
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.progress import format_seconds
-from fer_pipeline.core.settings import PARAMS, STORE, Resources, read_project
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import PARAMS, STORE, Resources, Summary, read_project
 from fer_pipeline.health import dvc_project, machine, prefect_server, software
 from fer_pipeline.health.dvc_project import read_config
 from fer_pipeline.health.machine import link_type

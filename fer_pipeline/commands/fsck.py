@@ -11,8 +11,7 @@ from fer_pipeline.commands.prune import size_of
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import replacing
-from fer_pipeline.core.settings import STORE
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, Summary
 from fer_pipeline.health.diagnosis import FSCK, Command, Damage, Diagnosis, diagnose, hash_file, object_path, shell_line
 from fer_pipeline.health.dvc_project import Remote, read_config
 from fer_pipeline.sharding.locks import lock_exclusively

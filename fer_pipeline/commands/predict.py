@@ -31,8 +31,7 @@ from fer_pipeline.artifacts.faces import decode_one, encode
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import validate
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import Summary, validate
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 
 FACES_PER_CALL = 256

@@ -1,12 +1,13 @@
 """Read `params.yaml` into frozen, checked models; an error is one line that says what to correct.
 
 Every stage owns the section of its own name as `class Config(Settings)`. What several stages share (classes, seeds,
-data sets, recipes) is at the top level and is read as `ProjectSettings`.
+data sets, recipes) is at the top level and is read as `ProjectSettings`. When a stage ends it reports a `Summary`.
 """
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -159,6 +160,17 @@ class ProjectSettings(BaseModel):
         return _named(self.recipes, name, "recipe")
 
 
+@dataclass(frozen=True)
+class Summary:
+    """One line, counts and warnings; `failed` makes the command exit with 1 after all possible work was done."""
+
+    stage: str
+    line: str
+    counts: dict[str, int | float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    failed: bool = False
+
+
 def _named(group: Mapping[str, Model], name: str, what: str) -> Model:
     if name not in group:
         raise ConfigError(f"no {what} {name!r} in the settings; they have {', '.join(sorted(group))}")
@@ -207,7 +219,7 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
     models = [model]
     for part in location:
         found = [one.model_fields[part].annotation for one in models if part in one.model_fields]
-        kinds = [kind for field in found for kind in (field, *get_args(field)) if isinstance(kind, type)]
+        kinds = [kind for one in found for kind in (one, *get_args(one)) if isinstance(kind, type)]
         inner = [kind for kind in kinds if issubclass(kind, BaseModel)]
         # The name of a member of a union; that of an entry of a mapping leaves its models.
         named = [

@@ -83,8 +83,8 @@ def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: 
     started = time.monotonic()
     fault, full = None, False
     try:
-        make = store.make_folder if job.folder else store.make
-        make(job.key, lambda path: maker(job, path, count), origin=Origin(items=job.items, device=device))
+        origin = Origin(items=job.items, device=device)
+        store.make(job.key, lambda path: maker(job, path, count), origin=origin, folder=job.folder)
     except Exception as error:  # whatever one shard's data does to its maker, the others are made
         fault, full = " ".join(str(error).split()), False
         if isinstance(error, OSError) and error.errno is not None:

@@ -98,7 +98,7 @@ class ShardResults:
 
 
 def make_shards(
-    stage: str, name: str, work: Work, *, store: Path, resources: Resources, allowed_failures: int, verify: bool = False
+    stage: str, name: str, work: Work, store: Path, resources: Resources, allowed_failures: int, *, verify: bool = False
 ) -> ShardResults:
     """Makes the missing shards; more failures than allowed, or none finished, is a DataError.
 

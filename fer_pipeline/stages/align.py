@@ -34,8 +34,7 @@ from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings, Summary
 from fer_pipeline.sharding.jobs import Job, Work
 from fer_pipeline.sharding.run import make_shards
 
@@ -80,8 +79,6 @@ def run(
     """Find and align the faces of one data set.
 
     Args:
-        config: The section `align`.
-        project: What all stages share.
         name: The data set's name in the settings.
         out: Where the splits of aligned faces are written.
         census: Where a copy of the set's summary is written, so that a report need not depend on the faces.
@@ -90,15 +87,7 @@ def run(
     """
     rejected: list[RejectedSample] = []
     work = plan(config, project, name=name, store=store, verify=verify, rejected=rejected)
-    result = make_shards(
-        "align",
-        name,
-        work,
-        store=store,
-        resources=project.resources,
-        allowed_failures=config.allowed_failures,
-        verify=verify,
-    )
+    result = make_shards("align", name, work, store, project.resources, config.allowed_failures, verify=verify)
     for failure in result.failures:
         shard: ShardJob = failure.job.payload
         rejected += [sample.reject(shard.split, "shard_failed") for sample in shard.samples]

@@ -15,8 +15,7 @@ from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
@@ -59,8 +58,6 @@ def run(
     """Distil a set of faces to a few synthetic ones.
 
     Args:
-        config: The section `distill`.
-        project: What all stages share.
         name: The distilled set's name in the settings.
         source: The faces to distil: auxiliary shards or a split of aligned faces.
         model: The folder of the primitive learner.
@@ -83,9 +80,11 @@ def run(
     code = code_fingerprint(*(PACKAGE / path for path in CODE))
     key = fingerprint("distill", code, about, list(classes), classifier.card)
     kept = Store(store, owner=f"distill@{name}")
-    reused = kept.make_folder(
-        key, lambda folder: _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
-    )
+
+    def make(folder: Path) -> None:
+        _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
+
+    reused = kept.make(key, make, folder=True)
     kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
 

@@ -21,8 +21,7 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings, Summary
 from fer_pipeline.embedding.features import VERSION, Precision
 from fer_pipeline.embedding.shards import EmbedOptions, FacesShard, make_embedder
 from fer_pipeline.networks.checkpoints import WEIGHTS
@@ -56,8 +55,6 @@ def run(
     """Write the primitive learner's features of one set.
 
     Args:
-        config: The section `embed`.
-        project: What all stages share.
         name: The data set's name in the settings.
         faces: A split of aligned faces.
         model: The folder of the primitive learner.
@@ -66,15 +63,7 @@ def run(
         store: Where finished shards are kept.
     """
     work = plan(config, name=name, faces=faces, model=model, store=store, verify=verify)
-    result = make_shards(
-        "embed",
-        name,
-        work,
-        store=store,
-        resources=project.resources,
-        allowed_failures=config.allowed_failures,
-        verify=verify,
-    )
+    result = make_shards("embed", name, work, store, project.resources, config.allowed_failures, verify=verify)
     finished = {job.key for job in result.finished}
     with replacing_folder(out) as folder:
         for number, job in enumerate(result.jobs):

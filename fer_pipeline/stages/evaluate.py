@@ -17,8 +17,7 @@ from fer_pipeline.artifacts.metrics import write_metrics
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_json
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Summary
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
@@ -47,8 +46,6 @@ def run(
     """Measure the models of one recipe on the test split of one target.
 
     Args:
-        config: The section `evaluate`.
-        project: What all stages share.
         recipe: The recipe's name in the settings.
         target: The target set's name in the settings.
         models: The recipe's models, one folder a seed.

@@ -11,12 +11,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table, write_rows
+from fer_pipeline.artifacts.arrow import write_rows
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table
 from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
-from fer_pipeline.core.settings import ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import ProjectSettings, Summary
 from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Predictions, calibrate
 from fer_pipeline.mining.candidates import (
     check_any_passed,
@@ -49,8 +49,6 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     """Apply the margin rule to all pools together.
 
     Args:
-        config: The section `mine`.
-        project: What all stages share.
         scores: The folder with a folder of scores for each pool.
         out: Where mined and random faces, the sweep and a summary are written.
     """

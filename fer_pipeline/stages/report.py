@@ -7,8 +7,7 @@ bytes depend on what it shows alone (no date, no host). It reads what other stag
 from pathlib import Path
 
 from fer_pipeline.core.files import replacing_folder, write_bytes, write_text
-from fer_pipeline.core.settings import ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import ProjectSettings, Summary
 from fer_pipeline.reporting.page import PageSettings, ReportData, build_context, render
 from fer_pipeline.reporting.tables import write_tables
 
@@ -21,8 +20,6 @@ def run(config: Config, project: ProjectSettings, *, out: Path, root: Path = Pat
     """Write the tables, the figures and the page.
 
     Args:
-        config: The section `report`.
-        project: What all stages share.
         out: Where `index.html`, `tables` and `figures` are written.
         root: The folder of the project whose results are shown.
     """

@@ -18,8 +18,7 @@ from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
 from fer_pipeline.networks.checkpoints import WEIGHTS
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.scoring.centroids import check_complete, class_centroids, iter_labelled
@@ -47,8 +46,6 @@ def run(
     """Compare one pool and the held-out anchor faces with every class centroid.
 
     Args:
-        config: The section `score`.
-        project: What all stages share.
         pool: The pool's name in the settings.
         anchor_embeddings: The anchor's features.
         pool_embeddings: The pool's features.

@@ -19,8 +19,7 @@ from fer_pipeline.artifacts.faces import read_classes, write_shard
 from fer_pipeline.artifacts.mined import MINED, RANDOM, read_rows
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
-from fer_pipeline.core.settings import ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
 
 
 class Config(Settings):
@@ -35,8 +34,6 @@ def run(
     """Write the mined and the random faces of one pool as image shards.
 
     Args:
-        config: The section `shard`.
-        project: What all stages share.
         pool: The pool's name in the settings.
         mined: What `mine` wrote.
         faces: The pool's split of aligned faces.

@@ -18,8 +18,7 @@ from pydantic import Field
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import replacing, replacing_folder
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings, Summary
 from fer_pipeline.synthesis.sets import PortraitSet, Row, SetSettings, data_table, truth_table
 
 ROWS_PER_CALL = 50  # so few that all workers end together, also in a set of one part
@@ -40,8 +39,6 @@ def run(config: Config, project: ProjectSettings, *, name: str, out: Path, truth
     """Draw one set of the demo world.
 
     Args:
-        config: The section `synthesize`.
-        project: What all stages share.
         name: The set's name in the settings.
         out: The folder of pictures that is written.
         truth: Where the truth about the portraits is written, apart from them.

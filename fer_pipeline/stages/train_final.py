@@ -25,8 +25,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.plugins import available
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, validate
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, Summary, validate
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.seeds import ModelSettings, SeedTraining, timing_key
@@ -86,8 +85,6 @@ def run(
     """Train the final models of one recipe, one for every seed.
 
     Args:
-        config: The section `train_final`.
-        project: What all stages share.
         recipe: The recipe's name in the settings.
         sources: The folder of each source that the recipe's strategy reads.
         out: Where a model is written for each seed; those that the store has are linked.

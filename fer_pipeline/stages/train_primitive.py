@@ -16,8 +16,7 @@ from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
-from fer_pipeline.core.settings import STORE, ProjectSettings, Settings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training.fit import describe_waiting
@@ -71,8 +70,6 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
     """Train the primitive learner on the anchor.
 
     Args:
-        config: The section `train_primitive`.
-        project: What all stages share.
         faces: The anchor's train split of aligned faces.
         out: Where checkpoint, history and `split.parquet` are written.
         store: Where finished trainings and the state of an unfinished one are kept.

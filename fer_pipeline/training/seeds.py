@@ -115,7 +115,7 @@ class SeedTraining:
 
         kept = Store(self.store, owner=self.owner)
         if worker.is_leader:
-            kept.make_folder(key, work)
+            kept.make(key, work, folder=True)
         else:
             work(Path())
 

@@ -65,12 +65,12 @@ def test_a_folder_has_checksums_of_all_its_files(tmp_path: Path) -> None:
         (folder / "inside" / "b").write_bytes(b"b")
 
     store = Store(tmp_path)
-    store.make_folder(KEY, fill)
+    store.make(KEY, fill, folder=True)
     assert Store(tmp_path).has(KEY)
     (store.shard(KEY) / "inside" / "b").unlink()
     assert not Store(tmp_path).has(KEY)
     store = Store(tmp_path)
-    store.make_folder(KEY, fill)
+    store.make(KEY, fill, folder=True)
     (store.shard(KEY) / "more").touch()
     assert not Store(tmp_path).has(KEY)
 

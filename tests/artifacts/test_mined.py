@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.mined import MINED, mined_schema, read_rows, read_summary, sweep_table, write_rows
+from fer_pipeline.artifacts.arrow import write_rows
+from fer_pipeline.artifacts.mined import MINED, mined_schema, read_rows, read_summary, sweep_table
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_json
 

@@ -46,7 +46,7 @@ def test_a_failed_shard_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_shard_of_several_files(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    store.make_folder("k", lambda folder: [(folder / name).write_text(name) for name in "ab"] and None)
+    store.make("k", lambda folder: [(folder / name).write_text(name) for name in "ab"], folder=True)
     store.link("k", tmp_path / "out")
     assert sorted(path.read_text() for path in (tmp_path / "out").iterdir()) == ["a", "b"]
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw
 
+from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.metrics import write_predictions
-from fer_pipeline.artifacts.mined import mined_schema, sweep_table, write_rows
+from fer_pipeline.artifacts.mined import mined_schema, sweep_table
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
-from fer_pipeline.core.settings import DatasetSettings, ProjectSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
 from fer_pipeline.reporting import charts
 from fer_pipeline.stages import report

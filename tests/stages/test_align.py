@@ -17,8 +17,7 @@ from fer_pipeline.alignment import shards as plan
 from fer_pipeline.alignment.warp import scale_template
 from fer_pipeline.artifacts.faces import read_faces, read_metadata, read_table
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import DatasetSettings
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import DatasetSettings, Summary
 from fer_pipeline.stages import align
 from tests.project import project_settings
 

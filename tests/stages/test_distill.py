@@ -18,8 +18,7 @@ from fer_pipeline.artifacts.distilled import read_distilled, read_saved
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import read_json
-from fer_pipeline.core.settings import validate
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import Summary, validate
 from fer_pipeline.distillation.unrolled import cross_entropy_of, logits_of, train, trainable
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.auxiliary import class_counts
 from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
-from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema, write_rows
+from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.stages import shard

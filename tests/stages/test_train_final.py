@@ -18,8 +18,7 @@ import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import RecipeSettings, Resources, validate
-from fer_pipeline.core.summary import Summary
+from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import read_card
