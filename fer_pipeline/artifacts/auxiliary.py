@@ -13,23 +13,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from fer_pipeline.artifacts import faces as aligned
 from fer_pipeline.artifacts.arrow import is_among, positions_in, read_batches, write_ipc
-from fer_pipeline.artifacts.faces import (
-    ROWS_PER_GROUP,
-    face_fields,
-    image_schema,
-    open_shard,
-    read_metadata,
-    shard_paths,
-    write_shard,
-)
+from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, shard_paths, write_shard
 
 
 def auxiliary_schema(faces: Path, classes: Sequence[str]) -> pa.Schema:
     """Returns the schema of auxiliary shards of these faces, with what their metadata says about crops."""
-    extra = [("pseudo_label", pa.int64()), ("margin", pa.float32()), ("rank", pa.int64())]
-    about = {key: value for key, value in read_metadata(faces).items() if key != "classes"}
-    return image_schema([*face_fields(), *(pa.field(*column) for column in extra)], classes, **about)
+    extra = pa.schema({"pseudo_label": pa.int64(), "margin": pa.float32(), "rank": pa.int64()})
+    about = {key: value for key, value in aligned.read_metadata(faces).items() if key != "classes"}
+    return aligned.image_schema([*aligned.FACE_FIELDS, *extra], classes, **about)
 
 
 @dataclass(frozen=True)
@@ -58,19 +51,18 @@ def collect_faces(faces: Path, wanted: pa.Array, spill: Path) -> FaceRows:
 
     Only row groups that hold a wanted face are read, one at a time, so memory does not grow with the pool.
     """
-    schema = pa.schema(face_fields())
-    groups = (group for path in shard_paths(faces) for group in _read_wanted(path, wanted, schema))
-    write_ipc(spill, schema, groups)
+    schema = pa.schema(aligned.FACE_FIELDS)
+
+    def read_wanted() -> Iterator[pa.RecordBatch]:
+        for shard in map(open_shard, shard_paths(faces)):
+            for group in range(shard.num_row_groups):
+                mask = is_among(shard.read_row_group(group, columns=["face_id"]).column("face_id"), wanted)
+                if mask.any():
+                    rows = shard.read_row_group(group, columns=schema.names).filter(pa.array(mask))
+                    yield from rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+
+    write_ipc(spill, schema, read_wanted())
     return FaceRows(list(read_batches(spill)))
-
-
-def _read_wanted(path: Path, wanted: pa.Array, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    shard = open_shard(path)
-    for group in range(shard.num_row_groups):
-        mask = is_among(shard.read_row_group(group, columns=["face_id"]).column("face_id"), wanted)
-        if mask.any():
-            rows = shard.read_row_group(group, columns=schema.names).filter(pa.array(mask))
-            yield from rows.select(schema.names).cast(schema).combine_chunks().to_batches()
 
 
 def write_class(folder: Path, rows: FaceRows, members: pa.Table, schema: pa.Schema, *, per_shard: int) -> None:

@@ -25,16 +25,16 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 
 ROWS_PER_GROUP = 100
-FACE_COLUMNS = {
-    "face_id": pa.string(),
-    "image": pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]),
-    "label": pa.int64(),
-    "subject": pa.string(),
-    "split": pa.string(),
-    "landmarks": pa.list_(pa.float32(), 10),
-    "score": pa.float32(),
-    "source": pa.string(),
-}
+FACE_FIELDS = (  # the columns of an aligned face; all nullable, or `datasets` would not see their metadata
+    pa.field("face_id", pa.string()),
+    pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+    pa.field("label", pa.int64()),
+    pa.field("subject", pa.string()),
+    pa.field("split", pa.string()),
+    pa.field("landmarks", pa.list_(pa.float32(), 10)),
+    pa.field("score", pa.float32()),
+    pa.field("source", pa.string()),
+)
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,6 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.face_id)
-
-
-def face_fields() -> list[pa.Field]:
-    """Returns the columns of an aligned face, in order; all nullable, or `datasets` would not see their metadata."""
-    return [pa.field(name, kind) for name, kind in FACE_COLUMNS.items()]
 
 
 def image_schema(fields: Sequence[pa.Field], classes: Sequence[str], **about: Any) -> pa.Schema:
@@ -79,7 +74,7 @@ def _dtype(kind: pa.DataType) -> str:
 
 def face_schema(classes: Sequence[str], *, crop: int, **about: Any) -> pa.Schema:
     """Builds the schema of `data/faces`; `about` (border, format, …) travels in the metadata beside the crop's side."""
-    return image_schema(face_fields(), classes, crop=crop, **about)
+    return image_schema(FACE_FIELDS, classes, crop=crop, **about)
 
 
 def write_shard(path: Path, rows: pa.Table) -> None:
@@ -150,7 +145,7 @@ def iter_faces(folder: Path, batch_size: int, *, label: Literal["label", "pseudo
         for batch in open_shard(path).iter_batches(batch_size, columns=["face_id", "image", label, "subject"]):
             yield Faces(
                 face_id=np.array(batch.column("face_id").to_pylist(), dtype=object),
-                images=decode(encoded_images(batch)),
+                images=stack_images([*map(decode_one, encoded_images(batch))]),
                 labels=batch.column(label).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
                 subjects=np.array([subject or "" for subject in batch.column("subject").to_pylist()], dtype=object),
                 classes=classes,
@@ -182,15 +177,10 @@ def iter_columns(path: Path, columns: Sequence[str], *, max_rows: int = 10_000) 
         raise DataError(f"{path} has no column {' and '.join(sorted(missing))}; it is no shard of faces, rerun align")
     # Arrow copies images once more that it must gather from two row groups.
     group_rows = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
-    batches = shard.iter_batches(min([max_rows, *group_rows[:1]]), columns=list(columns), use_threads=False)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
-            raise arrow.unreadable(path, error, "Parquet shard") from None
-        if batch is None:
-            return
-        yield batch
+    try:
+        yield from shard.iter_batches(min([max_rows, *group_rows[:1]]), columns=list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise arrow.unreadable(path, error, "Parquet shard") from None
 
 
 def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
@@ -200,11 +190,6 @@ def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
     view = memoryview(data).cast("B")
     return [view[start:end] for start, end in pairwise(offsets.tolist())]
-
-
-def decode(encoded: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "n h w 3"]:
-    """Decodes crops of one size as RGB."""
-    return stack_images([decode_one(item) for item in encoded])
 
 
 def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "n h w 3"]:

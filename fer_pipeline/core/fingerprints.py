@@ -29,15 +29,16 @@ def fingerprint(*parts: Any) -> str:
 PACKAGE = Path(__file__).parents[1]
 
 
-def code_fingerprint(*paths: Path) -> str:
-    """The fingerprint of Python files, or of all those under folders, without comments, docstrings and formatting.
+def code_fingerprint(*names: str | Path) -> str:
+    """Returns the fingerprint of Python files and folders of them, without comments, docstrings and formatting.
 
     It is a part of the key of whatever is kept in the store and made by this code: an edited loss makes a model anew, a
-    reworded docstring does not. The names of files and folders count as seen from the package.
+    reworded docstring does not. Names are seen from the package, and count.
     """
+    paths = [PACKAGE / name for name in names]
     files = sorted({file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])})
-    names = [file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else file.name for file in files]
-    return fingerprint([[name, _normalised(file.read_bytes())] for name, file in zip(names, files, strict=True)])
+    seen = [file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else file.name for file in files]
+    return fingerprint([[name, _normalised(file.read_bytes())] for name, file in zip(seen, files, strict=True)])
 
 
 @cache

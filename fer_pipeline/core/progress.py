@@ -50,7 +50,16 @@ def progress(description: str, total: int | None, unit: str = "items") -> Iterat
     """Yields the progress of some work, shown until the block ends."""
     advance = Progress(description, total, unit)
     if not sys.stderr.isatty():
-        advance.listeners.append(_write_lines())
+        shown = time.monotonic()
+
+        def write_line(now: Progress, items: int) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= LINE_EVERY_SECONDS:
+                shown = time.monotonic()
+                sys.stderr.write(f"{now.description}: {describe(now)}\n")
+                sys.stderr.flush()
+
+        advance.listeners.append(write_line)
         yield advance
         return
     from rich.console import Console
@@ -72,19 +81,6 @@ def with_listener(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
-
-
-def _write_lines() -> Listener:
-    last = time.monotonic()
-
-    def listener(now: Progress, items: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LINE_EVERY_SECONDS:
-            last = time.monotonic()
-            sys.stderr.write(f"{now.description}: {describe(now)}\n")
-            sys.stderr.flush()
-
-    return listener
 
 
 def describe(now: Progress) -> str:

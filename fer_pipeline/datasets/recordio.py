@@ -42,17 +42,17 @@ INDEX_REMEDY = "fetch it again, or remove it to read the .rec from its start"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`labels` are the first two of a label array, or the one label; `payload` is the range after header and labels.
+    """`labels` are the first two of a label array, or the one label.
 
-    A record of several parts has no such range (`payload` is None): `join` puts it together.
+    `parts` are the ranges of bytes that hold the header, the labels, and then the `length` bytes of the picture.
     """
 
     offset: int
     end: int
     flag: int
     labels: tuple[float, ...]
-    payload: tuple[int, int] | None
-    payload_length: int
+    parts: tuple[tuple[int, int], ...]
+    length: int
 
 
 class RecordFile:
@@ -74,16 +74,10 @@ class RecordFile:
 
     def record(self, number: int, offset: int) -> Record:
         """Parses the record that begins at `offset`; `number` is its name in messages."""
-        # One read brings the frame, the header and two labels: all of a single-part record but its picture.
-        start = self.read(offset, FRAME.size + HEADER.size + 8)
-        continuation, length = self._frame(start, number, offset)
-        if continuation == 0:
-            data, end = start[FRAME.size : FRAME.size + length], self._end(offset + FRAME.size + length, number, offset)
-        elif continuation == 1:
-            data, end = self._join(number, offset)
-            length = len(data)
-        else:
-            raise self._damaged(number, offset, "it goes on a record that nothing begins")
+        start, parts, end = self._parts(number, offset)
+        # One read brought the frame, the header and two labels: all of a single-part record but its picture.
+        data = start if len(parts) == 1 else self._join(parts)
+        length = parts[0][1] if len(parts) == 1 else len(data)
         if length < HEADER.size:
             raise self._damaged(number, offset, f"{length} bytes are too few for the image header's {HEADER.size}")
         flag, label, _, _ = HEADER.unpack_from(data)
@@ -91,43 +85,42 @@ class RecordFile:
         if head > length:
             raise self._damaged(number, offset, f"{flag} labels do not fit into its {length} bytes")
         labels = struct.unpack_from(f"<{min(flag, 2)}f", data, HEADER.size) if flag else (label,)
-        payload = (offset + FRAME.size + head, length - head) if continuation == 0 else None
-        return Record(offset, end, flag, labels, payload, length - head)
+        return Record(offset, end, flag, labels, parts, length - head)
 
-    def join(self, number: int, offset: int) -> bytes:
-        """Puts the payload of a record of several parts together."""
-        data, _ = self._join(number, offset)
-        return data[len(data) - self.record(number, offset).payload_length :]
+    def picture(self, record: Record) -> bytes:
+        """Puts the picture of a record of several parts together."""
+        data = self._join(record.parts)
+        return data[len(data) - record.length :]
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads a range of bytes, as many as there are."""
         return os.pread(self._descriptor, length, offset)
 
-    def _join(self, number: int, offset: int) -> tuple[bytes, int]:
-        parts: list[bytes] = []
-        place, continuation = offset, 0
-        while continuation != 3:
-            continuation, length = self._frame(self.read(place, FRAME.size), number, place)
-            if continuation not in ((2, 3) if parts else (1,)):
-                raise self._damaged(number, place, "the parts of the record are out of order")
-            end = self._end(place + FRAME.size + length, number, offset)
-            parts.append(self.read(place + FRAME.size, length))
-            place = end
-        return struct.pack("<I", MAGIC).join(parts), place
+    def _join(self, parts: tuple[tuple[int, int], ...]) -> bytes:
+        return struct.pack("<I", MAGIC).join(self.read(*part) for part in parts)
 
-    def _frame(self, start: bytes, number: int, offset: int) -> tuple[int, int]:
-        if len(start) < FRAME.size:
-            raise self._truncated(number, offset)
-        magic, word = FRAME.unpack_from(start)
-        if magic != MAGIC:
-            raise self._damaged(number, offset, f"the magic word is 0x{magic:08x}, expected 0x{MAGIC:08x}")
-        return word >> 29, word & ((1 << 29) - 1)
-
-    def _end(self, end: int, number: int, offset: int) -> int:
-        if end > self.size:
-            raise self._truncated(number, offset)
-        # The last record's padding may be missing without loss.
-        return min(end + -(end - offset) % 4, self.size)
+    def _parts(self, number: int, offset: int) -> tuple[bytes, tuple[tuple[int, int], ...], int]:
+        """Returns the first bytes of a record's data, the range of every part's data, and where the record ends."""
+        first, parts, place, continuation = b"", [], offset, 1
+        while continuation in (1, 2):
+            start = self.read(place, FRAME.size + HEADER.size + 8)
+            if len(start) < FRAME.size:
+                raise self._truncated(number, place)
+            magic, word = FRAME.unpack_from(start)
+            if magic != MAGIC:
+                raise self._damaged(number, place, f"the magic word is 0x{magic:08x}, expected 0x{MAGIC:08x}")
+            continuation, length = word >> 29, word & ((1 << 29) - 1)
+            if continuation not in ((2, 3) if parts else (0, 1)):
+                fault = (
+                    "the parts of the record are out of order" if parts else "it goes on a record that nothing begins"
+                )
+                raise self._damaged(number, place, fault)
+            first, end = first or start[FRAME.size :], place + FRAME.size + length
+            if end > self.size:
+                raise self._truncated(number, offset)
+            parts.append((place + FRAME.size, length))
+            place = min(end + -(end - offset) % 4, self.size)  # the last record's padding may be missing without loss
+        return first, tuple(parts), place
 
     def _truncated(self, number: int, offset: int) -> DataError:
         return DataError(
@@ -160,7 +153,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         for number, record in _by_index(index, records) if by_index else _by_stream(records):
             if number == 0 and (limit := header_limit(record)) is not None:
                 continue
-            is_picture = number < limit if limit is not None else not (record.flag > 0 and record.payload_length == 0)
+            is_picture = number < limit if limit is not None else not (record.flag > 0 and record.length == 0)
             if is_picture:
                 pictures += 1
                 yield _sample(number, record, file, options)
@@ -174,7 +167,7 @@ def read(sample: Sample, options: Options) -> bytes:
     """Returns the picture's bytes as they were packed."""
     with RecordFile(sample.path) as records:
         if sample.key == PARTS:
-            return records.join(int(sample.id), sample.offset)
+            return records.picture(records.record(int(sample.id), sample.offset))
         picture = records.read(sample.offset, sample.length)
     if len(picture) < sample.length:
         raise DataError(f"{sample.path} ends within record {sample.id}; {REMEDY}")
@@ -188,17 +181,17 @@ def find_records(path: Path) -> Path:
 
 def header_limit(record: Record) -> int | None:
     """Returns the number behind the last picture's where record 0 is an InsightFace header, else None."""
-    if record.flag != 2 or record.payload_length > 0:
+    if record.flag != 2 or record.length > 0:
         return None
     limit, end = record.labels
     return int(limit) if limit.is_integer() and end.is_integer() and 1 <= limit <= end else None
 
 
 def _sample(number: int, record: Record, file: Path, options: Options) -> Sample:
-    if record.payload is None:
-        offset, length, key = record.offset, record.end - record.offset, PARTS
-    else:
-        (offset, length), key = record.payload, ""
+    offset, length, key = record.offset, record.end - record.offset, PARTS
+    if len(record.parts) == 1:
+        start, size = record.parts[0]
+        offset, length, key = start + size - record.length, record.length, ""
     value = record.labels[0]
     name = None if math.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
     label, subject = (name, None) if options.labels == "class" else (None, name)

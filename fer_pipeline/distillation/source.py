@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, Int64, UInt8
 from pyarrow.dataset import dataset
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.faces import decode, open_shard, read_classes, read_table, shard_paths
+from fer_pipeline.artifacts.faces import decode_one, open_shard, read_classes, read_table, shard_paths, stack_images
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 
@@ -30,7 +30,7 @@ class Source:
     left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
 
     def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
-        return decode([self.encoded[row] for row in rows])
+        return stack_images([decode_one(self.encoded[row]) for row in rows])
 
     def counts(self) -> Int64[np.ndarray, " c"]:
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)

@@ -13,7 +13,7 @@ from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, read_json, write_json
-from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
+from fer_pipeline.core.fingerprints import code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Summary
 from fer_pipeline.distillation.loop import batches_per_epoch, distill
@@ -26,15 +26,8 @@ from fer_pipeline.networks.devices import deterministic
 
 # What a distilled set's bytes depend on: changed code distils anew.
 CODE = (
-    "stages/distill.py",
-    "distillation",
-    "networks",
-    "core/seeds.py",
-    "artifacts/faces.py",
-    "artifacts/arrow.py",
-    "artifacts/distilled.py",
-    "artifacts/history.py",
-    "artifacts/split.py",
+    *("stages/distill.py", "distillation", "networks", "core/seeds.py"),
+    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
 )
 
 
@@ -77,8 +70,7 @@ def run(
         "source_images": len(images.labels),
         "model_sha256": file_sha256(model / WEIGHTS),
     }
-    code = code_fingerprint(*(PACKAGE / path for path in CODE))
-    key = fingerprint("distill", code, about, list(classes), classifier.card)
+    key = fingerprint("distill", code_fingerprint(*CODE), about, list(classes), classifier.card)
     kept = Store(store, owner=f"distill@{name}")
 
     def make(folder: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 
 from fer_pipeline.artifacts.faces import encode, iter_faces, read_classes, read_table
@@ -64,7 +63,11 @@ def run(
             for batch in iter_faces(faces, config.batch_size):
                 parts.append(classifier.predict(batch.images)[batch.labels >= 0])
                 advance(len(batch))
-            rows.append(require_finite(np.concatenate(parts), models / str(seed)))
+            row = np.concatenate(parts)
+            if bad := int((~np.isfinite(row).all(-1)).sum()):
+                fault = f"{models / str(seed)} gives no number for {bad} of {len(row)} faces"
+                raise DataError(f"{fault}; its training diverged, rerun it")
+            rows.append(row.astype(np.float32))
     predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows))
     figures = summarise(predictions, config)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
@@ -100,16 +103,6 @@ def read_labels(split: Path, *, classes: Sequence[str]) -> tuple[np.ndarray, np.
     face_id = np.asarray(table["face_id"].to_pylist(), dtype=object)[labelled]
     subjects = np.asarray([subject or "" for subject in table["subject"].to_pylist()], dtype=object)[labelled]
     return face_id, number[labels[labelled]], subjects, int((~labelled).sum())
-
-
-def require_finite(probabilities: Float[np.ndarray, "n c"], model: Path) -> Float[np.ndarray, "n c"]:
-    """Return the probabilities as f32; refuse a model that predicts NaN or infinity."""
-    if not np.isfinite(probabilities).all():
-        bad = int((~np.isfinite(probabilities).all(-1)).sum())
-        raise DataError(
-            f"{model} gives no number for {bad} of {len(probabilities)} faces; its training diverged, rerun it"
-        )
-    return probabilities.astype(np.float32)
 
 
 def add_pictures(failures: Sequence[Failure], split: Path, batch_size: int) -> list[tuple[Failure, bytes]]:

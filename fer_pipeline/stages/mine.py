@@ -59,8 +59,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     centroids = read_centroids(scores / pools[0]).vectors
     for pool in pools[1:]:  # against different ones they cannot share a margin
         if not np.array_equal(read_centroids(scores / pool).vectors, centroids):
-            line = f"{scores / pool} and {scores / pools[0]} were scored against different centroids; rerun score"
-            raise DataError(line)
+            both = f"{scores / pool} and {scores / pools[0]}"
+            raise DataError(f"{both} were scored against different centroids; rerun score")
     candidates = collect_candidates(by_pool, exclude=exclude)
     heldout = read_heldout(scores / pools[0], classes=classes)
     assert heldout.label is not None

@@ -20,31 +20,15 @@ from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
 from fer_pipeline.artifacts.split import VALIDATION
-from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import file_sha256
-from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.plugins import available
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, Summary, validate
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.networks.weights import WeightSettings
-from fer_pipeline.training.seeds import ModelSettings, SeedTraining, timing_key
+from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sources import Source, check_sources
-from fer_pipeline.training.strategy import load_strategy, strategy_files
+from fer_pipeline.training.strategy import load_strategy
 
 STAGE = "train_final"
-# What a model's bytes depend on, beside its strategy: changed code trains anew.
-CODE = (
-    "stages/train_final.py",
-    "training",
-    "networks",
-    "core/seeds.py",
-    "artifacts/faces.py",
-    "artifacts/arrow.py",
-    "artifacts/distilled.py",
-    "artifacts/history.py",
-    "evaluation/metrics.py",
-)
 
 
 class Config(ModelSettings):
@@ -101,11 +85,6 @@ def run(
         if counts is not None and name != "labelled":
             warnings += _check_empty(counts, classes, folder, own.empty_class)
     data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
-    files = [one for one in (own.weights, *vars(settled.options).values()) if isinstance(one, WeightSettings)]
-    weights = [file_sha256(one.path) if one.path.is_file() else None for one in files]
-    code = code_fingerprint(*(PACKAGE / path for path in CODE), *strategy_files(settled.module))
-    parts = (STAGE, code, own, settled.options, settings.strategy, list(classes), data, weights)
-    keys = {seed: fingerprint(*parts, seed) for seed in seeds}
     training = SeedTraining(
         owner=f"{STAGE}@{recipe}",
         config=own,
@@ -119,11 +98,8 @@ def run(
         store=store,
         resources=project.resources,
     )
-    trained = training.make(keys, usual="seeds")
-    times = training.timings(keys)
+    trained, times = training.make({seed: str(seed) for seed in seeds}, out, usual="seeds")
     write_timings(timings, recipe, times)
-    models, others = {str(seed): key for seed, key in keys.items()}, map(timing_key, keys.values())
-    Store(store, owner=training.owner).deliver(out, models, others=others)
     warnings += sorted({line for seed in trained for line in times.get(seed, {}).get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
 

@@ -13,9 +13,6 @@ from pydantic import Field, model_validator
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
-from fer_pipeline.artifacts.store import Store
-from fer_pipeline.core.files import file_sha256
-from fer_pipeline.core.fingerprints import PACKAGE, code_fingerprint, fingerprint
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies import supervised
@@ -24,19 +21,6 @@ from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sets import folder_sha256
 
 STAGE = "train_primitive"
-# What the model's bytes depend on: changed code trains anew.
-CODE = (
-    "stages/train_primitive.py",
-    "strategies/supervised.py",
-    "training",
-    "networks",
-    "core/seeds.py",
-    "artifacts/arrow.py",
-    "artifacts/faces.py",
-    "artifacts/history.py",
-    "artifacts/split.py",
-    "evaluation/metrics.py",
-)
 
 
 class SplitSettings(Settings):
@@ -75,10 +59,6 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         store: Where finished trainings and the state of an unfinished one are kept.
     """
     classes, seed = project.classes, project.seeds[0]
-    weights_sha256 = file_sha256(config.weights.path) if config.weights and config.weights.path.is_file() else None
-    data = {"faces": folder_sha256(faces)}
-    code = code_fingerprint(*(PACKAGE / path for path in CODE))
-    key = fingerprint(STAGE, code, config, list(classes), seed, data, weights_sha256)
     training = SeedTraining(
         owner=STAGE,
         config=config,
@@ -88,13 +68,12 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         shares={VALIDATION: config.split.validation, HELDOUT: config.split.heldout},
         by_subject=config.split.by_subject,
         classes=classes,
-        data=data,
+        data={"faces": folder_sha256(faces)},
         store=store,
         resources=project.resources,
     )
-    timing = training.timings({seed: key})[seed] if training.make({seed: key}, usual="data") else None
-    Store(store, owner=STAGE).deliver(out, {"": key})
-    return _summary(faces, classes, out, timing)
+    trained, timings = training.make({seed: ""}, out, usual="data")
+    return _summary(faces, classes, out, timings[seed] if trained else None)
 
 
 def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str, Any] | None) -> Summary:

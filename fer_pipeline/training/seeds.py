@@ -5,7 +5,7 @@ threads, so that the bytes are those of one after the other. With `parallel: dat
 other together; sums then depend on their number, and bytes are not promised across it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,8 @@ from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, write_json
-from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.files import file_sha256, read_json, write_json
+from fer_pipeline.core.fingerprints import code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
@@ -29,8 +29,14 @@ from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, le
 from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.strategy import load_strategy
+from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
+
+# What a model's bytes depend on, beside its stage and its strategy: changed code trains anew.
+CODE = (
+    *("training", "networks", "core/seeds.py", "evaluation/metrics.py"),
+    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
+)
 
 
 class ModelSettings(Settings):
@@ -62,9 +68,14 @@ class SeedTraining:
         """The stage that trains."""
         return self.owner.partition("@")[0]
 
-    def make(self, keys: Mapping[int, str], *, usual: Literal["seeds", "data"]) -> list[int]:
-        """Trains the seeds that the store has no model of under their key, and returns them."""
-        kept, training = Store(self.store, owner=self.owner), self.config.training
+    def make(
+        self, seeds: Mapping[int, str], out: Path, *, usual: Literal["seeds", "data"]
+    ) -> tuple[list[int], dict[int, dict[str, Any]]]:
+        """Trains the models that the store lacks, and links all into `out`, each as the folder named for its seed.
+
+        Returns the seeds that were trained, and what the training of each seed took, where it is known.
+        """
+        kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
         missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
         if missing:
             labels = read_table(self.folders["labelled"], ["label"]).column("label")
@@ -72,19 +83,26 @@ class SeedTraining:
             total = len(missing) * length(training, max(estimate, 1))[0]
             group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
             with progress(self.owner.replace("@", " "), total, "steps") as advance:
-                if group:
-                    for seed, key in missing:
-                        work = partial(self._train_in_group, seed, key, len(group))
-                        run_group(work, group, precision=training.precision, advance=advance)
-                else:
+                for seed, key in missing if group else ():
+                    work = partial(self._train_in_group, seed, key, len(group))
+                    run_group(work, group, precision=training.precision, advance=advance)
+                if not group:
                     items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
                     run_shares(partial(self._train_seeds, len(alone)), items, workers=len(alone), advance=advance)
-        return [seed for seed, _ in missing]
+        others = {seed: _timing_key(key) for seed, key in keys.items()}
+        kept.deliver(out, {name: keys[seed] for seed, name in seeds.items()}, others=others.values())
+        paths = {seed: kept.shard(key) for seed, key in others.items()}
+        return [seed for seed, _ in missing], {seed: read_json(path) for seed, path in paths.items() if path.exists()}
 
-    def timings(self, keys: Mapping[int, str]) -> dict[int, dict[str, Any]]:
-        """Returns what the training of each seed took, where it is known."""
-        paths = {seed: Store(self.store).shard(timing_key(key)) for seed, key in keys.items()}
-        return {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+    def _keys(self, seeds: Iterable[int]) -> dict[int, str]:
+        """Returns the key of each seed's model in the store: settings, data, initial weights and code."""
+        settings = [
+            one for one in (self.config.weights, *vars(self.options).values()) if isinstance(one, WeightSettings)
+        ]
+        weights = [file_sha256(one.path) if one.path.is_file() else None for one in settings]
+        code = code_fingerprint(f"stages/{self.stage}.py", *CODE, *strategy_files(load_strategy(self.strategy)))
+        parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
+        return {seed: fingerprint(*parts, seed) for seed in seeds}
 
     def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
         """Trains some seeds (with their keys, all on one device) one after the other."""
@@ -98,20 +116,14 @@ class SeedTraining:
         self._train(seed, key, {}, budget, worker, advance)
 
     def _train(
-        self,
-        seed: int,
-        key: str,
-        sets: dict[str, ImageSet],
-        budget: MemoryBudget,
-        worker: Worker,
-        advance: Advance,
+        self, seed: int, key: str, sets: dict[str, ImageSet], budget: MemoryBudget, worker: Worker, advance: Advance
     ) -> None:
         """Trains one seed; of several processes that do so together the leader writes."""
 
         def work(folder: Path) -> None:
             result = self._fit(seed, sets, budget, Execution(worker, kept.state(self.stage, key), folder, advance))
             if worker.is_leader:
-                kept.make(timing_key(key), lambda path: write_json(path, _timing(result, worker)))
+                kept.make(_timing_key(key), lambda path: write_json(path, _timing(result, worker)))
 
         kept = Store(self.store, owner=self.owner)
         if worker.is_leader:
@@ -157,7 +169,7 @@ class SeedTraining:
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
 
 
-def timing_key(key: str) -> str:
+def _timing_key(key: str) -> str:
     """Returns the key of what the training of a model took."""
     return fingerprint("timing", key)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fer_pipeline.artifacts.faces import decode_one, encode, face_fields, face_schema, image_schema, write_shard
+from fer_pipeline.artifacts.faces import FACE_FIELDS, decode_one, encode, face_schema, image_schema, write_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.distillation.source import read_source
 
@@ -73,7 +73,7 @@ def test_a_bound_keeps_rare_classes_whole(split: Path) -> None:
 
 
 def test_auxiliary_shards_are_known_by_their_schema(tmp_path: Path) -> None:
-    fields = [*face_fields(), pa.field("pseudo_label", pa.int64()), pa.field("margin", pa.float32())]
+    fields = [*FACE_FIELDS, pa.field("pseudo_label", pa.int64()), pa.field("margin", pa.float32())]
     schema = image_schema(fields, CLASSES)
     for pool, name, label, value in [("a", "anger", 0, 10), ("a", "neutral", 2, 20), ("b", "anger", 0, 30)]:
         rows = {**_columns([f"{pool}/{value}"], [1], [value]), "pseudo_label": [label], "margin": [0.5]}

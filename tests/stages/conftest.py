@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
+from fer_pipeline.strategies import supervised
 
 CLASSES = ("anger", "fear", "neutral")
 SIZE = 16
@@ -87,14 +87,14 @@ def small_primitive(tmp_path: Path) -> Writer:
 
 
 @pytest.fixture
-def package_copy(tmp_path: Path, monkeypatch) -> Callable[[ModuleType], Path]:
-    """Lets a stage take the fingerprint of its code from a copy of the package, which a test may edit."""
+def package_copy(tmp_path: Path, monkeypatch) -> Callable[[], Path]:
+    """Lets the stages take the fingerprint of their code from a copy of the package, which a test may edit."""
 
-    def copy(stage: ModuleType) -> Path:
+    def copy() -> Path:
         folder = tmp_path / "package"
         shutil.copytree(fingerprints.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
         monkeypatch.setattr(fingerprints, "PACKAGE", folder)
-        monkeypatch.setattr(stage, "PACKAGE", folder)
+        monkeypatch.setattr(supervised, "__file__", str(folder / "strategies" / "supervised.py"))
         return folder
 
     return copy
@@ -132,7 +132,7 @@ def band_faces() -> Writer:
                 "source": "",
             }
             rows.append(row | ({"pseudo_label": label} if pseudo else {}))
-        fields = faces.face_fields() + ([pa.field("pseudo_label", pa.int64())] if pseudo else [])
+        fields = [*faces.FACE_FIELDS, *([pa.field("pseudo_label", pa.int64())] if pseudo else [])]
         schema = faces.image_schema(fields, BANDS, crop=BAND_SIZE)
         faces.write_shard(folder / "part-00000.parquet", pa.Table.from_pylist(rows, schema=schema))
         return folder

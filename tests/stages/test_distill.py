@@ -336,7 +336,7 @@ def test_an_edited_loss_distils_again_and_a_reworded_one_does_not(world: Path, t
         return "(from the store)" not in _run(world, tmp_path).line
 
     assert made()
-    module = package_copy(distill) / "distillation" / "unrolled.py"
+    module = package_copy() / "distillation" / "unrolled.py"
     assert not made(), "the same code elsewhere"
     source = module.read_text(encoding="utf-8")
     edited = source + "\n\ndef added() -> None:\n    pass\n"

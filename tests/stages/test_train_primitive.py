@@ -226,7 +226,7 @@ def test_an_edited_strategy_trains_again_and_a_reworded_one_does_not(run, packag
         return "(from the store)" not in run("same")[0].line
 
     assert trained()
-    strategy = package_copy(train_primitive) / "strategies" / "supervised.py"
+    strategy = package_copy() / "strategies" / "supervised.py"
     assert not trained(), "the same code elsewhere"
     source = strategy.read_text(encoding="utf-8")
     edited = source.replace("run.update(total)", "run.update(2 * total)")
