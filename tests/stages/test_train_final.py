@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.stages import train_final
+from fer_pipeline.stages import evaluate, report, train_final
 from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training import seeds as training_module
@@ -390,6 +392,30 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
         run(strategy="squared", name="tenth", store="two")
     monkeypatch.setattr(training_module, "train", original)
     assert contents(run(strategy="squared", name="tenth", store="two")[1]) == before
+
+
+def test_a_tenth_strategy_shows_up_in_the_report(run, strategies, band_faces, tmp_path: Path) -> None:
+    strategies("squared", TENTH)
+    test = band_faces(tmp_path / "faces" / "test", split="test", seed=5)
+    strategy_of = {"baseline": "supervised", "tenth": "squared"}
+    recipes = {
+        name: recipe_settings({"labelled": tmp_path / "faces" / "train"}, strategy=strategy)
+        for name, strategy in strategy_of.items()
+    }
+    project = project_settings(classes=CLASSES, seeds=(10, 11), recipes=recipes, targets=("studio",))
+    for name, strategy in strategy_of.items():
+        _, models = run(strategy=strategy, name=name, seeds=(10, 11))
+        evaluate.run(
+            evaluate.Config(recipes=tuple(recipes)), project, recipe=name, target="studio", models=models, faces=test,
+            out=tmp_path / "reports" / "metrics" / name / "studio",
+        )  # fmt: skip
+    summary = report.run(report.Config(bootstrap=200), project, out=tmp_path / "reports", root=tmp_path)
+    assert "tenth" in (tmp_path / "reports" / "index.html").read_text(encoding="utf-8")
+    assert summary.counts["results"] == 2
+    predictions = read_predictions(tmp_path / "reports/metrics/tenth/studio/predictions.parquet")
+    by_hand = (predictions.probabilities.argmax(-1) == predictions.labels).mean()
+    shown = pd.read_csv(tmp_path / "reports" / "tables" / "results.csv").set_index("recipe")
+    assert shown.loc["tenth", "accuracy"] == pytest.approx(by_hand, abs=1e-6)
 
 
 @pytest.mark.parametrize(
