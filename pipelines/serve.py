@@ -59,7 +59,8 @@ Ctrl-C ends the server, the worker and what it runs.
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65534)] = 4200,
     workspace: str | None = None,
-    say: Annotated[Callable[[str], None], typer.Option(hidden=True)] = typer.echo,
+    *,
+    say: Callable[[str], None] = typer.echo,
 ) -> None:
     """Start a server, the pool, the deployments and a worker on this machine, until Ctrl-C.
 
