@@ -51,9 +51,8 @@ def build_command(name: str) -> Any:
         raise typer.Exit(0 if state.is_completed() else 1)
 
     signature, docstring = inspect.signature(function), inspect.getdoc(function) or ""
-    parameters = [
-        one for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY
-    ]  # those are Python's
+    # Keyword-only parameters are for callers in Python.
+    parameters = [one for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY]
     if "grid" in signature.parameters:  # a mapping, which a command line has no word for
         parameters[0] = parameters[0].replace(annotation=Annotated[list[str], typer.Argument(metavar=GRID)])
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # pyright: ignore[reportFunctionMemberAccess]

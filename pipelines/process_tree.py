@@ -20,7 +20,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -38,6 +37,7 @@ MAX_BYTES = 4 * MAX_CHARACTERS  # enough for that many characters in UTF-8
 SECONDS_BETWEEN_REDRAWS = 0.5
 # PostgreSQL refuses NUL in a text, and terminals obey the rest; tabs and colours stay.
 HARMLESS = dict.fromkeys((code for code in range(32) if chr(code) not in "\t\x1b"), "\N{REPLACEMENT CHARACTER}")
+OnLine = Callable[[str], None]
 
 
 class Line(NamedTuple):
@@ -107,8 +107,7 @@ class _Text:
         return f"{text[:MAX_CHARACTERS]} … (line of {self.length:,} bytes cut)" if cut else text
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(NamedTuple):
     """How a command ended. `code` is 128 + n where signal n killed it; `tail` holds its last lines."""
 
     code: int
@@ -143,7 +142,7 @@ def run_command(
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,
-    on_line: Callable[[str], None],
+    on_line: OnLine,
     timeout: float | None = None,
     grace: float = 5.0,
     cores: Collection[int] | None = None,
@@ -254,9 +253,7 @@ class ProgramGroup:
         self.failed: tuple[str, CommandResult] | None = None
         self._folder, self._environment, self._ends = folder, environment, ExitStack()
 
-    def start(
-        self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str
-    ) -> Callable[[], None]:
+    def start(self, name: str, command: Sequence[str], on_line: OnLine, **more: str) -> Callable[[], None]:
         """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`.
 
         Returns a function that ends it, and returns when no process of it is left.
@@ -279,17 +276,11 @@ class ProgramGroup:
         return end
 
     def run(
-        self,
-        command: Sequence[str],
-        on_line: Callable[[str], None] = lambda _: None,
-        stop: threading.Event | None = None,
-        **more: str,
+        self, command: Sequence[str], on_line: OnLine = lambda _: None, stop: threading.Event | None = None, **more: str
     ) -> CommandResult:
         """Run a program to its end, or until it is to stop: when all is over, if no other event is given."""
-        env = {**self._environment, **more}
-        return run_command(
-            command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop or self.over
-        )
+        env, stop = {**self._environment, **more}, stop or self.over
+        return run_command(command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
     def end(self) -> None:
         """End every program."""

@@ -96,10 +96,9 @@ def serve(
         say(f"starting the server at {address}, its log in {log.name} …")
         server = ["server", "start", "--host", HOST, "--port", str(port)]
         programs.start("server", [*PREFECT, *server], lambda line: log.writelines([line, "\n"]))
-        is_up, deadline = False, time.monotonic() + START_SECONDS
-        while not is_up and not programs.over.wait(0.2):
-            is_up = _answers(address)
-            if not is_up and time.monotonic() > deadline:
+        deadline = time.monotonic() + START_SECONDS
+        while not (is_up := _answers(address)) and not programs.over.wait(0.2):
+            if time.monotonic() > deadline:
                 cure = "is the machine overloaded? try again"
                 raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; {cure}")
         if is_up:
