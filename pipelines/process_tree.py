@@ -10,6 +10,7 @@ group.
 import hashlib
 import math
 import os
+import re
 import select
 import signal
 import subprocess
@@ -59,15 +60,14 @@ class LineSplitter:
 
     def feed(self, piece: bytes, now: float) -> Iterator[Line]:
         """Yield the lines that end in `piece`, and at most one state of an unfinished one."""
-        for number, part in enumerate(piece.split(b"\n")):
-            if number:
+        for part in re.split(rb"([\r\n])", piece):
+            if part == b"\n":
                 yield self._finish()
-            first, *states = part.split(b"\r")
-            self._text.add(first)
-            for state in states:
-                if self._text.start.strip():
-                    self._state = self._text
-                self._text = _Text(state, redraws=True)
+            elif part == b"\r":
+                self._state = self._text if self._text.start.strip() else self._state
+                self._text = _Text(redraws=True)
+            else:
+                self._text.add(part)
         yield from self._show(self._state, now)
 
     def pause(self, now: float) -> Iterator[Line]:
@@ -93,9 +93,8 @@ class LineSplitter:
 class _Text:
     """The start of a line and the length of all of it."""
 
-    def __init__(self, piece: bytes = b"", redraws: bool = False) -> None:
+    def __init__(self, redraws: bool = False) -> None:
         self.start, self.length, self.redraws = bytearray(), 0, redraws
-        self.add(piece)
 
     def add(self, piece: bytes) -> None:
         self.start += piece[: MAX_BYTES - len(self.start)]
@@ -161,7 +160,7 @@ def run_command(
     began, cookie = time.monotonic(), cookie or new_cookie(cwd)
     report_read, report_write = os.pipe()
     settings = [grace, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
-    program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__).resolve())]
+    program = [sys.executable, "-I", "-S", Path(supervisor.__file__).resolve(), *settings, os.getpid(), report_write]
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def hand_on(lines: Iterable[Line]) -> None:
@@ -175,8 +174,8 @@ def run_command(
     with os.fdopen(report_read, "rb", buffering=0) as report_file:
         try:
             process = subprocess.Popen(
-                [*program, *map(str, settings), str(os.getpid()), str(report_write), *command],
-                cwd=cwd, env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
+                [*map(str, program), *command], cwd=cwd,
+                env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 pass_fds=(report_write,), start_new_session=True,
             )  # fmt: skip

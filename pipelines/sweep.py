@@ -116,7 +116,7 @@ def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
     if not grid:
         raise FlowError("the grid is empty; name a setting and its values, for example mine.value=0.2,0.3")
     for path, values in grid.items():
-        if not isinstance(values, list | tuple) or not values:
+        if not values:
             raise FlowError(f"the grid's {path!r} is {values!r}; it is a list of at least one value")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 

@@ -56,14 +56,10 @@ def read_params(workspace: Path) -> dict[str, Any]:
 def describe_workspace(workspace: Path) -> str:
     """Return `studio + street, studio_pool → baseline, vas, das`: anchor, pools, recipes; else the folder's name."""
     params = read_params(workspace)
-    anchor = [str(params["anchor"])] if params.get("anchor") else []
-    pools, recipes = (
-        [", ".join(map(str, params[key]))] if isinstance(params.get(key), list | dict) and params[key] else []
-        for key in ("pools", "recipes")
-    )
-    if not anchor + pools:
-        return workspace.name
-    return " → ".join([" + ".join(anchor + pools), *recipes])
+    named = (params.get(key) for key in ("pools", "recipes"))
+    pools, recipes = (", ".join(map(str, names)) if isinstance(names, list | dict) else "" for names in named)
+    data = " + ".join(filter(None, [str(params.get("anchor") or ""), pools]))
+    return " → ".join(filter(None, [data, recipes])) if data else workspace.name
 
 
 def read_locked_stages(path: Path) -> list[str]:
