@@ -86,7 +86,7 @@ class PictureRoot:
 
 
 def read_range(sample: Sample, options: Settings) -> bytes:
-    """Reads the bytes of a sample as they are; DataError where there are none or in a pipe, which would wait for ever."""
+    """Reads the bytes of a sample as they are; DataError where there are none or in a pipe, which waits for ever."""
     try:
         if not stat.S_ISREG(os.stat(sample.path).st_mode):
             raise DataError(f"{sample.path} is no plain file; replace it by a picture")
