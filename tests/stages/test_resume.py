@@ -1,7 +1,7 @@
 """Killed at any moment and started again: the bytes of an uninterrupted run, and no finished shard is made twice.
 
-`kill -9` goes to the whole process group, as from a batch system or a machine that runs out of memory. The whole run, to
-which the bytes are compared, has one worker, the killed one and its rest have two.
+`kill -9` goes to the whole process group, as from a batch system or a machine that runs out of memory. The run to which
+the bytes are compared has one worker; the killed one and the one after it have two.
 """
 
 import hashlib
