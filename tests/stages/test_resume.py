@@ -81,7 +81,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def embed_world(tmp_path: Path, small_faces, small_primitive) -> Path:
-    small_faces("street", [150] * 12)
+    small_faces("street", [200] * 12)
     small_primitive()
     return tmp_path
 
