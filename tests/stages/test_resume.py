@@ -39,7 +39,7 @@ def run_embed(folder: Path, *, workers: int) -> int:
     """How many shards were made."""
     options = {"name": "street", "faces": folder / "faces" / "street", "model": folder / "primitive-0"}
     config, project = embed.Config(batch_size=1), project_settings(workers=workers)
-    return embed.run(config, project, out=folder / "out", store=folder / "store", **options).counts["made"]
+    return int(embed.run(config, project, out=folder / "out", store=folder / "store", **options).counts["made"])
 
 
 def run_align(folder: Path, *, workers: int) -> int:
@@ -47,7 +47,7 @@ def run_align(folder: Path, *, workers: int) -> int:
     raw = DatasetSettings(adapter="image_folder", path=folder / "raw", split="train")
     project = project_settings(workers=workers, classes=("anger", "fear"), datasets={"set": raw})
     config = align.Config(crop=32, prealigned=True, shard_rows=20, cut="count")
-    return align.run(config, project, name="set", out=folder / "out", store=folder / "store").counts["made"]
+    return int(align.run(config, project, name="set", out=folder / "out", store=folder / "store").counts["made"])
 
 
 def start(run: Callable[..., int], folder: Path) -> subprocess.Popen[str]:
