@@ -29,8 +29,9 @@ from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, le
 from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.shares import Advance, run_shares
 from fer_pipeline.training.strategy import load_strategy, strategy_files
-from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
+from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 # What a model's bytes depend on, beside its stage and its strategy: changed code trains anew.
 CODE = (
