@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json, write_json
-from fer_pipeline.core.fingerprints import code_fingerprint, fingerprint
+from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
@@ -31,12 +31,6 @@ from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
-
-# What a model's bytes depend on, beside its stage and its strategy: changed code trains anew.
-CODE = (
-    *("training", "networks", "core/seeds.py", "evaluation/metrics.py"),
-    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
-)
 
 
 class ModelSettings(Settings):
@@ -100,7 +94,8 @@ class SeedTraining:
             one for one in (self.config.weights, *vars(self.options).values()) if isinstance(one, WeightSettings)
         ]
         weights = [file_sha256(one.path) if one.path.is_file() else None for one in settings]
-        code = code_fingerprint(f"stages/{self.stage}.py", *CODE, *strategy_files(load_strategy(self.strategy)))
+        own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
+        code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
         return {seed: fingerprint(*parts, seed) for seed in seeds}
 
