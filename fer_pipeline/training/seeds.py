@@ -27,7 +27,7 @@ from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
-from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
+from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import TrainingSettings
 from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
@@ -134,8 +134,12 @@ class SeedTraining:
                 sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
             if not len(sets[name]):
                 raise DataError(f"{folder} has no face for the source {name}; run the stage that writes it again")
-            if name == "labelled":
-                refuse_empty_classes(sets[name].counts(len(self.classes)), classes=self.classes, where=folder)
+            counts = sets[name].counts(len(self.classes))
+            if name == "labelled" and not counts.all():
+                empty = ", ".join(one for one, count in zip(self.classes, counts, strict=True) if count == 0)
+                raise DataError(
+                    f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
+                )
         labelled = sets["labelled"]
         parts = partition(
             labelled.labels.numpy(),
