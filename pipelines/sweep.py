@@ -155,9 +155,14 @@ def set_params(path: Path, settings: Settings) -> None:
     yaml_file, out = YAML(), StringIO()
     yaml_file.preserve_quotes = True
     try:
-        content = yaml_file.load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml_file.load(text)
+        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
     except (OSError, YAMLError) as error:
         raise FlowError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if alias is not None:  # a value set in one place would be set in the other
+        fault = f"{path.name}, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names"
+        raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
     for dotted, value in settings.items():
         inside: Any = {"": content}
         key: Any = ""
