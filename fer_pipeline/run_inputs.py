@@ -11,12 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
-from fer_pipeline.core.settings import ProjectSettings, load_params, validate
+from fer_pipeline.core.settings import ProjectSettings, load_params, paths_in, validate
 
 OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
 
@@ -30,7 +28,7 @@ class RunInputs:
     def __init__(self, stage: str, params: Path, options: Mapping[str, Any]) -> None:
         self.stage, self.params = stage, params
         self._names = {value for value in options.values() if isinstance(value, str)}
-        self._paths = [path for name, value in options.items() if name not in OUTPUTS for path in _paths(value)]
+        self._paths = [path for name, value in options.items() if name not in OUTPUTS for path in paths_in(value)]
         self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
         self._checked: CheckedSettings | None = None
         self._files: dict[Path, str] = {}
@@ -38,7 +36,7 @@ class RunInputs:
     def add_settings(self, checked: CheckedSettings) -> None:
         """Notes the settings that the stage runs with, and the state of the files that they and the options name."""
         self._checked = checked
-        self._paths += _paths(checked.configs[self.stage])
+        self._paths += paths_in(checked.configs[self.stage])
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
         self._files = self._state_of_files()
@@ -122,20 +120,6 @@ def _same_code(before: bytes, now: bytes) -> bool:
         return normalise(before) == normalise(now)
     except SyntaxError:
         return False
-
-
-def _paths(value: Any) -> Iterator[Path]:
-    """Yields the paths in settings or options, however deep."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, BaseModel):
-        yield from _paths(dict(value))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _paths(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _paths(item)
 
 
 def _states(path: Path) -> Iterator[tuple[Path, str]]:

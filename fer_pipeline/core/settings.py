@@ -7,7 +7,7 @@ data sets, recipes) is at the top level and is read as `ProjectSettings`. When a
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -253,3 +253,17 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
 def read_project(params: Path) -> ProjectSettings:
     """Returns what the stages share."""
     return validate(ProjectSettings, load_params(params), where=str(params))
+
+
+def paths_in(value: Any) -> Iterator[Path]:
+    """Yields the paths in settings or in mappings and lists of them, however deep."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from paths_in(dict(value))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from paths_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from paths_in(item)
