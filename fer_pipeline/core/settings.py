@@ -267,3 +267,15 @@ def paths_in(value: Any) -> Iterator[Path]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from paths_in(item)
+
+
+def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with those of `over` in their place, however deep."""
+    merged = dict(base)
+    for name, value in over.items():
+        old = base.get(name)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            merged[name] = merge_settings(old, value)
+        else:
+            merged[name] = value  # an optimizer or schedule of another name brings all its settings
+    return merged
