@@ -3,12 +3,11 @@
 Each command is built from the function of its name: parameters, types, defaults and docstring are written there once.
 """
 
-import copy
 import importlib
 import inspect
 import os
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,8 +15,8 @@ from typer.core import TyperGroup
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 
 COMMANDS = ("reproduce", "refresh", "sweep", "serve")
-SERVER_SECONDS = "120"  # its own 20 s are too few on a busy machine
-ENVIRONMENT = {**TELEMETRY_OFF, **LEASES_ON_DISK, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": SERVER_SECONDS}
+GRID = "PATH=VALUE,VALUE..."
+STARTUP = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # its own 20 s are too few on a busy machine
 
 
 class LazyCommands(TyperGroup):
@@ -51,24 +50,19 @@ def build_command(name: str) -> Any:
         typer.echo(state.message)
         raise typer.Exit(0 if state.is_completed() else 1)
 
-    signature = inspect.signature(getattr(function, "fn", function))
-    docstring = inspect.getdoc(getattr(function, "fn", function)) or ""
-    texts, parameters = parameter_docstrings(docstring), []
-    for parameter in signature.parameters.values():
-        annotation = parameter.annotation
-        type_, option = get_args(annotation) if get_origin(annotation) is Annotated else (annotation, typer.Option())
-        if parameter.name == "grid":  # a mapping, which a command line has no word for
-            type_, option = list[str], typer.Argument(metavar="PATH=VALUE,VALUE...")
-        option = copy.copy(option)
-        option.help = option.help or " ".join(texts.get(parameter.name, "").split())
-        if not option.hidden:
-            kind = inspect.Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=Annotated[type_, option], kind=kind))
+    signature, docstring = inspect.signature(function), inspect.getdoc(function) or ""
+    # Keyword-only parameters are for callers in Python.
+    parameters = [one for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY]
+    if "grid" in signature.parameters:  # a mapping, which a command line has no word for
+        parameters[0] = parameters[0].replace(annotation=Annotated[list[str], typer.Argument(metavar=GRID)])
     call.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # pyright: ignore[reportFunctionMemberAccess]
-    call.__annotations__ = {}
     single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     single.command(name, help=docstring.partition("\n")[0])(call)
-    return typer.main.get_command(single)
+    command: Any = typer.main.get_command(single)
+    texts = parameter_docstrings(docstring)
+    for parameter in command.params:
+        parameter.help = " ".join(texts.get(parameter.name, "").split()) or parameter.help
+    return command
 
 
 app = typer.Typer(
@@ -86,7 +80,7 @@ for _name in COMMANDS:  # help is the first line of the file, which an import of
 
 def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
-    os.environ.update({**ENVIRONMENT, **os.environ})
+    os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **STARTUP, **os.environ})
     app()
 
 

@@ -122,8 +122,7 @@ def publish_run(workspace: Path, stages: Mapping[str, Stage], states: Mapping[st
             for address, stage in stages.items()
             if address in states
         ]
-        description = "The stages of this run, in the order of the graph"
-        create_table_artifact(key="stages", table=rows, description=description)
+        create_table_artifact(key="stages", table=rows, description="The stages of this run, in the order of the graph")
     with _warn_of_errors():
         publish_results(read_results(workspace))
     with _warn_of_errors():
@@ -169,9 +168,8 @@ def publish_results(results: Results) -> None:
 
 def publish_difference(changes: Sequence[Change], against: str) -> None:
     """Publish what changed in figures and mined counts, as a table; a sentence where nothing did."""
-    create_markdown_artifact(
-        key="difference", markdown=format_difference(changes, against), description=f"Changes since {against}"
-    )
+    text, description = format_difference(changes, against), f"Changes since {against}"
+    create_markdown_artifact(key="difference", markdown=text, description=description)
 
 
 def format_difference(changes: Sequence[Change], against: str) -> str:

@@ -23,7 +23,7 @@ from uuid import UUID
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.states import Crashed, Failed
 
 from pipelines import FlowError
@@ -143,19 +143,14 @@ def clean_up(workspace: Path, this_run: UUID, log: Logger) -> None:
         log.warning("ended %d processes that a killed run had left behind", count)
     if repaired := repair_rwlock(workspace):
         log.warning("%s", repaired)
-    runs = FlowRunFilter.model_validate(
-        {"tags": {"all_": [workspace_tag(workspace)]}, "state": {"type": {"any_": ACTIVE}}}
-    )
+    here, state = {"all_": [workspace_tag(workspace)]}, {"type": {"any_": ACTIVE}}
+    dead = FlowRunFilter.model_validate({"id": {"not_any_": [this_run]}, "tags": here, "state": state})
     running = TaskRunFilter.model_validate({"state": {"type": {"any_": [StateType.RUNNING]}}})
     message = "The process of this run died; a later run in the same workspace noticed it and goes on from there."
     with get_client(sync_client=True) as client:
-
-        def find_active() -> list[FlowRun]:
-            return [run for run in client.read_flow_runs(flow_run_filter=runs) if run.id != this_run]
-
-        if find_active():
+        if client.read_flow_runs(flow_run_filter=dead):
             time.sleep(SECONDS_TO_SETTLE)  # one that has just unlocked the workspace reports its end after that
-        for run in find_active():
+        for run in client.read_flow_runs(flow_run_filter=dead):
             log.warning("the run %r ended without reporting it: it is marked as crashed", run.name)
             this = FlowRunFilter.model_validate({"id": {"any_": [run.id]}})
             for task in client.read_task_runs(flow_run_filter=this, task_run_filter=running):

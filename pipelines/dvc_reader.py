@@ -8,7 +8,7 @@ bool}` from the standard input.
 import difflib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -17,47 +17,40 @@ def read(targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
 
     `raw`: the paths below the workspace that stages read and no stage makes, of all stages.
     """
-    import networkx
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     try:
         with Repo(_wait_for_lock=True) as repo:
-            stages = {stage.addressing: stage for stage in repo.index.stages}
-            active = get_active_graph(repo.index.graph)  # a frozen stage waits for nothing
-            graph = networkx.relabel_nodes(active, {stage: stage.addressing for stage in stages.values()})
-            raw = _find_raw_inputs(repo)
-            steps = None
+            graph = get_active_graph(repo.index.graph)  # a frozen stage waits for nothing
+            order = plan_repro(graph)
             if targets:
-                wanted = set().union(*(_resolve(repo, target, stages) for target in targets))
-                graph = graph.subgraph(wanted.union(*(networkx.descendants(graph, address) for address in wanted)))
-                steps = [stages[address] for address in stages if address in wanted]
-            order = [] if steps == [] else plan_repro(active, steps)  # which takes none for all
+                wanted = set().union(*(_resolve(repo, target) for target in targets))
+                steps = [stage for stage in repo.index.stages if stage.addressing in wanted]
+                order = plan_repro(graph, steps) if steps else []  # it takes none for all
             with repo.lock:
-                stale = {address for address in graph if force or stages[address].status()}
+                stages = {
+                    stage.addressing: {
+                        "description": stage.desc or "",
+                        "upstream": sorted(one.addressing for one in graph.successors(stage)),
+                        "meta": stage.meta or {},
+                        "stale": force or bool(stage.status()),
+                    }
+                    for stage in order
+                }
+            return {"stages": stages, "raw": _find_raw_inputs(repo)}
     except DvcException as error:
         lines = (line.strip() for line in str(error).splitlines())
         return {"error": next(filter(None, lines), type(error).__name__)}
-    return {
-        "stages": {
-            address: {
-                "description": stages[address].desc or "",
-                "upstream": sorted(graph.successors(address)),
-                "meta": stages[address].meta or {},
-                "stale": address in stale,
-            }
-            for address in (stage.addressing for stage in order)
-        },
-        "raw": raw,
-    }
 
 
-def _resolve(repo: Any, target: str, stages: Mapping[str, Any]) -> set[str]:
+def _resolve(repo: Any, target: str) -> set[str]:
     """Return the addresses that a target stands for: a stage, all stages of a group, the maker of an output."""
     from dvc.exceptions import DvcException, OutputNotFoundError
 
-    if group := {address for address in stages if address.partition("@")[0] == target}:
+    addresses = [stage.addressing for stage in repo.index.stages]
+    if group := {address for address in addresses if address.partition("@")[0] == target}:
         return group
     try:
         try:
@@ -65,7 +58,7 @@ def _resolve(repo: Any, target: str, stages: Mapping[str, Any]) -> set[str]:
         except OutputNotFoundError:
             return {stage.addressing for stage in repo.stage.collect(target)}
     except DvcException:
-        names = [*stages, *(address.partition("@")[0] for address in stages)]
+        names = [*addresses, *(address.partition("@")[0] for address in addresses)]
         near = dict.fromkeys(difflib.get_close_matches(target, names, n=3))
         hint = f"did you mean {' or '.join(near)}?" if near else "`dvc stage list` shows them"
         raise DvcException(f"no stage, group or output is named {target!r}; {hint}") from None

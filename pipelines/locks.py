@@ -163,8 +163,6 @@ def _remove_dead_entries(path: Path, workspace: Path) -> str | None:
 def _is_alive(entry: Mapping[str, Any]) -> bool:
     """Tell whether the process of an entry lives; another program with its number has another command line."""
     number, command = entry["pid"], entry["cmd"]
-    if type(number) is not int or not isinstance(command, str):
-        raise TypeError("no entry of DVC's")
     try:
         # The first word differs: `python -m dvc` calls itself by the path of a file.
         return " ".join(psutil.Process(number).cmdline()).endswith(command.partition(" ")[2])

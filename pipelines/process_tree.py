@@ -10,6 +10,7 @@ group.
 import hashlib
 import math
 import os
+import re
 import select
 import signal
 import subprocess
@@ -20,7 +21,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -38,6 +38,7 @@ MAX_BYTES = 4 * MAX_CHARACTERS  # enough for that many characters in UTF-8
 SECONDS_BETWEEN_REDRAWS = 0.5
 # PostgreSQL refuses NUL in a text, and terminals obey the rest; tabs and colours stay.
 HARMLESS = dict.fromkeys((code for code in range(32) if chr(code) not in "\t\x1b"), "\N{REPLACEMENT CHARACTER}")
+OnLine = Callable[[str], None]
 
 
 class Line(NamedTuple):
@@ -59,15 +60,14 @@ class LineSplitter:
 
     def feed(self, piece: bytes, now: float) -> Iterator[Line]:
         """Yield the lines that end in `piece`, and at most one state of an unfinished one."""
-        for number, part in enumerate(piece.split(b"\n")):
-            if number:
+        for part in re.split(rb"([\r\n])", piece):
+            if part == b"\n":
                 yield self._finish()
-            first, *states = part.split(b"\r")
-            self._text.add(first)
-            for state in states:
-                if self._text.start.strip():
-                    self._state = self._text
-                self._text = _Text(state, redraws=True)
+            elif part == b"\r":
+                self._state = self._text if self._text.start.strip() else self._state
+                self._text = _Text(redraws=True)
+            else:
+                self._text.add(part)
         yield from self._show(self._state, now)
 
     def pause(self, now: float) -> Iterator[Line]:
@@ -93,9 +93,8 @@ class LineSplitter:
 class _Text:
     """The start of a line and the length of all of it."""
 
-    def __init__(self, piece: bytes = b"", redraws: bool = False) -> None:
+    def __init__(self, redraws: bool = False) -> None:
         self.start, self.length, self.redraws = bytearray(), 0, redraws
-        self.add(piece)
 
     def add(self, piece: bytes) -> None:
         self.start += piece[: MAX_BYTES - len(self.start)]
@@ -107,8 +106,7 @@ class _Text:
         return f"{text[:MAX_CHARACTERS]} … (line of {self.length:,} bytes cut)" if cut else text
 
 
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(NamedTuple):
     """How a command ended. `code` is 128 + n where signal n killed it; `tail` holds its last lines."""
 
     code: int
@@ -143,7 +141,7 @@ def run_command(
     *,
     cwd: Path,
     env: Mapping[str, str] | None = None,
-    on_line: Callable[[str], None],
+    on_line: OnLine,
     timeout: float | None = None,
     grace: float = 5.0,
     cores: Collection[int] | None = None,
@@ -162,7 +160,7 @@ def run_command(
     began, cookie = time.monotonic(), cookie or new_cookie(cwd)
     report_read, report_write = os.pipe()
     settings = [grace, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
-    program = [sys.executable, "-I", "-S", str(Path(supervisor.__file__).resolve())]
+    program = [sys.executable, "-I", "-S", Path(supervisor.__file__).resolve(), *settings, os.getpid(), report_write]
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
     def hand_on(lines: Iterable[Line]) -> None:
@@ -176,8 +174,8 @@ def run_command(
     with os.fdopen(report_read, "rb", buffering=0) as report_file:
         try:
             process = subprocess.Popen(
-                [*program, *map(str, settings), str(os.getpid()), str(report_write), *command],
-                cwd=cwd, env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
+                [*map(str, program), *command], cwd=cwd,
+                env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 pass_fds=(report_write,), start_new_session=True,
             )  # fmt: skip
@@ -254,9 +252,7 @@ class ProgramGroup:
         self.failed: tuple[str, CommandResult] | None = None
         self._folder, self._environment, self._ends = folder, environment, ExitStack()
 
-    def start(
-        self, name: str, command: Sequence[str], on_line: Callable[[str], None], **more: str
-    ) -> Callable[[], None]:
+    def start(self, name: str, command: Sequence[str], on_line: OnLine, **more: str) -> Callable[[], None]:
         """Start a program that is to run until the end; `on_line` gets its lines, its environment has `more`.
 
         Returns a function that ends it, and returns when no process of it is left.
@@ -279,17 +275,11 @@ class ProgramGroup:
         return end
 
     def run(
-        self,
-        command: Sequence[str],
-        on_line: Callable[[str], None] = lambda _: None,
-        stop: threading.Event | None = None,
-        **more: str,
+        self, command: Sequence[str], on_line: OnLine = lambda _: None, stop: threading.Event | None = None, **more: str
     ) -> CommandResult:
         """Run a program to its end, or until it is to stop: when all is over, if no other event is given."""
-        env = {**self._environment, **more}
-        return run_command(
-            command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop or self.over
-        )
+        env, stop = {**self._environment, **more}, stop or self.over
+        return run_command(command, cwd=self._folder, env=env, on_line=on_line, grace=SECONDS_TO_END, stop=stop)
 
     def end(self) -> None:
         """End every program."""

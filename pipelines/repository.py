@@ -130,15 +130,14 @@ def _lock_repository(folder: Path) -> Iterator[None]:
 
 def _list_untracked(workspace: Path, paths: Sequence[str]) -> list[str]:
     """Return which of some paths git does not hold; of a folder that it holds in part, what it ignores in it."""
-    ls_files = ("--literal-pathspecs", "ls-files", "-z")
-    tracked = run_git(workspace, *ls_files, "--", *paths).split("\0")
-    options = ("--others", "--ignored", "--exclude-standard", "--directory")
-    ignored = run_git(workspace, *ls_files, *options, "--", *paths).split("\0")
-    untracked = []
+    list_files, untracked = ("--literal-pathspecs", "ls-files", "-z"), []
     for path in paths:
-        inside = [one.rstrip("/") for one in ignored if Path(one).is_relative_to(path)]
-        is_tracked = any(Path(one).is_relative_to(path) for one in tracked)
-        untracked += [one for one in inside if Path(one).name != "__pycache__"] if is_tracked else [path]
+        if run_git(workspace, *list_files, "--", path):
+            options = ("--others", "--ignored", "--exclude-standard", "--directory")
+            ignored = run_git(workspace, *list_files, *options, "--", path).split("\0")
+            untracked += [one.rstrip("/") for one in ignored if Path(one).name not in ("", "__pycache__")]
+        else:
+            untracked.append(path)
     return untracked
 
 

@@ -59,7 +59,8 @@ Ctrl-C ends the server, the worker and what it runs.
 def serve(
     port: Annotated[int, typer.Option(min=1, max=65534)] = 4200,
     workspace: str | None = None,
-    say: Annotated[Callable[[str], None], typer.Option(hidden=True)] = typer.echo,
+    *,
+    say: Callable[[str], None] = typer.echo,
 ) -> None:
     """Start a server, the pool, the deployments and a worker on this machine, until Ctrl-C.
 
@@ -95,10 +96,9 @@ def serve(
         say(f"starting the server at {address}, its log in {log.name} …")
         server = ["server", "start", "--host", HOST, "--port", str(port)]
         programs.start("server", [*PREFECT, *server], lambda line: log.writelines([line, "\n"]))
-        is_up, deadline = False, time.monotonic() + START_SECONDS
-        while not is_up and not programs.over.wait(0.2):
-            is_up = _answers(address)
-            if not is_up and time.monotonic() > deadline:
+        deadline = time.monotonic() + START_SECONDS
+        while not (is_up := _answers(address)) and not programs.over.wait(0.2):
+            if time.monotonic() > deadline:
                 cure = "is the machine overloaded? try again"
                 raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; {cure}")
         if is_up:

@@ -82,10 +82,11 @@ def send_signal(process: Process, number: int) -> None:
     pidfd = open_pidfd(pid) if pid > 0 else -1
     with suppress(OSError):
         current = find_process(pid)  # after the descriptor was opened: from here on the number cannot be reused
-        if pidfd >= 0 and current and current[0] == process:
-            signal.pidfd_send_signal(pidfd, number)
-        elif pidfd < 0 and (pid < 0 or (current and current[0] == process)):
-            os.kill(pid, number)
+        if pid < 0 or (current and current[0] == process):
+            if pidfd >= 0:
+                signal.pidfd_send_signal(pidfd, number)
+            else:
+                os.kill(pid, number)
     if pidfd >= 0:
         os.close(pidfd)
 
@@ -149,14 +150,13 @@ def start_command(command: list[str], cores: str) -> int:
     for name in (*END_SIGNALS, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(name, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
-    failure = f"{command[0]} cannot be started"
+    failure = f"the cores {cores} cannot be used"
     try:
         os.setsid()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if cores != "-" and LINUX:
-            failure = f"the cores {cores} cannot be used"
             os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-            failure = f"{command[0]} cannot be started"
+        failure = f"{command[0]} cannot be started"
         os.execvp(command[0], command)
     except OSError as error:
         os.write(2, f"{failure}: {error.strerror}\n".encode())
@@ -175,13 +175,13 @@ def write_report(report: int, reason: str, code: int, ended: int, stuck: int) ->
         os.write(report, f"{reason} {code} {ended} {stuck}\n".encode())
 
 
-def start_second_guard(grace: float, report: int) -> tuple[int, int]:
-    """Start a guard below the supervisor; return its number, and the pipe whose closing tells it of a death."""
+def start_second_guard(grace: float, report: int) -> int:
+    """Start a guard below the supervisor; return its number. A pipe that stays open tells it of a death by closing."""
     alive, hold = os.pipe()
     number = os.fork()
     if number:
         os.close(alive)
-        return number, hold
+        return number
     os.setsid()
     os.close(hold)
     signal.set_wakeup_fd(-1)
@@ -222,7 +222,7 @@ def supervise(
     for name in (*END_SIGNALS, signal.SIGCHLD):
         signal.signal(name, lambda *_: None)  # without a handler the pipe gets no byte
     deadline = time.monotonic() + timeout
-    tree, hold = Tree(), -1
+    tree = Tree()
     child = tree.group = start_command(command, cores)
     poll = select.poll()
     for descriptor in {0, flow, guard_pipe, wakes} - {-1}:
@@ -236,9 +236,7 @@ def supervise(
         if guard_pipe in ready or tree.excluded in tree.codes:
             if guard_pipe in ready:
                 poll.unregister(guard_pipe)
-            if hold >= 0:
-                os.close(hold)
-            tree.excluded, hold = start_second_guard(grace, report)
+            tree.excluded = start_second_guard(grace, report)
         if child in tree.codes:
             reason = "exit"
         elif ready & {0, flow} or signals & set(END_SIGNALS):

@@ -10,12 +10,10 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from io import StringIO
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,7 +29,7 @@ from ruamel.yaml.error import YAMLError
 from pipelines import FlowError
 from pipelines.artifacts import read_results
 from pipelines.cleanup import fail_in_one_line, stop_all
-from pipelines.repository import checkout_revision, remove_work_tree, run_git, save_experiment
+from pipelines.repository import checkout_revision, remove_work_tree, run_git
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
 
@@ -70,10 +68,8 @@ def sweep(
     folder, trials = find_workspace(workspace), [(f"{prefix}{name_trial(one)}", one) for one in combine(grid)]
     if jobs < 1:
         raise FlowError(f"jobs is {jobs}; it is a number from 1")
-    with tempfile.TemporaryDirectory() as scratch:  # a setting that is not there is refused before hours of work
-        copy = Path(scratch) / "params.yaml"
-        copy.write_text(run_git(folder, "show", f"{rev}:./params.yaml"), encoding="utf-8")
-        set_params(copy, {path: values[0] for path, values in grid.items()})
+    # A setting that is not there is refused before hours of work.
+    set_params(run_git(folder, "show", f"{rev}:./params.yaml"), {path: values[0] for path, values in grid.items()})
     count = min(jobs, len(trials))
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
     get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
@@ -82,14 +78,14 @@ def sweep(
         row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}}
         try:
             with checkout_revision(folder, rev, name) as tree, own_workspace(tree, name):
-                set_params(tree / "params.yaml", settings)
+                params = tree / "params.yaml"
+                replace_text(params, set_params(params.read_text(encoding="utf-8"), settings))
                 state = reproduce.with_options(flow_run_name=f"reproduce · {name}")(
-                    targets=targets, workspace=str(tree), cores=share, gpus=gpus, gpu_limit=gpu_limit,
-                    timeout_hours=timeout_hours, return_state=True,
+                    targets=targets, experiment=name, workspace=str(tree), cores=share, gpus=gpus,
+                    gpu_limit=gpu_limit, timeout_hours=timeout_hours, return_state=True,
                 )  # fmt: skip
                 if not state.is_completed():
                     return {**row, "state": f"Failed: {state.message}"}
-                save_experiment(tree, name)
                 results = read_results(tree)
             remove_work_tree(folder, tree)
         except FlowError as error:
@@ -120,7 +116,7 @@ def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
     if not grid:
         raise FlowError("the grid is empty; name a setting and its values, for example mine.value=0.2,0.3")
     for path, values in grid.items():
-        if not isinstance(values, list | tuple) or not values:
+        if not values:
             raise FlowError(f"the grid's {path!r} is {values!r}; it is a list of at least one value")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
@@ -150,18 +146,17 @@ def read_grid(settings: Sequence[str]) -> dict[str, list[Any]]:
     return grid
 
 
-def set_params(path: Path, settings: Settings) -> None:
-    """Set values in a params.yaml by dotted path, keeping its comments; FlowError for a path that is not there."""
+def set_params(text: str, settings: Settings) -> str:
+    """Return a params.yaml with values set by dotted path and its comments kept; FlowError for an unknown path."""
     yaml_file, out = YAML(), StringIO()
     yaml_file.preserve_quotes = True
     try:
-        text = path.read_text(encoding="utf-8")
         content = yaml_file.load(text)
         alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
-    except (OSError, YAMLError) as error:
-        raise FlowError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    except YAMLError as error:
+        raise FlowError(f"params.yaml cannot be read: {str(error).splitlines()[0]}") from None
     if alias is not None:  # a value set in one place would be set in the other
-        fault = f"{path.name}, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names"
+        fault = f"params.yaml, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names"
         raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
     for dotted, value in settings.items():
         inside: Any = {"": content}
@@ -172,10 +167,10 @@ def set_params(path: Path, settings: Settings) -> None:
                 key = int(step)
             elif not (isinstance(inside, dict) and step in inside):
                 names = f"; there are {', '.join(map(str, inside))}" if isinstance(inside, dict) else ""
-                raise FlowError(f"{path.name} has no setting {dotted!r} (nothing is named {step!r}{names})")
+                raise FlowError(f"params.yaml has no setting {dotted!r} (nothing is named {step!r}{names})")
         inside[key] = value
     yaml_file.dump(content, out)
-    replace_text(path, out.getvalue())
+    return out.getvalue()
 
 
 def _format(value: Any) -> str:

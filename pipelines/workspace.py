@@ -13,11 +13,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from ruamel.yaml import YAML
@@ -57,14 +56,10 @@ def read_params(workspace: Path) -> dict[str, Any]:
 def describe_workspace(workspace: Path) -> str:
     """Return `studio + street, studio_pool → baseline, vas, das`: anchor, pools, recipes; else the folder's name."""
     params = read_params(workspace)
-    anchor = [str(params["anchor"])] if params.get("anchor") else []
-    pools, recipes = (
-        [", ".join(map(str, params[key]))] if isinstance(params.get(key), list | dict) and params[key] else []
-        for key in ("pools", "recipes")
-    )
-    if not anchor + pools:
-        return workspace.name
-    return " → ".join([" + ".join(anchor + pools), *recipes])
+    named = (params.get(key) for key in ("pools", "recipes"))
+    pools, recipes = (", ".join(map(str, names)) if isinstance(names, list | dict) else "" for names in named)
+    data = " + ".join(filter(None, [str(params.get("anchor") or ""), pools]))
+    return " → ".join(filter(None, [data, recipes])) if data else workspace.name
 
 
 def read_locked_stages(path: Path) -> list[str]:
@@ -100,8 +95,7 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """What the `meta` of a stage in dvc.yaml says that it needs.
 
     `gpu`: it holds a GPU while it runs. `cores`: so many of the core budget, `all` of it, or (None) a fair share.
@@ -113,14 +107,13 @@ class Needs:
     timeout: float | None = None
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One stage of the graph; `upstream` are the addresses of the stages whose outputs it reads."""
 
     address: str  # align@studio
     description: str = ""
     upstream: tuple[str, ...] = ()
-    needs: Needs = field(default_factory=Needs)
+    needs: Needs = Needs()
     stale: bool = True
 
 
@@ -190,8 +183,7 @@ class Outcome(StrEnum):
 UNSUCCESSFUL = {Outcome.FAILED, Outcome.SKIPPED, Outcome.CANCELLED}
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(NamedTuple):
     """A stage that starts now: with cores and GPU to run, or with the reason why it does not run."""
 
     stage: Stage
@@ -212,27 +204,26 @@ class Scheduler:
         if not cores:
             raise ValueError("a scheduler needs at least one core")
         self.outcomes: dict[str, Outcome] = {}
-        self._stages, self._waiting = dict(stages), list(stages)
-        self._running: dict[str, Start] = {}
+        self._stages, self._starts = dict(stages), dict[str, Start]()
         self._budget, self._has_gpus = len(cores), bool(gpus)
         self._cores, self._gpus = list(cores), list(gpus)
 
     @property
     def done(self) -> bool:
         """Whether every stage has ended."""
-        return not self._waiting and not self._running
+        return len(self.outcomes) == len(self._stages)
 
     def start_ready(self) -> Iterator[Start]:
         """Yield the stages that start now; their cores and GPUs are taken until `finish` is called for them."""
         runs: list[Stage] = []
-        for stage in [self._stages[address] for address in self._waiting]:
-            upstream = [address for address in stage.upstream if address in self._stages]
-            if not all(address in self.outcomes for address in upstream):
+        for address in [address for address in self._stages if address not in self._starts]:
+            stage = self._stages[address]
+            upstream = {one: self.outcomes.get(one) for one in stage.upstream if one in self._stages}
+            if None in upstream.values():
                 continue
-            unsuccessful = [address for address in upstream if self.outcomes[address] in UNSUCCESSFUL]
-            if unsuccessful:
-                yield self._begin(Start(stage, Outcome.SKIPPED, f"not run: {self._cause(unsuccessful[0])}"))
-            elif not stage.stale and all(self.outcomes[address] is Outcome.CACHED for address in upstream):
+            if unsuccessful := [one for one, outcome in upstream.items() if outcome in UNSUCCESSFUL]:
+                yield self._begin(Start(stage, Outcome.SKIPPED, self._explain(unsuccessful[0])))
+            elif not stage.stale and set(upstream.values()) <= {Outcome.CACHED}:
                 yield self._begin(Start(stage, Outcome.CACHED, "up to date"))
             else:
                 runs.append(stage)
@@ -247,19 +238,17 @@ class Scheduler:
 
     def finish(self, address: str, outcome: Outcome) -> None:
         """Note that a started stage has ended, and free what it held."""
-        start = self._running.pop(address)
+        start = self._starts[address]
         self.outcomes[address] = outcome
         self._cores = sorted([*self._cores, *start.cores])
         self._gpus += [start.gpu] if start.gpu is not None else []
 
     def _begin(self, start: Start) -> Start:
-        self._waiting.remove(start.stage.address)
-        self._running[start.stage.address] = start
+        self._starts[start.stage.address] = start
         return start
 
-    def _cause(self, address: str) -> str:
-        """Name the stage whose own end stands behind a skipped one."""
-        while self.outcomes[address] is Outcome.SKIPPED:
-            upstream = self._stages[address].upstream
-            address = next(stage for stage in upstream if self.outcomes.get(stage) in UNSUCCESSFUL)
-        return f"{address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"
+    def _explain(self, address: str) -> str:
+        """Say which stage failed where this one was not successful: it, or the one behind which it was skipped."""
+        if self.outcomes[address] is Outcome.SKIPPED:
+            return self._starts[address].reason
+        return f"not run: {address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"

@@ -82,14 +82,15 @@ def write_part(folder: Path, plan: Plan, part: tuple[str, range]) -> int:
     file, numbers = part
     settings = SetSettings(splits={"train": plan.drawn}, subjects=plan.drawn, styles=STYLES, balance={})
     portraits = PortraitSet(settings, seed=plan.seed, name=plan.name, size=PORTRAIT)
-    rows, last, portrait = [], -1, None
+    rows, last, portrait, row = [], -1, None, None
     for number in numbers:
         which = plan.portrait(number)
         if which != last:
-            last, portrait = which, portraits.draw(SampleKey("train", which))[0]
+            last, (portrait, row) = which, portraits.draw(SampleKey("train", which))
         assert portrait is not None
+        assert row is not None
         rng = np.random.default_rng(derive(plan.seed, plan.name, "face", number))
-        image, landmarks = varied(portrait.image, portrait.landmarks, rng)
+        image, landmarks = varied(portrait, row.landmarks.astype(np.float64), rng)
         rows.append(
             {
                 "face_id": f"{plan.name}/{number + 1}",

@@ -103,7 +103,7 @@ def _pictures(folder: Path, *, shards: int, seed: int) -> None:
 
     settings = SetSettings(splits={"train": DRAWN}, subjects=DRAWN, styles={"wild": 1.0}, balance={})
     portraits = PortraitSet(settings, seed=seed, name="raw", size=144)
-    images = [encode(portraits.draw(SampleKey("train", number))[0].image) for number in range(DRAWN)]
+    images = [encode(portraits.draw(SampleKey("train", number))[0]) for number in range(DRAWN)]
     (folder / "raw" / "anger").mkdir(parents=True)
     for number in range(shards * FACES_A_SHARD["align"]):
         (folder / "raw" / "anger" / f"{number:06d}.jpg").write_bytes(images[number % DRAWN])

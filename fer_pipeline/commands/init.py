@@ -13,19 +13,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from fer_pipeline.commands import survey
 from fer_pipeline.commands.check import check
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
-from fer_pipeline.commands.survey import (
-    DatasetSurvey,
-    Named,
-    Source,
-    SurveySettings,
-    name_source,
-    parse_source,
-    split_choices,
-    survey_set,
-)
+from fer_pipeline.commands.survey import DatasetSurvey, Source, SurveySettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import replacing
@@ -80,7 +72,7 @@ def run(
     renamed = _parse_renamed(rename, names)
     settings = SurveySettings(names, renamed, drop_outside, choices, reject_missing, params.parent)
     words = {"anchor": [anchor], "train": [train] if train else [], "target": target, "pool": pool}
-    sources = {role: [parse_source(one, option=f"--{role}") for one in words[role]] for role in words}
+    sources = {role: [survey.parse_source(one, option=f"--{role}") for one in words[role]] for role in words}
     sets, roles = survey_project(sources, settings)
     values = {
         "classes": list(names),
@@ -117,16 +109,16 @@ def survey_project(
         place = csv.find_table(source.path, csv.Options()) if source.adapter == "csv" else source.path
         key = (source.adapter, os.path.realpath(place))
         if key not in names:
-            name, number = name_source(source), 2
+            name, number = survey.name_source(source), 2
             while name in sets:
-                name, number = f"{name_source(source)}_{number}", number + 1
-            names[key], sets[name] = name, survey_set(source, name, settings, default_split=default_split)
+                name, number = f"{survey.name_source(source)}_{number}", number + 1
+            names[key], sets[name] = name, survey.survey_set(source, name, settings, default_split=default_split)
         return names[key]
 
     splits: dict[str, Split | None] = {"anchor": "train", "train": "train", "target": "test", "pool": None}
     named = {role: list(dict.fromkeys(add(one, split) for one in sources[role])) for role, split in splits.items()}
     anchor, train = named["anchor"][0], (named["train"] or named["anchor"])[0]
-    if unknown := sorted({name for _, name, _ in split_choices(settings.choices) if name} - set(sets)):
+    if unknown := sorted({name for _, name, _ in survey.split_choices(settings.choices) if name} - set(sets)):
         raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
     for name in dict.fromkeys((anchor, train)):
         labelled = sets[name].class_counts("train")
@@ -206,7 +198,7 @@ def _parse_classes(text: str) -> tuple[str, ...]:
     if len(names) < 2:
         raise ConfigError(f"--classes {text!r} names fewer than two; write for example anger,happiness,neutral")
     for name in names:
-        validate(Named, {"name": name}, where=f"--classes {text!r}")
+        validate(survey.Named, {"name": name}, where=f"--classes {text!r}")
     if len({canonical(name) for name in names}) < len(names):
         raise ConfigError(f"--classes {text!r} names one expression twice (as {', '.join(map(canonical, names))})")
     return names

@@ -213,23 +213,14 @@ def guess_csv(file: Path, choices: Choices, *, labelled: bool, project: Path) ->
     table = open_table(file)
     image, root = _find_pictures(table, choices)
     folder = _common_folder(file, root, project)
-    label = _find_column(table, "label", choices) if labelled else None
-    if labelled and label is None:
-        raise _no_column(table, "label")
-    subject = _find_column(table, "subject", choices)
-    split = _find_column(table, "split", choices) if labelled else None
-    if split is not None and not choices.get("split_column"):  # one called `set` without names of splits is none
+    kinds = ("label", "subject", "split") if labelled else ("subject",)
+    columns = {kind: _find_column(table, kind, choices) for kind in kinds}
+    if (split := columns.get("split")) and not choices.get("split_column"):
         words = (cells[table.position(split)].strip().lower() for _, cells in table.rows())
-        split = split if any(word in SPLITS for word in words) else None
-    options = csv.Options(
-        csv=Path(os.path.relpath(file, folder)),
-        images=Path(os.path.relpath(root, folder)),
-        image=image,
-        label=label,
-        subject=subject,
-        split=split,
-    )
-    return folder, options
+        if not any(word in SPLITS for word in words):  # one called `set` without names of splits is none
+            columns["split"] = None
+    paths = {"csv": os.path.relpath(file, folder), "images": os.path.relpath(root, folder)}
+    return folder, csv.Options.model_validate({**paths, "image": image, **columns})
 
 
 def _no_column(table: Table, kind: str) -> DataError:
@@ -247,6 +238,8 @@ def _candidates(table: Table, kind: str, choices: Choices) -> list[str]:
 
 def _find_column(table: Table, kind: str, choices: Choices) -> str | None:
     columns = _candidates(table, kind, choices)
+    if kind == "label" and not columns:
+        raise _no_column(table, kind)
     if len(columns) > 1:
         fault = f"{table.file} has several columns that may be the {kind}'s"
         raise _several(fault, map(repr, columns), f"{kind}-column")

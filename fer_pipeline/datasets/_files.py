@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
-from fer_pipeline.core.settings import Split
+from fer_pipeline.core.settings import Settings, Split
 
 SPLITS: dict[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -85,8 +85,8 @@ class PictureRoot:
             )
 
 
-def read_range(sample: Sample) -> bytes:
-    """Reads the bytes of a sample; DataError where there are none or the file is a pipe, which would wait for ever."""
+def read_range(sample: Sample, options: Settings) -> bytes:
+    """Reads the bytes of a sample as they are; DataError where there are none or in a pipe, which waits for ever."""
     try:
         if not stat.S_ISREG(os.stat(sample.path).st_mode):
             raise DataError(f"{sample.path} is no plain file; replace it by a picture")

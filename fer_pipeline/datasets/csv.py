@@ -67,7 +67,10 @@ def open_table(
     if not file.is_file():
         state = "is a folder" if file.is_dir() else "does not exist"
         raise DataError(f"the table {file} {state}; correct the data set's path or options.csv")
-    encoding = encoding or _guess_encoding(file)
+    if not encoding:
+        with file.open("rb") as stream:
+            is_utf_16 = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding = "utf-16" if is_utf_16 else "utf-8-sig"
     try:
         codecs.lookup(encoding)
     except LookupError:
@@ -79,12 +82,6 @@ def open_table(
         raise DataError(f"{file} is empty; it needs a line of column names and one row a picture")
     names = tuple(cell.strip() for cell in cells) if columns is None else columns
     return Table(file, names, best, encoding, has_header=columns is None)
-
-
-def _guess_encoding(file: Path) -> str:
-    with file.open("rb") as stream:
-        start = stream.read(2)
-    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
@@ -131,13 +128,10 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
     )
     root = PictureRoot((path if path.is_dir() else path.parent) / options.images, follow_links=options.follow_links)
     _check(table, root, options)
-    for _, sample in _rows(table, root, options):
-        yield sample
+    yield from (sample for _, sample in _rows(table, root, options))
 
 
-def read(sample: Sample, options: Options) -> bytes:
-    """Returns the picture's file as it is."""
-    return read_range(sample)
+read = read_range  # a picture's file as it is
 
 
 def find_table(path: Path, options: Options) -> Path:

@@ -60,7 +60,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 def read(sample: Sample, options: Options) -> bytes:
     """Returns the row's pixels as a grey PNG; DataError where they are not size times size numbers from 0 to 255."""
     try:
-        values = np.array(read_range(sample).strip(b' "').split(), dtype=np.int64)
+        values = np.array(read_range(sample, options).strip(b' "').split(), dtype=np.int64)
     except (ValueError, OverflowError):
         raise DataError(f"{sample.id} of {sample.path.name}: the pixels are not numbers") from None
     if len(values) != options.size**2 or values.min() < 0 or values.max() > 255:
@@ -79,13 +79,9 @@ def _sample(line: bytes, start: int, row: int, columns: list[str], file: Path) -
             f"{file}, row {row} (at byte {start:,}): {len(cells)} cells where {len(columns)} columns are named; "
             f"the file is cut short or damaged, fetch it again"
         )
-    place = columns.index("pixels")
-
-    def text(column: str) -> str:
-        cell = cells[columns.index(column)] if column in columns else b""
-        return cell.decode("utf-8", "replace").strip().strip('"')
-
-    emotion, usage, where = text("emotion"), text("usage"), f"{file}, row {row}"
+    place, where = columns.index("pixels"), f"{file}, row {row}"
+    texts = [cells[columns.index(name)] if name in columns else b"" for name in ("emotion", "usage")]
+    emotion, usage = (text.decode("utf-8", "replace").strip().strip('"') for text in texts)
     known = emotion.isascii() and emotion.isdigit() and int(emotion) < len(EMOTIONS)
     return Sample(
         id=f"fer{row:07d}",

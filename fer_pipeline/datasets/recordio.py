@@ -150,7 +150,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
     limit: int | None = None
     with RecordFile(file) as records:
         by_index = options.index == "auto" and index.is_file()
-        for number, record in _by_index(index, records) if by_index else _by_stream(records):
+        for number, record in _records(records, index if by_index else None):
             if number == 0 and (limit := header_limit(record)) is not None:
                 continue
             is_picture = number < limit if limit is not None else not (record.flag > 0 and record.length == 0)
@@ -198,16 +198,15 @@ def _sample(number: int, record: Record, file: Path, options: Options) -> Sample
     return Sample(str(number), None, label, subject, path=file, offset=offset, length=length, key=key)
 
 
-def _by_stream(records: RecordFile) -> Iterator[tuple[int, Record]]:
-    number, offset = 0, 0
-    while offset < records.size:
-        record = records.record(number, offset)
-        yield number, record
-        number, offset = number + 1, record.end
-
-
-def _by_index(index: Path, records: RecordFile) -> Iterator[tuple[int, Record]]:
+def _records(records: RecordFile, index: Path | None) -> Iterator[tuple[int, Record]]:
     """Yields record 0 first, whose header says which are pictures; then the others in the order of the file."""
+    if index is None:
+        number, offset = 0, 0
+        while offset < records.size:
+            record = records.record(number, offset)
+            yield number, record
+            number, offset = number + 1, record.end
+        return
     keys, offsets = read_index(index)
     if len(keys):
         # A file cut short is refused before any work, not after hours of it.

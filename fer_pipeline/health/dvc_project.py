@@ -138,13 +138,17 @@ def read_stages(lock: Path) -> dict[str, Any]:
 
 
 def _outputs_of_lock(root: Path, here: Path, locked: Mapping[str, Any]) -> Iterator[Output | None]:
+    """Yields the outputs of the stages in a `dvc.lock`; `dvc.yaml` says which are not cached (`cache: false`)."""
     definition = here / "dvc.yaml"
     stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
     prefix = "" if here == root else f"{here.relative_to(root).as_posix()}/dvc.yaml:"
     for name, stage in locked.items():
         defined = stages.get(name.partition("@")[0]) or {}
         defined = defined.get("do", defined)
-        uncached = _uncached_patterns(defined)
+        entries = [out for section in ("outs", "metrics", "plots") for out in defined.get(section) or ()]
+        flags = [item for out in entries if isinstance(out, dict) for item in out.items()]
+        paths = [path for path, value in flags if isinstance(value, dict) and value.get("cache") is False]
+        uncached = [re.compile(".+".join(map(re.escape, re.split(r"\$\{[^}]*\}", path)))) for path in paths]
         for out in stage.get("outs") or ():
             is_cached = not any(pattern.fullmatch(str(out["path"])) for pattern in uncached)
             yield _output(root, here / str(defined.get("wdir", ".")), out, f"{prefix}{name}", is_cached=is_cached)
@@ -157,14 +161,6 @@ def _output(root: Path, folder: Path, out: Mapping[str, Any], stage: str, **flag
     if not is_inside or out.get("hash") != "md5" or "md5" not in out:
         return None
     return Output(path.relative_to(root).as_posix(), stage, str(out["md5"]), int(out.get("size", 0)), **flags)
-
-
-def _uncached_patterns(stage: Mapping[str, Any]) -> list[re.Pattern[str]]:
-    """Patterns of the outputs that a stage of `dvc.yaml` keeps out of the cache (`cache: false`)."""
-    entries = [out for section in ("outs", "metrics", "plots") for out in stage.get(section) or ()]
-    flags = [item for out in entries if isinstance(out, dict) for item in out.items()]
-    paths = [path for path, value in flags if isinstance(value, dict) and value.get("cache") is False]
-    return [re.compile(".+".join(map(re.escape, re.split(r"\$\{[^}]*\}", path)))) for path in paths]
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:

@@ -22,12 +22,8 @@ GPU_LIMIT = "gpu"
 MAX_SKEW_SECONDS = 10.0
 
 
-class ServerError(Exception):
-    """The server did not answer as one of Prefect's does."""
-
-
 def request(context: CheckContext, path: str, body: dict[str, Any] | None = None) -> tuple[Any, str]:
-    """Returns the JSON and the date of the server's answer; a `body` is posted."""
+    """Returns the JSON and the date of the server's answer, or raises a ConnectionError; a `body` is posted."""
     address = context.environment["PREFECT_API_URL"].rstrip("/") + path
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
     if key := context.environment.get("PREFECT_API_KEY"):
@@ -40,10 +36,10 @@ def request(context: CheckContext, path: str, body: dict[str, Any] | None = None
         with urllib.request.urlopen(question, timeout=TIMEOUT_SECONDS) as answer:
             return json.loads(answer.read() or b"null"), answer.headers.get("Date", "")
     except urllib.error.HTTPError as error:
-        raise ServerError(f"{address} answers {error.code} {error.reason}") from None
+        raise ConnectionError(f"{address} answers {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise ServerError(f"{address} does not answer: {reason}") from None
+        raise ConnectionError(f"{address} does not answer: {reason}") from None
 
 
 def check_server(context: CheckContext) -> Finding:
@@ -53,7 +49,7 @@ def check_server(context: CheckContext) -> Finding:
     advice = "start it (make serve, or prefect server start), or correct PREFECT_API_URL, which ends with /api"
     try:
         health, _ = request(context, "/health")
-    except ServerError as error:
+    except ConnectionError as error:
         return Finding("problem", str(error), advice)
     if health is not True:
         return Finding("problem", f"{address}/health answers {health!r}, not true", advice)
@@ -69,7 +65,7 @@ def _needs_server(check: Callable[[CheckContext], Finding]) -> Callable[[CheckCo
             return Finding("ok", "no server is named")
         try:
             return check(context)
-        except ServerError as error:
+        except ConnectionError as error:
             return Finding("warning", f"unknown: {error}", "correct what is reported of the server first")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             message = f"the answer is none of Prefect 3.8's ({type(error).__name__} {error})"

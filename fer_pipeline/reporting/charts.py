@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fer_pipeline.evaluation.statistics import Interval
+
 Axes = Any  # matplotlib.axes.Axes
 Guide = tuple[float, str]  # a place on an axis and the name of the line drawn there
 Charts = dict[str, bytes | None]  # SVG by the name of its file, None where there is nothing to draw
@@ -55,15 +57,7 @@ class Line(NamedTuple):
     faint: bool = False
 
 
-class Dot(NamedTuple):
-    """One value in a row, with an interval where there is one."""
-
-    value: float
-    low: float | None
-    high: float | None
-    colour: str
-    marker: str
-    label: str
+Mark = tuple[Interval, Look, str]  # one value in a row, how it is drawn, and its name
 
 
 def choose_looks(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str]) -> dict[str, Look]:
@@ -145,19 +139,19 @@ def bars(rows: Sequence[tuple[str, float, str, str]], *, xlabel: str) -> bytes |
     return picture(draw, height=0.9 + 0.34 * len(rows)) if rows else None
 
 
-def dots(rows: Sequence[tuple[str, Sequence[Dot]]], *, xlabel: str) -> bytes | None:
+def dots(rows: Sequence[tuple[str, Sequence[Mark]]], *, xlabel: str) -> bytes | None:
     """Draw one row a name, with dots and their intervals in percent a little apart; None where there is no row."""
 
     def draw(axes: Axes) -> None:
         labels: set[str] = set()
-        for index, (_, values) in enumerate(rows):
-            for place, dot in enumerate(values):
-                y = index + (place - (len(values) - 1) / 2) * 0.22
-                if dot.low is not None and dot.high is not None:
-                    axes.plot([dot.low, dot.high], [y, y], color=dot.colour, linewidth=1.4)
-                label = None if dot.label in labels else dot.label
-                labels.add(dot.label)
-                axes.plot(dot.value, y, dot.marker, color=dot.colour, markersize=5.5, label=label, linestyle="none")
+        for index, (_, marks) in enumerate(rows):
+            for place, (interval, (colour, marker), name) in enumerate(marks):
+                y = index + (place - (len(marks) - 1) / 2) * 0.22
+                if interval.low is not None and interval.high is not None:
+                    axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=1.4)
+                label = None if name in labels else name
+                labels.add(name)
+                axes.plot(interval.mean, y, marker, color=colour, markersize=5.5, label=label, linestyle="none")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", length=0)
         axes.set_ylim(len(rows) - 0.5, -0.5)

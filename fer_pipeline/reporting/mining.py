@@ -33,19 +33,8 @@ from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.artifacts.truth import Truth
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation.statistics import Interval, share_interval
-from fer_pipeline.reporting.charts import (
-    BLUE,
-    GREY,
-    INK,
-    VERMILION,
-    Charts,
-    Dot,
-    Line,
-    bars,
-    dots,
-    lines,
-    series_colours,
-)
+from fer_pipeline.reporting import charts
+from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Line, Look, Mark
 from fer_pipeline.reporting.formatting import count, crop_uri, data_uri
 
 Margins = Float64[np.ndarray, " t"]
@@ -148,18 +137,18 @@ def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> 
 
 def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> Charts:
     """Draw faces mined by class, precision by pool, and the sweep."""
-    pools, colours = summary["pools"], series_colours(summary["pools"])
+    pools, colours = summary["pools"], charts.series_colours(summary["pools"])
     counts = [
         (name if len(pools) == 1 else f"{name} · {pool}", float(mined), colours[pool], count(mined))
         for name in summary["classes"]
         for pool, mined in ((pool, counts["by_class"][name]) for pool, counts in pools.items())
     ]
-    charts: Charts = {
-        "mined_counts": bars(counts, xlabel="faces mined"),
-        "precision": dots([*_precision_rows(precisions)], xlabel="right pseudo-labels"),
+    drawn: Charts = {
+        "mined_counts": charts.bars(counts, xlabel="faces mined"),
+        "precision": charts.dots([*_precision_rows(precisions)], xlabel="right pseudo-labels"),
     }
     if sweep is None:
-        return charts
+        return drawn
     margins = {value for value in summary["margins"].values() if value is not None}
     used = (margins.pop(), "margin used") if len(margins) == 1 else None
     rows = sweep.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
@@ -172,21 +161,23 @@ def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], swe
     )
     curves = [Line("estimated", margin, mean, GREY, "--", low=low, high=high)]
     names = [name for name in rows.column_names if name.startswith(TRUE)]
-    for name, colour in series_colours(names).items():
+    for name, colour in charts.series_colours(names).items():
         curves.append(Line(f"true, {name.removeprefix(TRUE)}", margin, rows[name].to_pylist(), colour))
-    return charts | {
-        "sweep_kept": lines(faces, xlabel="margin", ylabel="faces kept", logarithmic=True, mark=used, height=2.5),
-        "sweep_precision": lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
+    return drawn | {
+        "sweep_kept": charts.lines(
+            faces, xlabel="margin", ylabel="faces kept", logarithmic=True, mark=used, height=2.5
+        ),
+        "sweep_precision": charts.lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
     }
 
 
-def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list[Dot]]]:
+def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list[Mark]]]:
     for row in precisions:
-        colour = BLUE if row.kind == "mined" else VERMILION
-        marks = [(row.estimated, GREY, "D", "estimated on the anchor"), (row.true, colour, "o", f"true, {row.kind}")]
-        values = [Dot(interval.mean, interval.low, interval.high, *look) for interval, *look in marks if interval]
-        if values and row.name == ALL_CLASSES:
-            yield f"{row.pool}\n{row.kind}", values
+        true = Look(BLUE if row.kind == "mined" else VERMILION, "o")
+        marks = [(row.estimated, Look(GREY, "D"), "estimated on the anchor"), (row.true, true, f"true, {row.kind}")]
+        known = [(interval, look, name) for interval, look, name in marks if interval]
+        if known and row.name == ALL_CLASSES:
+            yield f"{row.pool}\n{row.kind}", known
 
 
 def load_mined_faces(data: Path, *, classes: Sequence[str], truth: Truth, per_class: int) -> dict[str, list[Face]]:

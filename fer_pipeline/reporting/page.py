@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field
 
+from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY, read_summary
 from fer_pipeline.artifacts.truth import read_truth
 from fer_pipeline.core.settings import PlainName, ProjectSettings
@@ -68,7 +69,8 @@ class ReportData:
             self.precisions = mining.compute_precisions(
                 data / "mined", self.mined["by_class"], self.sweep, project, self.truth
             )
-        self.distilled = trainings.load_distilled_sets(data / "distilled")
+        cards = sorted(data.glob(f"distilled/*/{CARD}"))
+        self.distilled = [trainings.load_distilled_set(card.parent) for card in cards]
         self.timings = trainings.load_timings(root / "reports/timings", recipes, baseline=settings.baseline)
         self.histories = trainings.load_histories(root / "models/final", recipes, project.seeds)
         self.best_recipe = results.best_recipe(self.results)

@@ -18,16 +18,10 @@ from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
+from fer_pipeline.evaluation import statistics
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import (
-    Evaluation,
-    Interval,
-    Resampling,
-    evaluate,
-    mean_interval,
-    percentile_interval,
-)
+from fer_pipeline.evaluation.statistics import Evaluation, Interval, Resampling, mean_interval, percentile_interval
 from fer_pipeline.reporting.charts import BLUE, VERMILION
 from fer_pipeline.reporting.formatting import percent, span
 
@@ -78,7 +72,7 @@ def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling
 def compute_result(recipe: str, target: str, predictions: Predictions, resampling: Resampling) -> Result:
     """Compute the figures of one recipe on one target; all recipes meet the same replicates of a target."""
     seed = derive(resampling.bootstrap_seed, target)
-    own = evaluate(predictions, resampling.model_copy(update={"bootstrap_seed": seed}))
+    own = statistics.evaluate(predictions, resampling.model_copy(update={"bootstrap_seed": seed}))
     return Result(**vars(own), recipe=recipe, target=target)
 
 

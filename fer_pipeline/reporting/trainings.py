@@ -48,12 +48,9 @@ def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list
 
 def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, list[History]]:
     """Load the histories of every recipe that was trained, one for each seed."""
-    histories = {}
-    for recipe in recipes:
-        folders = [folder for seed in seeds if ((folder := models / recipe / str(seed)) / HISTORY).exists()]
-        if folders:
-            histories[recipe] = [read_history(folder) for folder in folders]
-    return histories
+    folders = {recipe: [models / recipe / str(seed) for seed in seeds] for recipe in recipes}
+    runs = {name: [read_history(one) for one in group if (one / HISTORY).exists()] for name, group in folders.items()}
+    return {name: histories for name, histories in runs.items() if histories}
 
 
 def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mapping[str, Look], loss: str) -> Charts:
@@ -102,23 +99,20 @@ class DistilledSet(NamedTuple):
     probe_rows: list[dict[str, object]]
 
 
-def load_distilled_sets(folder: Path) -> list[DistilledSet]:
-    """Load every distilled set under `data/distilled`, by name."""
-    return [_load(card.parent) for card in sorted(folder.glob(f"*/{CARD}"))]
-
-
-def _load(folder: Path) -> DistilledSet:
+def load_distilled_set(folder: Path) -> DistilledSet:
+    """Load one distilled set with its probe, where one was run."""
     card, name = read_json(folder / CARD), folder.name
     previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
     path = folder / "probe.json"
     probe: dict[str, Any] = read_json(path) if path.exists() else {"reason": "no probe was run"}
     history = read_history(folder) if (folder / HISTORY).exists() else []
     curves = {kind: probe.get(kind) or [] for kind in PROBES}
-    summary, note = _summarise(card, history), probe.get("reason") or _describe_probe(probe, curves["saved_image"])
-    charts = {
-        f"probe_{name}": _probe_chart(curves, probe.get("chance")),
-        f"distillation_{name}": _history_chart(history),
-    }
+    summary, note, runs = _summarise(card, history), probe.get("reason") or "no probe was run", curves["saved_image"]
+    if runs and not probe.get("reason"):
+        mean, chance = float(np.mean([curve[-1]["test"] for curve in runs])), percent(probe["chance"])
+        note = f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {chance} %"
+    probe_chart, history_chart = _probe_chart(curves, probe.get("chance")), _history_chart(history)
+    charts = {f"probe_{name}": probe_chart, f"distillation_{name}": history_chart}
     rows = [
         {"distilled": name, "left_out": kind, "run": run, **row}
         for kind, runs in curves.items()
@@ -138,13 +132,6 @@ def _summarise(card: Mapping[str, Any], history: History) -> str:
         last = history[-1]
         text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
     return text
-
-
-def _describe_probe(probe: Mapping[str, Any], runs: list[History]) -> str:
-    if not runs:
-        return "no probe was run"
-    mean = float(np.mean([curve[-1]["test"] for curve in runs]))
-    return f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {percent(probe['chance'])} %"
 
 
 def _probe_chart(curves: Mapping[str, list[History]], chance: float | None) -> bytes | None:

@@ -61,14 +61,12 @@ class Canvas:
 
     def blend(self, window: Window, mask: Mask, colour: Colour) -> None:
         """Moves the pixels of a window towards a colour by the mask."""
-        if not window.empty:
-            part = self.pixels[window.slices]
-            part += mask[..., None] * (np.asarray(colour, np.float32) - part)
+        part = self.pixels[window.slices]
+        part += mask[..., None] * (np.asarray(colour, np.float32) - part)
 
     def shade(self, window: Window, mask: Mask, factor: Colour) -> None:
         """Multiplies the pixels of a window by a factor where the mask is one."""
-        if not window.empty:
-            self.pixels[window.slices] *= 1 + mask[..., None] * (np.asarray(factor, np.float32) - 1)
+        self.pixels[window.slices] *= 1 + mask[..., None] * (np.asarray(factor, np.float32) - 1)
 
     def fill(self, points: Points, colour: Colour, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Paints a polygon in one colour."""
@@ -114,6 +112,8 @@ def ellipse(centre: Float[np.ndarray, " 2"], rx: float, ry: float | None = None,
 def noise(rng: np.random.Generator, shape: tuple[int, ...], cell_y: float, cell_x: float) -> Mask:
     """Returns smooth noise about 0 with spread 1, whose grains are about `cell_y` by `cell_x` pixels."""
     height, width = shape
+    if 0 in shape:
+        return np.zeros(shape, np.float32)
     coarse = rng.standard_normal((max(2, round(height / cell_y) + 1), max(2, round(width / cell_x) + 1)))
     image = Image.fromarray(coarse.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(image)

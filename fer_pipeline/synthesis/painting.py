@@ -80,8 +80,6 @@ def paint_brows(canvas: Canvas, head: Head, rng: np.random.Generator) -> None:
     for curve in head.face.brows:
         band = head.project(np.concatenate([curve - 0.55 * down, (curve + 0.45 * down)[::-1]]))
         window = canvas.window(band, 3)
-        if window.empty:
-            continue
         mask = polygon(window, band, blur=0.016 * unit)
         hairs = 1 + 0.18 * noise(rng, mask.shape, 2.5, 1.2)
         canvas.blend(window, np.clip(mask * hairs * 0.92, 0, 1), colour)
@@ -109,8 +107,6 @@ def paint_mouth(canvas: Canvas, head: Head, skin: Skin, light: Light) -> None:
         mouth.outer_upper, mouth.inner_upper, mouth.inner_lower, mouth.outer_lower
     )
     window = canvas.window(np.concatenate([outer_upper, outer_lower]), 4)
-    if window.empty:
-        return
     lit = skin.brightness_at(outer_upper)
     tint = light.colour * (0.25 + 0.75 * lit)
     blur = 0.012 * unit
@@ -253,9 +249,8 @@ def _hair_colour(window: Window, head: Head, light: Light, rng: np.random.Genera
 
 def _fill_with_hair(canvas: Canvas, head: Head, light: Light, outline: Points, rng: np.random.Generator) -> None:
     window = canvas.window(outline)
-    if not window.empty:
-        mask = polygon(window, outline, blur=0.02 * head.view.unit)
-        canvas.blend(window, mask, 0.85 * _hair_colour(window, head, light, rng))
+    mask = polygon(window, outline, blur=0.02 * head.view.unit)
+    canvas.blend(window, mask, 0.85 * _hair_colour(window, head, light, rng))
 
 
 def paint_backdrop(canvas: Canvas, kind: str, colour: Float[np.ndarray, " 3"], rng: np.random.Generator) -> None:
@@ -328,11 +323,10 @@ def paint_glasses(canvas: Canvas, head: Head) -> None:
     for sign in (-1.0, 1.0):
         rim = shape * np.array([width, height]) + np.array([sign * (person.eye_x + 0.005), 0.03])
         pixels = head.project(rim, depth)
-        window = canvas.window(pixels, 3)
-        if window.empty:
-            continue
-        canvas.blend(window, polygon(window, pixels) * np.float32(0.07), 0.9)
-        canvas.blend(window, stroke(window, pixels, thick) * np.float32(0.92), person.glasses_colour)
+        if canvas.window(pixels, 3).empty:
+            continue  # nor is its arm drawn
+        canvas.fill(pixels, 0.9, opacity=0.07)
+        canvas.line(pixels, thick, person.glasses_colour, opacity=0.92)
         arm = np.array([[sign * (person.eye_x + width), -0.02], [sign * 1.02, -0.03]])
         canvas.line(head.project(arm, np.array([depth, 0.05])), 0.8 * thick, person.glasses_colour, opacity=0.9)
     bridge = np.array([[-person.eye_x + width, 0.0], [0.0, -0.035], [person.eye_x - width, 0.0]])
@@ -362,9 +356,8 @@ def paint_occlusion(canvas: Canvas, head: Head, light: Light, kind: str, rng: np
         heights = [top + 0.1, top + 0.12, top + 0.18, top + 0.12, top + 0.1, 2.4, 2.4]
         scarf = head.to_pixels(np.column_stack([[-1.3, -0.5, 0, 0.5, 1.3, 1.5, -1.5], heights]))
         window = canvas.window(scarf)
-        if not window.empty:
-            folds = 0.85 + 0.15 * noise(rng, window.shape, 4, 14)
-            canvas.blend(window, polygon(window, scarf, blur=0.5), lit * folds[..., None])
+        folds = 0.85 + 0.15 * noise(rng, window.shape, 4, 14)
+        canvas.blend(window, polygon(window, scarf, blur=0.5), lit * folds[..., None])
     elif kind == "cap":
         brim = rng.uniform(-0.62, -0.48)
         heights = [brim, -1.3, -1.85, -2.0, -1.85, -1.3, brim, brim - 0.1, brim - 0.14, brim - 0.1]

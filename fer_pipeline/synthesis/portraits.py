@@ -134,16 +134,10 @@ def _normal(rng: np.random.Generator, deviation: float) -> float:
     return deviation * min(max(rng.standard_normal(), -2.5), 2.5)
 
 
-@dataclass(frozen=True, slots=True)
-class Portrait:
-    """A drawn picture and where its landmarks are: left eye, right eye, nose, mouth left, mouth right, in pixels."""
-
-    image: UInt8[np.ndarray, "h w 3"]
-    landmarks: Float[np.ndarray, "5 2"]
-
-
-def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, seed: int) -> Portrait:
-    """Draws a square portrait; `seed` decides the fine texture only."""
+def draw_portrait(
+    person: Person, aus: Activation, scene: Scene, *, size: int, seed: int
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "5 2"]]:
+    """Draws a square portrait and says where eyes, nose and mouth corners are; `seed` decides the fine texture only."""
     rng = np.random.default_rng(seed)
     head = Head(pose_face(person, aus), scene.view)
     canvas = Canvas(size, size)
@@ -163,8 +157,7 @@ def draw_portrait(person: Person, aus: Activation, scene: Scene, *, size: int, s
     # Exposes for the face, partly, as cameras do; else dark skin drowns in dark scenes.
     if len(face := canvas.pixels[skin.window.slices][skin.mask > 0.5]):
         canvas.pixels *= np.float32((_FACE_BRIGHTNESS / max(float(face.mean()), 0.05)) ** _CORRECTION)
-    image = develop(canvas.pixels, scene.camera, rng)
-    return Portrait(image=image, landmarks=head.project(head.face.landmarks()))
+    return develop(canvas.pixels, scene.camera, rng), head.project(head.face.landmarks())
 
 
 def develop(

@@ -11,29 +11,20 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import UInt8
 from pydantic import Field, model_validator
 
 from fer_pipeline.core.expressions import BASIC_7
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings, Split
-from fer_pipeline.synthesis.people import (
-    ORDER,
-    PROTOTYPES,
-    Acting,
-    Performance,
-    Person,
-    Population,
-    Share,
-    draw_performance,
-    draw_person,
-)
-from fer_pipeline.synthesis.portraits import Overrides, Portrait, draw_portrait, draw_scene, encode_jpeg, find_style
+from fer_pipeline.synthesis import people
+from fer_pipeline.synthesis.portraits import Overrides, draw_portrait, draw_scene, encode_jpeg, find_style
 
 _OPTIONAL = ("label", "dominant")  # null: not labelled; no prototype dominates
 _DATA = {"sample_id": pa.string(), "image": pa.binary()} | dict.fromkeys(("label", "subject", "split"), pa.string())
 _TRUTH = dict.fromkeys(("face_id", "dominant", "kind", "detail"), pa.string()) | {  # the id that alignment gives a face
     "intensity": pa.float32(),
-    "aus": pa.list_(pa.float32(), 2 * len(ORDER)),  # left and right of each unit
+    "aus": pa.list_(pa.float32(), 2 * len(people.ORDER)),  # left and right of each unit
     "style": pa.string(),
     "pose": pa.list_(pa.float32(), 3),  # yaw, pitch, roll in degrees
     "frontal": pa.bool_(),
@@ -56,15 +47,15 @@ class SetSettings(Settings):
     styles: Annotated[dict[str, Weight], Field(min_length=1)] = Field({"anchor": 1.0})  # how often each is drawn
     classes: Annotated[tuple[str, ...], Field(min_length=1)] = BASIC_7
     balance: dict[str, Annotated[int, Field(ge=0)]] = Field({})  # turns in each block; 1 where a class is not named
-    population: Population = Population()
-    acting: Acting = Acting()
+    population: people.Population = people.Population()
+    acting: people.Acting = people.Acting()
     labelled: bool = True
-    label_noise: Share = 0.0  # share of labels that name another class
+    label_noise: people.Share = 0.0  # share of labels that name another class
 
     @model_validator(mode="after")
     def _check_names(self) -> "SetSettings":
-        for name in (name for name in self.classes if name not in PROTOTYPES):
-            raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(PROTOTYPES)}")
+        for name in (name for name in self.classes if name not in people.PROTOTYPES):
+            raise ValueError(f"classes: {name!r} has no prototype; choose among {', '.join(people.PROTOTYPES)}")
         for name in (name for name in self.balance if name not in self.classes):
             raise ValueError(f"balance: {name!r} is not among the classes {', '.join(self.classes)}")
         if not self.block():
@@ -95,7 +86,7 @@ class Row:
     label: str | None
     subject: str
     split: str
-    performance: Performance
+    performance: people.Performance
     style: str
     pose: tuple[float, float, float]  # yaw, pitch, roll in degrees
     frontal: bool
@@ -110,7 +101,7 @@ class PortraitSet:
     ) -> None:
         self.settings, self.seed, self.name, self.size = settings, seed, name, size
         self._styles = {style: find_style(style, styles or {}) for style in sorted(settings.styles)}
-        self._people: dict[str, Person] = {}
+        self._people: dict[str, people.Person] = {}
 
     def keys(self) -> list[SampleKey]:
         """Returns every portrait of the set, split by split."""
@@ -132,14 +123,14 @@ class PortraitSet:
         wrong = bool(others) and rng.random() < self.settings.label_noise
         return others[int(rng.integers(len(others)))] if wrong else expression
 
-    def person(self, subject: str) -> Person:
+    def person(self, subject: str) -> people.Person:
         """Returns the same person for the same subject in every portrait."""
         if subject not in self._people:
-            self._people[subject] = draw_person(self._rng("subject", subject), self.settings.population)
+            self._people[subject] = people.draw_person(self._rng("subject", subject), self.settings.population)
         return self._people[subject]
 
-    def draw(self, key: SampleKey) -> tuple[Portrait, Row]:
-        """Draws one portrait and returns it with everything known about it."""
+    def draw(self, key: SampleKey) -> tuple[UInt8[np.ndarray, "h w 3"], Row]:
+        """Draws one portrait and returns the picture before JPEG, and everything known about it."""
         settings = self.settings
         seed = derive(self.seed, self.name, key.split, key.number)
         rng = np.random.default_rng(seed)
@@ -147,15 +138,14 @@ class PortraitSet:
         subject = f"{self.name}-{key.split}-{int(rng.integers(subjects)):05d}"
         weights = np.array([settings.styles[style] for style in self._styles])
         style = list(self._styles)[int(rng.choice(len(weights), p=weights / weights.sum()))]
-        performance = draw_performance(rng, settings.acting, self.expression(key), settings.classes)
+        performance = people.draw_performance(rng, settings.acting, self.expression(key), settings.classes)
         scene = draw_scene(rng, self._styles[style], size=self.size)
         texture = derive(seed, "texture")
-        portrait = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
+        image, landmarks = draw_portrait(self.person(subject), performance.aus, scene, size=self.size, seed=texture)
         pose = tuple(np.rad2deg([scene.view.yaw, scene.view.pitch, scene.view.roll]).tolist())
-        picture = encode_jpeg(portrait.image, scene.camera["quality"])
-        name, label, landmarks = f"{key.split}-{key.number:07d}", self.label(key), portrait.landmarks.astype(np.float32)
-        data = name, picture, label, subject, key.split
-        return portrait, Row(*data, performance, style, pose, scene.frontal, landmarks)
+        picture = encode_jpeg(image, scene.camera["quality"])
+        data = f"{key.split}-{key.number:07d}", picture, self.label(key), subject, key.split
+        return image, Row(*data, performance, style, pose, scene.frontal, landmarks.astype(np.float32))
 
     def draw_row(self, key: SampleKey) -> Row:
         """Draws one portrait and returns only its row, which is all that need pass between processes."""
@@ -176,4 +166,5 @@ def truth_table(rows: Sequence[Row], *, name: str) -> pa.Table:
     for row in rows:
         flat = {"aus": row.performance.aus.ravel(), "landmarks": row.landmarks.ravel()}
         records.append({**vars(row), **vars(row.performance), **flat, "face_id": f"{name}/{row.sample_id}"})
-    return pa.Table.from_pylist(records, schema=TRUTH_SCHEMA.with_metadata({"action_units": ",".join(map(str, ORDER))}))
+    units = ",".join(map(str, people.ORDER))
+    return pa.Table.from_pylist(records, schema=TRUTH_SCHEMA.with_metadata({"action_units": units}))

@@ -67,20 +67,13 @@ def test_what_is_no_setting_to_vary_is_told(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("dotted", ["one.a", "two.a", "two.b", "three"])
-def test_a_value_is_set_in_its_own_place_alone(tmp_path: Path, dotted: str) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text("one: {a: 1} # first\ntwo: {a: 1, b: 2}\nthree: 3\n", encoding="utf-8")
-    set_params(params, {dotted: 7})
+def test_a_value_is_set_in_its_own_place_alone(dotted: str) -> None:
+    content = yaml.safe_load(set_params("one: {a: 1} # first\ntwo: {a: 1, b: 2}\nthree: 3\n", {dotted: 7}))
     before = {"one.a": 1, "two.a": 1, "two.b": 2, "three": 3}
-    content = yaml.safe_load(params.read_text(encoding="utf-8"))
     after = {f"{name}.{key}": one for name in ("one", "two") for key, one in content[name].items()}
     assert {**after, "three": content["three"]} == {**before, dotted: 7}
 
 
-def test_settings_that_share_a_value_are_not_varied(tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
-    text = "one: &shared {a: 1}\ntwo: *shared\n"
-    params.write_text(text, encoding="utf-8")
+def test_settings_that_share_a_value_are_not_varied() -> None:
     with pytest.raises(FlowError, match=r"line 2: \*shared repeats what &shared names; write the values out"):
-        set_params(params, {"one.a": 7})
-    assert params.read_text(encoding="utf-8") == text
+        set_params("one: &shared {a: 1}\ntwo: *shared\n", {"one.a": 7})

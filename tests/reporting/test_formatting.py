@@ -10,7 +10,7 @@ import pytest
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import Interval, Resampling
-from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Dot, Line, bars, choose_looks, dots, lines
+from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Line, Look, bars, choose_looks, dots, lines
 from fer_pipeline.reporting.formatting import count, listing, percent, plural, plus_minus, points, span, visible
 from fer_pipeline.reporting.results import compute_result, mix_with_white, shade_confusion
 from fer_pipeline.reporting.tables import write_table
@@ -51,7 +51,7 @@ def test_csv_cells_cannot_become_formulas(tmp_path: Path) -> None:
 
 def test_charts_are_the_same_bytes_for_the_same_numbers_and_take_any_name() -> None:
     def draw(value: float) -> tuple[bytes, ...]:
-        dot = Dot(value, 0.1, None, "#000000", "o", "_hidden$")
+        dot = Interval(value, 0.1, None, 1), Look("#000000", "o"), "_hidden$"
         return (
             bars([("$\\frac{a}<b>&", value, "#0072b2", "x")], xlabel="s"),
             lines(

@@ -13,4 +13,4 @@ def draw_set(
     """Returns the decoded pictures of a set before JPEG, and their rows."""
     portraits = PortraitSet(settings, seed=seed, name=name, size=size, styles=styles)
     pairs = [portraits.draw(key) for key in portraits.keys()]
-    return [portrait.image for portrait, _ in pairs], [row for _, row in pairs]
+    return [image for image, _ in pairs], [row for _, row in pairs]
