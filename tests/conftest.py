@@ -14,9 +14,31 @@ for name in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS", "HF_HUB_OFFLINE", "HF_DATASETS_
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Files that take minutes begin first, so that both processes end at about the same time.
-LONGEST = ("walk/test_graph.py", "pipelines/test_refresh.py", "pipelines/test_reproduce.py")
-LONGEST += ("stages/test_resume.py", "sharding/test_ray.py", "pipelines/test_serve.py", "health/test_repair.py")
+# Files that take long, the longest first: so both processes end at about the same time.
+LONGEST = (
+    "walk/test_graph.py",
+    "pipelines/test_refresh.py",
+    "pipelines/test_reproduce.py",
+    "pipelines/test_serve.py",
+    "stages/test_train_final.py",
+    "stages/test_distill.py",
+    "stages/test_train_primitive.py",
+    "training/test_group.py",
+    "stages/test_resume.py",
+    "health/test_repair.py",
+    "training/test_phases.py",
+    "sharding/test_ray.py",
+    "training/test_fit.py",
+    "strategies/test_contract.py",
+    "alignment/test_cascade.py",
+    "commands/test_check.py",
+    "synthesis/test_detection.py",
+    "alignment/test_plan.py",
+    "stages/test_full_disk.py",
+    "reporting/test_page.py",
+    "benchmarks/test_gpu_sides.py",
+    "benchmarks/test_pools.py",
+)
 
 servers = pytest.StashKey[Server]()
 served = pytest.StashKey[set[Path]]()

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
-from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, count_reasons, write_census
+from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, most_frequent, write_census
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
@@ -33,7 +33,7 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import DatasetSettings, validate
-from fer_pipeline.sharding.jobs import Advance, Job, Maker
+from fer_pipeline.sharding.jobs import Advance, Job, Maker, Work
 
 VERSION = 1
 FACES = "faces.parquet"
@@ -182,20 +182,26 @@ def ends_shard(sample_id: str, length: int, *, rows: int, cut: Cut) -> bool:
     return length >= 2 * rows or (length >= rows // 4 and hash_id(sample_id) < 2**64 // rows)
 
 
-def plan_jobs(
+def plan_shards(plan: AlignmentPlan, hashes: InputHashes, rejected: list[RejectedSample]) -> Work:
+    """Checks all samples and plans a job for each shard, in the adapter's order, named by its file under the set.
+
+    Samples without a class of theirs are put into `rejected` when the jobs are taken.
+    """
+    labels = LabelMap(plan.dataset, plan.format.classes, name=plan.name)
+    total = check_samples(plan, labels)
+    jobs = _plan_jobs(plan, labels, hashes, rejected)
+    return Work(jobs, partial(load_maker, plan), shorten_job, unit="pictures", total=total)
+
+
+def _plan_jobs(
     plan: AlignmentPlan, labels: LabelMap, hashes: InputHashes, rejected: list[RejectedSample]
 ) -> Iterator[Job[ShardJob]]:
-    """Yields a job for each shard, in the adapter's order; samples without a class of theirs are put into `rejected`.
-
-    A job is named by the set and the shard's file in it: `<set>/<split>/part-<number>.parquet`.
-    """
     adapter, _ = plan.load_adapter()
     waiting: dict[str, list[LabelledSample]] = defaultdict(list)
     numbers: Counter[str] = Counter()
 
     def next_job(split: str) -> Job[ShardJob]:
-        samples = tuple(waiting.pop(split))
-        shard = ShardJob(plan.name, split, numbers[split], samples)
+        shard = ShardJob(plan.name, split, numbers[split], tuple(waiting.pop(split)))
         numbers[split] += 1
         key = fingerprint(  # of all that the bytes depend on; where the data set lies is no part of it
             "align",
@@ -203,21 +209,22 @@ def plan_jobs(
             alignment_fingerprint(plan.alignment),
             (plan.dataset.adapter, getattr(adapter, "VERSION", 1), plan.dataset.options),
             (shard.dataset, shard.split, plan.format.classes, plan.format.metadata(plan.alignment)),
-            [(one.sample.id, one.label, one.sample.subject, one.source, one.sample.key) for one in samples],
-            hashes.hash_samples([labelled.sample for labelled in samples]),
+            [(one.sample.id, one.label, one.sample.subject, one.source, one.sample.key) for one in shard.samples],
+            hashes.hash_samples([labelled.sample for labelled in shard.samples]),
         )
-        return Job(key, shard.name, len(samples), shard, folder=True)
+        return Job(key, shard.name, len(shard.samples), shard, folder=True)
 
-    for sample in plan.samples():
-        split, label, source = str(sample.split), labels.look_up(sample.label), _source(plan, sample)
-        if isinstance(label, str):
-            rejected.append(RejectedSample(sample.id, source, split, label))
-            continue
-        waiting[split].append(LabelledSample(sample, label, source))
-        if ends_shard(sample.id, len(waiting[split]), rows=plan.rows, cut=plan.cut):
+    with hashes:
+        for sample in plan.samples():
+            split, label, source = str(sample.split), labels.look_up(sample.label), _source(plan, sample)
+            if isinstance(label, str):
+                rejected.append(RejectedSample(sample.id, source, split, label))
+                continue
+            waiting[split].append(LabelledSample(sample, label, source))
+            if ends_shard(sample.id, len(waiting[split]), rows=plan.rows, cut=plan.cut):
+                yield next_job(split)
+        for split in sorted(waiting):
             yield next_job(split)
-    for split in sorted(waiting):
-        yield next_job(split)
 
 
 def shorten_job(job: Job[ShardJob], items: int, folder: Path) -> Job[ShardJob]:
@@ -312,13 +319,13 @@ def write_faces(
     rows.sort(key=lambda row: row.split)
     splits = {}
     for split in sorted({*labels, *(row.split for row in rows)}):
-        counts, reasons = labels[split], count_reasons(row for row in rows if row.split == split)
+        counts, reasons = labels[split], Counter(row.reason for row in rows if row.split == split)
         splits[split] = SplitCensus(
-            samples=counts.total() + sum(reasons.values()),
+            samples=counts.total() + reasons.total(),
             faces=counts.total(),
             labels={name: counts[number] for number, name in enumerate(classes)},
             unlabelled=counts[-1],
-            rejected=reasons,
+            rejected=most_frequent(reasons),
         )
     write_census(folder, splits, rows)
     return splits

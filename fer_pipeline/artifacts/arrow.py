@@ -51,8 +51,7 @@ def matrix_view(column: pa.FixedSizeListArray) -> np.ndarray:
 
 def is_among(column: pa.Array | pa.ChunkedArray, values: pa.Array) -> Bool[np.ndarray, " n"]:
     """Returns which entries of a column are among `values`."""
-    options = pc.SetLookupOptions(value_set=values)
-    return pc.call_function("is_in", [column], options).to_numpy(zero_copy_only=False)
+    return positions_in(column, values) >= 0
 
 
 def positions_in(column: pa.Array | pa.ChunkedArray, values: pa.Array) -> Int64[np.ndarray, " n"]:

@@ -6,7 +6,7 @@ relative to the data set), `split` and `reason`, all strings.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequ
     content = {
         "samples": sum(split.samples for split in splits.values()),
         "faces": sum(split.faces for split in splits.values()),
-        "rejected": count_reasons(rejected),
+        "rejected": most_frequent(Counter(row.reason for row in rejected)),
         "splits": {name: asdict(split) for name, split in splits.items()},
     }
     write_json(folder / "summary.json", content)
@@ -57,11 +57,6 @@ def read_census(path: Path) -> dict[str, SplitCensus]:
     content = read_json(path)
     with refuse_damage(path, "holds no counts of an aligned data set", "run: dvc repro align"):
         return dict(sorted(TypeAdapter(dict[str, SplitCensus]).validate_python(content["splits"]).items()))
-
-
-def count_reasons(rejected: Iterable[RejectedSample]) -> dict[str, int]:
-    """Counts rejected samples by reason, the most frequent first."""
-    return most_frequent(Counter(row.reason for row in rejected))
 
 
 def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:

@@ -6,8 +6,8 @@ embeddings of two checkpoints must never meet.
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +17,26 @@ from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
 
 
-class Embeddings(NamedTuple):
+@dataclass(frozen=True)
+class Embeddings:
     """One batch: identifiers as an Arrow array, vectors as a view into the file."""
 
     face_id: pa.StringArray
     vector: Float16[np.ndarray, "n d"]
 
+    def __len__(self) -> int:
+        return len(self.face_id)
 
-class Block(NamedTuple):
+
+@dataclass(frozen=True)
+class Block:
     """Consecutive faces of a shard; their vectors lie in several places of the file, one view each, in order."""
 
     face_id: pa.ChunkedArray
     parts: tuple[Float16[np.ndarray, "_ d"], ...]
+
+    def __len__(self) -> int:
+        return len(self.face_id)
 
 
 def write_embeddings(

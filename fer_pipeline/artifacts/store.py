@@ -200,9 +200,7 @@ class Store:
 
     def memory(self, name: str) -> Path:
         """Returns a file for what is remembered between runs (hashes of inputs by size, mtime and inode)."""
-        path = self.root / "memory" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.root / "memory" / name
 
     def _checksums(self, key: str) -> Path:
         return self.root / "checksums" / key[:2] / f"{key}.json"

@@ -27,6 +27,11 @@ def fingerprint(*parts: Any) -> str:
 
 
 PACKAGE = Path(__file__).parents[1]
+# What whatever trains depends on, beside its own code: changed code trains anew.
+MODEL_CODE = (
+    *("networks", "core/seeds.py"),
+    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
+)
 
 
 def code_fingerprint(*names: str | Path) -> str:

@@ -1,12 +1,13 @@
-"""Show progress on the error stream: a bar on a terminal, a line every half minute in a log."""
+"""Show progress on the error stream: a bar on a terminal, lines at short intervals in a log."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-LINE_EVERY_SECONDS = 30.0
+LINE_EVERY_SECONDS = 15.0
 Listener = Callable[["Progress", int], None]
 _listeners: list[Listener] = []  # of every progress that begins
 
@@ -50,17 +51,15 @@ def progress(description: str, total: int | None, unit: str = "items") -> Iterat
     """Yields the progress of some work, shown until the block ends."""
     advance = Progress(description, total, unit)
     if not sys.stderr.isatty():
-        shown = time.monotonic()
-
-        def write_line(now: Progress, items: int) -> None:
-            nonlocal shown
-            if time.monotonic() - shown >= LINE_EVERY_SECONDS:
-                shown = time.monotonic()
-                sys.stderr.write(f"{now.description}: {describe(now)}\n")
-                sys.stderr.flush()
-
-        advance.listeners.append(write_line)
-        yield advance
+        finished = threading.Event()
+        # By a thread of its own, so that a line comes also where one item takes long.
+        writer = threading.Thread(target=_write_lines, args=(advance, finished), daemon=True)
+        writer.start()
+        try:
+            yield advance
+        finally:
+            finished.set()
+            writer.join()
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn
@@ -71,6 +70,12 @@ def progress(description: str, total: int | None, unit: str = "items") -> Iterat
         task = bar.add_task(description, total=total, text=describe(advance))
         advance.listeners.append(lambda now, items: bar.update(task, completed=now.done, text=describe(now)))
         yield advance
+
+
+def _write_lines(now: Progress, finished: threading.Event) -> None:
+    while not finished.wait(LINE_EVERY_SECONDS):
+        sys.stderr.write(f"{now.description}: {describe(now)}\n")
+        sys.stderr.flush()
 
 
 @contextmanager

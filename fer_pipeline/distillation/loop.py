@@ -9,7 +9,6 @@ step sizes, the optimiser's moments and the history stand in *one* file, so that
 cannot leave halves of two epochs.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -22,12 +21,19 @@ from torch.nn import functional
 from fer_pipeline.artifacts.distilled import saved_name, write_arrays
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
+from fer_pipeline.core.progress import progress
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.start import InitialWeights, Synthetic
+from fer_pipeline.distillation.start import (
+    InitialWeights,
+    Synthetic,
+    fixed_weights,
+    random_weights,
+    start_synthetic,
+)
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
-from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.checkpoints import Classifier
 
 STATE = "state.pt"
 
@@ -35,55 +41,56 @@ Row = dict[str, float]
 
 
 def distill(
-    settings: DistillSettings,
-    *,
-    source: Source,
-    initial: InitialWeights,
-    preprocessing: Preprocessing,
-    synthetic: Synthetic,
-    seed: int,
-    state: Path,
-    advance: Callable[[int], None],
-) -> list[Row]:
-    """Moves `synthetic` through all outer epochs and returns the history. Saved images lie in `state / "saved"`."""
+    settings: DistillSettings, source: Source, classifier: Classifier, *, seed: int, state: Path
+) -> tuple[Synthetic, list[Row]]:
+    """Moves synthetic images through all outer epochs; returns them and the history, and saves some in `state/saved`.
+
+    `classifier` is the fixed start, and says for which network, classes and preprocessing the images are.
+    """
+    card, device = classifier.card, classifier.device
+    synthetic = start_synthetic(settings, source, card.preprocessing, seed=seed, device=device)
+    if settings.start == "fixed":
+        initial = fixed_weights(classifier.model)
+    else:
+        initial = random_weights(card.network, len(card.classes), seed=seed, device=device)
     tensors, rate = [synthetic.images, synthetic.raw_sizes], settings.learning_rate
     optimizer: torch.optim.Optimizer = torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
     if settings.optimizer == "sgd":
         optimizer = torch.optim.SGD(tensors, lr=rate, momentum=0.9)
     history = load_state(state, synthetic, optimizer)
     per_epoch = batches_per_epoch(len(source.labels), settings)
-    advance(len(history) * per_epoch)
-    device = synthetic.images.device
     ends = torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    black, white = preprocessing.normalise(ends)
-    for epoch in range(len(history), settings.outer_epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
-        rows = []
-        for number, chosen in enumerate(epoch_batches(source.labels, settings, epoch=epoch, seed=seed)):
-            real = preprocessing.apply(source.images(chosen)).to(device)
-            truth = torch.from_numpy(source.labels[chosen]).to(device)
-            first = (epoch * per_epoch + number) * settings.draws
-            rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
-            gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
-            if not (np.isfinite(rows[-1]["loss"]) and all(gradient.isfinite().all() for gradient in gradients)):
-                raise DataError(
-                    f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
-                    "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
-                )
-            optimizer.step()
-            if settings.clamp:
-                with torch.no_grad():
-                    synthetic.images.clamp_(black, white)
-            advance(1)
-        means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
-        sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
-        history.append({"epoch": epoch + 1, **means, **sizes})
-        if len(history) % settings.save_every == 0:
-            arrays = {"images": synthetic.images.cpu().numpy(), "step_sizes": synthetic.step_sizes.cpu().numpy()}
-            write_arrays(state / "saved" / saved_name(len(history)), arrays)
-        save_state(state, synthetic, optimizer, history)
-    return history
+    black, white = card.preprocessing.normalise(ends)
+    with progress("distill", settings.outer_epochs * per_epoch, "outer steps") as advance:
+        advance(len(history) * per_epoch)
+        for epoch in range(len(history), settings.outer_epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
+            rows = []
+            for number, chosen in enumerate(epoch_batches(source.labels, settings, epoch=epoch, seed=seed)):
+                real = card.preprocessing.apply(source.images(chosen)).to(device)
+                truth = torch.from_numpy(source.labels[chosen]).to(device)
+                first = (epoch * per_epoch + number) * settings.draws
+                rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
+                gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+                if not (np.isfinite(rows[-1]["loss"]) and all(gradient.isfinite().all() for gradient in gradients)):
+                    raise DataError(
+                        f"distill: the outer loss or its gradient is not finite in epoch {epoch + 1}; "
+                        "lower distill.step_size, distill.learning_rate or the number of steps and epochs"
+                    )
+                optimizer.step()
+                if settings.clamp:
+                    with torch.no_grad():
+                        synthetic.images.clamp_(black, white)
+                advance(1)
+            means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
+            sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
+            history.append({"epoch": epoch + 1, **means, **sizes})
+            if len(history) % settings.save_every == 0:
+                arrays = {"images": synthetic.images.cpu().numpy(), "step_sizes": synthetic.step_sizes.cpu().numpy()}
+                write_arrays(state / "saved" / saved_name(len(history)), arrays)
+            save_state(state, synthetic, optimizer, history)
+    return synthetic, history
 
 
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:

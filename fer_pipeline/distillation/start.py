@@ -44,8 +44,8 @@ class InitialWeights(NamedTuple):
     draw: Callable[[int], Parameters]
 
 
-def fixed_weights(network: nn.Module, device: torch.device) -> InitialWeights:
-    network = network.requires_grad_(True).eval().to(device)
+def fixed_weights(network: nn.Module) -> InitialWeights:
+    network = network.requires_grad_(True).eval()
     parameters = trainable(network)
     return InitialWeights(network, lambda number: parameters)
 

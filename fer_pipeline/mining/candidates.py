@@ -174,52 +174,52 @@ def describe_empty_classes(
     return f"no face was mined for {', '.join(reasons)}; lower mine.value or give the class its own margin"
 
 
-def expected_precision(
-    calibration: Calibration,
+def summarise(
+    candidates: Candidates,
+    passed: Int64[np.ndarray, " k"],
+    mined: pa.Table,
     thresholds: Float64[np.ndarray, " c"],
-    num_mined: Int64[np.ndarray, " c"],
-    *,
+    calibration: Calibration,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Estimates the precision of every class and of the whole mined set, for the summary; `num_mined` a class."""
-    estimate = calibration.estimate(thresholds[None])
-    mean, low, high = (json_number(value[0]) for value in estimate.combined(num_mined[None]))
-    passed = calibration.count_passing(thresholds[None])[0]
+    """Says with which margins what was mined, where every face of every pool went, and which precision to expect."""
+    pools, labels = np.array(mined.column("pool").to_pylist(), dtype=object), mined.column("label").to_numpy()
+    by_pool = {}
+    for i, (name, before) in enumerate(candidates.counts.items()):
+        num_passed = int((candidates.pool[passed] == i).sum())
+        kept = np.bincount(labels[pools == name], minlength=len(classes)).tolist()
+        by_pool[name] = {
+            **before,
+            "below_margin": int((candidates.pool == i).sum()) - num_passed,
+            "over_cap": num_passed - sum(kept),
+            "kept": sum(kept),
+            "by_class": dict(zip(classes, kept, strict=True)),
+        }
+    num_mined, estimate = np.bincount(labels, minlength=len(classes)), calibration.estimate(thresholds[None])
+    mean, low, high = (_json_number(value[0]) for value in estimate.combined(num_mined[None]))
+    passing = calibration.count_passing(thresholds[None])[0]
     by_class = {
         name: {
             "kept": int(num_mined[k]),
-            "passed": int(passed[k]),
+            "passed": int(passing[k]),
             "heldout": int(estimate.heldout[0, k]),
-            **{key: json_number(getattr(estimate, key)[0, k]) for key in ("precision", "low", "high")},
+            **{key: _json_number(getattr(estimate, key)[0, k]) for key in ("precision", "low", "high")},
         }
         for k, name in enumerate(classes)
     }
-    precision = {"estimate": mean, "low": low, "high": high, "level": calibration.settings.level}
-    return {"by_class": by_class, "precision": precision}
+    return {
+        "margins": {name: _json_number(value) for name, value in zip(classes, thresholds, strict=True)},
+        "pools": by_pool,
+        "kept": len(mined),
+        "passed": len(passed),
+        "by_class": by_class,
+        "precision": {"estimate": mean, "low": low, "high": high, "level": calibration.settings.level},
+    }
 
 
-def json_number(value: float) -> float | None:
+def _json_number(value: float) -> float | None:
     """Returns a float for JSON, where neither NaN nor infinity exists."""
     return float(value) if np.isfinite(value) else None
-
-
-def count_pools(
-    candidates: Candidates, passed: Int64[np.ndarray, " k"], mined: pa.Table, classes: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Counts where every face of every pool went."""
-    pools, labels = np.array(mined.column("pool").to_pylist(), dtype=object), mined.column("label").to_numpy()
-    counts = {}
-    for i, (name, before) in enumerate(candidates.counts.items()):
-        num_passed = int((candidates.pool[passed] == i).sum())
-        by_class = np.bincount(labels[pools == name], minlength=len(classes)).tolist()
-        counts[name] = {
-            **before,
-            "below_margin": int((candidates.pool == i).sum()) - num_passed,
-            "over_cap": num_passed - sum(by_class),
-            "kept": sum(by_class),
-            "by_class": dict(zip(classes, by_class, strict=True)),
-        }
-    return counts
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -7,8 +7,6 @@ set gains or loses pictures anywhere, only the rest is made.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,25 +15,14 @@ from pydantic import Field
 from fer_pipeline.alignment.aligner import AlignmentSettings, NoFace, SeveralFaces
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.pictures import PictureSettings
-from fer_pipeline.alignment.shards import (
-    AlignmentPlan,
-    Cut,
-    LabelMap,
-    ShardFormat,
-    ShardJob,
-    check_samples,
-    load_maker,
-    plan_jobs,
-    shorten_job,
-    write_faces,
-)
+from fer_pipeline.alignment.shards import AlignmentPlan, Cut, ShardFormat, ShardJob, plan_shards, write_faces
 from fer_pipeline.artifacts.census import RejectedSample, most_frequent
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings, Summary
-from fer_pipeline.sharding.jobs import Job, Work
+from fer_pipeline.sharding.jobs import Work
 from fer_pipeline.sharding.run import make_shards
 
 
@@ -120,15 +107,8 @@ def plan(
     rejected: list[RejectedSample] | None = None,
 ) -> Work:
     """Plans the shards of one set as jobs; samples that fall into no shard are put into `rejected`."""
-    dataset, classes = project.dataset(name), project.classes
-    format = ShardFormat(classes, config.format, config.quality)
-    alignment = AlignmentPlan(name, dataset, config.alignment(name), format, config.shard_rows, config.cut)
-    labels = LabelMap(dataset, classes, name=name)
-    total = check_samples(alignment, labels)
+    format = ShardFormat(project.classes, config.format, config.quality)
+    settings = config.alignment(name)
+    alignment = AlignmentPlan(name, project.dataset(name), settings, format, config.shard_rows, config.cut)
     hashes = InputHashes(Store(store).memory(f"align-{name}.json"), verify=verify)
-
-    def jobs() -> Iterator[Job[ShardJob]]:
-        with hashes:
-            yield from plan_jobs(alignment, labels, hashes, [] if rejected is None else rejected)
-
-    return Work(jobs(), partial(load_maker, alignment), shorten_job, unit="pictures", total=total)
+    return plan_shards(alignment, hashes, [] if rejected is None else rejected)

@@ -8,27 +8,20 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fer_pipeline.artifacts.distilled import SAVED, DistilledSet, read_saved, write_distilled
+from fer_pipeline.artifacts.distilled import DistilledSet, read_saved, saved_name, write_distilled
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, read_json, write_json
-from fer_pipeline.core.fingerprints import code_fingerprint, fingerprint
-from fer_pipeline.core.progress import progress
+from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Summary
-from fer_pipeline.distillation.loop import batches_per_epoch, distill
+from fer_pipeline.distillation.loop import distill
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source, read_source
-from fer_pipeline.distillation.start import fixed_weights, random_weights, start_synthetic, write_previews
-from fer_pipeline.networks.checkpoints import WEIGHTS, Classifier, load_checkpoint
+from fer_pipeline.distillation.start import write_previews
+from fer_pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
 from fer_pipeline.networks.devices import deterministic
-
-# What a distilled set's bytes depend on: changed code distils anew.
-CODE = (
-    *("stages/distill.py", "distillation", "networks", "core/seeds.py"),
-    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
-)
 
 
 class Config(DistillSettings):
@@ -70,62 +63,38 @@ def run(
         "source_images": len(images.labels),
         "model_sha256": file_sha256(model / WEIGHTS),
     }
-    key = fingerprint("distill", code_fingerprint(*CODE), about, list(classes), classifier.card)
+    key = fingerprint(
+        "distill",
+        code_fingerprint("stages/distill.py", "distillation", *MODEL_CODE),
+        about,
+        list(classes),
+        classifier.card,
+    )
     kept = Store(store, owner=f"distill@{name}")
 
     def make(folder: Path) -> None:
-        _make(folder, config, images, classifier, seed, kept.state("distill", key), about)
+        state, preprocessing = kept.state("distill", key), classifier.card.preprocessing
+        with deterministic(config.threads):
+            synthetic, history = distill(config, images, classifier, seed=seed, state=state)
+            saved, labels = read_saved(state), synthetic.labels.cpu().numpy()
+            probed = probe(saved, labels, config.probe, num_classes=len(classes), seed=seed)
+        distilled = DistilledSet(
+            images=synthetic.images.detach().cpu().numpy(),
+            labels=labels,
+            step_sizes=synthetic.step_sizes.cpu().numpy(),
+            classes=classes,
+            preprocessing=preprocessing.model_dump(mode="json"),
+        )
+        for file in map(saved_name, saved):
+            link_file(state / "saved" / file, folder / "saved" / file)
+        write_previews(folder / "previews", distilled.images, classes=classes, preprocessing=preprocessing)
+        write_json(folder / "probe.json", probed)
+        write_history(folder, history)
+        write_distilled(folder, distilled, about)
 
     reused = kept.make(key, make, folder=True)
     kept.deliver(out, {"": key})
     return _summary(images, config, out, reused=reused)
-
-
-def _make(
-    folder: Path,
-    config: Config,
-    source: Source,
-    classifier: Classifier,
-    seed: int,
-    state: Path,
-    about: dict[str, object],
-) -> None:
-    card = classifier.card
-    device = next(classifier.model.parameters()).device
-    synthetic = start_synthetic(config, source, card.preprocessing, seed=seed, device=device)
-    if config.start == "fixed":
-        initial = fixed_weights(classifier.model, device)
-    else:
-        initial = random_weights(card.network, len(card.classes), seed=seed, device=device)
-    total = config.outer_epochs * batches_per_epoch(len(source.labels), config)
-    with deterministic(config.threads), progress("distill", total, "outer steps") as advance:
-        history = distill(
-            config,
-            source=source,
-            initial=initial,
-            preprocessing=card.preprocessing,
-            synthetic=synthetic,
-            seed=seed,
-            state=state,
-            advance=advance,
-        )
-    saved = read_saved(state)
-    labels = synthetic.labels.cpu().numpy()
-    distilled = DistilledSet(
-        images=synthetic.images.detach().cpu().numpy(),
-        labels=labels,
-        step_sizes=synthetic.step_sizes.cpu().numpy(),
-        classes=card.classes,
-        preprocessing=card.preprocessing.model_dump(mode="json"),
-    )
-    for path in sorted(path for path in (state / "saved").glob("*") if SAVED.fullmatch(path.name)):
-        link_file(path, folder / "saved" / path.name)
-    write_previews(folder / "previews", distilled.images, classes=card.classes, preprocessing=card.preprocessing)
-    with deterministic(config.threads):
-        probed = probe(saved, labels, config.probe, num_classes=len(card.classes), seed=seed)
-    write_json(folder / "probe.json", probed)
-    write_history(folder, history)
-    write_distilled(folder, distilled, about)
 
 
 def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summary:

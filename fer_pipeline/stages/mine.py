@@ -21,14 +21,12 @@ from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Pr
 from fer_pipeline.mining.candidates import (
     check_any_passed,
     collect_candidates,
-    count_pools,
     describe_empty_classes,
-    expected_precision,
     headline,
-    json_number,
     random_faces,
     rank_faces,
     read_exclusions,
+    summarise,
 )
 from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
 
@@ -76,28 +74,21 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     passed = np.flatnonzero(passes(candidates.label, candidates.margin, thresholds))
     check_any_passed(candidates, thresholds, passed)
     mined = rank_faces(candidates, passed, caps=caps, classes=classes)
-    labels = mined.column("label").to_numpy()
-    empty = describe_empty_classes(labels, thresholds, calibration, classes)
+    empty = describe_empty_classes(mined.column("label").to_numpy(), thresholds, calibration, classes)
     if empty and config.empty_class == "error":
         raise DataError(f"{empty}, or set mine.empty_class to warn")
     drawn = random_faces(candidates, number=len(mined), seed=seed)
     control = rank_faces(candidates, drawn, caps=np.full(len(classes), NO_CAP), classes=classes)
 
-    num_mined = np.bincount(labels, minlength=len(classes))
-    by_pool_counts = count_pools(candidates, passed, mined, classes)
-    counts: dict[str, int | float] = {key: sum(pool[key] for pool in by_pool_counts.values()) for key in COUNTS}
     summary = {
         "classes": list(classes),
         "rule": config.model_dump(mode="json", exclude={"exclude", "exclude_sha256"}),
         "seed": seed,
-        "margins": {name: json_number(value) for name, value in zip(classes, thresholds, strict=True)},
-        "pools": by_pool_counts,
-        "kept": len(mined),
-        "passed": len(passed),
         "random": len(control),
-        "exclude": {"listed": len(exclude), "found": counts["excluded"]},
-        **expected_precision(calibration, thresholds, num_mined, classes=classes),
+        **summarise(candidates, passed, mined, thresholds, calibration, classes),
     }
+    counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
+    summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     sweep = calibration.sweep(points=config.sweep_points, used=np.unique(thresholds))
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)

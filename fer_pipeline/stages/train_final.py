@@ -88,11 +88,18 @@ def run(
     settled = settle(config, settings, recipe=recipe)
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
-    warnings = _unequal(config, own)
+    shared = ("network", "weights", "training.epochs", "training.steps", "training.batch")
+    changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
+    warnings = [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
     for name, folder in sources.items():
         counts = settled.sources[name].class_counts(folder, classes)
-        if counts is not None and name != "labelled":
-            warnings += _check_empty(counts, classes, folder, own.empty_class)
+        if counts is None or name == "labelled" or counts.all():
+            continue
+        empty = ", ".join(one for one, count in zip(classes, counts, strict=True) if count == 0)
+        line = f"{folder} has no image of the class {empty}; mine with a smaller margin or more pictures"
+        if own.empty_class == "error":
+            raise DataError(f"{line}, or set train_final.empty_class: warn")
+        warnings.append(line)
     data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
     training = SeedTraining(
         owner=f"{STAGE}@{recipe}",
@@ -143,21 +150,6 @@ def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)
     return settled
-
-
-def _unequal(config: Config, own: Config) -> list[str]:
-    names = ("network", "weights", "training.epochs", "training.steps", "training.batch")
-    changed = [name for name in names if attrgetter(name)(own) != attrgetter(name)(config)]
-    return [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
-
-
-def _check_empty(counts: np.ndarray, classes: Sequence[str], folder: Path, rule: str) -> list[str]:
-    if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
-        line = f"{folder} has no image of the class {', '.join(empty)}; mine with a smaller margin or more pictures"
-        if rule == "error":
-            raise DataError(f"{line}, or set train_final.empty_class: warn")
-        return [line]
-    return []
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

@@ -19,10 +19,10 @@ from typing import Literal
 import numpy as np
 import psutil
 import pyarrow as pa
-import simplejpeg
 import torch
 from jaxtyping import Int64
 
+from fer_pipeline.artifacts.arrow import unreadable
 from fer_pipeline.artifacts.faces import decode_one, encoded_images, open_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
@@ -31,7 +31,6 @@ from fer_pipeline.networks.preprocessing import Crops, Inputs
 GIB = 1 << 30
 Rows = Int64[np.ndarray, " k"]
 FILES_OPEN = 128  # of a shard's footer about a megabyte stays in memory
-JPEG = b"\xff\xd8"
 
 
 class DecodedImages:
@@ -104,42 +103,28 @@ class ShardImages:
         groups = self.containing(positions)
         with self._lock:
             encoded_groups = {group: self._read_group(group) for group in np.unique(groups).tolist()}
-        within = (positions - self._first[groups]).tolist()
-        encoded = [encoded_groups[group][row] for group, row in zip(groups.tolist(), within, strict=True)]
-        if self._shape is None and encoded:
-            try:
-                self._shape = decode_one(encoded[0]).shape
-            except (ValueError, OSError) as error:
-                raise self._broken(int(positions[0]), error) from None
+        places = zip(groups.tolist(), (positions - self._first[groups]).tolist(), positions.tolist(), strict=True)
+        pictures = [self._decode(encoded_groups[group][row], position) for group, row, position in places]
         out = torch.empty((len(positions), *(self._shape or (0, 0, 3))), dtype=torch.uint8, pin_memory=pinned)
-        for position, item, image in zip(positions.tolist(), encoded, out.numpy(), strict=True):
-            self._decode(item, image, position)
+        for image, picture in zip(out.numpy(), pictures, strict=True):
+            image[...] = picture
         return out
 
-    def _decode(self, encoded: memoryview, image: np.ndarray, position: int) -> None:
+    def _decode(self, encoded: memoryview, position: int) -> np.ndarray:
         try:
-            if encoded[:2] == JPEG:
-                shape = (*simplejpeg.decode_jpeg_header(encoded)[:2], 3)
-                if shape == image.shape:
-                    simplejpeg.decode_jpeg(encoded, colorspace="RGB", buffer=image)
-            else:
-                picture = decode_one(encoded)
-                shape = picture.shape
-                if shape == image.shape:
-                    image[...] = picture
+            picture = decode_one(encoded)
         except (ValueError, OSError) as error:
-            raise self._broken(position, error) from None
-        if shape != image.shape:
+            first = " ".join(str(error).split())[:120]
             raise DataError(
-                f"crops of different sizes {sorted([shape, image.shape])} in {self._place(position)}; "
+                f"{self._place(position)} holds no readable picture ({first}); remove the shard and rerun its stage"
+            ) from None
+        self._shape = self._shape or picture.shape
+        if picture.shape != self._shape:
+            raise DataError(
+                f"crops of different sizes {sorted([picture.shape, self._shape])} in {self._place(position)}; "
                 "rerun align with one crop size"
             )
-
-    def _broken(self, position: int, error: Exception) -> DataError:
-        first = " ".join(str(error).split())[:120]
-        return DataError(
-            f"{self._place(position)} holds no readable picture ({first}); remove the shard and rerun its stage"
-        )
+        return picture
 
     def _place(self, position: int) -> str:
         shard = self._shard[self.containing(np.array([position]))[0]]
@@ -153,9 +138,7 @@ class ShardImages:
         try:
             table = self._open(shard).read_row_group(number, columns=["image.bytes"], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(
-                f"{self.paths[shard]} is no readable Parquet shard ({error}); remove it and rerun its stage"
-            ) from None
+            raise unreadable(self.paths[shard], error, "Parquet shard") from None
         images = encoded_images(table.combine_chunks().to_batches()[0])
         self._encoded_groups[group] = images
         self._bytes_in_memory += sum(image.nbytes for image in images)

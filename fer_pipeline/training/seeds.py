@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json, write_json
-from fer_pipeline.core.fingerprints import code_fingerprint, fingerprint
+from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
@@ -27,16 +27,11 @@ from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
-from fer_pipeline.training.sets import ImageSet, partition, refuse_empty_classes
+from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.shares import Advance, run_shares
 from fer_pipeline.training.strategy import load_strategy, strategy_files
-from fer_pipeline.training.worker import Advance, Worker, group_devices, make_worker, run_group, run_shares
-
-# What a model's bytes depend on, beside its stage and its strategy: changed code trains anew.
-CODE = (
-    *("training", "networks", "core/seeds.py", "evaluation/metrics.py"),
-    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
-)
+from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 
 class ModelSettings(Settings):
@@ -100,7 +95,8 @@ class SeedTraining:
             one for one in (self.config.weights, *vars(self.options).values()) if isinstance(one, WeightSettings)
         ]
         weights = [file_sha256(one.path) if one.path.is_file() else None for one in settings]
-        code = code_fingerprint(f"stages/{self.stage}.py", *CODE, *strategy_files(load_strategy(self.strategy)))
+        own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
+        code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
         return {seed: fingerprint(*parts, seed) for seed in seeds}
 
@@ -139,8 +135,12 @@ class SeedTraining:
                 sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
             if not len(sets[name]):
                 raise DataError(f"{folder} has no face for the source {name}; run the stage that writes it again")
-            if name == "labelled":
-                refuse_empty_classes(sets[name].counts(len(self.classes)), classes=self.classes, where=folder)
+            counts = sets[name].counts(len(self.classes))
+            if name == "labelled" and not counts.all():
+                empty = ", ".join(one for one, count in zip(self.classes, counts, strict=True) if count == 0)
+                raise DataError(
+                    f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
+                )
         labelled = sets["labelled"]
         parts = partition(
             labelled.labels.numpy(),

@@ -161,13 +161,6 @@ def _place_images(in_shards: ShardImages, rows: Rows, budget: MemoryBudget) -> t
     return DecodedImages(pixels), np.arange(len(rows))
 
 
-def refuse_empty_classes(counts: Sequence[int] | np.ndarray, *, classes: Sequence[str], where: Path | str) -> None:
-    if empty := [name for name, count in zip(classes, counts, strict=True) if count == 0]:
-        raise DataError(
-            f"{where} has no face of the class {', '.join(empty)}; take it out of classes or map a label to it"
-        )
-
-
 def folder_sha256(folder: Path) -> str:
     return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in shard_paths(folder)])
 

@@ -2,11 +2,8 @@
 
 Mixed precision is used where the device has it; where it was asked for and is missing, a note says so.
 
-`run_shares` gives each of several fresh processes its share of independent items at once, so that it reads its data
-once; this process takes the first share, since it has loaded already what fresh interpreters must load first (a forked
-torch may hang on its threads). `run_group` starts one process a device, which Fabric joins into a group that divides
-the batch of every step; on CPUs it speaks by gloo, which the tests use. A process whose parent is gone, or has failed,
-ends at its next step.
+`run_group` starts one process a device, which Fabric joins into a group that divides the batch of every step; on CPUs
+it speaks by gloo, which the tests use. A process whose parent is gone ends at its next step.
 """
 
 import importlib
@@ -14,8 +11,6 @@ import logging
 import multiprocessing
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from threading import Thread
 from typing import Any, Literal, TypeVar
 
@@ -26,6 +21,7 @@ from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.sharding.devices import worker_devices
+from fer_pipeline.training.shares import Advance, end_with_parent
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
@@ -102,78 +98,13 @@ def silence_fabric() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
-Advance = Callable[[int], None]
 
-SECONDS_BETWEEN_LOOKS = 0.5
 GROUP_LOST = (
     "a training process was lost (killed, or out of memory) and the others were ended; run again, it goes on from its "
     "last whole epoch"
 )
 GROUP_BROKEN = ("connection", "gloo", "nccl", "peer", "socket")  # words in the faults of the processes that are left
-_shared: list[Any] = []  # in a process of `run_shares`: the counter of steps, and whether its parent has failed
-
-
-def run_shares(
-    work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item], *, workers: int, advance: Advance
-) -> None:
-    """Calls `work` with all items, or in each of `workers` processes with its share; both must be picklable."""
-    workers = min(workers, len(items))
-    if workers <= 1:
-        work(items, advance)
-        return
-    context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    seen = 0
-
-    def advance_all(steps: int) -> None:
-        nonlocal seen
-        now = counter.value
-        advance(steps + now - seen)
-        seen = now
-
-    with ProcessPoolExecutor(workers - 1, context, _begin, (counter, stop)) as pool:
-        futures = [pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)]
-        try:
-            work(items[::workers], advance_all)
-            while wait(futures, timeout=SECONDS_BETWEEN_LOOKS).not_done:
-                advance_all(0)
-            advance_all(0)
-        except BaseException:
-            stop.set()
-            raise
-    try:
-        for future in futures:
-            future.result()
-    except BrokenProcessPool:
-        raise PipelineError(
-            "a training process was killed (out of memory?); finished seeds are kept: run again, "
-            "with a smaller resources.workers if memory is short"
-        ) from None
-
-
-def _begin(*shared: Any) -> None:
-    _shared.extend(shared)
-
-
-def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
-    counter, stop = _shared
-
-    def advance(steps: int) -> None:
-        if stop.is_set():
-            raise SystemExit(1)
-        _end_with_parent()
-        with counter.get_lock():
-            counter.value += steps
-
-    work(items, advance)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        raise SystemExit(1)
 
 
 def group_devices(resources: Resources, *, usual: Literal["seeds", "data"]) -> tuple[str, ...]:
@@ -227,7 +158,7 @@ def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str 
     worker = Worker(fabric, note)
 
     def advance(steps: int) -> None:
-        _end_with_parent()
+        end_with_parent()
         if worker.is_leader:
             messages.put(steps)
 

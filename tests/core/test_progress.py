@@ -1,5 +1,9 @@
 """Rates and times left, by hand and by a clock of the test's own."""
 
+import queue
+import threading
+from types import SimpleNamespace
+
 import pytest
 
 from fer_pipeline.core import progress
@@ -33,15 +37,18 @@ def test_without_a_total_nothing_is_left(clock: list[float]) -> None:
     assert describe(advance) == "10 faces, 5.0 faces/s"
 
 
-def test_lines_come_every_half_minute(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_come_though_nothing_advances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that waits for the next item stands still while that item takes long."""
+    lines: queue.Queue[str] = queue.Queue()
+    monkeypatch.setattr(progress, "LINE_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(progress.sys, "stderr", SimpleNamespace(isatty=bool, write=lines.put, flush=bool))
     with progress.progress("embed street", 4000, "faces") as advance:
-        for _ in range(4):
-            clock[0] += 20
-            advance(1000)
-    assert capsys.readouterr().err.splitlines() == [
-        "embed street: 2,000/4,000 faces, 50.0 faces/s, 40 s left",
-        "embed street: 4,000/4,000 faces, 50.0 faces/s, 0 s left",
-    ]
+        assert lines.get(timeout=60) == "embed street: 0/4,000 faces\n"
+        advance(1000)
+        while not (line := lines.get(timeout=60)).startswith("embed street: 1,000/4,000 faces, "):
+            assert line == "embed street: 0/4,000 faces\n"
+    writers = [thread for thread in threading.enumerate() if "_write_lines" in thread.name]
+    assert writers == [], "the thread ends with the work"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(41.2, "41 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")])

@@ -13,42 +13,44 @@ from fer_pipeline.stages import embed
 from tests.project import project_settings
 
 RUN = """
-import json, os, resource, sys
+import hashlib, json, resource, sys
 from pathlib import Path
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.stages import embed
 from tests.project import project_settings
 
-place, workers, ballast = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
-def run():
+def run(place, workers):
     return embed.run(
         embed.Config(), project_settings(workers=workers), name="street", faces=Path("faces/street"),
         model=Path("primitive-0"), out=place / "out", store=place / "store",
     ).counts["made"]
 
 
-if __name__ == "__main__":
-    if ballast == "limit":  # of a file's size: the largest shard cannot be written
+def fill(place, workers, ballast):
+    if ballast is None:  # of a file's size: the largest shard cannot be written
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     else:
-        (place / "ballast").write_bytes(bytes(int(ballast)))
+        (place / "ballast").write_bytes(bytes(ballast))
     told = ""
     try:
-        run()
+        run(place, workers)
     except DataError as error:
         told = str(error)
     files = [str(path.relative_to(place)) for path in sorted(place.rglob("*")) if path.is_file()]
-    if ballast == "limit":
+    if ballast is None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     else:
         (place / "ballast").unlink()
-    made = run()
-    import hashlib
-
+    made = run(place, workers)
     out = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((place / "out").iterdir())]
-    print(json.dumps({"told": told, "files": files, "made": made, "out": out}))
+    return {"told": told, "files": files, "made": made, "out": out}
+
+
+if __name__ == "__main__":
+    wanted = json.loads(sys.argv[1])
+    print(json.dumps([fill(Path(place), workers, ballast) for place, workers, ballast in wanted]))
 """
 SIZES = [100, 100, 100, 600, 100, 100]
 
@@ -61,17 +63,7 @@ def world(tmp_path: Path, small_faces, small_primitive) -> Path:
     return tmp_path
 
 
-def start(world: Path, place: Path, *words: str, within: tuple[str, ...] = ()) -> dict:
-    environment = os.environ | {"PYTHONPATH": os.getcwd()}
-    command = [*within, sys.executable, "run.py", str(place), *words]
-    told = subprocess.run(command, cwd=world, env=environment, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    return json.loads(told.stdout.splitlines()[-1])
-
-
 def check(found: dict, world: Path) -> None:
-    options = {"name": "street", "faces": world / "faces" / "street", "model": world / "primitive-0"}
-    embed.run(embed.Config(), project_settings(), out=world / "whole", store=world / "elsewhere", **options)
     whole = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted((world / "whole").iterdir())]
     assert "the disk of the store is full; finished shards are kept, free some space and run again" in found["told"]
     assert "\n" not in found["told"]
@@ -82,19 +74,32 @@ def check(found: dict, world: Path) -> None:
     assert len(whole) == len(SIZES)
 
 
-def test_a_shard_that_the_disk_does_not_take(world: Path) -> None:
-    found = start(world, world, "1", "limit")
+def test_a_disk_without_room(world: Path) -> None:
+    """A shard that the disk does not take; then true disks that fill up, under one worker and under two."""
+    options = {"name": "street", "faces": world / "faces" / "street", "model": world / "primitive-0"}
+    embed.run(embed.Config(), project_settings(), out=world / "whole", store=world / "elsewhere", **options)
+    limited, *disks = (world / name for name in ("limited", "one", "two"))
+    for place in (limited, *disks):
+        place.mkdir()
+    mounts = " && ".join(f'mount -t tmpfs -o size=1m none "{disk}"' for disk in disks)
+    mount = ("unshare", "-rm", "sh", "-c", f'{mounts} && exec "$@"', "sh")
+    mountable = subprocess.run([*mount, "true"], capture_output=True).returncode == 0
+    ballast = 2**20 - 64 * 1024
+    wanted = [(limited, 1, None), *((disk, workers, ballast) for workers, disk in enumerate(disks, 1) if mountable)]
+    command = [sys.executable, "run.py", json.dumps(wanted, default=str)]
+    told = subprocess.run(
+        [*mount, *command] if mountable else command,
+        cwd=world,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stderr
+    found, *full = json.loads(told.stdout.splitlines()[-1])
     assert len([file for file in found["files"] if file.startswith("store/shards/")]) == 3
-    check({**found, "files": [file for file in found["files"] if file.startswith("store")]}, world)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_true_full_disk(world: Path, workers: int) -> None:
-    disk = world / "disk"
-    disk.mkdir()
-    mount = ("unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=1m none "{disk}" && exec "$@"', "sh")
-    if subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
+    check(found, world)
+    for one in full:
+        check(one, world)
+    assert not any(any(disk.iterdir()) for disk in disks), "it was the tmpfs that was written to"
+    if not mountable:
         pytest.skip("this machine lets nobody mount a tmpfs")
-    room = 64 * 1024
-    check(start(world, disk, str(workers), str(2**20 - room), within=mount), world)
-    assert not list(disk.iterdir()), "it was the tmpfs that was written to"

@@ -1,6 +1,7 @@
 """Killed at any moment and started again: the bytes of an uninterrupted run, and no finished shard is made twice.
 
-`kill -9` goes to the whole process group, as from a batch system or a machine that runs out of memory.
+`kill -9` goes to the whole process group, as from a batch system or a machine that runs out of memory. The run to which
+the bytes are compared has one worker; the killed one and the one after it have two.
 """
 
 import hashlib
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,39 +19,40 @@ import pytest
 from PIL import Image
 
 from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.settings import DatasetSettings
+from fer_pipeline.stages import align, embed
+from tests.project import project_settings
 
 WORKERS = 2
 KILLS = 1  # `make bench` does it twenty times
 
-EMBED = """
+KILLED = """
 from pathlib import Path
-from fer_pipeline.stages import embed
-from tests.project import project_settings
+from tests.stages import test_resume
 
 if __name__ == "__main__":
-    summary = embed.run(
-        embed.Config(batch_size=1), project_settings(workers={workers}), name="street", faces=Path("faces/street"),
-        model=Path("primitive-0"), out=Path("out"), store=Path("store"),
-    )
-    print(summary.counts["made"])
+    test_resume.{run}(Path.cwd(), workers={workers})
 """
-ALIGN = """
-from pathlib import Path
-from fer_pipeline.core.settings import DatasetSettings
-from fer_pipeline.stages import align
-from tests.project import project_settings
 
-if __name__ == "__main__":
-    raw = DatasetSettings(adapter="image_folder", path=Path("raw"), split="train")
-    project = project_settings(workers={workers}, classes=("anger", "fear"), datasets=dict(set=raw))
+
+def run_embed(folder: Path, *, workers: int) -> int:
+    """How many shards were made."""
+    options = {"name": "street", "faces": folder / "faces" / "street", "model": folder / "primitive-0"}
+    config, project = embed.Config(batch_size=1), project_settings(workers=workers)
+    return int(embed.run(config, project, out=folder / "out", store=folder / "store", **options).counts["made"])
+
+
+def run_align(folder: Path, *, workers: int) -> int:
+    """How many shards were made."""
+    raw = DatasetSettings(adapter="image_folder", path=folder / "raw", split="train")
+    project = project_settings(workers=workers, classes=("anger", "fear"), datasets={"set": raw})
     config = align.Config(crop=32, prealigned=True, shard_rows=20, cut="count")
-    summary = align.run(config, project, name="set", out=Path("out"), store=Path("store"))
-    print(summary.counts["made"])
-"""
+    return int(align.run(config, project, name="set", out=folder / "out", store=folder / "store").counts["made"])
 
 
-def start(script: str, folder: Path) -> subprocess.Popen[str]:
-    (folder / "script.py").write_text(script.format(workers=WORKERS), encoding="utf-8")
+def start(run: Callable[..., int], folder: Path) -> subprocess.Popen[str]:
+    """The stage in a process group of its own, with two workers."""
+    (folder / "script.py").write_text(KILLED.format(run=run.__name__, workers=WORKERS), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     return subprocess.Popen(
         [sys.executable, "script.py"],
@@ -60,12 +63,6 @@ def start(script: str, folder: Path) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def finish(script: str, folder: Path) -> int:
-    told, faults = start(script, folder).communicate()
-    assert told.strip().isdigit(), faults
-    return int(told)
 
 
 def finished(folder: Path) -> dict[str, tuple[int, int]]:
@@ -84,7 +81,7 @@ def bytes_of(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def embed_world(tmp_path: Path, small_faces, small_primitive) -> Path:
-    small_faces("street", [400] * 12)
+    small_faces("street", [200] * 12)
     small_primitive()
     return tmp_path
 
@@ -99,17 +96,19 @@ def align_world(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("script", "world"), [(EMBED, "embed_world"), (ALIGN, "align_world")], ids=["embed", "align"])
-def test_killed_at_random_moments(script: str, world: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("run", "world"), [(run_embed, "embed_world"), (run_align, "align_world")], ids=["embed", "align"]
+)
+def test_killed_at_random_moments(run: Callable[..., int], world: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(world)
-    shards = finish(script, folder)
+    shards = run(folder, workers=1)
     (folder / "out").rename(folder / "whole")
     (folder / "store").rename(folder / "elsewhere")
     moments = random.Random(7)
     before: dict[str, tuple[int, int]] = {}
     seen: set[Path] = set()
     for _ in range(KILLS):
-        process = start(script, folder)
+        process = start(run, folder)
         enough = len(before) + moments.randint(1, shards // (KILLS + 1))
         while len(finished(folder)) < enough:
             assert process.poll() is None, process.communicate()
@@ -125,7 +124,7 @@ def test_killed_at_random_moments(script: str, world: str, request: pytest.Fixtu
         seen |= half
         before = after
     assert len(before) < shards
-    assert finish(script, folder) == shards - len(before)
+    assert run(folder, workers=WORKERS) == shards - len(before)
     assert finished(folder).items() >= before.items()
     assert bytes_of(folder / "out") == bytes_of(folder / "whole")
     assert all(Store(folder / "store", verify=True).has(key) for key in finished(folder))

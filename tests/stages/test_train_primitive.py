@@ -156,7 +156,7 @@ def test_another_class_order_an_empty_class_and_a_test_split_are_one_line(run, t
 @pytest.mark.parametrize("order", ["rows", "blocks"])
 def test_no_byte_depends_on_where_the_images_lie(run, tmp_path: Path, band_faces, order: str, balance: str) -> None:
     source = band_faces(tmp_path / "many", count=330, unlabelled=10)
-    training = {**FAST["training"], "order": order, "buffer_rows": 100, "balance": balance}
+    training = {**FAST["training"], "epochs": 2, "order": order, "buffer_rows": 100, "balance": balance}
     held, out = run("held", store="one", source=source, training=training)
     nowhere = Resources(device="cpu", workers=3, memory_gb=0)
     streamed, again = run("streamed", store="two", source=source, training=training, resources=nowhere)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from fer_pipeline.core.errors import DataError, PipelineError
-from fer_pipeline.training.worker import run_shares
+from fer_pipeline.training.shares import run_shares
 
 WORKS = """
 import os

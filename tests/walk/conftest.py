@@ -31,12 +31,20 @@ Settings = dict[str, Any]
 
 
 def tiny(params: Settings) -> Settings:
-    """The demo's settings, shrunk: three classes, one pool, one target, two seeds, a dozen steps."""
+    """The demo's settings, shrunk: three classes, one pool, one target, two seeds, a few steps.
+
+    A recipe without mined faces, and one that takes both what is mined and what is distilled of it: every stage costs
+    seconds, whatever it does.
+    """
     classes = ["happiness", "neutral", "surprise"]
     drawn = {"acting": {"intensity": [0.8, 1.0]}, "classes": classes}
-    training = {"epochs": None, "steps": 12, "batch": 16, "select": "last"}
+    training = {"epochs": None, "steps": 6, "batch": 16, "select": "last"}
     network = {"name": "small", "width": 4}
-    recipes = ("baseline", "vas", "das")
+    sources = {**params["recipes"]["vas"]["sources"], **params["recipes"]["das"]["sources"]}
+    recipes = {
+        "baseline": params["recipes"]["baseline"],
+        "both": {"strategy": "supervised", "sources": sources, "deps": [*sources.values()]},
+    }
     return {
         **params,
         "classes": classes,
@@ -45,7 +53,7 @@ def tiny(params: Settings) -> Settings:
         "pools": ["street"],
         "targets": ["film"],
         "datasets": {name: params["datasets"][name] for name in ("studio", "street", "film")},
-        "recipes": {name: params["recipes"][name] for name in recipes},
+        "recipes": recipes,
         "synthesize": {
             "workers": 1,
             "sets": {
@@ -64,8 +72,8 @@ def tiny(params: Settings) -> Settings:
         "mine": {"by": "count", "value": 8, "per_class": True},
         "distill": {
             "sources": {"auxiliary": "data/auxiliary"},
-            "outer_epochs": 4,
-            "save_every": 2,
+            "outer_epochs": 2,
+            "save_every": 1,
             "epochs": 1,
             "batch_size": 8,
             "probe": {"moments": 2, "epochs": 1, "seeds": 1},
@@ -85,7 +93,7 @@ class Project:
             source, copy = root / item, folder / item
             copy.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+                shutil.copytree(source, copy)  # with its compiled code, which holds for equal times of change
             else:
                 shutil.copyfile(source, copy)
         self.write(tiny(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))))
@@ -126,6 +134,15 @@ class Project:
         text = told.stdout + told.stderr
         assert (told.returncode == 0) == check, text[-6000:]
         return text
+
+    def below(self, stage: str) -> set[str]:
+        """A stage and all that stand on what it makes, by DVC's own graph."""
+        import networkx
+        from dvc.repo import Repo
+
+        with Repo(str(self.folder)) as repo:
+            graph = networkx.relabel_nodes(repo.index.graph, {node: node.name for node in repo.index.graph})
+        return {stage, *networkx.ancestors(graph, stage)}
 
     def commands(self) -> list[list[str]]:
         """The words after `python -m fer_pipeline` of every stage, each after those it depends on."""
@@ -169,13 +186,10 @@ class Scheduled:
         self._api = api
         mine = {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
         self.environment = {**project.environment, **mine, "PYTHONPATH": "", "NO_COLOR": "1"}
-        for words in (
-            ("work-pool", "create", "local", "--type", "process"),
-            ("--no-prompt", "deploy", "--name", "reproduce/local"),
-        ):
-            command = [sys.executable, "-m", "prefect", *words]
-            told = subprocess.run(command, cwd=project.folder, env=self.environment, capture_output=True, text=True)
-            assert told.returncode == 0, told.stdout + told.stderr
+        api.ask("/work_pools/", {"name": "local", "type": "process"})
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "reproduce/local"]
+        told = subprocess.run(command, cwd=project.folder, env=self.environment, capture_output=True, text=True)
+        assert told.returncode == 0, told.stdout + told.stderr
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--limit", "1"]
         self._log = project.folder.parent / "worker.log"
         with self._log.open("wb") as log:

@@ -9,10 +9,12 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
@@ -24,10 +26,8 @@ MINED_AND_BELOW = {
     "mine",
     "shard@street",
     "distill@auxiliary",
-    "train_final@vas",
-    "train_final@das",
-    "evaluate@vas-film",
-    "evaluate@das-film",
+    "train_final@both",
+    "evaluate@both-film",
     "report",
 }
 
@@ -48,11 +48,11 @@ def test_the_walk(
     assert second["auto_scheduled"]
     assert api.states(first["id"]) == dict.fromkeys(stages, "Completed"), first["state"]["message"]
     assert api.states(second["id"]) == dict.fromkeys(stages, "Cached"), second["state"]["message"]
-    assert first["name"] == "reproduce · studio + street → baseline, vas, das"
+    assert first["name"] == "reproduce · studio + street → baseline, both"
     shown = api.artifacts(first["id"])
     assert {row["stage"] for row in json.loads(shown["stages"]["data"])} == stages
     assert {(row["recipe"], row["target"]) for row in json.loads(shown["metrics"]["data"])} == {
-        (recipe, target) for recipe in ("baseline", "vas", "das") for target in ("film",)
+        (recipe, target) for recipe in ("baseline", "both") for target in ("film",)
     }
     assert {row["class"]: row["kept"] for row in json.loads(shown["mined"]["data"])} == {
         "happiness": "8",
@@ -64,7 +64,7 @@ def test_the_walk(
 
     with (made / "reports/tables/results.csv").open(encoding="utf-8") as stream:
         results = {(row["recipe"], row["target"]) for row in csv.DictReader(stream)}
-    assert results == {(recipe, "film") for recipe in ("baseline", "vas", "das")}
+    assert results == {(recipe, "film") for recipe in ("baseline", "both")}
     page = (made / "reports/index.html").read_text(encoding="utf-8")
     assert "<html" in page
     assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|png|svg)', page), "the page reaches for the network"
@@ -98,7 +98,22 @@ def test_the_walk(
     # Lost outputs come back from the cache without running anything.
     shutil.rmtree(made / "models")
     assert ran(made.dvc("repro")) == set()
-    assert (made / "models/final/das/1/weights.safetensors").exists()
+    assert (made / "models/final/both/1/weights.safetensors").exists()
+
+
+def test_each_recipe_of_the_demo_stands_on_its_own_sources(project: Callable[[str], Any], root: Path) -> None:
+    """What the walk sees of `both` holds for mined faces alone, and for distilled images alone."""
+    demo = project("demo")
+    demo.write(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")))
+    mined, distilled = {"vas", "random_vas", "random_real"}, {"das"}
+    for stage, recipes, others in (
+        ("mine", mined | distilled, {"shard@street", "shard@studio_pool", "distill@auxiliary"}),
+        ("shard@street", mined | distilled, {"distill@auxiliary"}),
+        ("distill@auxiliary", distilled, set()),
+    ):
+        trained = {f"train_final@{recipe}" for recipe in recipes}
+        evaluated = {f"evaluate@{recipe}-{target}" for recipe in recipes for target in ("studio", "film", "press")}
+        assert demo.below(stage) == {stage, *others, *trained, *evaluated, "report"}
 
 
 @pytest.mark.parametrize(

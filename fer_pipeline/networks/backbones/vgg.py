@@ -7,10 +7,10 @@ as well be torchvision's ImageNet network, so there the layout must be named.
 """
 
 import re
+from collections import OrderedDict
 from typing import Any, cast
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models import vgg
 
 from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out
@@ -44,22 +44,13 @@ def layouts(settings: NetworkSettings) -> dict[str, Layout]:
     }
 
 
-class Vgg16(nn.Module):
-    """The convolutions, fc6 and fc7 with their ReLU and the dropout between them."""
-
-    feature_dim = 4096
-
-    def __init__(self) -> None:
-        super().__init__()
-        whole = cast(Any, vgg.vgg16(weights=None))
-        self.features = whole.features
-        self.avgpool = whole.avgpool
-        self.classifier = whole.classifier[:5]
-
-    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 4096"]:
-        return self.classifier(self.avgpool(self.features(x)).flatten(1))
-
-
 def build(settings: NetworkSettings) -> nn.Module:
-    """Builds the network; any input size from 32 px on, since the last map is pooled to 7 x 7."""
-    return Vgg16()
+    """Builds the convolutions, fc6 and fc7 with their ReLU and the dropout between them: 4096 features.
+
+    Any input size from 32 px on will do, since the last map is pooled to 7 x 7.
+    """
+    whole = cast(Any, vgg.vgg16(weights=None))
+    parts = {"features": whole.features, "avgpool": whole.avgpool, "flatten": nn.Flatten()}
+    network = cast(Any, nn.Sequential(OrderedDict(parts, classifier=whole.classifier[:5])))
+    network.feature_dim = 4096
+    return network

@@ -1,0 +1,82 @@
+"""Give each of several fresh processes its share of independent items at once, so that it reads its data once.
+
+This process takes the first share, since it has loaded already what fresh interpreters must load first (a forked torch
+may hang on its threads). A process whose parent is gone, or has failed, ends at its next step. No torch here: a process
+loads what its work needs and no more.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from fer_pipeline.core.errors import PipelineError
+
+Item = TypeVar("Item")
+Advance = Callable[[int], None]
+
+SECONDS_BETWEEN_LOOKS = 0.5
+_shared: list[Any] = []  # in a process of `run_shares`: the counter of steps, and whether its parent has failed
+
+
+def run_shares(
+    work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item], *, workers: int, advance: Advance
+) -> None:
+    """Calls `work` with all items, or in each of `workers` processes with its share; both must be picklable."""
+    workers = min(workers, len(items))
+    if workers <= 1:
+        work(items, advance)
+        return
+    context = multiprocessing.get_context("spawn")
+    counter, stop = context.Value("q", 0), context.Event()
+    seen = 0
+
+    def advance_all(steps: int) -> None:
+        nonlocal seen
+        now = counter.value
+        advance(steps + now - seen)
+        seen = now
+
+    with ProcessPoolExecutor(workers - 1, context, _begin, (counter, stop)) as pool:
+        futures = [pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)]
+        try:
+            work(items[::workers], advance_all)
+            while wait(futures, timeout=SECONDS_BETWEEN_LOOKS).not_done:
+                advance_all(0)
+            advance_all(0)
+        except BaseException:
+            stop.set()
+            raise
+    try:
+        for future in futures:
+            future.result()
+    except BrokenProcessPool:
+        raise PipelineError(
+            "a training process was killed (out of memory?); finished seeds are kept: run again, "
+            "with a smaller resources.workers if memory is short"
+        ) from None
+
+
+def _begin(*shared: Any) -> None:
+    _shared.extend(shared)
+
+
+def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
+    counter, stop = _shared
+
+    def advance(steps: int) -> None:
+        if stop.is_set():
+            raise SystemExit(1)
+        end_with_parent()
+        with counter.get_lock():
+            counter.value += steps
+
+    work(items, advance)
+
+
+def end_with_parent() -> None:
+    """Ends this process if it was started by one that is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        raise SystemExit(1)
