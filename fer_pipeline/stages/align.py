@@ -112,7 +112,7 @@ def run(
     dataset = project.dataset(name)
     adapter = load("fer_pipeline.datasets", dataset.adapter)
     left_out = report_left_out(adapter, dataset.path, adapter.Options.model_validate(dataset.options))
-    return Summary("align", line, counts | result.counts, (*left_out, *result.warnings))
+    return Summary("align", line, counts | result.counts, (*(f"{name}: {line}" for line in left_out), *result.warnings))
 
 
 def plan(
