@@ -24,7 +24,7 @@ from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import DatasetSettings, PlainName, Settings, Split, validate
 from fer_pipeline.datasets import csv, image_folder, recordio
-from fer_pipeline.datasets._files import SPLITS
+from fer_pipeline.datasets._files import SPLITS, PictureRoot, report_left_out
 from fer_pipeline.datasets.csv import Table, open_table
 from fer_pipeline.datasets.recordio import RecordFile
 
@@ -145,13 +145,15 @@ def survey_set(source: Source, name: str, survey: SurveySettings, *, default_spl
     elif source.adapter == "recordio" and labelled:
         raise DataError(f"{path}: a .rec names its labels by numbers only, so it can be a pool; name another set here")
     settings = DatasetSettings(adapter=source.adapter, path=path, options=options)
+    adapter = load("fer_pipeline.datasets", source.adapter)
+    checked = adapter.Options.model_validate(options)
+    left_out = report_left_out(adapter, path, checked)
     if default_split is None:
         count, prealigned = _count_pool(settings)
         notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
         settings = settings.model_copy(update={"split": "train"})
-        return DatasetSurvey(settings, {("train", None): count}, notes, prealigned)
-    adapter = load("fer_pipeline.datasets", source.adapter)
-    samples = adapter.samples(path, adapter.Options.model_validate(options))
+        return DatasetSurvey(settings, {("train", None): count}, (*left_out, *notes), prealigned)
+    samples = adapter.samples(path, checked)
     rows = Counter((sample.split, sample.label) for sample in samples)
     labels: Counter[str] = Counter()
     for label, count in ((label, count) for (_, label), count in rows.items() if label is not None):
@@ -169,7 +171,10 @@ def survey_set(source: Source, name: str, survey: SurveySettings, *, default_spl
         if label is None or mapping[label] is not None:
             counts[split or default_split, None if label is None else mapping[label]] += count
     without_split = sum(count for (split, _), count in rows.items() if split is None)
-    notes = [f"{without_split:,} pictures name no split: they are {default_split}"] if without_split else []
+    notes = [
+        *left_out,
+        *([f"{without_split:,} pictures name no split: they are {default_split}"] * bool(without_split)),
+    ]
     if outside:
         notes.append(f"dropped, outside the classes: {format_counts(outside)}")
     if unlabelled := sum(count for (_, label), count in counts.items() if label is None):
@@ -256,28 +261,47 @@ def _find_pictures(table: Table, choices: Choices) -> tuple[str, Path]:
     if not columns:
         raise _no_column(table, "image")
     rows = [cells for _, cells in islice(table.rows(), ROWS_TRIED)]
-    tried: list[Path] = []
-    for roots in _roots(table.file, choices):
-        tried += roots
-        counts: dict[tuple[str, Path], int] = {}
-        for column in columns:
-            names = [cells[table.position(column)].strip().replace("\\", "/") for cells in rows]
-            counts |= {(column, root): sum(bool(name) and (root / name).is_file() for name in names) for root in roots}
-        most, best = max(counts.values(), default=0), list[tuple[str, Path]]()
-        for (column, root), count in counts.items():  # a folder under two names counts once
-            if count == most > 0 and not any(c == column and os.path.samefile(r, root) for c, r in best):
-                best.append((column, root))
-        if len({column for column, _ in best}) > 1:
-            fault = f"{table.file} has several columns that name pictures"
-            raise _several(fault, (repr(column) for column, _ in best), "image-column")
-        if len(best) > 1:
-            fault = f"the pictures that {table.file} lists are in several folders"
-            raise _several(fault, (root for _, root in best), "image-root")
-        if best:
-            return best[0]
-    first = rows[0][table.position(columns[0])] if rows else "(no row)"
-    fault = f"none of the first pictures that {table.file} lists (first: {first})"
-    raise DataError(f"{fault} is in {', '.join(map(str, tried[:8]))}; name their folder by --image-root")
+    names = {column: [cells[table.position(column)].strip().replace("\\", "/") for cells in rows] for column in columns}
+    tried: dict[Path, PictureRoot | None] = {}
+    for find in (_stands_there, _stands_there_in_another_form):
+        for roots in _roots(table.file, choices):
+            for root in roots:
+                tried.setdefault(root, PictureRoot(root, follow_links=True) if root.is_dir() else None)
+            counts = {
+                (column, root): sum(bool(name) and find(folder, name) for name in names[column])
+                for column in columns
+                for root in roots
+                if (folder := tried[root]) is not None
+            }
+            if best := _choose_pictures(table, counts):
+                return best
+    first = names[columns[0]][0] if rows else "(no row)"
+    near = next((near for folder in tried.values() if folder and (near := folder.suggest(first))), "")
+    fault = f"none of the first pictures that {table.file} lists (first: {first}{near})"
+    raise DataError(f"{fault} is in {', '.join(map(str, [*tried][:8]))}; name their folder by --image-root")
+
+
+def _stands_there(root: PictureRoot, name: str) -> bool:
+    return (root.folder / name).is_file()
+
+
+def _stands_there_in_another_form(root: PictureRoot, name: str) -> bool:
+    """Such as without its suffix; asked only where no picture is there by its name, since it lists the folders."""
+    return (file := root.match(name)) is not None and file.is_file()
+
+
+def _choose_pictures(table: Table, counts: Mapping[tuple[str, Path], int]) -> tuple[str, Path] | None:
+    most, best = max(counts.values(), default=0), list[tuple[str, Path]]()
+    for (column, root), count in counts.items():  # a folder under two names counts once
+        if count == most > 0 and not any(c == column and os.path.samefile(r, root) for c, r in best):
+            best.append((column, root))
+    if len({column for column, _ in best}) > 1:
+        fault = f"{table.file} has several columns that name pictures"
+        raise _several(fault, (repr(column) for column, _ in best), "image-column")
+    if len(best) > 1:
+        fault = f"the pictures that {table.file} lists are in several folders"
+        raise _several(fault, (root for _, root in best), "image-root")
+    return best[0] if best else None
 
 
 def _roots(file: Path, choices: Choices) -> Iterator[list[Path]]:

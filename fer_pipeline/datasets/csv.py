@@ -3,9 +3,10 @@
 Source: the lists that published sets come with (RAF-DB, AffectNet, ExpW); read by Python's `csv`, that is RFC 4180 with
 a delimiter of choice. Encoding and delimiter are guessed where one answer is obvious: a byte order mark or UTF-8; the
 delimiter that cuts the first line into most columns. Anything else is an error that names the setting to give. The
-label is given as it stands there: mapping names to classes is `align`'s, by the settings. A picture that is missing,
-listed twice or outside the image root is an error before any work; with `missing: reject` a missing one is passed on,
-so that `align` rejects it with a reason and a count.
+label is given as it stands there: mapping names to classes is `align`'s, by the settings. A picture may be listed
+without its suffix, in other capitals or with its accents in another form; its id is the file's name. One that is
+missing, listed twice or outside the image root is an error before any work; with `missing: reject` a missing one is
+passed on, so that `align` rejects it with a reason and a count.
 """
 
 import codecs
@@ -138,7 +139,7 @@ def find_table(path: Path, options: Options) -> Path:
     """Returns the table's file: `path` itself, the one the options name, or the only .csv in the folder."""
     if options.csv is not None and path.is_dir():
         return path / options.csv
-    return find_only_file(path, ".csv", remedy="name it in options.csv")
+    return find_only_file(path, ".csv", remedy="name it in options.csv, or as the path itself")
 
 
 def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[int, Sample]]:
@@ -171,7 +172,7 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
 
 def _check(table: Table, root: PictureRoot, options: Options) -> None:
     seen: dict[str, int] = {}
-    missing: list[str] = []
+    missing: list[Sample] = []
     for line, sample in _rows(table, root, options):
         if sample.id in seen:
             raise DataError(
@@ -183,11 +184,12 @@ def _check(table: Table, root: PictureRoot, options: Options) -> None:
         if sample.path.exists():
             raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
         if options.missing == "error":
-            missing.append(sample.id)
+            missing.append(sample)
     if not seen:
         raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
     if missing:
+        first = f"{missing[0].id}{root.suggest(str(missing[0].path))}"
         raise DataError(
             f"{len(missing):,} of {len(seen):,} pictures that {table.file} lists are not in {root.folder} (first: "
-            f"{missing[0]}); set options.images to their folder, or options.missing: reject"
+            f"{first}); set options.images to their folder, or options.missing: reject"
         )

@@ -21,7 +21,9 @@ from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_bytes
+from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings, Summary
+from fer_pipeline.datasets._files import report_left_out
 from fer_pipeline.sharding.jobs import Work
 from fer_pipeline.sharding.run import make_shards
 
@@ -94,7 +96,10 @@ def run(
     counts: dict[str, int | float] = {"samples": work.total, "faces": faces, "rejected": reasons.total()}
     reused = f"{result.counts['reused']} of {len(result.jobs)} shards reused"
     line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {reused}"
-    return Summary("align", line, counts | result.counts, result.warnings)
+    dataset = project.dataset(name)
+    adapter = load("fer_pipeline.datasets", dataset.adapter)
+    left_out = report_left_out(adapter, dataset.path, adapter.Options.model_validate(dataset.options))
+    return Summary("align", line, counts | result.counts, (*(f"{name}: {line}" for line in left_out), *result.warnings))
 
 
 def plan(

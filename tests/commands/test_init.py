@@ -17,6 +17,7 @@ from fer_pipeline.commands.survey import Source, guess_csv, name_source
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import read_project
+from fer_pipeline.datasets import csv
 
 CLASSES = "anger,happiness,sadness"
 LABELS = ("Angry", "happy", "SADNESS")
@@ -386,6 +387,35 @@ def test_no_answer_is_asked(tmp_path: Path) -> None:
     assert "none of the first pictures" in said
     assert "(first: a.jpg)" in said
     assert "--image-root" in said
+
+
+@pytest.mark.parametrize("name", ["é0", "É0.JPG", "e\u0301\u0030.jpg"])
+def test_pictures_may_be_listed_in_another_form(tmp_path: Path, name: str) -> None:
+    """Without the suffix, in capitals, or with the accent as macOS writes it."""
+    file = write_set(tmp_path / "a", [{"image": "é0.jpg", "emotion": "happy"}])
+    file.write_text(f"image,emotion\n{name},happy\n", encoding="utf-8")
+    folder, options = guessed(file)
+    assert options["images"] == "images"
+    [sample] = load("fer_pipeline.datasets", "csv").samples(folder, csv.Options.model_validate(options))
+    assert sample.id == "é0.jpg"
+
+
+def test_a_picture_with_another_suffix_is_named(tmp_path: Path) -> None:
+    file = write_set(tmp_path / "a", [{"image": "a.jpg", "emotion": "happy"}])
+    file.write_text("image,emotion\na.png,happy\n")
+    assert "(first: a.png, but a.jpg is there)" in ask(file)
+
+
+def test_two_pictures_that_may_be_meant_are_named(tmp_path: Path) -> None:
+    file = write_set(tmp_path / "a", [{"image": name, "emotion": "happy"} for name in ("A.jpg", "a.JPG")])
+    file.write_text("image,emotion\na.jpg,happy\n")
+    assert "but 'A.jpg' and 'a.JPG' are" in ask(file)
+
+
+def test_what_a_folder_leaves_out_is_said_once(call: Init, tmp_path: Path) -> None:
+    for name in ("notes.txt", "more.txt", "film.mp4", ".DS_Store"):
+        (tmp_path / "pool" / "p1" / name).write_bytes(b"no picture")
+    assert call().count("pool: 4 files left out: 2 .txt, 1 .mp4, 1 hidden") == 1
 
 
 def test_of_two_columns_of_names_the_one_whose_files_are_there(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The `csv` adapter: guesses that are obvious, faults in one line, and no way out of the image root."""
 
 import os
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,3 +170,86 @@ def test_backslashes_of_windows_separate_folders(folder: Path) -> None:
 
 def test_an_image_root_that_is_not_there_is_reported(folder: Path) -> None:
     assert "pictures does not exist" in fault(folder, images="pictures").replace(str(folder) + "/", "")
+
+
+def relisted(folder: Path, *names: str) -> list[str]:
+    """The ids of pictures that a list calls by these names."""
+    lines = "".join(f"{name},Happy\n" for name in names)
+    (folder / "labels.csv").write_text(f"image,emotion\n{lines}", encoding="utf-8")
+    return [sample.id for sample in listed(folder)]
+
+
+def stored(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "images" / name).write_bytes(b"x")
+
+
+def test_a_suffix_may_be_left_out_on_either_side(folder: Path) -> None:
+    stored(folder, "c.v2.png", "sub/d", "e.txt")
+    assert relisted(folder, "a", "c.v2", "sub/d.jpg") == ["a.jpg", "c.v2.png", "sub/d"]
+    (folder / "labels.csv").write_text("image,emotion\ne,Happy\n")
+    assert "1 of 1 pictures" in fault(folder)
+
+
+def test_capitals_may_differ(folder: Path) -> None:
+    stored(folder, "IMG_1.JPG", "Sub/Straße.jpeg")
+    assert relisted(folder, "img_1.jpg", "A.JPG", "B", "sub/STRASSE.JPEG") == [
+        "IMG_1.JPG",
+        "a.jpg",
+        "b.jpg",
+        "Sub/Straße.jpeg",
+    ]
+
+
+@pytest.mark.parametrize(("written", "listed_as"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_may_be_composed_or_not(folder: Path, written: Any, listed_as: Any) -> None:
+    """The id is the file's own name, as a folder that is walked gives it."""
+    name = "sé/É한.jpg"
+    stored(folder, unicodedata.normalize(written, name))
+    for word in (name, name.lower(), name.removesuffix(".jpg")):
+        assert relisted(folder, unicodedata.normalize(listed_as, word)) == [unicodedata.normalize(written, name)]
+
+
+def test_the_name_as_it_stands_comes_first_and_then_the_nearest(folder: Path) -> None:
+    stored(folder, "A.jpg", "c.png", "C.png", "d", "d.jpg")
+    assert relisted(folder, "a.jpg", "A.jpg", "c", "d", "d.jpg") == ["a.jpg", "A.jpg", "c.png", "d", "d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [(("C.jpg", "c.JPG"), "c.jpg"), (("c.png", "c.jpg"), "c"), (("Dir/c.jpg", "DIR/c.jpg"), "dir/c.jpg")],
+)
+def test_two_files_that_may_be_meant_are_both_named(folder: Path, names: tuple[str, str], name: str) -> None:
+    stored(folder, *names)
+    with pytest.raises(DataError) as caught:
+        relisted(folder, name)
+    first, second = sorted(part.removesuffix("/c.jpg") for part in names)
+    assert "line 2" in str(caught.value)
+    assert f"but '{first}' and '{second}' are" in str(caught.value)
+
+
+def test_one_picture_listed_by_two_names_is_listed_twice(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"lists 'a\.jpg' twice, in lines 2 and 3"):
+        relisted(folder, "a.jpg", "a")
+
+
+def test_a_picture_with_another_suffix_is_suggested_but_not_taken(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"\(first: a\.png, but a\.jpg is there\)"):
+        relisted(folder, "a.png")
+
+
+def test_a_folder_or_a_hidden_file_is_no_other_form_of_a_picture(folder: Path) -> None:
+    stored(folder, "c/x.jpg", "._d.jpg")
+    for name in ("c.jpg", "d.jpg", "C"):
+        with pytest.raises(DataError, match="1 of 1 pictures"):
+            relisted(folder, name)
+
+
+def test_a_link_that_leads_nowhere_is_missing_and_another_form_may_not_leave_the_root(folder: Path) -> None:
+    (folder / "images" / "c.jpg").symlink_to("nothing.jpg")
+    (folder / "images" / "D.jpg").symlink_to(folder / "labels.csv")
+    with pytest.raises(DataError, match="1 of 1 pictures"):
+        relisted(folder, "c")
+    with pytest.raises(DataError, match="is a link out of"):
+        relisted(folder, "d")

@@ -319,6 +319,15 @@ def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> N
     assert "set/naïve Ünïcode 名前 (1).jpg" in {row["face_id"] for row in rows}
 
 
+def test_files_that_are_no_pictures_are_counted_by_kind(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw") / "images"
+    for name in ("notes.txt", "._p000.png", "Thumbs.db"):
+        (root / name).write_bytes(b"no picture")
+    summary = run(root, tmp_path, dataset=DatasetSettings(adapter="image_folder", path=root, split="train"))
+    assert summary.counts["samples"] == 18
+    assert summary.warnings == ("set: 3 files left out: 1 .txt, 1 hidden, 1 system",)
+
+
 def test_a_set_that_changes_anywhere_makes_only_the_shards_around_again(tmp_path: Path) -> None:
     """Cut by ids: what is lost, gained or changed moves the shards next to it and no others."""
     root = draw(tmp_path / "raw", count=240)
