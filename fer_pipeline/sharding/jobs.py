@@ -1,6 +1,7 @@
 """Define a job (one shard to make), its outcome, and the attempt to make it, on any backend."""
 
 import errno
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,7 @@ class Outcome:
 
     job: Job[Any]
     fault: str | None
+    seconds: float
     full: bool = False
 
     @property
@@ -78,6 +80,7 @@ def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: 
         done += items
         advance(items)
 
+    started = time.monotonic()
     fault, full = None, False
     try:
         origin = Origin(items=job.items, device=device)
@@ -90,4 +93,4 @@ def attempt(job: Job[Any], maker: Maker, *, store: Store, device: str, advance: 
             fault = f"{type(error).__name__}: {fault}"
     if done != job.items:
         advance(job.items - done)
-    return Outcome(replace(job, payload=None), fault, full)
+    return Outcome(replace(job, payload=None), fault, time.monotonic() - started, full)

@@ -193,7 +193,7 @@ class WorkerPool:
             self._deaths[job.key] += 1
             if self._deaths[job.key] > self._retries:
                 self._advance(job.items)
-                return Outcome(job, WORKER_DIED)
+                return Outcome(job, WORKER_DIED, 0.0)
             if self.retry_alone:
                 self._lost.append(job)
             else:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fer_pipeline.artifacts.faces import decode, encode, face_schema, read_faces, write_shard
+from fer_pipeline.artifacts.faces import decode_one, encode, face_schema, read_faces, write_shard
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.networks.backbones import build
@@ -137,7 +137,7 @@ def test_failures_are_the_surest_mistakes_of_the_mean(tmp_path: Path) -> None:
         "anger-02-as-happiness.png",
         "happiness-01-as-fear.png",
     ]
-    picture = decode([(folder / "anger-01-as-happiness.png").read_bytes()])[0]
+    picture = decode_one((folder / "anger-01-as-happiness.png").read_bytes())
     assert picture[0, 0].tolist() == [2, 2, 190]
 
 
