@@ -19,7 +19,7 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -71,10 +71,11 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = kind_of(entry) == "folder"
-                hidden = entry.name[0] == "." or (entry.name[0] == "@" and is_folder)  # @eaDir, not @someone.jpg
+                first = entry.name[0]
+                hidden = first == "." or (first == "@" and kind_of(entry) == "folder")  # @eaDir, not @someone.jpg
                 if hidden or entry.name.lower() in SYSTEM_NAMES:
-                    left_out[("hidden" if hidden else "system") + (" folder" if is_folder else "")] += 1
+                    folder_or_not = " folder" if kind_of(entry) == "folder" else ""
+                    left_out[("hidden" if hidden else "system") + folder_or_not] += 1
                 else:
                     visible.append(entry)
     except PermissionError:
@@ -82,11 +83,11 @@ def visible_entries(folder: Path, left_out: Counter[str] | None = None) -> list[
     return sorted(visible, key=lambda entry: os.fsencode(entry.name))
 
 
-def _is_picture(file: Path) -> bool:
-    if file.suffix.lower() in PICTURE_SUFFIXES:
+def _is_picture(file: os.DirEntry[str]) -> bool:
+    if _suffix(file.name):
         return True
     try:
-        with file.open("rb") as stream:
+        with open(file.path, "rb") as stream:
             return MAGIC.match(stream.read(16)) is not None
     except OSError:  # so that the reader counts it
         return True
@@ -167,21 +168,22 @@ class PictureRoot:
         above = (*above, os.path.realpath(folder))
         left_out = Counter() if left_out is None else left_out
         for entry in visible_entries(folder, left_out):
-            path, kind = Path(entry.path), kind_of(entry)
-            if ignored is not None and os.path.realpath(path) == os.path.realpath(ignored):
+            if ignored is not None and os.path.realpath(entry.path) == os.path.realpath(ignored):
                 continue
+            kind = kind_of(entry)
             if entry.is_symlink():
-                self.check_link(path)
+                self.check_link(Path(entry.path))
             if kind == "pipe" and self.refuse_pipes:
-                raise DataError(f"{path} is a pipe, socket or device and no picture; remove it")
-            if kind == "folder" and os.path.realpath(path) in above:
+                raise DataError(f"{entry.path} is a pipe, socket or device and no picture; remove it")
+            if kind == "folder" and os.path.realpath(entry.path) in above:
                 left_out["link to a folder above"] += 1
             elif kind == "folder":
                 yield from self.walk(left_out, (*parts, entry.name), ignored=ignored, above=above)
-            elif kind != "file" or _is_picture(path):
+            elif kind != "file" or _is_picture(entry):
                 yield (*parts, entry.name)
             else:
-                left_out[re.sub(r"[^\w.-]", "?", path.suffix.lower()) or "without a suffix"] += 1
+                suffix = os.path.splitext(entry.name)[1].lower()
+                left_out[re.sub(r"[^\w.-]", "?", suffix) or "without a suffix"] += 1
 
     def locate(self, name: str) -> Path:
         """Returns the file that a list calls `name`; DataError where it lies outside the root or may be two files."""
@@ -220,6 +222,8 @@ class PictureRoot:
             near = [
                 entry for entry in near if _suffix(entry) == _suffix(name) or not _suffix(entry) or not _suffix(name)
             ]
+        if len(near) == 1 and not is_folder:
+            return near[0]
         for form in FORMS[:2] if is_folder else FORMS:  # the nearest first
             same = [entry for entry in near if form(entry) == form(name)]
             if len(same) > 1:
@@ -262,7 +266,7 @@ def _small(name: str) -> str:
 
 
 def _suffix(name: str) -> str:
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     return suffix if suffix in PICTURE_SUFFIXES else ""
 
 

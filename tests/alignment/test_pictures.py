@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
 
@@ -240,6 +240,20 @@ def test_transparent_levels_of_deep_grey_show_the_background() -> None:
     assert [found[0, 0], found[19, 0]] == [255, 156]
 
 
+def test_inverted_ycck_of_adobe() -> None:
+    """A CMYK JPEG whose Adobe marker is made to say that it holds YCCK. Truth: the JFIF matrix, all inks inverted."""
+    stored = np.array([90, 140, 120, 200])
+    inks = Image.new("CMYK", (32, 32), tuple(int(255 - value) for value in stored))
+    data = encoded(inks, "JPEG", quality=100)
+    place = data.index(b"Adobe") + 11
+    assert data[place] == 0, "the marker says CMYK"
+    y, cb, cr = stored[0], stored[1] - 128, stored[2] - 128
+    colours = np.array([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb])
+    expected = (255 - colours) * stored[3] / 255
+    found = decode_picture(data[:place] + b"\2" + data[place + 1 :])
+    assert np.abs(found - expected).max() <= 3
+
+
 def test_palettes_keep_their_colours() -> None:
     indexed = Image.fromarray(np.kron([[0, 1], [2, 3]], np.ones((20, 20))).astype(np.uint8))
     indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 9, 8, 7])
@@ -326,13 +340,22 @@ def test_limits_are_settings() -> None:
     assert decode_picture(PNG, PictureSettings(max_pixels=64 * 64)).shape == (64, 64, 3)
 
 
+GIF = encoded(Image.fromarray(gradient()), "GIF")
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+PROFILED = encoded(Image.fromarray(gradient()), "JPEG", icc_profile=PROFILE)
+TIFFS = [
+    encoded(Image.fromarray(gradient()[..., 0].astype(np.uint16) * 9), "TIFF", exif=oriented(6), compression=how)
+    for how in (None, "tiff_lzw")
+]
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data, place: data[:place], lambda data, place: data[:place] + b"\x99" + data[place + 1 :]]
 )
 @settings(max_examples=60, deadline=None)
 @given(
     place=st.integers(min_value=0, max_value=2000),
-    kind=st.sampled_from([JPEG, PNG, encoded(Image.fromarray(gradient()), "GIF")]),
+    kind=st.sampled_from([JPEG, PNG, PROFILED, GIF, *TIFFS]),
 )
 def test_no_damage_raises_anything_else_or_warns(
     damage: Callable[[bytes, int], bytes], place: int, kind: bytes
