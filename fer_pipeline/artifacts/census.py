@@ -1,8 +1,8 @@
 """Write and read what became of the samples of one data set: counts as JSON, rejected samples as Parquet.
 
 `summary.json` stands beside the splits in `data/faces/<set>`, with a copy at `reports/census/<set>.json`, so that a
-report need not depend on the faces. `rejected.parquet` names every sample without a face: `sample_id`, `source` (file
-relative to the data set), `split` and `reason`, all strings.
+report need not depend on the faces; it tells what each label of the source was taken for. `rejected.parquet` names
+every sample without a face: `sample_id`, `source` (file relative to the data set), `split` and `reason`, all strings.
 """
 
 from collections import Counter
@@ -27,6 +27,13 @@ class RejectedSample(NamedTuple):
     reason: str
 
 
+class SourceLabel(NamedTuple):
+    """The number of samples that the source gives a label, and the class or the reason for which they are dropped."""
+
+    samples: int
+    meaning: str
+
+
 @dataclass(frozen=True)
 class SplitCensus:
     """The counts of one split: all samples, faces, faces by class and without a label, rejected samples by reason."""
@@ -38,7 +45,12 @@ class SplitCensus:
     rejected: Mapping[str, int]
 
 
-def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequence[RejectedSample]) -> None:
+def write_census(
+    folder: Path,
+    splits: Mapping[str, SplitCensus],
+    rejected: Sequence[RejectedSample],
+    source_labels: Mapping[str, SourceLabel],
+) -> None:
     """Writes `summary.json` and `rejected.parquet` into a folder."""
     schema = pa.schema([(name, pa.string()) for name in RejectedSample._fields])
     rows = pa.Table.from_pylist([row._asdict() for row in rejected], schema=schema)
@@ -47,6 +59,7 @@ def write_census(folder: Path, splits: Mapping[str, SplitCensus], rejected: Sequ
         "samples": sum(split.samples for split in splits.values()),
         "faces": sum(split.faces for split in splits.values()),
         "rejected": most_frequent(Counter(row.reason for row in rejected)),
+        "source_labels": {label: one._asdict() for label, one in source_labels.items()},
         "splits": {name: asdict(split) for name, split in splits.items()},
     }
     write_json(folder / "summary.json", content)

@@ -19,11 +19,11 @@ import stat
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any, Literal
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import DataError, OptionError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
 
@@ -112,26 +112,38 @@ def report_left_out(adapter: ModuleType, path: Path, options: Any) -> tuple[str,
     return (line,) if line else ()
 
 
-def parse_split(word: str, own: Mapping[str, Split], *, where: str, remedy: str) -> Split:
-    """Returns the split that a source's word means: the settings' own words first, then the usual ones."""
-    known: dict[str, Split] = {**SPLITS, **{name.strip().lower(): split for name, split in own.items()}}
+def parse_split(word: str, own: Mapping[str, Split] | None, *, where: str) -> Split:
+    """Returns the split that a source's word means: the settings' own words first, then the usual ones.
+
+    `own` is None where the source's form is fixed, so that another word is a fault of the file.
+    """
+    known: dict[str, Split] = {**SPLITS, **{name.strip().lower(): split for name, split in (own or {}).items()}}
     try:
         return known[word.strip().lower()]
     except KeyError:
-        raise DataError(f"{where}: {word!r} is no known split (known: {', '.join(sorted(known))}); {remedy}") from None
+        fault = f"{where}: {word!r} is no known split (known: {', '.join(sorted(known))})"
+        if own is None:
+            raise DataError(f"{fault}; fetch the file again") from None
+        raise OptionError(fault, splits=f"{{{word}: train}} (or val, or test)") from None
 
 
-def find_only_file(path: Path, suffix: str, *, remedy: str) -> Path:
-    """Returns `path` if it is a file, or the only file with a suffix in the folder `path`."""
+def find_only_file(path: Path, suffix: str, **remedies: str) -> Path:
+    """Returns `path` if it is a file, or the only file with a suffix in that folder; else an error with `remedies`."""
     if path.is_file():
         return path
     if not path.is_dir():
-        raise DataError(f"{path} does not exist; correct the data set's path in the settings")
+        raise DataError(f"{path} does not exist; correct the data set's path")
     files = sorted(path.glob(f"*{suffix}"))
     if len(files) != 1:
         names = ", ".join(file.name for file in files[:5]) or "none"
-        raise DataError(f"{path} must hold one {suffix} file, found {names}; {remedy}")
+        fault = f"{path} must hold one {suffix} file, found {names}"
+        raise OptionError(fault, **remedies) if remedies else DataError(f"{fault}; name the file itself as the path")
     return files[0]
+
+
+def is_absolute(name: str) -> bool:
+    """Tells whether a list names a picture by its place on some machine, of Unix or Windows."""
+    return PurePosixPath(name).is_absolute() or bool(PureWindowsPath(name).anchor)
 
 
 class PictureRoot:
@@ -140,7 +152,7 @@ class PictureRoot:
     def __init__(self, folder: Path, *, follow_links: bool, refuse_pipes: bool = True) -> None:
         if not folder.is_dir():
             state = "is a file" if folder.exists() else "does not exist"
-            raise DataError(f"the folder of pictures {folder} {state}; correct the data set's path in the settings")
+            raise DataError(f"the folder of pictures {folder} {state}; correct the data set's path")
         self.folder = Path(os.path.normpath(folder))
         self.follow_links = follow_links
         self.refuse_pipes = refuse_pipes  # and devices, which may not be opened: reading never ends
@@ -185,38 +197,45 @@ class PictureRoot:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 left_out[re.sub(r"[^\w.-]", "?", suffix) or "without a suffix"] += 1
 
-    def locate(self, name: str) -> Path:
-        """Returns the file that a list calls `name`; DataError where it lies outside the root or may be two files."""
+    def locate(self, name: str, *, where: str) -> Path:
+        """Returns the file that a list calls `name`.
+
+        Raises:
+            OptionError: It lies outside the root, by its name or a link.
+            DataError: It may be two files; every error says `where`.
+        """
         file = Path(os.path.normpath(self.folder / name))
         if not file.is_relative_to(self.folder):
-            raise DataError(f"{name!r} lies outside the folder of pictures {self.folder}; name a root that holds it")
+            fault = f"{where}: {name!r} lies outside the folder of pictures {self.folder}"
+            cut = {"prefixes": "[BEGINNING] (it is cut off)"} if is_absolute(name) else {}
+            raise OptionError(fault, images="a folder that holds it", **cut)
         try:
             is_link = stat.S_ISLNK(os.lstat(file).st_mode)
         except OSError:
-            file = self.match(name) or file
+            file = self.match(name, where=where) or file
             is_link = file.is_symlink()
         # The folders on the way may be links too, and thousands of pictures share them.
         if file.parent not in self._checked:
-            self.check_link(file.parent)
+            self.check_link(file.parent, where=where)
             self._checked.add(file.parent)
         if is_link:
-            self.check_link(file)
+            self.check_link(file, where=where)
         return file
 
-    def match(self, name: str) -> Path | None:
+    def match(self, name: str, *, where: str = "") -> Path | None:
         """Returns the file of another form of the name, or None; DataError where two files are as near to it."""
         file = Path(os.path.normpath(self.folder / name))
         place, parts = self.folder, file.relative_to(self.folder).parts if file.is_relative_to(self.folder) else ()
         for depth, part in enumerate(parts, 1):
             if not os.path.lexists(place / part):
-                near = self._match_entry(place, part, is_folder=depth < len(parts))
+                near = self._match_entry(place, part, is_folder=depth < len(parts), where=where)
                 if near is None:
                     return None
                 part = near
             place = place / part
         return place if parts else None
 
-    def _match_entry(self, folder: Path, name: str, *, is_folder: bool) -> str | None:
+    def _match_entry(self, folder: Path, name: str, *, is_folder: bool, where: str) -> str | None:
         near = self._list_near(folder, name, is_folder=is_folder)
         if not is_folder:
             near = [
@@ -228,7 +247,11 @@ class PictureRoot:
             same = [entry for entry in near if form(entry) == form(name)]
             if len(same) > 1:
                 several = " and ".join(map(repr, same))
-                raise DataError(f"{name!r} is not in {folder}, but {several} are; write which of them is meant")
+                fault = f"{where}{': ' if where else ''}{name!r} is not in {folder}, but {several} are"
+                if form is _stem and not _suffix(name):
+                    endings = " or ".join(os.path.splitext(entry)[1] for entry in same)
+                    raise OptionError(f"{fault}; write which of them is meant", ending=endings)
+                raise DataError(f"{fault}; write which of them is meant")
             if same:
                 return same[0]
         return None
@@ -248,13 +271,11 @@ class PictureRoot:
             self._names[folder] = dict(names)
         return self._names[folder].get((is_folder, _plain_stem(name)), [])
 
-    def check_link(self, path: Path) -> None:
+    def check_link(self, path: Path, *, where: str = "") -> None:
         """Refuses a path whose real place is outside the root, unless links may be followed."""
         if not self.follow_links and not (real := Path(os.path.realpath(path))).is_relative_to(self._real):
-            raise DataError(
-                f"{path} is a link out of {self.folder} (to {real}); copy what it points to, or set "
-                f"options.follow_links: true"
-            )
+            fault = f"{where}{': ' if where else ''}{path} is a link out of {self.folder} (to {real})"
+            raise OptionError(fault, follow_links="true")
 
 
 def _composed(name: str) -> str:

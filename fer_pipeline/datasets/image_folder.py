@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import DataError, OptionError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.datasets._files import (
@@ -49,15 +49,15 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
     for parts in root.walk(others):
         file = root.folder.joinpath(*parts)
         if len(parts) <= len(levels):
-            raise DataError(
-                f"{file} lies above the folders of {'/'.join(levels)} in {root.folder}; move it into one, or set "
-                f"options.levels ([] for a flat folder)"
+            raise OptionError(
+                f"{file} lies above the folders of {'/'.join(levels)} in {root.folder}, though it must lie in one",
+                levels="[] (a flat folder)",
             )
         named = dict(zip(levels, parts[:-1], strict=False))
         split = named.get("split")
         yield Sample(
             id=picture_id("/".join(parts)),
-            split=parse_split(split, options.splits, where=str(path), remedy="set options.splits") if split else None,
+            split=parse_split(split, options.splits, where=str(path)) if split else None,
             label=picture_id(named["class"]) if "class" in named else None,
             subject=picture_id(named["subject"]) if "subject" in named else None,
             path=file,
@@ -87,9 +87,9 @@ def guess_levels(folder: Path) -> tuple[Level, ...]:
         return ("class",)
     if len(as_splits) < len(tops):
         others = [entry.name for entry in tops if entry not in as_splits]
-        raise DataError(
-            f"{folder} holds the splits {', '.join(entry.name for entry in as_splits)} beside {', '.join(others[:5])}; "
-            f"set options.levels, for example [split, class] with options.splits, or [class]"
+        raise OptionError(
+            f"{folder} holds the splits {', '.join(entry.name for entry in as_splits)} beside {', '.join(others[:5])}",
+            levels="[class] (or [split, class], where all are splits)",
         )
     nested = any(kind_of(entry) == "folder" for top in tops for entry in visible_entries(Path(top.path)))
     return ("split", "class") if nested else ("split",)

@@ -16,7 +16,7 @@ from fer_pipeline.alignment.aligner import AlignmentSettings, NoFace, SeveralFac
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.pictures import PictureSettings
 from fer_pipeline.alignment.shards import AlignmentPlan, Cut, ShardFormat, ShardJob, plan_shards, write_faces
-from fer_pipeline.artifacts.census import RejectedSample, most_frequent
+from fer_pipeline.artifacts.census import RejectedSample, SourceLabel, most_frequent
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
@@ -75,14 +75,15 @@ def run(
         store: Where finished shards are kept.
     """
     rejected: list[RejectedSample] = []
-    work = plan(config, project, name=name, store=store, verify=verify, rejected=rejected)
+    labels: dict[str, SourceLabel] = {}
+    work = plan(config, project, name=name, store=store, verify=verify, rejected=rejected, source_labels=labels)
     result = make_shards("align", name, work, store, project.resources, config.allowed_failures, verify=verify)
     for failure in result.failures:
         shard: ShardJob = failure.job.payload
         rejected += [sample.reject(shard.split, "shard_failed") for sample in shard.samples]
     shards = {job.name.removeprefix(f"{name}/"): Store(store).shard(job.key) for job in result.finished}
     with replacing_folder(out) as folder:
-        splits = write_faces(folder, shards, project.classes, rejected)
+        splits = write_faces(folder, shards, project.classes, rejected, labels)
         faces = sum(split.faces for split in splits.values())
         reasons = sum((Counter(split.rejected) for split in splits.values()), Counter())
         listed = ", ".join(f"{reason} {count:,}" for reason, count in most_frequent(reasons).items())
@@ -110,10 +111,15 @@ def plan(
     store: Path,
     verify: bool = False,
     rejected: list[RejectedSample] | None = None,
+    source_labels: dict[str, SourceLabel] | None = None,
 ) -> Work:
-    """Plans the shards of one set as jobs; samples that fall into no shard are put into `rejected`."""
+    """Plans the shards of one set as jobs.
+
+    Samples that fall into no shard are put into `rejected`, and what the source's labels mean into `source_labels`.
+    """
     format = ShardFormat(project.classes, config.format, config.quality)
     settings = config.alignment(name)
     alignment = AlignmentPlan(name, project.dataset(name), settings, format, config.shard_rows, config.cut)
     hashes = InputHashes(Store(store).memory(f"align-{name}.json"), verify=verify)
-    return plan_shards(alignment, hashes, [] if rejected is None else rejected)
+    labels = {} if source_labels is None else source_labels
+    return plan_shards(alignment, hashes, [] if rejected is None else rejected, labels)

@@ -46,7 +46,7 @@ def test_the_path_may_be_the_table_itself(folder: Path) -> None:
 
 def test_several_tables_need_a_name(folder: Path) -> None:
     (folder / "other.csv").write_text("x\n")
-    assert "found labels.csv, other.csv; name it in options.csv" in fault(folder)
+    assert "found labels.csv, other.csv; set options.csv: FILE" in fault(folder)
     assert len(listed(folder, csv="labels.csv")) == 2
 
 
@@ -80,6 +80,77 @@ def test_a_file_without_a_header_line(folder: Path) -> None:
     (folder / "labels.csv").write_text("a.jpg 4\nb.jpg 5\n")
     found = listed(folder, columns=["image", "emotion"], delimiter=" ")
     assert [(sample.id, sample.label) for sample in found] == [("a.jpg", "4"), ("b.jpg", "5")]
+
+
+def test_blanks_are_the_delimiter_where_every_row_has_as_many_words(folder: Path) -> None:
+    (folder / "labels.csv").write_text("a.jpg  4 \nb.jpg 5")
+    assert [sample.label for sample in listed(folder, columns=["image", "emotion"])] == ["4", "5"]
+    (folder / "images" / "my own.jpg").touch()
+    (folder / "labels.csv").write_text("image\nmy own.jpg\na.jpg\n")
+    assert [sample.id for sample in listed(folder, label=None)] == ["my own.jpg", "a.jpg"]
+
+
+def test_a_first_row_is_no_line_of_names(folder: Path) -> None:
+    (folder / "labels.csv").write_text("a.jpg,4\nb.jpg,5\n")
+    said = fault(folder)
+    assert (
+        "has no column 'image'; found 'a.jpg', '4', which is a row and no line of names; set options.columns: " in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"<!DOCTYPE html><html><body>Please log in", "is a web page, not the file itself"),
+        (b"\xef\xbb\xbf\n  <HTML>", "is a web page, not the file itself"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "is a web page, not the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "is a pointer of git-LFS"),
+        (b"PK\x03\x04\x14\0", "is an Excel workbook or a zip archive"),
+        (b"\x1f\x8b\x08", "is compressed by gzip"),
+    ],
+)
+def test_what_is_no_table_is_called_what_it_is(folder: Path, start: bytes, said: str) -> None:
+    (folder / "labels.csv").write_bytes(start)
+    assert said in fault(folder)
+    assert "encoding" not in fault(folder)
+
+
+def test_wide_text_without_its_mark_is_named(folder: Path) -> None:
+    text = (folder / "labels.csv").read_text()
+    for encoding in ("utf-16-le", "utf-16-be"):
+        (folder / "labels.csv").write_text(text, encoding=encoding)
+        assert fault(folder).endswith(f"set options.encoding: {encoding}")
+        assert len(listed(folder, encoding=encoding)) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"delimiter": "::"}, {"delimiter": ""}, {"encoding": "base64"}])
+def test_impossible_marks_and_encodings_are_one_line(folder: Path, wrong: dict[str, str]) -> None:
+    assert f"set options.{next(iter(wrong))}: " in fault(folder, **wrong)
+
+
+@pytest.mark.parametrize("beginning", ["C:\\faces\\", "\\\\server\\share\\", "D:/x/", "/mnt/someone/"])
+def test_absolute_paths_of_another_machine(folder: Path, beginning: str) -> None:
+    (folder / "labels.csv").write_text(f"image,emotion\n{beginning}a.jpg,Happy\n{beginning}b.jpg,Sad\n")
+    assert "options.prefixes: [BEGINNING] (it is cut off)" in fault(folder)
+    found = listed(folder, prefixes=["/other/", beginning.replace("\\", "/")])
+    assert [sample.id for sample in found] == ["a.jpg", "b.jpg"]
+    assert "begins with none of /data/; set options.prefixes: [BEGINNING]" in fault(folder, prefixes=["/data/"])
+
+
+def test_endings_that_the_list_leaves_out(folder: Path) -> None:
+    for name in ("c_aligned.jpg", "d_aligned.jpg"):
+        (folder / "images" / name).touch()
+    (folder / "labels.csv").write_text("image,emotion\nc.jpg,Happy\nd,Sad\n")
+    assert [sample.id for sample in listed(folder, ending="_aligned.jpg")] == ["c_aligned.jpg", "d_aligned.jpg"]
+
+
+def test_names_may_tell_the_split(folder: Path) -> None:
+    (folder / "images" / "test").mkdir()
+    names = {"train_1.jpg": "train", "test/train_2.jpg": "test", "valid3.jpg": "val", "a.jpg": None}
+    for name in names:
+        (folder / "images" / name).touch()
+    (folder / "labels.csv").write_text("\n".join(["image", *names]))
+    assert [sample.split for sample in listed(folder, label=None, split_by_name=True)] == list(names.values())
 
 
 def test_a_row_with_other_cells_is_reported_by_its_line(folder: Path) -> None:

@@ -128,6 +128,14 @@ def test_labels_may_be_dropped_with_their_count(tmp_path: Path) -> None:
     assert summary.counts["rejected"] == 8
     reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
     assert sorted(reasons) == ["empty"] * 2 + ["label_dropped"] * 3 + ["label_outside_classes"] * 3
+    summary_file = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary_file["source_labels"] == {
+        "angry": {"samples": 4, "meaning": "anger"},
+        "awe": {"samples": 3, "meaning": "label_dropped"},
+        "disgust": {"samples": 3, "meaning": "label_outside_classes"},
+        "happy": {"samples": 4, "meaning": "happiness"},
+        "neutral": {"samples": 4, "meaning": "neutral"},
+    }
 
 
 def test_a_set_without_labels_has_null_labels(tmp_path: Path) -> None:
