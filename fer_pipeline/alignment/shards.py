@@ -23,6 +23,7 @@ import pyarrow as pa
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
 from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, count_reasons, write_census
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
@@ -291,7 +292,11 @@ def make_shard(
 
 
 def write_faces(
-    folder: Path, shards: Mapping[str, Path], classes: Sequence[str], rejected: Sequence[RejectedSample]
+    folder: Path,
+    shards: Mapping[str, Path],
+    classes: Sequence[str],
+    rejected: Sequence[RejectedSample],
+    shared: Mapping[str, SharedCounts],
 ) -> dict[str, SplitCensus]:
     """Links the shards that hold a face into a set's folder, and writes and returns what became of all samples.
 
@@ -300,6 +305,7 @@ def write_faces(
         shards: The shards' folders in the store, in order, by the file's name in the set (`<split>/part-*.parquet`).
         classes: Names by class number.
         rejected: Samples that were rejected before any shard, or with a whole one.
+        shared: What each other split has in common with `train`.
     """
     labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
     rows = list(rejected)
@@ -320,5 +326,5 @@ def write_faces(
             unlabelled=counts[-1],
             rejected=reasons,
         )
-    write_census(folder, splits, rows)
+    write_census(folder, splits, rows, shared)
     return splits
