@@ -28,7 +28,8 @@ class RunInputs:
     def __init__(self, stage: str, params: Path, options: Mapping[str, Any]) -> None:
         self.stage, self.params = stage, params
         self._names = {value for value in options.values() if isinstance(value, str)}
-        self._paths = [path for name, value in options.items() if name not in OUTPUTS for path in paths_in(value)]
+        outputs = OUTPUTS | {"contents"} if stage == "align" else OUTPUTS  # an input of `mine`
+        self._paths = [path for name, value in options.items() if name not in outputs for path in paths_in(value)]
         self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
         self._checked: CheckedSettings | None = None
         self._files: dict[Path, str] = {}

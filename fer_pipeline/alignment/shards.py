@@ -23,6 +23,7 @@ import pyarrow as pa
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
 from fer_pipeline.artifacts.census import RejectedSample, SourceLabel, SplitCensus, most_frequent, write_census
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
@@ -322,6 +323,7 @@ def write_faces(
     classes: Sequence[str],
     rejected: Sequence[RejectedSample],
     source_labels: Mapping[str, SourceLabel],
+    shared: Mapping[str, SharedCounts],
 ) -> dict[str, SplitCensus]:
     """Links the shards that hold a face into a set's folder, and writes and returns what became of all samples.
 
@@ -331,6 +333,7 @@ def write_faces(
         classes: Names by class number.
         rejected: Samples that were rejected before any shard, or with a whole one.
         source_labels: What the labels of the source mean.
+        shared: What each other split has in common with `train`.
     """
     labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
     rows = list(rejected)
@@ -351,5 +354,5 @@ def write_faces(
             unlabelled=counts[-1],
             rejected=most_frequent(reasons),
         )
-    write_census(folder, splits, rows, source_labels)
+    write_census(folder, splits, rows, source_labels, shared)
     return splits
