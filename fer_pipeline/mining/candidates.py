@@ -155,7 +155,9 @@ def check_any_passed(
         return
     if not len(candidates):
         names = ", ".join(candidates.counts)
-        raise DataError(f"no face of {names} is left to mine; check mine.exclude and the summary of score")
+        found = sum(counts["test_faces"] for counts in candidates.counts.values())
+        pictures = f" ({found:,} are test pictures, which mine.test_faces drops)" if found else ""
+        raise DataError(f"no face of {names} is left to mine{pictures}; check mine.exclude and the summary of score")
     margins = candidates.margin.astype(np.float64)
     finite = thresholds[np.isfinite(thresholds)]
     rule = f"a margin of {finite.min():g}" if len(finite) else "the margin rule"

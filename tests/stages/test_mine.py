@@ -235,6 +235,13 @@ def test_test_pictures_are_mined_nowhere_and_are_counted(by_hand: Path) -> None:
     assert (both.counts["excluded"], both.counts["test_faces"]) == (1, 1), "an excluded face is counted once"
 
 
+def test_a_pool_of_test_pictures_alone_is_one_line(by_hand: Path) -> None:
+    for name, split in (("street", "train"), ("studio", "test")):
+        write_known(by_hand, name, {f"{name[0]}/{letter}": ord(letter) for letter in "abcde"}, split=split)
+    with pytest.raises(DataError, match=r"no face of street is left to mine \(5 are test pictures, which mine\.test_f"):
+        run(mine.Config(value=0), by_hand)
+
+
 def test_without_a_leak_or_without_contents_the_same_faces_are_mined(by_hand: Path) -> None:
     unknown = run(mine.Config(value=1 / 16), by_hand, out="before")
     [line] = [line for line in unknown.warnings if "test pictures" in line]
