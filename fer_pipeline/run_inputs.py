@@ -90,8 +90,9 @@ class RunInputs:
 def _tracked_keys(stage: str) -> list[str]:
     """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
     definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
-    keys = definition.get("do", definition).get("params") or [*ProjectSettings.model_fields]
-    return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in ProjectSettings.model_fields]
+    shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
+    keys = definition.get("do", definition).get("params") or sorted(shared)
+    return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
 
 
 def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str]) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def supervise(words: list[str]) -> int:
 def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
     if sys.argv[1:2] and sys.argv[1] in COMMANDS and not os.environ.pop(SUPERVISED, None):
-        sys.exit(supervise(sys.argv[1:]))
+        raise SystemExit(supervise(sys.argv[1:]))
     signal.signal(signal.SIGHUP, signal.default_int_handler)  # with which the supervisor asks for the end
     os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **STARTUP, **os.environ})
     app()

@@ -89,6 +89,12 @@ def test_settings_that_the_stage_does_not_use_may_be_edited(edited_while_drawing
     assert edited_while_drawing(edit) == ""
 
 
+def test_without_a_graph_all_that_stages_share_counts(edited_while_drawing, folder: Path) -> None:
+    (folder / "dvc.yaml").unlink()
+    assert edited_while_drawing(lambda p: p["resources"].update(workers=7)) == ""
+    assert "targets" in edited_while_drawing(lambda p: p.update(targets=["film"]))
+
+
 def test_an_edit_that_is_taken_back_counts_where_the_stage_has_used_it(folder: Path, monkeypatch) -> None:
     """The settings that ran are compared, not those that lay there when the stage began."""
     before = Path("params.yaml").read_text(encoding="utf-8")

@@ -206,9 +206,7 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     """
     yaml = YAML()
     yaml.width = 120
-    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
-    yaml.representer.add_representer(str, _represent_text)
-    yaml.representer.ignore_aliases = lambda _: True
+    yaml.Representer = _Representer
     if not PROFILE.exists():
         raise ConfigError(f"{PROFILE} does not exist; run in the project's folder")
     # The recipes of the profile read its anchor to train on.
@@ -228,10 +226,21 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes as settings are read; a class of its own, since representers are of the class and not of one file."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def _represent_text(dumper: RoundTripRepresenter, text: str) -> Any:
     """Quotes what YAML 1.1, by which settings are read, takes for something else than text: `no`, `1:30`."""
     plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == TEXT_TAG
     return dumper.represent_scalar(TEXT_TAG, text, style=None if plain else '"')
+
+
+_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
+_Representer.add_representer(str, _represent_text)
 
 
 def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

@@ -41,6 +41,13 @@ COMMANDS = {"reproduce": [], "refresh": [], "sweep": ["size=2"]}
 ADVICE = "nothing of it is left running. Run the same command again to go on from there."
 
 
+def _as_in_a_shell() -> None:
+    """Takes the terminal and heeds all signals, also where the tests run in the background of a script."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Terminal:
     """A command on a terminal of its own; `BEGUN` marks every process that it starts."""
 
@@ -55,7 +62,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_as_in_a_shell,
         )
         os.close(slave)
         self._reader = threading.Thread(target=self._read, daemon=True)
