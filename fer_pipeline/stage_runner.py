@@ -19,6 +19,7 @@ from fer_pipeline.core.files import write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings, Summary
 from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
+from fer_pipeline.run_inputs import RunInputs
 from fer_pipeline.sharding.locks import lock_for_run
 from fer_pipeline.sharding.run import ProgressFile
 
@@ -34,7 +35,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     Only one run of a stage and name works on a store at a time; a second one is refused with a DataError. The name is
     made of the options that are plain text: a data set, a pool, a recipe and its target.
     """
-    store = options.get("store", STORE)
+    store, inputs = options.get("store", STORE), RunInputs(stage, params, options)
     checked = check_for(stage, params, remembered=store / "memory" / "checked")
     run = checked.modules[stage].run
     parameters = inspect.signature(run).parameters.values()
@@ -42,6 +43,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
     owner = f"{stage}@{name}" if name else stage
     started, clock = datetime.now(UTC), time.monotonic()
     with lock_for_run(store, owner):
+        inputs.add_settings(checked)
         with nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow():
             summary = run(checked.configs[stage], limit_workers(checked.project), **options)
         record: dict[str, Any] = {
@@ -56,6 +58,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
             "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
         }
         write_json(store / "provenance" / f"{owner}.json", record)
+        inputs.require_unchanged()
     return summary
 
 

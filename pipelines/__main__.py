@@ -1,11 +1,17 @@
 """Run the flows by hand, on a running server or one of their own: `python -m pipelines reproduce|refresh|sweep|serve`.
 
 Each command is built from the function of its name: parameters, types, defaults and docstring are written there once.
+It runs in a supervised tree, as a stage does, below a process that waits for it and takes the signals: however either
+ends, no server, stage or helper of it is left.
 """
 
 import importlib
 import inspect
 import os
+import signal
+import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +19,14 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
+from pipelines.process_tree import catch_signals, run_command
 
 COMMANDS = ("reproduce", "refresh", "sweep", "serve")
 GRID = "PATH=VALUE,VALUE..."
 STARTUP = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # its own 20 s are too few on a busy machine
+SUPERVISED = "PIPELINES_SUPERVISED"  # set for the process that does the work
+SECONDS_TO_END = 7.0  # for a command to end its stages, tell the server and end that; then it is killed
+SECONDS_TO_KILL = 1.0
 
 
 class LazyCommands(TyperGroup):
@@ -46,6 +56,8 @@ def build_command(name: str) -> Any:
             state = function(**options, return_state=True)
         except FlowError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:  # what is to be said of it `supervise` says
             raise typer.Exit(1) from None
         typer.echo(state.message)
         raise typer.Exit(0 if state.is_completed() else 1)
@@ -78,8 +90,43 @@ for _name in COMMANDS:  # help is the first line of the file, which an import of
     app.command(_name, help=_text.partition("\n")[0].strip('"'))(lambda: None)
 
 
+def supervise(words: list[str]) -> int:
+    """Run the command line `words` in a tree of its own and return its exit code.
+
+    The first signal ends it in order, a Ctrl-C after that at once. Others count once: `timeout` sends its signal to the
+    process and to its group.
+    """
+    stop, signals = threading.Event(), list[int]()
+
+    def say(line: str) -> None:
+        with suppress(OSError):  # the terminal may be closed
+            os.write(2, f"{line}\n".encode())
+
+    def end(number: int) -> None:
+        if signals and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        signals.append(number)
+        stop.set()
+
+    how, code = "", 1
+    with catch_signals(end), suppress(KeyboardInterrupt):
+        result = run_command(
+            [sys.executable, "-m", "pipelines", *words], cwd=Path.cwd(), env={**os.environ, SUPERVISED: "1"},
+            on_line=say, notice=SECONDS_TO_END, grace=SECONDS_TO_KILL, stop=stop, own_output=True,
+        )  # fmt: skip
+        how, code = str(result), result.code
+    if signals:
+        how, code = f"ended by {signal.Signals(signals[0]).name}", 128 + signals[0]
+    if code > 128:
+        say(f"{how}; nothing of it is left running. Run the same command again to go on from there.")
+    return code
+
+
 def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS and not os.environ.pop(SUPERVISED, None):
+        raise SystemExit(supervise(sys.argv[1:]))
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # with which the supervisor asks for the end
     os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **STARTUP, **os.environ})
     app()
 

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from pipelines import FlowError
+from pipelines.process_tree import find_flow
 from pipelines.workspace import replace_text
 
 GPU_SECONDS_BETWEEN_TRIES = 1.0
@@ -56,7 +57,7 @@ def lock_workspace(workspace: Path, name: str) -> Iterator[bool]:
     path = workspace / ".dvc" / "tmp" / "pipelines.lock"
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold_lock_file(path, f"{name!r} (process {os.getpid()} on {platform.node()})"))
+            stack.enter_context(hold_lock_file(path, f"{name!r} (process {find_flow()} on {platform.node()})"))
         except BlockingIOError as error:
             holder = str(error) or "another run"
             raise FlowError(f"{workspace} is in use by {holder}; wait for it or cancel it") from None

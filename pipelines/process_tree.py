@@ -2,7 +2,8 @@
 
 `run_command` is called in a thread of the flow's process, several at once. The tree ends, TERM first and KILL after a
 grace period, when the command has ended and left processes behind, at its time limit, when it is to stop, and when the
-flow or the program beside the command (`supervisor.py`) is killed. Only where a flow and both processes of that program
+flow or the program beside the command (`supervisor.py`) is killed. A flow that is started by hand is such a command
+itself. Only where a flow and both processes of that program
 die at the same moment are processes left, and `end_orphans` ends them. On other systems than Linux a tree is a process
 group.
 """
@@ -20,7 +21,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -136,6 +137,12 @@ def new_cookie(workspace: Path) -> str:
     return f"{workspace_id(workspace)}:{os.getpid()}:{own[0][1] if own else 0}:{uuid.uuid4().hex}"
 
 
+def find_flow() -> int:
+    """Return the number of the process with which the tree of this one ends; its own where it is in none."""
+    _, flow, *_ = [*os.environ.get(supervisor.COOKIE, "").split(":"), ""]
+    return int(flow) if flow.isdecimal() else os.getpid()
+
+
 def run_command(
     command: Sequence[str],
     *,
@@ -143,23 +150,27 @@ def run_command(
     env: Mapping[str, str] | None = None,
     on_line: OnLine,
     timeout: float | None = None,
+    notice: float = 0.0,
     grace: float = 5.0,
     cores: Collection[int] | None = None,
     stop: threading.Event | None = None,
     cookie: str | None = None,
+    own_output: bool = False,
 ) -> CommandResult:
     """Run `command` in `cwd` and return when no process of its tree is left, or raise what `on_line` raised.
 
     `env`: all of its environment; this process's own where it is None. `on_line` gets each line, and a progress bar's
-    state twice a second at most. The tree is ended `timeout` seconds after the start, and when `stop` is set; between
-    TERM and KILL are `grace` seconds. `cores`: those that the command may use. `cookie`: what `new_cookie` makes; where
+    state twice a second at most; with `own_output` the command writes where this process writes, and only what is to be
+    said about it is handed on. The tree is ended `timeout` seconds after the start, and when `stop` is set or this
+    process is gone; then the command alone gets HUP and has `notice` seconds to end what it has started, the rest TERM
+    and, after `grace` seconds, KILL. `cores`: those that the command may use. `cookie`: what `new_cookie` makes; where
     none is given, `cwd` is the workspace. Raises OSError where there is no `cwd`, or no process can be started.
     """
     if stop and stop.is_set():
         return CommandResult(128 + signal.SIGTERM, "stopped", [], 0.0)
     began, cookie = time.monotonic(), cookie or new_cookie(cwd)
     report_read, report_write = os.pipe()
-    settings = [grace, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
+    settings = [grace, notice, math.inf if timeout is None else timeout, ",".join(map(str, sorted(cores or ()))) or "-"]
     program = [sys.executable, "-I", "-S", Path(supervisor.__file__).resolve(), *settings, os.getpid(), report_write]
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
@@ -176,7 +187,8 @@ def run_command(
             process = subprocess.Popen(
                 [*map(str, program), *command], cwd=cwd,
                 env={**(os.environ if env is None else env), supervisor.COOKIE: cookie}, bufsize=0,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE, stdout=None if own_output else subprocess.PIPE,
+                stderr=None if own_output else subprocess.STDOUT,
                 pass_fds=(report_write,), start_new_session=True,
             )  # fmt: skip
         finally:
@@ -213,17 +225,17 @@ def _follow(
 ) -> bytes:  # fmt: skip
     """Hand on what the command writes until its tree has ended; return the report, empty where the supervisor died."""
     output, splitter, report, deadline = process.stdout, LineSplitter(), b"", math.inf
-    assert output is not None
-    os.set_blocking(output.fileno(), False)
     poll = select.poll()
-    for file in (output, report_file):
-        poll.register(file, select.POLLIN)
+    poll.register(report_file, select.POLLIN)
+    if output:
+        os.set_blocking(output.fileno(), False)
+        poll.register(output, select.POLLIN)
     while time.monotonic() <= deadline:
         if stop and stop.is_set():
             _ask_to_end(process)
             stop = None
         ready = {descriptor for descriptor, _ in poll.poll(POLL_MILLISECONDS)}
-        if output.fileno() in ready:
+        if output and output.fileno() in ready:
             piece = output.read(PIECE_BYTES)  # None where nothing is there yet
             hand_on(splitter.feed(piece or b"", time.monotonic()))
             if piece == b"":
@@ -235,10 +247,26 @@ def _follow(
                 break
             report += piece
             deadline = min(deadline, time.monotonic() + SECONDS_AFTER_REPORT)
-    for piece in takewhile(bool, (output.read(PIECE_BYTES) for _ in range(LAST_PIECES))):
+    for piece in takewhile(bool, (output.read(PIECE_BYTES) for _ in range(LAST_PIECES) if output)):
         hand_on(splitter.feed(piece, time.monotonic()))
     hand_on(splitter.close())
     return report
+
+
+@contextmanager
+def catch_signals(handle: Callable[[int], None]) -> Iterator[None]:
+    """Within the block call `handle` for Ctrl-C, TERM and a closed terminal; what is ignored goes on being ignored.
+
+    It is caught all the same: a Prefect worker turns TERM into INT, and would not end had it inherited to ignore INT.
+    """
+    former = {number: signal.getsignal(number) for number in supervisor.END_SIGNALS}
+    for number, handler in former.items():
+        signal.signal(number, lambda got, _, ignored=handler is signal.SIG_IGN: None if ignored else handle(got))
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 class ProgramGroup:

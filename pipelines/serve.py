@@ -6,13 +6,12 @@ PREFECT_API_DATABASE_CONNECTION_URL); no process is left when this one has ended
 
 import os
 import platform
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +30,7 @@ from prefect.workers.process import ProcessWorker
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 from pipelines.cleanup import crash_runs_of_worker
 from pipelines.locks import hold_lock_file, visible_gpus
-from pipelines.process_tree import ProgramGroup, end_orphans
+from pipelines.process_tree import ProgramGroup, catch_signals, end_orphans, find_flow
 from pipelines.workspace import find_workspace
 
 HOST = "127.0.0.1"
@@ -79,7 +78,7 @@ def serve(
     home, worker = get_current_settings().home, platform.node()
     with ExitStack() as stack:
         try:  # two servers on one SQLite file would schedule everything twice
-            stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {os.getpid()}\n"))
+            stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {find_flow()}\n"))
         except BlockingIOError as error:
             other, process, *_ = [*str(error).split(), "an unknown address", "?"]
             use = f"use it: export PREFECT_API_URL={other}/api, or end it first"
@@ -213,20 +212,9 @@ def deploy(client: SyncPrefectClient, programs: ProgramGroup, prefect_file: Path
     return sorted(f"{client.read_flow(one.flow_id).name}/{one.name}" for one in deployments)
 
 
-@contextmanager
-def set_on_signals(over: threading.Event) -> Iterator[None]:
-    """Within the block Ctrl-C, TERM and a closed terminal set `over`; what is ignored goes on being ignored.
-
-    It is caught all the same: a Prefect worker turns TERM into INT, and would not end had it inherited to ignore INT.
-    """
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number, handler in former.items():
-        signal.signal(number, (lambda *_: None) if handler is signal.SIG_IGN else (lambda *_: over.set()))
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+def set_on_signals(over: threading.Event) -> AbstractContextManager[None]:
+    """Set `over` within the block on Ctrl-C, TERM and a closed terminal."""
+    return catch_signals(lambda _: over.set())
 
 
 class _QuietHandler(SimpleHTTPRequestHandler):

@@ -1,8 +1,10 @@
 """Run one command and end its whole process tree: the program beside every stage. Uses the standard library only.
 
-Called as `python -I -S supervisor.py GRACE TIMEOUT CORES FLOW REPORT command…`: seconds, seconds or inf, cores as 0,1
-or -, the number of the flow's process, a descriptor. The environment holds the tree's cookie; stdin is a pipe whose
-other end is the flow's. Once no process of the tree is left, writes one line to the descriptor REPORT:
+Called as `python -I -S supervisor.py GRACE NOTICE TIMEOUT CORES FLOW REPORT command…`: seconds, seconds, seconds or
+inf, cores as 0,1 or -, the number of the flow's process, a descriptor. The environment holds the tree's cookie; stdin
+is a pipe whose other end is the flow's. A tree that is to end is ended at once where NOTICE is 0; else the command
+alone gets HUP and that many seconds to end in order, unless it is asked for again. Once no process of the tree is left,
+writes one line to the descriptor REPORT:
 `reason code ended stuck`, which are why it ended, the command's exit code (128 + n for signal n), how many processes
 had to be ended, and how many could not be.
 
@@ -209,7 +211,7 @@ def guard(supervisor: int, grace: float, report: int) -> None:
 
 
 def supervise(
-    command: list[str], cores: str, timeout: float, grace: float, flow: int, guard_pipe: int, report: int
+    command: list[str], cores: str, timeout: float, notice: float, grace: float, flow: int, guard_pipe: int, report: int
 ) -> None:
     """Start the command, wait for its end or a reason to end it, end the tree and report.
 
@@ -227,29 +229,36 @@ def supervise(
     poll = select.poll()
     for descriptor in {0, flow, guard_pipe, wakes} - {-1}:
         poll.register(descriptor, select.POLLIN)
-    reason = ""
+    reason, warned = "", False
     while not reason:
         seconds = min(max(deadline - time.monotonic(), 0), MAX_POLL_SECONDS)
         ready = {descriptor for descriptor, _ in poll.poll(int(seconds * 1000) + 1)}
         signals = set(os.read(wakes, 4096)) if wakes in ready else set()
+        asked = bool(signals & set(END_SIGNALS) or ready & {0, flow})
+        if flow in ready or (0 in ready and not os.read(0, 1)):  # the flow is gone, which stays so
+            for descriptor in {0, flow} - {-1}:
+                poll.unregister(descriptor)
         tree.reap_children()
         if guard_pipe in ready or tree.excluded in tree.codes:
             if guard_pipe in ready:
                 poll.unregister(guard_pipe)
             tree.excluded = start_second_guard(grace, report)
         if child in tree.codes:
-            reason = "exit"
-        elif ready & {0, flow} or signals & set(END_SIGNALS):
+            reason = "stopped" if warned else "exit"
+        elif asked and notice and not warned:
+            os.kill(child, signal.SIGHUP)  # Prefect takes TERM for itself, and Python writes a traceback for INT
+            warned, deadline = True, min(deadline, time.monotonic() + notice)
+        elif asked:
             reason = "stopped"
         elif time.monotonic() >= deadline:
-            reason = "timeout"
+            reason = "stopped" if warned else "timeout"
     ended, stuck = end_processes(tree.list_living, grace)
     write_report(report, reason, tree.codes.get(child, 128 + signal.SIGKILL), ended, stuck)
     if tree.excluded:
         os.kill(tree.excluded, signal.SIGKILL)
 
 
-def main(grace: str, timeout: str, cores: str, flow: str, report: str, *command: str) -> None:
+def main(grace: str, notice: str, timeout: str, cores: str, flow: str, report: str, *command: str) -> None:
     """Become the guard and, below it, the supervisor; do nothing where the flow is gone already."""
     os.set_inheritable(int(report), False)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # a thread of the flow may have blocked some
@@ -268,7 +277,8 @@ def main(grace: str, timeout: str, cores: str, flow: str, report: str, *command:
         os.setsid()
         os.close(hold)
         become_subreaper()
-    supervise(list(command), cores, float(timeout), float(grace), flow_pidfd, guard_pipe, int(report))
+    times = float(timeout), float(notice), float(grace)
+    supervise(list(command), cores, *times, flow_pidfd, guard_pipe, int(report))
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def set_params(text: str, settings: Settings) -> str:
     yaml_file.preserve_quotes = True
     try:
         content = yaml_file.load(text)
+        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
     except YAMLError as error:
         raise FlowError(f"params.yaml cannot be read: {str(error).splitlines()[0]}") from None
+    if alias is not None:  # a value set in one place would be set in the other
+        fault = f"params.yaml, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names"
+        raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
     for dotted, value in settings.items():
         inside: Any = {"": content}
         key: Any = ""

@@ -24,7 +24,7 @@ from fer_pipeline.alignment.warp import Border
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import Settings
 
-VERSION = 1
+VERSION = 2  # 1 turned a TIFF twice, and heeded no colour profile
 PICTURES_PER_BATCH = 64
 BYTES_PER_BATCH = 100_000_000
 

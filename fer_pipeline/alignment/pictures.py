@@ -1,18 +1,31 @@
 """Decode untrusted bytes to an upright 8-bit RGB picture, or raise a `Rejection` with a short stable reason.
 
-The size is judged by the header before a pixel is decoded. EXIF orientation is applied, the first frame of an animation
-is taken, 16-bit grey is scaled and not clipped, transparency is laid over a stated background. A JPEG whose data the
-decoder had to guess is damaged: libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first.
+The size is judged by the header before a pixel is decoded. A JPEG whose data the decoder had to guess is damaged:
+libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first. Else the picture is what a viewer
+shows a person, since people labelled what they saw:
+
+- *Orientation* of EXIF (or XMP, where Pillow reads it) is applied, once: Pillow turns a TIFF itself while it loads it.
+- *Colour*: an embedded ICC profile is converted to sRGB, as browsers do. One that moves no colour by more than two
+  levels, as every profile of sRGB itself, changes nothing. A profile for other colours than the picture's is ignored,
+  as viewers do; one that cannot be read is a rejection of its own. PNG's gAMA, cHRM and cICP are not applied, nor
+  EXIF's ColorSpace: programs disagree about them. CMYK without a profile is converted by subtraction. CMYK and YCCK
+  JPEGs are taken as inverted, Adobe's way, with or without Adobe's marker, as browsers take them.
+- *Depth*: deeper grey is scaled by its range, neither clipped nor wrapped. The range is that of the fewest usual bits
+  (8, 10, 12, 14, 16 or more) that hold the brightest pixel, or the range that the file states where that is wider:
+  cameras store 12 bits in 16. Floats may also be 0 to 1. Deep colours are cut to their upper 8 bits by Pillow.
+- *Frames*: the first of an animation or page of a TIFF; of an APNG the still picture.
+- *Transparency* is laid over a stated background.
 """
 
 import io
 import warnings
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
 from fer_pipeline.core.settings import Settings
@@ -29,6 +42,11 @@ UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes metadata
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+BITS = (8, 10, 12, 14, *range(16, 33))  # of deep grey
+PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # Pillow's mode by the profile's word for its colours
+MAX_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE = 281, 341  # tags of TIFF
+VISIBLE = 2  # levels; a profile that moves no colour by more is sRGB, rounded
 
 Level = Annotated[int, Field(ge=0, le=255)]
 
@@ -47,13 +65,13 @@ class PictureSettings(Settings):
     min_side: Annotated[int, Field(ge=1)] = 16
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # more is taken for a decompression bomb
     background: tuple[Level, Level, Level] = (255, 255, 255)  # RGB under transparent pixels
-    damaged: Literal["reject", "keep"] = "reject"  # JPEGs of which a decoder can still make something
+    damaged: Literal["reject", "keep"] = "reject"  # JPEGs and profiles of which a decoder can still make something
 
 
 def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the picture, or raises a `Rejection`.
 
-    Its reasons are empty, not_an_image, too_many_pixels, too_small, truncated and damaged.
+    Its reasons are empty, not_an_image, too_many_pixels, too_small, truncated, damaged and damaged_profile.
     """
     if not data:
         raise Rejection("empty")
@@ -89,31 +107,126 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
                 # Bytes between two markers are harmless and common: Pillow is to try.
                 if settings.damaged == "reject" and "extraneous" not in str(error).lower():
                     raise
+        if pixels is None:
+            picture.load()  # first, because Pillow turns a TIFF here, and forgets that it was to be turned
         try:
             orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception:  # damaged metadata says nothing about the pixels
             orientation = 1
-        if pixels is not None and orientation not in UPRIGHT:
+        transform = _find_transform(picture, keep_damaged=settings.damaged == "keep")
+        if pixels is not None and orientation not in UPRIGHT and transform is None:
             return pixels
-        upright = picture if pixels is None else Image.fromarray(pixels)
-        upright.load()
+        upright = _to_eight_bits(picture) if pixels is None else Image.fromarray(pixels)
         if orientation in UPRIGHT:
             upright = upright.transpose(UPRIGHT[orientation])
-        upright = _to_eight_bits(upright)
-        if upright.mode in TRANSPARENT_MODES or "transparency" in upright.info:
-            under = Image.new("RGBA", upright.size, (*settings.background, 255))
-            upright = Image.alpha_composite(under, upright.convert("RGBA"))
-        return np.array(upright.convert("RGB"))
+        return np.array(_to_rgb(upright, transform, settings.background))
+
+
+def _find_transform(picture: Image.Image, *, keep_damaged: bool) -> ImageCms.ImageCmsTransform | None:
+    """Returns the transform of the picture's colours to sRGB, or None where they are shown as they are."""
+    if picture.mode == "LAB":
+        return _build_transform("LAB")
+    if "icc_profile" not in picture.info:
+        return None
+    try:
+        transform = _build_transform(picture.info["icc_profile"])
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # Pillow gives None for a profile in a broken chunk
+        if keep_damaged:
+            return None
+        raise Rejection("damaged_profile") from None
+    grey = picture.mode in ("1", "L", "LA", "La", "F") or picture.mode.startswith("I")
+    fitting = {"L", "RGB"} if grey else {"CMYK" if picture.mode == "CMYK" else "RGB"}
+    return transform if transform is not None and transform.input_mode in fitting else None
+
+
+@lru_cache(maxsize=16)
+def _build_transform(profile: bytes | Literal["LAB"] | None) -> ImageCms.ImageCmsTransform | None:
+    """Builds the transform from an ICC profile to sRGB; None where no eye sees a difference.
+
+    Relative colorimetric with black point compensation: white stays white, black stays black, as viewers do it.
+    """
+    if profile == "LAB":
+        source, mode = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")), "LAB"
+    else:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile or b""))
+        opened: Any = source.profile
+        mode = PROFILE_MODES.get(opened.xcolor_space.strip())
+    if mode is None:
+        return None
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    if mode == "L":
+        flags |= ImageCms.Flags.NOOPTIMIZE  # whose short cut is 10 levels off in the shadows of linear grey
+    intent, target = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(source, target, mode, "RGB", intent, flags)
+    if mode in ("L", "RGB"):
+        levels = np.arange(256) if mode == "L" else np.moveaxis(np.mgrid[:256:17, :256:17, :256:17], 0, -1)
+        before = Image.fromarray(levels.astype(np.uint8).reshape(1, -1, *levels.shape[3:]))
+        after = _transform(before, transform)
+        if np.abs(np.asarray(before.convert("RGB"), int) - np.asarray(after, int)).max() <= VISIBLE:
+            return None
+    return transform
+
+
+def _to_rgb(
+    picture: Image.Image, transform: ImageCms.ImageCmsTransform | None, background: tuple[int, int, int]
+) -> Image.Image:
+    """Converts the colours to sRGB and lays what is transparent over the background."""
+    alpha = None
+    if picture.mode in TRANSPARENT_MODES or "transparency" in picture.info:
+        picture = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+        alpha = picture.getchannel("A")
+    colours = picture.convert("RGB") if transform is None else _transform(picture, transform)
+    if alpha is None:
+        return colours
+    colours.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (*background, 255)), colours).convert("RGB")
+
+
+def _transform(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    if picture.mode != transform.input_mode:  # grey that has become RGB on the way has three equal channels
+        picture = picture.convert("RGB").convert(transform.input_mode)
+    if picture.mode == "L" and picture.width * picture.height > 256:  # of 256 levels, each only once
+        table = np.asarray(_transform(Image.fromarray(np.arange(256, dtype=np.uint8)[None]), transform))[0]
+        return Image.fromarray(table[np.asarray(picture)])
+    rgb = ImageCms.applyTransform(picture, transform)
+    assert rgb is not None, "it is None only in place"
+    return rgb
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Scales deeper grey by its range: 16 bits, or floats of 0 to 1; Pillow's own conversion would clip it."""
+    """Scales deeper grey by its range; Pillow's own conversion would clip it."""
     if not picture.mode.startswith(("I", "F")):
         return picture
-    levels = np.asarray(picture, dtype=np.float64)
-    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > 65535:
-        raise Rejection("damaged")
-    highest = 65535
+    tags: Any = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
+    levels = np.asarray(picture)
+    signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
+    if picture.mode == "I" and not signed:
+        levels = levels.view(np.uint32)  # Pillow has no other place for them
+    levels = levels.astype(np.float64)
+    limits = [2**bits - 1 for bits in BITS]
     if picture.mode == "F":
-        highest = next(limit for limit in (1, 255, 65535) if levels.max() <= limit)
-    return Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
+        limits.insert(0, 1)
+    elif signed and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (16,):
+        limits = [*limits[:4], 32767]
+    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > limits[-1]:
+        raise Rejection("damaged")
+    highest = next(limit for limit in limits if max(levels.max(), _stated_maximum(picture, tags)) <= limit)
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero, which Pillow heeds up to 8 bits only
+        levels = highest - levels
+    grey = Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
+    if isinstance(transparent := picture.info.get("transparency"), int):
+        grey.putalpha(Image.fromarray(np.where(np.asarray(picture) == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _stated_maximum(picture: Image.Image, tags: Any) -> float:
+    """Returns the highest level that the file says it may hold; 0 where it says nothing.
+
+    The maximum in a TIFF's tags is a statistic, says the standard, so that it tells the bits and not the scale.
+    """
+    if picture.format in ("PPM", "JPEG2000"):  # which state it, and Pillow has scaled by it
+        return 1 if picture.mode == "F" else 65535
+    if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,):
+        return 4095
+    stated = [tags.get(MAX_SAMPLE_VALUE, 0), tags.get(S_MAX_SAMPLE_VALUE, 0)]
+    return max(float(np.max(value)) for value in stated)

@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
-from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, most_frequent, write_census
+from fer_pipeline.artifacts.census import RejectedSample, SourceLabel, SplitCensus, most_frequent, write_census
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
@@ -87,6 +88,7 @@ class LabelMap:
     """Maps one data set's labels to class numbers, or to the reason for which a picture is dropped."""
 
     def __init__(self, dataset: DatasetSettings, classes: Sequence[str], *, name: str) -> None:
+        self._classes = tuple(classes)
         self._by_class: dict[str, int | str] = {canonical(known): number for number, known in enumerate(classes)}
         self._by_word: dict[str, int | str] = {}
         for word, wanted in dataset.classes.items():
@@ -103,6 +105,14 @@ class LabelMap:
         if word is None:
             return None
         return self._by_word.get(word.strip(), self._by_class.get(canonical(word), OUTSIDE))
+
+    def describe(self, counts: Mapping[str, int]) -> dict[str, SourceLabel]:
+        """Returns what each word of the source means, with the number of its samples."""
+        meanings = {word: self.look_up(word) for word in counts}
+        return {
+            word: SourceLabel(counts[word], self._classes[one] if isinstance(one, int) else str(one))
+            for word, one in meanings.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -133,18 +143,24 @@ class AlignmentPlan:
             yield sample if sample.split is not None else replace(sample, split=self.dataset.split)
 
 
-def check_samples(plan: AlignmentPlan, labels: LabelMap) -> int:
-    """Returns the number of samples; ids that come twice and labels outside the classes are a DataError."""
-    outside: Counter[str] = Counter()
+def check_samples(plan: AlignmentPlan, labels: LabelMap) -> tuple[int, dict[str, SourceLabel]]:
+    """Returns the number of samples, and what the source's labels mean.
+
+    Raises:
+        DataError: An id comes twice, or a label is outside the classes.
+    """
+    words: Counter[str] = Counter()
     hashes = array("Q")
     for sample in plan.samples():
         hashes.append(hash_id(sample.id))
-        if labels.look_up(sample.label) == OUTSIDE:
-            outside[str(sample.label)] += 1
+        if sample.label is not None:
+            words[sample.label] += 1
     if len(hashes) == 0:
         raise DataError(
             f"data set {plan.name!r} has no sample in {plan.dataset.path}; correct datasets.{plan.name}.path"
         )
+    source_labels = labels.describe(words)
+    outside = {word: one.samples for word, one in source_labels.items() if one.meaning == OUTSIDE}
     if outside and not plan.dataset.drop_unknown:
         counts = ", ".join(f"{word} {count:,}" for word, count in sorted(outside.items()))
         raise DataError(
@@ -159,7 +175,7 @@ def check_samples(plan: AlignmentPlan, labels: LabelMap) -> int:
             f"data set {plan.name!r}: {len(twice):,} sample ids come more than once, the first is {first!r}; "
             f"every picture needs an id of its own"
         )
-    return len(hashes)
+    return len(hashes), source_labels
 
 
 def hash_id(sample_id: str) -> int:
@@ -182,13 +198,17 @@ def ends_shard(sample_id: str, length: int, *, rows: int, cut: Cut) -> bool:
     return length >= 2 * rows or (length >= rows // 4 and hash_id(sample_id) < 2**64 // rows)
 
 
-def plan_shards(plan: AlignmentPlan, hashes: InputHashes, rejected: list[RejectedSample]) -> Work:
+def plan_shards(
+    plan: AlignmentPlan, hashes: InputHashes, rejected: list[RejectedSample], source_labels: dict[str, SourceLabel]
+) -> Work:
     """Checks all samples and plans a job for each shard, in the adapter's order, named by its file under the set.
 
-    Samples without a class of theirs are put into `rejected` when the jobs are taken.
+    What the source's labels mean is put into `source_labels` at once, and samples without a class of theirs into
+    `rejected` when the jobs are taken.
     """
     labels = LabelMap(plan.dataset, plan.format.classes, name=plan.name)
-    total = check_samples(plan, labels)
+    total, meanings = check_samples(plan, labels)
+    source_labels |= meanings
     jobs = _plan_jobs(plan, labels, hashes, rejected)
     return Work(jobs, partial(load_maker, plan), shorten_job, unit="pictures", total=total)
 
@@ -298,7 +318,12 @@ def make_shard(
 
 
 def write_faces(
-    folder: Path, shards: Mapping[str, Path], classes: Sequence[str], rejected: Sequence[RejectedSample]
+    folder: Path,
+    shards: Mapping[str, Path],
+    classes: Sequence[str],
+    rejected: Sequence[RejectedSample],
+    source_labels: Mapping[str, SourceLabel],
+    shared: Mapping[str, SharedCounts],
 ) -> dict[str, SplitCensus]:
     """Links the shards that hold a face into a set's folder, and writes and returns what became of all samples.
 
@@ -307,6 +332,8 @@ def write_faces(
         shards: The shards' folders in the store, in order, by the file's name in the set (`<split>/part-*.parquet`).
         classes: Names by class number.
         rejected: Samples that were rejected before any shard, or with a whole one.
+        source_labels: What the labels of the source mean.
+        shared: What each other split has in common with `train`.
     """
     labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
     rows = list(rejected)
@@ -327,5 +354,5 @@ def write_faces(
             unlabelled=counts[-1],
             rejected=most_frequent(reasons),
         )
-    write_census(folder, splits, rows)
+    write_census(folder, splits, rows, source_labels, shared)
     return splits

@@ -6,16 +6,18 @@ for which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import fer_pipeline
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, validate
+from fer_pipeline.core.progress import progress
+from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, paths_in, validate
 
 GRAPH = Path("dvc.yaml")
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
@@ -30,12 +32,14 @@ class CheckedSettings(NamedTuple):
 
 
 def run(*, params: Path = PARAMS) -> str:
-    """Check every section of the settings without running anything.
+    """Check the settings, and that the data sets, files and devices that they name are there, without running anything.
 
     Args:
         params: The file of settings.
     """
-    project = check(params).project
+    checked = check(params)
+    project = checked.project
+    check_machine(params, checked)
     counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
     return f"{params}: {counts}, all settings are valid"
 
@@ -89,6 +93,38 @@ def check(params: Path) -> CheckedSettings:
     return CheckedSettings(project, configs, modules)
 
 
+def check_machine(params: Path, checked: CheckedSettings) -> None:
+    """Refuses settings that cannot run here: a device or a file that is not there, a data set that cannot be read.
+
+    Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
+    """
+    from fer_pipeline.networks.devices import resolve_device  # brings torch
+
+    project, align = checked.project, checked.modules["align"]
+    if project.resources.backend == "local":  # what a cluster has is known when it is at work
+        try:
+            resolve_device(project.resources.device)
+        except ConfigError as error:
+            raise ConfigError(f"{params}, resources: {error}") from None
+    outs = _graph_outs(load_params(params)) if GRAPH.exists() else []
+    places = {f"datasets.{name}.path": dataset.path for name, dataset in project.datasets.items()}
+    recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], project).items()
+    sections = {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
+    places |= {key: path for key, section in sections.items() for path in paths_in(section)}
+    for key, path in places.items():
+        if not path.exists() and not _is_made(path, outs):
+            advice = f"run `dvc pull {path}`" if _is_added(path) else "correct the path"
+            raise ConfigError(f"{params}, {key}: {path} does not exist; {advice}")
+    with tempfile.TemporaryDirectory() as store:
+        for name, dataset in project.datasets.items():
+            if dataset.path.exists():
+                try:
+                    with progress(f"check {name}", None):
+                        align.plan(checked.configs["align"], project, name=name, store=Path(store))
+                except DataError as error:
+                    raise DataError(f"{params}, datasets.{name}: {error}") from None
+
+
 def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, Any]) -> None:
     wanted = {project.anchor, *project.pools}
     if set(configs["embed"].sets) != wanted:
@@ -125,17 +161,28 @@ def _check_networks(groups: Mapping[str, Any]) -> None:
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:
     """Refuses a source of a recipe that is no output of the graph, nor below or above one, nor added to DVC."""
-    stages = load_params(GRAPH).get("stages") or {}
-    outs = [Path(out) for stage in stages.values() for out in _outs(stage, values)]
+    outs = _graph_outs(values)
     folders = sorted({"/".join(out.parts[:2]) for out in outs if out.parts[0] == "data"})
     for name, recipe in project.recipes.items():
         for source, path in recipe.sources.items():
-            added = any(Path(f"{folder}.dvc").exists() for folder in (path, *path.parents))
-            if not added and not any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs):
+            if not _is_added(path) and not _is_made(path, outs):
                 raise ConfigError(
                     f"{params}, recipes.{name}.sources.{source}: no stage of {GRAPH} makes {path}; name a folder in "
                     f"{', '.join(folders)}, or one that was added by `dvc add`"
                 )
+
+
+def _graph_outs(values: dict[str, Any]) -> list[Path]:
+    stages = load_params(GRAPH).get("stages") or {}
+    return [Path(out) for stage in stages.values() for out in _outs(stage, values)]
+
+
+def _is_added(path: Path) -> bool:
+    return any(Path(f"{folder}.dvc").exists() for folder in (path, *path.parents))
+
+
+def _is_made(path: Path, outs: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(out) or out.is_relative_to(path) for out in outs)
 
 
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:

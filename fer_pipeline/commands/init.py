@@ -8,24 +8,28 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
+from yaml import SafeLoader, ScalarNode
 
 from fer_pipeline.commands import survey
 from fer_pipeline.commands.check import check
+from fer_pipeline.commands.labels import map_labels, parse_renames
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import DatasetSurvey, Source, SurveySettings
-from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import PARAMS, Split, validate
 from fer_pipeline.datasets import csv
 
 PROFILE = PROFILES / "photographs.yaml"
-NULL_TAG = "tag:yaml.org,2002:null"
+NULL_TAG, TEXT_TAG = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
 def run(
@@ -40,6 +44,14 @@ def run(
     label_column: Sequence[str] = (),
     subject_column: Sequence[str] = (),
     split_column: Sequence[str] = (),
+    split_word: Sequence[str] = (),
+    image_prefix: Sequence[str] = (),
+    image_ending: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    delimiter: Sequence[str] = (),
+    encoding: Sequence[str] = (),
+    follow_links: Sequence[str] = (),
+    levels: Sequence[str] = (),
     rename: Sequence[str] = (),
     drop_outside: bool = False,
     reject_missing: bool = False,
@@ -59,7 +71,15 @@ def run(
         label_column: The column of labels, [SET=]NAME.
         subject_column: The column of persons, [SET=]NAME.
         split_column: The column of splits, [SET=]NAME.
-        rename: What a label of the source means, LABEL=CLASS.
+        split_word: A word that means a split, [SET:]WORD=SPLIT.
+        image_prefix: A beginning of a CSV's names of pictures that is cut off, [SET=]BEGINNING; several.
+        image_ending: What such a name ends in, if not its suffix, [SET=]ENDING, for example _aligned.jpg.
+        columns: The columns' names of a CSV without a line of them, [SET=]NAME,NAME.
+        delimiter: What is between the cells of a CSV, [SET=]MARK; tab and blank are said so.
+        encoding: How a CSV is encoded, [SET=]NAME, for example cp1252.
+        follow_links: Follow links out of the folder of pictures, [SET=]true.
+        levels: What an image_folder's folders stand for, [SET=]split,class or subject, or flat.
+        rename: What a label of the source means, [SET:]LABEL=CLASS.
         drop_outside: Leave out labels that are no class; they are counted.
         reject_missing: Leave out rows without a picture; they are counted.
         params: The file of settings.
@@ -67,13 +87,26 @@ def run(
     """
     names = _parse_classes(classes)
     check_replaceable(params, force=force)
-    columns = {"image": image_column, "label": label_column, "subject": subject_column, "split": split_column}
-    choices = {"image_root": image_root, **{f"{kind}_column": values for kind, values in columns.items()}}
-    renamed = _parse_renamed(rename, names)
-    settings = SurveySettings(names, renamed, drop_outside, choices, reject_missing, params.parent)
+    choices = {
+        "image_root": image_root,
+        "image_column": image_column,
+        "label_column": label_column,
+        "subject_column": subject_column,
+        "split_column": split_column,
+        "image_prefix": image_prefix,
+        "image_ending": image_ending,
+        "columns": columns,
+        "delimiter": delimiter,
+        "encoding": encoding,
+        "follow_links": follow_links,
+        "levels": levels,
+    }
+    settings = SurveySettings(choices, split_word, reject_missing, params.parent)
     words = {"anchor": [anchor], "train": [train] if train else [], "target": target, "pool": pool}
     sources = {role: [survey.parse_source(one, option=f"--{role}") for one in words[role]] for role in words}
     sets, roles = survey_project(sources, settings)
+    sets = map_sets(sets, names, rename, drop_outside=drop_outside)
+    roles["targets"] = check_sets(sets, roles, names)
     values = {
         "classes": list(names),
         **roles,
@@ -95,52 +128,75 @@ def run(
 def survey_project(
     sources: Mapping[str, Sequence[Source]], settings: SurveySettings
 ) -> tuple[dict[str, DatasetSurvey], dict[str, Any]]:
-    """Surveys every source of each role once, and refuses what could not be trained or measured.
+    """Surveys every source of each role once.
 
     Returns:
         The sets by name, and the roles as the settings write them: `anchor`, `train` (else the anchor), `pools` and
-        `targets`, the labelled sets' own test splits among these.
+        `targets`.
     """
+    splits: dict[str, Split | None] = {"anchor": "train", "train": "train", "target": "test", "pool": None}
     names: dict[tuple[str, str], str] = {}
-    sets: dict[str, DatasetSurvey] = {}
+    plans: dict[str, tuple[Source, Split | None]] = {}
 
     def add(source: Source, default_split: Split | None) -> str:
         # The same for every way to write it: the table of a CSV source, else the path.
-        place = csv.find_table(source.path, csv.Options()) if source.adapter == "csv" else source.path
+        try:
+            place = csv.find_table(source.path, csv.Options()) if source.adapter == "csv" else source.path
+        except OptionError as error:
+            raise error.reworded(partial(survey.word_option, survey.name_source(source))) from None
         key = (source.adapter, os.path.realpath(place))
         if key not in names:
             name, number = survey.name_source(source), 2
-            while name in sets:
+            while name in plans:
                 name, number = f"{survey.name_source(source)}_{number}", number + 1
-            names[key], sets[name] = name, survey.survey_set(source, name, settings, default_split=default_split)
+            names[key], plans[name] = name, (source, default_split)
         return names[key]
 
-    splits: dict[str, Split | None] = {"anchor": "train", "train": "train", "target": "test", "pool": None}
     named = {role: list(dict.fromkeys(add(one, split) for one in sources[role])) for role, split in splits.items()}
-    anchor, train = named["anchor"][0], (named["train"] or named["anchor"])[0]
-    if unknown := sorted({name for _, name, _ in survey.split_choices(settings.choices) if name} - set(sets)):
-        raise ConfigError(f"{unknown[0]!r} in SET=… is none of the sets: {', '.join(sets)}")
-    for name in dict.fromkeys((anchor, train)):
+    adapters = {name: source.adapter for name, (source, _) in plans.items()}
+    survey.check_choices(settings.choices, adapters)
+    sets = {
+        name: survey.survey_set(source, name, settings, default_split=split, names=list(plans))
+        for name, (source, split) in plans.items()
+    }
+    anchor = named["anchor"][0]
+    train = (named["train"] or [anchor])[0]
+    return sets, {"anchor": anchor, "train": train, "pools": named["pool"], "targets": named["target"]}
+
+
+def map_sets(
+    sets: Mapping[str, DatasetSurvey], classes: Sequence[str], rename: Sequence[str], *, drop_outside: bool
+) -> dict[str, DatasetSurvey]:
+    """Returns the sets with what the labels of each mean; `rename` is what the user wrote."""
+    counts = {name: one.label_counts() for name, one in sets.items() if one.labels is not None}
+    mapped = map_labels(counts, classes, parse_renames(rename, classes, counts, sets), drop_outside=drop_outside)
+    return {name: one.with_labels(mapped[name]) if name in mapped else one for name, one in sets.items()}
+
+
+def check_sets(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Refuses what could not be trained or measured; returns the targets, the labelled sets' own test splits first."""
+    trained = list(dict.fromkeys((roles["anchor"], roles["train"])))
+    for name in trained:
         labelled = sets[name].class_counts("train")
-        if empty := [label for label in settings.classes if not labelled.get(label)]:
+        if empty := [label for label in classes if not labelled.get(label)]:
             raise DataError(
                 f"{name} has no train picture of {', '.join(empty)}; take it out of --classes, or name the label that "
-                f"means it by --rename LABEL=CLASS"
+                f"means it by --rename {name}:LABEL=CLASS"
             )
-    own = [name for name in (anchor, train) if sets[name].class_counts("test")]
-    measured = list(dict.fromkeys((*own, *named["target"])))
+    own = [name for name in trained if sets[name].class_counts("test")]
+    measured = list(dict.fromkeys((*own, *roles["targets"])))
     for name in measured:
         if not sets[name].class_counts("test"):
-            present = ", ".join(sorted({split for split, _ in sets[name].counts})) or "all dropped"
+            present = ", ".join(sorted({split for split, _ in sets[name].counts()})) or "all dropped"
             raise DataError(
                 f"{name} has no labelled test picture (its splits: {present}); a target needs a split column with test "
                 f"rows, or none"
             )
     if not measured:
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
-    if not named["pool"]:
+    if not roles["pools"]:
         raise ConfigError("nothing to mine: name an unlabelled set by --pool")
-    return sets, {"anchor": anchor, "train": train, "pools": named["pool"], "targets": measured}
+    return measured
 
 
 def fill_profile(values: Mapping[str, Any]) -> str:
@@ -150,8 +206,7 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     """
     yaml = YAML()
     yaml.width = 120
-    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
-    yaml.representer.ignore_aliases = lambda _: True
+    yaml.Representer = _Representer
     if not PROFILE.exists():
         raise ConfigError(f"{PROFILE} does not exist; run in the project's folder")
     # The recipes of the profile read its anchor to train on.
@@ -171,6 +226,23 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes as settings are read; a class of its own, since representers are of the class and not of one file."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: RoundTripRepresenter, text: str) -> Any:
+    """Quotes what YAML 1.1, by which settings are read, takes for something else than text: `no`, `1:30`."""
+    plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == TEXT_TAG
+    return dumper.represent_scalar(TEXT_TAG, text, style=None if plain else '"')
+
+
+_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
+_Representer.add_representer(str, _represent_text)
+
+
 def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
     """Returns a table with a line per set and split and the counts of its classes, then a line per decision."""
     rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
@@ -178,15 +250,15 @@ def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], c
     for name, one in sets.items():
         plays = [role for role in ("anchor", "train") if roles[role] == name][:1]  # both: said once
         plays += [role for role in ("pool", "target") if name in roles[f"{role}s"]]
-        for split in sorted({split for split, _ in one.counts}, key=("train", "val", "test").index):
-            total = sum(count for (other, _), count in one.counts.items() if other == split)
+        counts = one.counts()
+        for split in sorted({split for split, _ in counts}, key=("train", "val", "test").index):
+            total = sum(count for (other, _), count in counts.items() if other == split)
             labelled = one.class_counts(split)
             cells = [f"{labelled.get(label, 0):,}" if labelled else "-" for label in classes]
             rows.append((name, "+".join(plays), split, f"{total:,}", *cells))
         options = ", ".join(f"{key} {value}" for key, value in one.settings.options.items())
         notes.append(f"{name}: {one.settings.adapter} in {one.settings.path}{f' ({options})' if options else ''}")
-        notes += [f"{name}: {label} means {target}" for label, target in one.settings.classes.items() if target]
-        notes += [f"{name}: {note}" for note in one.notes]
+        notes += [f"{name}: {note}" for note in one.notes()]
         tested = one.class_counts("test")
         if "target" in plays and (absent := [label for label in classes if not tested.get(label)]):
             notes.append(f"{name}: no test picture of {', '.join(absent)}")
@@ -202,10 +274,3 @@ def _parse_classes(text: str) -> tuple[str, ...]:
     if len({canonical(name) for name in names}) < len(names):
         raise ConfigError(f"--classes {text!r} names one expression twice (as {', '.join(map(canonical, names))})")
     return names
-
-
-def _parse_renamed(pairs: Sequence[str], classes: Sequence[str]) -> dict[str, str]:
-    split = [pair.rpartition("=") for pair in pairs]
-    if wrong := ["".join(parts) for parts in split if not parts[1] or parts[2] not in classes]:
-        raise ConfigError(f"--rename {wrong[0]!r} is no LABEL=CLASS with a class of {', '.join(classes)}")
-    return {label: target for label, _, target in split}

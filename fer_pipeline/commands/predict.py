@@ -7,7 +7,7 @@ whatever the number of pictures.
 
 Columns: `image` (path below the folder), `face` (0 is the most certain), box `x1 y1 x2 y2` and five landmarks in pixels
 of the upright picture, `score`, `predicted`, `p_<class>`. A picture without a face, or that cannot be read, is one row
-with a `reason`.
+with a `reason`. Other files in the folder are no rows; a warning counts them by kind.
 """
 
 import csv
@@ -32,6 +32,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Summary, validate
+from fer_pipeline.datasets._files import PictureRoot, format_left_out, say_empty
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 
 FACES_PER_CALL = 256
@@ -71,7 +72,7 @@ def run(
         raise ConfigError(f"--out {out} must end in .parquet or .csv")
     if batch < 1:
         raise ConfigError(f"--batch must be at least 1, found {batch}")
-    pictures = find_pictures(folder, leave_out=out)
+    pictures, left_out = find_pictures(folder, leave_out=out)
     classifier = load_checkpoint(model, device=device)
     # How the training faces were made is in the card: the metadata of their shards.
     metadata: Mapping[str, Any] = classifier.card.training.get("faces", {})
@@ -90,28 +91,34 @@ def run(
             predicted.update(row["predicted"] for row in rows if "predicted" in row)
     classes = ", ".join(f"{name} {count:,}" for name, count in predicted.most_common())
     without = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common())
-    line = f"{len(pictures):,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
-    line += f", {reasons.total():,} without ({without})" if without else ""
+    text = f"{len(pictures):,} pictures in, {predicted.total():,} faces classified{f' ({classes})' if classes else ''}"
+    text += f", {reasons.total():,} without ({without})" if without else ""
     usual = f"crops of {settings.crop} px with the border {settings.border} are taken"
-    warning = f"the checkpoint does not say how its faces were aligned: {usual}"
+    warnings = [] if "crop" in metadata else [f"the checkpoint does not say how its faces were aligned: {usual}"]
+    warnings += [f"{folder}: {line}"] if (line := format_left_out(left_out)) else []
     counts: dict[str, int | float] = {"pictures": len(pictures), "faces": predicted.total()}
+    counts["left_out"] = left_out.total()
     counts |= {f"without_{reason}": count for reason, count in reasons.items()}
-    return Summary("predict", f"{line} -> {out}", counts, () if "crop" in metadata else (warning,))
+    return Summary("predict", f"{text} -> {out}", counts, tuple(warnings))
 
 
-def find_pictures(folder: Path, *, leave_out: Path) -> list[tuple[str, Path]]:
-    """Returns name and path of every file below a folder, hidden ones left out, in order; or of the one file."""
+def find_pictures(folder: Path, *, leave_out: Path) -> tuple[list[tuple[str, Path]], Counter[str]]:
+    """Returns name and path of every picture below a folder, and by kind what else is there; or the one file.
+
+    Files of a folder come before those of its folders.
+    """
     if not folder.exists():
         raise DataError(f"{folder} does not exist; name a picture or a folder of pictures")
-    root, paths = (folder.parent, [folder]) if folder.is_file() else (folder, list[Path]())
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        paths += [Path(place) / name for name in sorted(files) if not name.startswith(".")]
-    paths = [path for path in paths if path == folder or path.resolve() != leave_out.resolve()]
+    left_out: Counter[str] = Counter()
+    root, paths = folder.parent, [folder]
+    if not folder.is_file():
+        walk = PictureRoot(folder, follow_links=True, refuse_pipes=False).walk(left_out, ignored=leave_out)
+        root, paths = folder, [folder.joinpath(*parts) for parts in walk]
+        paths.sort(key=lambda path: (path.parent.parts, path.name))
     if not paths:
-        raise DataError(f"{folder} holds no file; name a folder of pictures")
+        raise DataError(f"{say_empty(folder, left_out)}; name a folder of pictures")
     names = [os.fsencode(path.relative_to(root).as_posix()) for path in paths]  # a table holds UTF-8 only
-    return [(name.decode("utf-8", "backslashreplace"), path) for name, path in zip(names, paths, strict=True)]
+    return [(name.decode("utf-8", "backslashreplace"), path) for name, path in zip(names, paths, strict=True)], left_out
 
 
 def find_faces(

@@ -1,47 +1,61 @@
-"""Look at the data sets that a user names (`csv:PATH`, `recordio:PATH`, …): their settings and counts.
+"""Look at the data sets that a user names (`csv:PATH`, `recordio:PATH`, …): their settings, labels and counts.
 
-Labels are mapped to classes by name alone; every label that is no class is listed with its count, and dropped only
-where the user said so. No picture is opened but the first of a `.rec`, to see whether it holds aligned crops.
-
-The settings of the `csv` adapter are guessed where one answer is obvious: a column by its name, the image root by where
-the pictures of the first rows are. No answer, or more than one, is one line that lists the candidates and names the
-option that decides.
+No picture is opened but the first of a `.rec`, to see whether it holds aligned crops. What the adapters say of their
+options is said here in those of `init`.
 """
 
 import io
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from PIL import Image
 
-from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.expressions import canonical
+from fer_pipeline.commands.labels import MappedLabel, describe_mapping
+from fer_pipeline.commands.tables import (
+    Choices,
+    choices_for_set,
+    first_choice,
+    guess_csv,
+    sets_marked,
+    split_choices,
+    split_names,
+)
+from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.settings import DatasetSettings, PlainName, Settings, Split, validate
 from fer_pipeline.datasets import csv, image_folder, recordio
-from fer_pipeline.datasets._files import SPLITS
-from fer_pipeline.datasets.csv import Table, open_table
+from fer_pipeline.datasets._files import report_left_out
 from fer_pipeline.datasets.recordio import RecordFile
 
 # Names of files and folders that do not name the set; the folder above is asked then.
 GENERIC = frozenset(
-    "all annotation annotations csv data dataset faces image images img index info labels label list lists main meta "
-    "metadata raw rec recordio test train val".split()
+    "all annotation annotations csv data dataset emolabel faces image images img index info labels label list "
+    "list_patition_label lists main meta metadata raw rec recordio test train val".split()
 )
-USUAL_NAMES = {
-    "image": "image images img imgs file files filename filepath path imagepath imagename imagefile imageid "
-    "picture pic photo subdirectoryfilepath",
-    "label": "label labels emotion emotions expression class category emotionlabel expressionlabel",
-    "subject": "subject subjectid identity identityid person personid participant participantid actor",
-    "split": "split usage set subset partition",
+# How `init` is told an adapter's option, for a set and a value.
+OPTIONS = {
+    "csv": "write csv:FILE",
+    "file": "write fer2013:{value}",
+    "images": "say --image-root {name}={value}",
+    "prefixes": "say --image-prefix {name}={value}",
+    "ending": "say --image-ending {name}={value}",
+    "image": "say --image-column {name}={value}",
+    "label": "say --label-column {name}={value}",
+    "subject": "say --subject-column {name}={value}",
+    "split": "say --split-column {name}={value}",
+    "splits": "say --split-word {name}:{value}",
+    "columns": "say --columns {name}={value}",
+    "delimiter": "say --delimiter {name}={value}",
+    "encoding": "say --encoding {name}={value}",
+    "follow_links": "say --follow-links {name}={value}",
+    "levels": "say --levels {name}={value}",
+    "missing": "say --reject-missing",
 }
-ROWS_TRIED = 50
-CHOICE = r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)"
+USED_BY = {"image_folder": {"follow_links", "levels"}, "csv": {*OPTIONS} - {"levels"}}  # an adapter's, else none
 
 
 class Named(Settings):
@@ -58,44 +72,72 @@ class Source(NamedTuple):
     name: str | None
 
 
-Choices = Mapping[
-    str, Sequence[str | Path]
-]  # by the option, `image_root` or `<kind>_column`, in the order in which they are tried
-
-
-def split_choices(choices: Choices) -> list[tuple[str, str, str]]:
-    """Returns option, set (empty where none is named) and value of each choice, written `value` or `set=value`."""
-    matches = [(key, re.fullmatch(CHOICE, str(value))) for key, values in choices.items() for value in values]
-    return [(key, match[1] or "", match[2]) for key, match in matches if match]
-
-
-def choices_for_set(choices: Choices, name: str) -> Choices:
-    """Returns the choices for one set: first those that name it, then those that name none."""
-    parts = sorted((part for part in split_choices(choices) if part[1] in (name, "")), key=lambda part: not part[1])
-    return {key: [value for option, _, value in parts if option == key] for key in choices}
-
-
 class SurveySettings(NamedTuple):
-    """What all sets are looked at with: the classes, how labels are mapped to them, and choices of columns."""
+    """What all sets are looked at with: choices of columns, and what becomes of rows without a picture."""
 
-    classes: tuple[str, ...]
-    renamed: Mapping[str, str]  # label of a source -> class
-    drop_outside: bool  # labels that are no class
     choices: Choices
+    split_words: Sequence[str]  # [SET:]WORD=SPLIT
     reject_missing: bool  # rows without a picture
     project: Path
 
 
 class DatasetSurvey(NamedTuple):
-    """A set's settings, and the number of pictures per split and class (None: no label or no class)."""
+    """A set's settings, and the number of pictures by the split and the label of the source (None where none is given).
+
+    `split` is that of rows whose source names none; `labels` are what the set's labels mean, None for a pool.
+    """
 
     settings: DatasetSettings
-    counts: Mapping[tuple[str, str | None], int]
-    notes: tuple[str, ...]
+    rows: Mapping[tuple[str | None, str | None], int]
+    split: Split
+    labels: tuple[MappedLabel, ...] | None = None
     prealigned: bool = False
+    left_out: tuple[str, ...] = ()  # what is said of files that are no pictures
+
+    def counts(self) -> Counter[tuple[str, str | None]]:
+        """Returns the number of pictures by split and class (None without a label); dropped ones are not counted."""
+        classes = {one.label: one.target for one in self.labels or ()}
+        counts: Counter[tuple[str, str | None]] = Counter()
+        for (split, label), count in self.rows.items():
+            if label is None or classes[label] is not None:
+                counts[split or self.split, None if label is None else classes[label]] += count
+        return counts
+
+    def label_counts(self) -> Counter[str]:
+        """Returns the number of pictures by the label of the source."""
+        counts: Counter[str] = Counter()
+        for (_, label), count in self.rows.items():
+            if label is not None:
+                counts[label] += count
+        return counts
 
     def class_counts(self, split: str) -> dict[str, int]:
-        return {label: count for (name, label), count in self.counts.items() if name == split and label is not None}
+        return {label: count for (name, label), count in self.counts().items() if name == split and label is not None}
+
+    def with_labels(self, labels: Sequence[MappedLabel]) -> "DatasetSurvey":
+        """Returns the survey of the same set with what its labels mean, in its settings too."""
+        classes = {one.label: one.target for one in labels if one.label != one.target}
+        return self._replace(settings=self.settings.model_copy(update={"classes": classes}), labels=tuple(labels))
+
+    def notes(self) -> list[str]:
+        """Returns a line for each decision that was made, and each peculiarity."""
+        notes = list(self.left_out)
+        if self.prealigned:
+            notes.append("its pictures are taken as aligned crops (align.sets)")
+        options = self.settings.options
+        for prefix in options.get("prefixes", ()):
+            notes.append(f"{prefix} is cut off the names of pictures that the table gives")
+        if ending := options.get("ending"):
+            notes.append(f"pictures are the names that the table gives with {ending} in the place of their suffix")
+        if options.get("split_by_name"):
+            notes.append("the names of the pictures say in which split they are")
+        if self.labels is None:
+            return notes
+        if without_split := sum(count for (split, _), count in self.rows.items() if split is None):
+            notes.append(f"{without_split:,} pictures name no split: they are {self.split}")
+        if unlabelled := sum(count for (_, label), count in self.rows.items() if label is None):
+            notes.append(f"{unlabelled:,} pictures have no label")
+        return notes + describe_mapping(self.labels)
 
 
 def parse_source(text: str, *, option: str) -> Source:
@@ -125,65 +167,94 @@ def name_source(source: Source) -> str:
     return source.adapter
 
 
-def survey_set(source: Source, name: str, survey: SurveySettings, *, default_split: Split | None) -> DatasetSurvey:
+def check_choices(choices: Choices, adapters: Mapping[str, str]) -> None:
+    """Refuses a choice for a set that is none, or whose adapter has no such option."""
+    for option, name, value in split_choices(choices):
+        if name and name not in adapters:
+            raise ConfigError(f"{name!r} in SET=… is none of the sets: {', '.join(adapters)}")
+        flag = f"--{option.replace('_', '-')}"
+        own = {one for one, words in OPTIONS.items() if f"{flag} " in words}
+        if name and not own & USED_BY.get(adapters[name], set()):
+            users = [one for one, used in USED_BY.items() if own & used]
+            fault = f"{flag} {name}={value}: {name} is read by {adapters[name]}"
+            raise ConfigError(f"{fault}, and this is an option of {' and '.join(users)} alone; leave it out")
+
+
+def word_option(name: str, option: str, value: str) -> str:
+    """Words a remedy for a set in options of `init`; the value is written as in settings."""
+    plain = re.sub(r"[\[{](.*?)[\]}]", lambda match: match[1].replace(": ", "=").replace(", ", ",") or "flat", value)
+    return OPTIONS[option].format(name=name, value=plain)
+
+
+def survey_set(
+    source: Source, name: str, survey: SurveySettings, *, default_split: Split | None, names: Sequence[str]
+) -> DatasetSurvey:
     """Surveys a set; `default_split` is that of rows whose source names none, and None for a pool.
 
-    Labels of a pool, if it has any, are not read, and all of it is its train split.
+    Labels of a pool, if it has any, are not read, and all of it is its train split. `names` are those of all sets.
     """
+    try:
+        return _survey_set(source, name, survey, default_split=default_split, names=names)
+    except OptionError as error:
+        raise error.reworded(partial(word_option, name)) from None
+
+
+def _survey_set(
+    source: Source, name: str, survey: SurveySettings, *, default_split: Split | None, names: Sequence[str]
+) -> DatasetSurvey:
     path, labelled = source.path, default_split is not None
+    choices = choices_for_set(survey.choices, name)
     options: dict[str, Any] = {}
     if source.adapter == "csv":
         table = Path(csv.find_table(path, csv.Options()))
-        path, guess = guess_csv(table, choices_for_set(survey.choices, name), labelled=labelled, project=survey.project)
+        path, guess = guess_csv(table, choices, labelled=labelled, project=survey.project)
         if survey.reject_missing:
             guess = guess.model_copy(update={"missing": "reject"})
         options = guess.model_dump(mode="json", exclude_defaults=True)
     elif source.adapter == "image_folder":
-        options = {"levels": list(image_folder.guess_levels(path)) if labelled else []}
+        levels = first_choice(choices, "levels")
+        if levels is None:
+            options = {"levels": list(image_folder.guess_levels(path)) if labelled else []}
+        else:
+            options = {"levels": [] if levels == "flat" else list(split_names(levels))}
+        validate(image_folder.Options, options, where=f"--levels {name}={levels}")
         if labelled and "class" not in options["levels"]:
             raise DataError(f"{path} holds no folders of classes; a labelled set needs {path}/[split/]class/picture")
     elif source.adapter == "recordio" and labelled:
         raise DataError(f"{path}: a .rec names its labels by numbers only, so it can be a pool; name another set here")
+    if source.adapter in USED_BY:
+        if (follow := first_choice(choices, "follow_links")) not in (None, "true", "false"):
+            raise ConfigError(f"--follow-links {name}={follow} is neither true nor false")
+        if follow == "true":
+            options["follow_links"] = True
+        if splits := _split_words(survey.split_words, name, names):
+            options["splits"] = splits
     settings = DatasetSettings(adapter=source.adapter, path=path, options=options)
+    adapter = load("fer_pipeline.datasets", source.adapter)
+    checked = adapter.Options.model_validate(options)
+    left_out = report_left_out(adapter, path, checked)
     if default_split is None:
         count, prealigned = _count_pool(settings)
-        notes = ("its pictures are taken as aligned crops (align.sets)",) if prealigned else ()
         settings = settings.model_copy(update={"split": "train"})
-        return DatasetSurvey(settings, {("train", None): count}, notes, prealigned)
-    adapter = load("fer_pipeline.datasets", source.adapter)
-    samples = adapter.samples(path, adapter.Options.model_validate(options))
-    rows = Counter((sample.split, sample.label) for sample in samples)
-    labels: Counter[str] = Counter()
-    for label, count in ((label, count) for (_, label), count in rows.items() if label is not None):
-        labels[label] += count
-    by_name = {canonical(name): name for name in survey.classes}
-    mapping = {label: survey.renamed.get(label) or by_name.get(canonical(label)) for label in labels}
-    outside = {label: labels[label] for label, target in mapping.items() if target is None}
-    if outside and not survey.drop_outside:
-        raise DataError(
-            f"{source.path} has labels outside the classes {', '.join(survey.classes)}: {format_counts(outside)}; add "
-            f"them to --classes, name them by --rename LABEL=CLASS, or say --drop-outside"
-        )
-    counts: Counter[tuple[str, str | None]] = Counter()
-    for (split, label), count in rows.items():
-        if label is None or mapping[label] is not None:
-            counts[split or default_split, None if label is None else mapping[label]] += count
-    without_split = sum(count for (split, _), count in rows.items() if split is None)
-    notes = [f"{without_split:,} pictures name no split: they are {default_split}"] if without_split else []
-    if outside:
-        notes.append(f"dropped, outside the classes: {format_counts(outside)}")
-    if unlabelled := sum(count for (_, label), count in counts.items() if label is None):
-        notes.append(f"{unlabelled:,} pictures have no label")
-    classes = {label: target for label, target in sorted(mapping.items()) if label != target}
-    split = default_split if without_split else None
-    return DatasetSurvey(settings.model_copy(update={"split": split, "classes": classes}), dict(counts), tuple(notes))
+        return DatasetSurvey(settings, {(None, None): count}, "train", prealigned=prealigned, left_out=left_out)
+    rows = Counter((sample.split, sample.label) for sample in adapter.samples(path, checked))
+    split = default_split if any(split is None for split, _ in rows) else None
+    return DatasetSurvey(settings.model_copy(update={"split": split}), rows, default_split, (), left_out=left_out)
 
 
-def format_counts(counts: Mapping[str, int]) -> str:
-    """Formats `fear 6, disgust 69`, most frequent first; a long list ends in the number of the others."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    more = f" and {len(ordered) - 20:,} more" if len(ordered) > 20 else ""
-    return ", ".join(f"{label} {count:,}" for label, count in ordered[:20]) + more
+def _split_words(pairs: Sequence[str], name: str, names: Sequence[str]) -> dict[str, str]:
+    """Returns the user's own words for splits that hold for one set."""
+    words: dict[str, str] = {}
+    for pair in pairs:
+        left, _, split = pair.rpartition("=")
+        owner, word = (sets_marked(left, names) or [("", left)])[0]
+        if not word or split not in get_args(Split):
+            raise ConfigError(
+                f"--split-word {pair!r} is no [SET:]WORD=SPLIT with a split of {', '.join(get_args(Split))}"
+            )
+        if owner == name or (not owner and word not in words):
+            words[word] = split
+    return words
 
 
 def _count_pool(settings: DatasetSettings) -> tuple[int, bool]:
@@ -206,100 +277,3 @@ def _count_pool(settings: DatasetSettings) -> tuple[int, bool]:
             return count, picture.width == picture.height
     except (OSError, SyntaxError, Image.DecompressionBombError):
         return count, True  # one bad picture decides nothing: align rejects it
-
-
-def guess_csv(file: Path, choices: Choices, *, labelled: bool, project: Path) -> tuple[Path, csv.Options]:
-    """Returns the folder that holds table and pictures, which DVC is to track, and the options relative to it."""
-    table = open_table(file)
-    image, root = _find_pictures(table, choices)
-    folder = _common_folder(file, root, project)
-    kinds = ("label", "subject", "split") if labelled else ("subject",)
-    columns = {kind: _find_column(table, kind, choices) for kind in kinds}
-    if (split := columns.get("split")) and not choices.get("split_column"):
-        words = (cells[table.position(split)].strip().lower() for _, cells in table.rows())
-        if not any(word in SPLITS for word in words):  # one called `set` without names of splits is none
-            columns["split"] = None
-    paths = {"csv": os.path.relpath(file, folder), "images": os.path.relpath(root, folder)}
-    return folder, csv.Options.model_validate({**paths, "image": image, **columns})
-
-
-def _no_column(table: Table, kind: str) -> DataError:
-    columns = ", ".join(map(repr, table.columns))
-    return DataError(f"no column of {table.file} looks like the {kind}'s; found {columns}; name it by --{kind}-column")
-
-
-def _candidates(table: Table, kind: str, choices: Choices) -> list[str]:
-    if chosen := list(map(str, choices.get(f"{kind}_column", ()))):
-        present = [name for name in chosen if name in table.columns]
-        return present[:1] or [table.columns[table.position(chosen[0])]]
-    usual = USUAL_NAMES[kind].split()
-    return [name for name in table.columns if "".join(filter(str.isalnum, name.lower())) in usual]
-
-
-def _find_column(table: Table, kind: str, choices: Choices) -> str | None:
-    columns = _candidates(table, kind, choices)
-    if kind == "label" and not columns:
-        raise _no_column(table, kind)
-    if len(columns) > 1:
-        fault = f"{table.file} has several columns that may be the {kind}'s"
-        raise _several(fault, map(repr, columns), f"{kind}-column")
-    return columns[0] if columns else None
-
-
-def _several(fault: str, names: Iterable[object], option: str) -> DataError:
-    return DataError(f"{fault}: {', '.join(map(str, names))}; name one by --{option}")
-
-
-def _find_pictures(table: Table, choices: Choices) -> tuple[str, Path]:
-    """Column and root together: of several columns the one whose files exist."""
-    columns = _candidates(table, "image", choices)
-    if not columns:
-        raise _no_column(table, "image")
-    rows = [cells for _, cells in islice(table.rows(), ROWS_TRIED)]
-    tried: list[Path] = []
-    for roots in _roots(table.file, choices):
-        tried += roots
-        counts: dict[tuple[str, Path], int] = {}
-        for column in columns:
-            names = [cells[table.position(column)].strip().replace("\\", "/") for cells in rows]
-            counts |= {(column, root): sum(bool(name) and (root / name).is_file() for name in names) for root in roots}
-        most, best = max(counts.values(), default=0), list[tuple[str, Path]]()
-        for (column, root), count in counts.items():  # a folder under two names counts once
-            if count == most > 0 and not any(c == column and os.path.samefile(r, root) for c, r in best):
-                best.append((column, root))
-        if len({column for column, _ in best}) > 1:
-            fault = f"{table.file} has several columns that name pictures"
-            raise _several(fault, (repr(column) for column, _ in best), "image-column")
-        if len(best) > 1:
-            fault = f"the pictures that {table.file} lists are in several folders"
-            raise _several(fault, (root for _, root in best), "image-root")
-        if best:
-            return best[0]
-    first = rows[0][table.position(columns[0])] if rows else "(no row)"
-    fault = f"none of the first pictures that {table.file} lists (first: {first})"
-    raise DataError(f"{fault} is in {', '.join(map(str, tried[:8]))}; name their folder by --image-root")
-
-
-def _roots(file: Path, choices: Choices) -> Iterator[list[Path]]:
-    """Where pictures may be, tried in turn: what the user named; else beside and below the table, then above it."""
-    if roots := choices.get("image_root"):
-        for root in map(Path, roots):
-            yield [root if root.is_dir() else file.parent / root]
-        return
-    yield [file.parent, *(folder for folder in sorted(file.parent.iterdir()) if folder.is_dir())]
-    # abspath, since the parent of `..` is not `.`
-    parent = Path(os.path.abspath(file)).parent.parent
-    above = parent if file.is_absolute() else Path(os.path.relpath(parent))
-    yield [above, *(above / name for name in ("images", "faces", "pictures") if (above / name).is_dir())]
-
-
-def _common_folder(file: Path, root: Path, project: Path) -> Path:
-    """The deepest folder that holds both, relative where both were given so."""
-    folder = Path(os.path.commonpath([os.path.abspath(file.parent), os.path.abspath(root)]))
-    here = Path(os.path.abspath(project))
-    if {folder, folder.resolve()} & {Path("/"), Path.home(), here, *here.parents}:
-        raise DataError(
-            f"the folder that holds both {file} and the pictures in {root} is {folder}, which DVC would have to hash "
-            f"whole; put the table and the pictures into a folder of their own"
-        )
-    return folder if file.is_absolute() or root.is_absolute() else Path(os.path.relpath(folder))

@@ -1,7 +1,8 @@
 """Map any spelling of a facial expression to the pipeline's canonical name.
 
 The basic expressions are those of Ekman (1992), with `neutral`; contempt is the eighth of AffectNet and FERPlus.
-Labels are always mapped by name and never by number, since every data set numbers them differently.
+Labels are always mapped by name and never by number, since every data set numbers them differently. `none` is no
+spelling of neutral: AffectNet calls so what shows none of its expressions, and pandas a value that is missing.
 """
 
 BASIC_7 = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -13,7 +14,7 @@ _SPELLINGS = {
     "disgust": ("disgusted", "di", "dis"),
     "fear": ("fearful", "afraid", "scared", "fe", "fea"),
     "happiness": ("happy", "joy", "smile", "ha", "hap"),
-    "neutral": ("neutrality", "none", "ne", "neu", "normal"),
+    "neutral": ("neutrality", "ne", "neu", "normal"),
     "sadness": ("sad", "sa"),
     "surprise": ("surprised", "su", "sur", "suprise"),
 }

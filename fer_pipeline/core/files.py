@@ -72,6 +72,20 @@ def refuse_damage(
         raise DataError(f"{path} {fault} ({what}); {remedy}") from None
 
 
+def refuse_stand_in(path: Path) -> None:
+    """Refuses what a failed download or checkout leaves in a file's place: a web page, or a pointer of git-LFS."""
+    with path.open("rb") as stream:
+        start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"version https://git-lfs."):
+        raise DataError(f"{path} is a pointer of git-LFS, not the file itself; run `git lfs pull` where it comes from")
+    # An error of a storage service is XML; a page may begin with that too.
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        raise DataError(
+            f"{path} is a web page, not the file itself (a download that wanted a login, a click or a cookie); "
+            f"fetch the file again, for example with a browser"
+        )
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Writes a whole file."""
     with replacing(path) as temporary:

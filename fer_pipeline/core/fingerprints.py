@@ -43,11 +43,12 @@ def code_fingerprint(*names: str | Path) -> str:
     paths = [PACKAGE / name for name in names]
     files = sorted({file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path])})
     seen = [file.relative_to(PACKAGE).as_posix() if file.is_relative_to(PACKAGE) else file.name for file in files]
-    return fingerprint([[name, _normalised(file.read_bytes())] for name, file in zip(seen, files, strict=True)])
+    return fingerprint([[name, normalise(file.read_bytes())] for name, file in zip(seen, files, strict=True)])
 
 
 @cache
-def _normalised(source: bytes) -> str:
+def normalise(source: bytes) -> str:
+    """Returns the fingerprint of one Python file without its comments, docstrings and formatting."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

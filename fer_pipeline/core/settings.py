@@ -4,9 +4,10 @@ Every stage owns the section of its own name as `class Config(Settings)`. What s
 data sets, recipes) is at the top level and is read as `ProjectSettings`. When a stage ends it reports a `Summary`.
 """
 
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -18,6 +19,7 @@ from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
 PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line names others
+EXPERIMENT = "DVC_EXP_BASELINE_REV"  # set in the environment by DVC while it runs an experiment
 FACES = Path("data/faces")  # <set>/<split> below
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -177,10 +179,24 @@ def _named(group: Mapping[str, Model], name: str, what: str) -> Model:
     return group[name]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        for key, _ in node.value:
+            if counts.get(key.value, 0) > 1:
+                mark = f"line {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is given twice, see {mark}")
+        return super().construct_mapping(node, deep)
+
+
 def load_params(params: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file of settings."""
     try:
-        loaded = yaml.safe_load(params.read_text(encoding="utf-8"))
+        text = params.read_text(encoding="utf-8")
+        loaded = yaml.load(text, _Loader)
+        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
     except FileNotFoundError:
         line = f"{params} does not exist; run in the project's folder or name the file with --params"
         raise ConfigError(line) from None
@@ -190,6 +206,11 @@ def load_params(params: Path) -> dict[str, Any]:
         raise ConfigError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
+    if alias is not None and EXPERIMENT in os.environ:
+        raise ConfigError(
+            f"{params}, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names, and an "
+            "override by `dvc exp run -S` changes both or neither; write the values out in both places and commit"
+        )
     return loaded
 
 
@@ -232,3 +253,29 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
 def read_project(params: Path) -> ProjectSettings:
     """Returns what the stages share."""
     return validate(ProjectSettings, load_params(params), where=str(params))
+
+
+def paths_in(value: Any) -> Iterator[Path]:
+    """Yields the paths in settings or in mappings and lists of them, however deep."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, BaseModel):
+        yield from paths_in(dict(value))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from paths_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from paths_in(item)
+
+
+def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns settings with those of `over` in their place, however deep."""
+    merged = dict(base)
+    for name, value in over.items():
+        old = base.get(name)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
+            merged[name] = merge_settings(old, value)
+        else:
+            merged[name] = value  # an optimizer or schedule of another name brings all its settings
+    return merged

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import DataError, OptionError
+from fer_pipeline.core.files import refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import parse_split, read_range
@@ -36,9 +37,8 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
     names = FILE_NAMES if options.file is None else (options.file,)
     file = next((file for file in (path, *(path / name for name in names)) if file.is_file()), None)
     if file is None:
-        raise DataError(
-            f"{path} is no file and holds no {' or '.join(names)}; correct the data set's path or options.file"
-        )
+        raise OptionError(f"{path} is no file and holds no {' or '.join(names)}", file="FILE")
+    refuse_stand_in(file)
     with file.open("rb") as stream:
         header = stream.readline()
         columns = [name.strip().strip('"').lower() for name in header.decode("utf-8-sig", "replace").split(",")]
@@ -85,7 +85,7 @@ def _sample(line: bytes, start: int, row: int, columns: list[str], file: Path) -
     known = emotion.isascii() and emotion.isdigit() and int(emotion) < len(EMOTIONS)
     return Sample(
         id=f"fer{row:07d}",
-        split=parse_split(usage, {}, where=where, remedy="fetch the file again") if usage else None,
+        split=parse_split(usage, None, where=where) if usage else None,
         label=EMOTIONS[int(emotion)] if known else emotion or None,
         subject=None,
         path=file,

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import find_only_file
@@ -37,7 +38,7 @@ FRAME = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 REMEDY = "fetch or copy the file again and compare its size"
 PARTS = "parts"  # the key of a record of several parts
-INDEX_REMEDY = "fetch it again, or remove it to read the .rec from its start"
+INDEX_REMEDY = "replace it by the whole index, or remove it to read the .rec from its start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,9 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
     """Yields every picture in the order of the file. Without an `.idx`, damage shows when the reading gets there."""
     file = find_records(path)
     index = file.with_suffix(".idx")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file} is empty; {REMEDY}")
+    refuse_stand_in(file)
     pictures = 0
     limit: int | None = None
     with RecordFile(file) as records:
@@ -157,6 +161,11 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
             if is_picture:
                 pictures += 1
                 yield _sample(number, record, file, options)
+    if limit is not None and by_index and pictures < limit - 1:
+        raise DataError(
+            f"{index} lists {pictures:,} pictures where the header of {file} says {limit - 1:,}; {INDEX_REMEDY}, or "
+            f"write the pictures you want into a .rec of their own"
+        )
     if limit is not None and pictures != limit - 1:
         raise DataError(f"{file} holds {pictures:,} pictures where its header says {limit - 1:,}; {REMEDY}")
     if pictures == 0:
@@ -176,7 +185,7 @@ def read(sample: Sample, options: Options) -> bytes:
 
 def find_records(path: Path) -> Path:
     """Returns the `.rec` that `path` is, or the only one in the folder `path`."""
-    return find_only_file(path, ".rec", remedy="name the file itself as the data set's path")
+    return find_only_file(path, ".rec")
 
 
 def header_limit(record: Record) -> int | None:
@@ -214,8 +223,8 @@ def _records(records: RecordFile, index: Path | None) -> Iterator[tuple[int, Rec
         end = records.record(int(keys[last]), int(offsets[last])).end
         if end < records.size:
             raise DataError(
-                f"{index} ends at byte {end:,} of {records.path}, which has {records.size:,}; the index is cut short "
-                f"or another file's: {INDEX_REMEDY}"
+                f"{index} ends at byte {end:,} of {records.path}, which has {records.size:,}; the index is cut short, "
+                f"filtered or another file's: {INDEX_REMEDY}"
             )
     for place in np.lexsort((offsets, keys != 0)):
         number = int(keys[place])
@@ -226,6 +235,7 @@ def read_index(index: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, 
     """Reads the keys and the offsets in an `.idx`: two tab-separated whole numbers a line."""
     if index.stat().st_size == 0:
         raise DataError(f"{index} is empty; {INDEX_REMEDY}")
+    refuse_stand_in(index)
     try:
         table = np.loadtxt(index, dtype=np.int64, ndmin=2)
         fault = f"{table.shape[1]} columns"

@@ -23,7 +23,8 @@ from typing import Literal, NamedTuple
 from fer_pipeline.artifacts.store import Checksums, Store, shard_files
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.progress import progress
-from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs
+from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs, read_stages
+from fer_pipeline.health.recorded_settings import find_contradictions
 
 FSCK = "python -m fer_pipeline fsck"
 OBJECT_NAME = re.compile(r"[0-9a-f]{30}(\.dir)?")
@@ -32,11 +33,11 @@ MANY_CHANGED = 8  # files of one output: it is checked out as a whole
 # Damaged bytes are removed first; then what is intact elsewhere is fetched, and only the rest is made again.
 ORDER: Sequence[str] = (
     f"chmod u+r|{FSCK}|dvc fetch|dvc fetch --all-commits|dvc pull|rm -r|touch|dvc checkout|dvc checkout --force|"
-    "dvc commit|dvc add|dvc update|dvc repro|dvc push|dvc push --all-commits"
+    "dvc commit|dvc add|dvc update|dvc repro|dvc repro --force --single-item|dvc push|dvc push --all-commits"
 ).split("|")
 
 Inode = tuple[int, int]  # device and number
-Kind = Literal["damaged", "missing", "changed", "unreadable"]
+Kind = Literal["damaged", "missing", "changed", "unreadable", "other settings"]
 
 
 class FileHash(NamedTuple):
@@ -246,6 +247,11 @@ def diagnose(
             fetch = (Command("dvc fetch --all-commits"),) if _remote_has(config.remote, [md5]) else ()
             damages.append(cache.damage(md5, "", "", removal, *fetch))
     damages += _shard_damages(shards, cache, removal)
+    damages += [
+        Damage("other settings", "workspace", path, path.relative_to(root).as_posix(), stage, f"{key} {locked}",
+               str(recorded), (Command("dvc repro --force --single-item", (stage,)),))
+        for stage, path, key, locked, recorded in find_contradictions(root, read_stages(root / "dvc.lock"))
+    ]  # fmt: skip
     if far is not None and remote is not None:
         damages += _remote_damages(far, remote, used, cache, removal)
     # A stage that runs again makes all its outputs, and `dvc commit` refuses a missing one.

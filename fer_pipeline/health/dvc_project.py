@@ -132,6 +132,11 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
     return checked, len(outputs) - len(checked)
 
 
+def read_stages(lock: Path) -> dict[str, Any]:
+    """Returns the stages of a `dvc.lock` by their names; none where there is no such file."""
+    return (_read_mapping(lock).get("stages") or {}) if lock.exists() else {}
+
+
 def _outputs_of_lock(root: Path, here: Path, locked: Mapping[str, Any]) -> Iterator[Output | None]:
     """Yields the outputs of the stages in a `dvc.lock`; `dvc.yaml` says which are not cached (`cache: false`)."""
     definition = here / "dvc.yaml"

@@ -1,6 +1,7 @@
 """Collect the faces of all pools that may be mined, draw random ones for comparison, and report what was selected.
 
-A face on the exclusion list and a face without a direction are no candidates; both are counted.
+A face on the exclusion list, a face that is a picture of the measurements (where it is not kept) and a face without a
+direction are no candidates; all are counted.
 """
 
 import hashlib
@@ -24,13 +25,15 @@ from fer_pipeline.core.seeds import derive
 from fer_pipeline.mining.calibration import Calibration
 from fer_pipeline.mining.margin import first_of_class
 
+NOBODY = pa.array([], pa.string())
+
 
 @dataclass(frozen=True)
 class Candidates:
     """Every face that may be mined, pool after pool; `row` is its place in the pool's scores, which rises in a pool."""
 
     identifiers: Mapping[str, pa.ChunkedArray]  # of all faces of a pool, by its name
-    counts: Mapping[str, dict[str, int]]  # of all faces of a pool, of those excluded and of those without a direction
+    counts: Mapping[str, dict[str, int]]  # of all faces of a pool, and of those that are none, by reason
     pool: Int64[np.ndarray, " n"]
     row: Int64[np.ndarray, " n"]
     label: Int64[np.ndarray, " n"]
@@ -50,16 +53,24 @@ class Candidates:
         return names
 
 
-def collect_candidates(pools: Mapping[str, Scores], *, exclude: pa.Array) -> Candidates:
-    """Collects the candidates of all pools, in the order of the pools and their shards."""
+def collect_candidates(
+    pools: Mapping[str, Scores], *, exclude: pa.Array, test_faces: Mapping[str, pa.Array], drop: bool = True
+) -> Candidates:
+    """Collects the candidates of all pools, in the order of the pools and their shards.
+
+    `test_faces` names, by pool, the faces that are pictures of the measurements; unless `drop` they are counted alone.
+    """
     counts, rows = {}, []
     for name, scores in pools.items():
         excluded = is_among(scores.face_id, exclude)
-        rows.append(np.flatnonzero(scores.directed & ~excluded))
+        measured = is_among(scores.face_id, test_faces.get(name, NOBODY)) & ~excluded
+        left = ~excluded & ~measured if drop else ~excluded
+        rows.append(np.flatnonzero(scores.directed & left))
         counts[name] = {
             "faces": len(scores),
             "excluded": int(excluded.sum()),
-            "no_direction": int((~scores.directed & ~excluded).sum()),
+            "test_faces": int(measured.sum()),
+            "no_direction": int((~scores.directed & left).sum()),
         }
     columns = [
         (scores.nearest[part], scores.margin[part], scores.best[part])
@@ -77,7 +88,7 @@ def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array
     The file must have the hash `sha256` where one is given.
     """
     if path is None:
-        return pa.array([], pa.string())
+        return NOBODY
     if sha256 is not None and path.is_file() and (digest := file_sha256(path)) != sha256.lower():
         raise DataError(
             f"mine.exclude: {path} has sha256 {digest}, but mine.exclude_sha256 is {sha256}; set it to what you mean"
@@ -144,7 +155,9 @@ def check_any_passed(
         return
     if not len(candidates):
         names = ", ".join(candidates.counts)
-        raise DataError(f"no face of {names} is left to mine; check mine.exclude and the summary of score")
+        found = sum(counts["test_faces"] for counts in candidates.counts.values())
+        pictures = f" ({found:,} are test pictures, which mine.test_faces drops)" if found else ""
+        raise DataError(f"no face of {names} is left to mine{pictures}; check mine.exclude and the summary of score")
     margins = candidates.margin.astype(np.float64)
     finite = thresholds[np.isfinite(thresholds)]
     rule = f"a margin of {finite.min():g}" if len(finite) else "the margin rule"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import file_sha256
+from fer_pipeline.core.files import file_sha256, refuse_stand_in
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.backbones import Layout, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
@@ -143,6 +143,7 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise DataError(f"weights {path} do not exist; put the file there or change the setting")
+    refuse_stand_in(path)
     if sha256 is not None and (digest := file_sha256(path)) != sha256.lower():
         raise DataError(f"weights {path} have sha256 {digest}, expected {sha256}; fetch the file again")
     try:

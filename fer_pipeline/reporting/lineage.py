@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from fer_pipeline.artifacts.census import SplitCensus, most_frequent, read_census
+from fer_pipeline.artifacts.census import SplitCensus, most_frequent, read_census, read_shared
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import ProjectSettings
 
@@ -22,12 +23,13 @@ HASHES = ("md5", "etag", "checksum")
 
 @dataclass(frozen=True)
 class DataSet:
-    """One aligned data set, what it is used for, and what became of the pictures of its splits."""
+    """One aligned data set, what it is used for, what became of its pictures, and what splits share with `train`."""
 
     name: str
     role: str
     classes: tuple[str, ...]
     splits: dict[str, SplitCensus]
+    shared: dict[str, SharedCounts]
 
     @property
     def rejected(self) -> list[tuple[str, int]]:
@@ -66,7 +68,10 @@ def load_census(folder: Path, project: ProjectSettings) -> list[DataSet]:
     uses = {"anchor": (project.anchor,), "training": (project.train,), "pool": project.pools, "target": project.targets}
     paths = {name: path for name in project.datasets if (path := folder / f"{name}.json").exists()}
     roles = {name: ", ".join(use for use, names in uses.items() if name in names) or "unused" for name in paths}
-    return [DataSet(name, roles[name], project.classes, read_census(path)) for name, path in paths.items()]
+    return [
+        DataSet(name, roles[name], project.classes, read_census(path), read_shared(path))
+        for name, path in paths.items()
+    ]
 
 
 def read_lineage(root: Path, project: ProjectSettings) -> Lineage:

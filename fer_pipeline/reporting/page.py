@@ -21,6 +21,7 @@ from fer_pipeline.reporting import formatting, mining, results, trainings
 from fer_pipeline.reporting.charts import Charts, choose_looks
 from fer_pipeline.reporting.claims import make_claims, place_forest, write_headline
 from fer_pipeline.reporting.formatting import listing, percent, plural
+from fer_pipeline.reporting.leaks import describe_leaks
 from fer_pipeline.reporting.lineage import load_census, read_lineage
 from fer_pipeline.reporting.results import ALL, METRIC, Difference, Result
 
@@ -78,6 +79,7 @@ class ReportData:
             metrics, recipe=self.best_recipe, targets=project.targets, per_class=settings.failures_per_class
         )
         self.census = load_census(root / "reports/census", project)
+        self.leaks = describe_leaks(data / "contents", project, self.census, self.mined)
         self.lineage = read_lineage(root, project)
 
     @property
@@ -156,7 +158,9 @@ def _warnings(
 ) -> list[str]:
     every = [(recipe, target) for recipe in project.recipes for target in project.targets]
     missing = [f"{recipe} on {target}" for recipe, target in every if (recipe, target) not in data.results]
-    warnings = [f"Not evaluated, so not in here: {listing(missing)}."] if missing else []
+    warnings = list(data.leaks)
+    if missing:
+        warnings.append(f"Not evaluated, so not in here: {listing(missing)}.")
     if baseline not in project.recipes:
         choices = listing(list(project.recipes))
         warnings.append(f"There is no recipe “{baseline}” to compare with; set report.baseline to one of {choices}.")

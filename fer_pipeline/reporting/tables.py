@@ -18,7 +18,7 @@ from fer_pipeline.reporting.results import Result
 
 Row = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-POOL_COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
+POOL_COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
 
 
 def write_tables(folder: Path, data: ReportData) -> None:
@@ -33,7 +33,7 @@ def write_tables(folder: Path, data: ReportData) -> None:
         for row in data.differences
     ]
     tables["mined"] = [
-        {"pool": pool, **{key: counts[key] for key in POOL_COUNTS}, **counts["by_class"]}
+        {"pool": pool, **{key: counts.get(key) for key in POOL_COUNTS}, **counts["by_class"]}
         for pool, counts in (data.mined["pools"].items() if data.mined else ())
     ]
     tables["precision"] = [

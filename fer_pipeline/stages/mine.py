@@ -1,7 +1,9 @@
 """Select the pool faces that get a pseudo-label by the margin rule, over all pools, and rank them.
 
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, the
-summary with margins, counts and estimated precision, and the sweep. Nothing is written before every check has passed.
+summary with margins, counts and estimated precision, and the sweep. Faces that are pictures of the test split of a
+target, of the anchor or of the training set (`data/contents`, exact and without labels) are no candidates. Nothing is
+written before every check has passed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,9 +30,10 @@ from fer_pipeline.mining.candidates import (
     read_exclusions,
     summarise,
 )
+from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces
 from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
 
-COUNTS = ("faces", "excluded", "no_direction", "below_margin", "over_cap", "kept")
+COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
 
 
 class Config(MarginRule, CalibrationSettings):
@@ -40,15 +43,17 @@ class Config(MarginRule, CalibrationSettings):
     exclude: Path | None = None  # Parquet or CSV with a column face_id: faces that must not be mined
     # pins that file: DVC follows settings, so a changed list is seen by its changed hash alone
     exclude_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    test_faces: Literal["drop", "keep"] = "drop"  # pool faces that are equal to test faces
     empty_class: Literal["warn", "error"] = "warn"
 
 
-def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) -> Summary:
+def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, contents: Path | None = None) -> Summary:
     """Apply the margin rule to all pools together.
 
     Args:
         scores: The folder with a folder of scores for each pool.
         out: Where mined and random faces, the sweep and a summary are written.
+        contents: The folder that says which picture each face of each set is; without it no test face is found.
     """
     classes, pools, seed = project.classes, project.pools, project.seeds[0]
     caps = config.caps(classes)
@@ -59,7 +64,9 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
         if not np.array_equal(read_centroids(scores / pool).vectors, centroids):
             both = f"{scores / pool} and {scores / pools[0]}"
             raise DataError(f"{both} were scored against different centroids; rerun score")
-    candidates = collect_candidates(by_pool, exclude=exclude)
+    test_faces, unknown = find_test_faces(contents, project)
+    drop = config.test_faces == "drop"
+    candidates = collect_candidates(by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
     heldout = read_heldout(scores / pools[0], classes=classes)
     assert heldout.label is not None
     directed = heldout.directed
@@ -89,13 +96,15 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path) ->
     }
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
+    summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}
     sweep = calibration.sweep(points=config.sweep_points, used=np.unique(thresholds))
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)
         write_rows(folder / RANDOM, control)
         write_rows(folder / SWEEP, sweep_table(classes, **sweep))
         write_json(folder / SUMMARY, summary)
-    warnings = ([empty] if empty else []) + list(warn(config, calibration, len(mined), classes))
+    warnings = [*([empty] if empty else []), *warn(config, calibration, len(mined), classes)]
+    warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 
 

@@ -8,7 +8,7 @@ A finished model is kept in the store under all that it depends on: settings, da
 strategy and of the training. `training.seeds` says how the seeds share the machine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -22,7 +22,16 @@ from fer_pipeline.artifacts.history import read_history, write_timings
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.plugins import available
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, RecipeSettings, Settings, Summary, validate
+from fer_pipeline.core.settings import (
+    STORE,
+    PlainName,
+    ProjectSettings,
+    RecipeSettings,
+    Settings,
+    Summary,
+    merge_settings,
+    validate,
+)
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sources import Source, check_sources
@@ -119,7 +128,7 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
             f"{{{settings.strategy}: {{…}}}}, of {', '.join(available('fer_pipeline.strategies'))}"
         )
     common = {**config.model_dump(mode="json"), "options": config.options.get(settings.strategy, {})}
-    merged = _merge(common, settings.overrides)
+    merged = merge_settings(common, settings.overrides)
     chosen = merged.pop("options")
     own = validate(Config, merged, where=f"recipes.{recipe}.overrides")
     try:
@@ -141,17 +150,6 @@ def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)
     return settled
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        old = base.get(name)
-        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) == old.get("name"):
-            merged[name] = _merge(old, value)
-        else:
-            merged[name] = value  # an optimizer or schedule of another name brings all its settings
-    return merged
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

@@ -85,6 +85,7 @@ def labels(**classes: str | None) -> LabelMap:
         ("disgust", OUTSIDE),
         ("", OUTSIDE),
         ("1", OUTSIDE),
+        *((word, OUTSIDE) for word in ("None", "none", "nan", "NaN", "null", "NA", "n/a", "<NA>")),
     ],
 )
 def test_spellings(word: str | None, expected: int | str | None) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.census import RejectedSample, SplitCensus, read_census, write_census
+from fer_pipeline.artifacts.census import (
+    RejectedSample,
+    SourceLabel,
+    SplitCensus,
+    read_census,
+    read_shared,
+    write_census,
+)
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.core.errors import DataError
 
 SPLITS = {
@@ -19,15 +27,17 @@ REJECTED = [
 
 
 def test_counts_come_back_with_their_sums(tmp_path: Path) -> None:
-    write_census(tmp_path, SPLITS, REJECTED)
+    write_census(tmp_path, SPLITS, REJECTED, {"Happy": SourceLabel(5, "joy")}, {"test": SharedCounts(2, 1)})
     assert read_census(tmp_path / "summary.json") == SPLITS
     content = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     assert (content["samples"], content["faces"], content["rejected"]) == (6, 3, {"empty": 1, "no_face": 2})
+    assert content["source_labels"] == {"Happy": {"meaning": "joy", "samples": 5}}
+    assert read_shared(tmp_path / "summary.json") == {"test": SharedCounts(2, 1)}
     assert pq.read_table(tmp_path / "rejected.parquet").to_pylist() == [row._asdict() for row in REJECTED]
 
 
 def test_a_set_without_rejected_samples_keeps_the_columns(tmp_path: Path) -> None:
-    write_census(tmp_path, SPLITS, [])
+    write_census(tmp_path, SPLITS, [], {}, {})
     assert pq.read_table(tmp_path / "rejected.parquet").column_names == ["sample_id", "source", "split", "reason"]
 
 

@@ -1,5 +1,7 @@
 """All settings are checked before any work, and what was found good is remembered only for what was looked at."""
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
 from fer_pipeline.commands import check, profile
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.errors import ConfigError, PipelineError
 
 REMEMBERED = "memory/checked"
 
@@ -182,3 +184,46 @@ def test_an_unknown_strategy_names_its_recipe(params: Path) -> None:
     change(params, "recipes", vas={**recipes["vas"], "strategy": "superviced"})
     with pytest.raises(ConfigError, match=r"recipes\.vas\.strategy: unknown strategies 'superviced'; choose one of "):
         check.check(params)
+
+
+def told(params: Path) -> str:
+    with pytest.raises(PipelineError) as caught:
+        check.run(params=params)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_not_there_is_found_before_a_run(params: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(params.parent)
+    shutil.copy(root / "dvc.yaml", "dvc.yaml")
+    gone, whole = params.parent / "gone", yaml.safe_load(params.read_text(encoding="utf-8"))
+    weights = {"path": str(gone), "sha256": "0" * 64}
+    film = {"adapter": "image_folder", "path": str(gone)}
+    changes = {
+        "datasets.film.path": ("datasets", {**whole["datasets"], "film": film}),
+        "mine": ("mine", {**whole["mine"], "exclude": str(gone)}),
+        "train_primitive": ("train_primitive", {**whole["train_primitive"], "weights": weights}),
+    }
+    for place, (section, values) in changes.items():
+        params.write_text(yaml.safe_dump({**whole, section: values}), encoding="utf-8")
+        assert told(params) == f"{params}, {place}: {gone} does not exist; correct the path"
+    gone.with_name("gone.dvc").touch()
+    assert told(params).endswith(f"{gone} does not exist; run `dvc pull {gone}`")
+
+
+def test_a_gpu_that_is_not_there_is_found_before_a_run(params: Path) -> None:
+    change(params, "resources", device="cuda:99")
+    assert re.search(r"resources: device 'cuda:99' is not there \(\d+ GPUs found\); use auto or cpu", told(params))
+
+
+def test_a_set_that_cannot_be_read_is_found_before_a_run(params: Path, root: Path, monkeypatch) -> None:
+    monkeypatch.chdir(params.parent)
+    shutil.copy(root / "dvc.yaml", "dvc.yaml")
+    (params.parent / "list.csv").write_text("picture,label\na.jpg,anger\n")
+    change(params, "datasets", film={"adapter": "csv", "path": "list.csv"})
+    assert re.search(r"datasets\.film: list\.csv has no column 'image'", told(params))
+    options = {"image": "picture", "label": "label", "missing": "reject"}
+    change(params, "datasets", film={"adapter": "csv", "path": "list.csv", "split": "test", "options": options})
+    assert "all settings are valid" in check.run(params=params)
+    (params.parent / "list.csv").write_text("picture,label\na.jpg,fury\n")
+    assert "fury" in told(params)

@@ -238,10 +238,34 @@ def test_names_and_the_own_result_in_the_folder(tmp_path: Path) -> None:
     out = folder / "faces.csv"
     model = _model(tmp_path / "model", {"crop": SIDE})
     for _ in range(2):
-        predict.run(folder, model=model, out=out, crops=True, device="cpu")
+        summary = predict.run(folder, model=model, out=out, crops=True, device="cpu")
         with out.open(newline="", encoding="utf-8") as stream:
             rows = {row["image"]: row["reason"] for row in csv.DictReader(stream)}
-        assert rows == {'Ünïcode 脸, "quoted".png': "", "notes.txt": "not_an_image", "pipe.png": "unreadable"}
+        assert rows == {'Ünïcode 脸, "quoted".png': "", "pipe.png": "unreadable"}
+        assert summary.warnings == (f"{folder}: 2 files left out: 1 .txt, 1 hidden",)
+        assert summary.counts["left_out"] == 2
+
+
+def test_all_pictures_of_a_folder_are_rows_however_they_are_named_or_linked(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "crops", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        _crop_folder(place, 1)
+    (folder / "0.png").rename(folder / "without")
+    for name in ("A.PNG", "b.Png", "._b.png", "Thumbs.db", "c.png.part"):
+        shutil.copy(folder / "without", folder / name)
+    (folder / "d.mp4").write_bytes(b"film")
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "circle").symlink_to(folder)
+    (folder / "itself.png").symlink_to("itself.png")
+    (folder / "nowhere.png").symlink_to("nothing.png")
+    summary = predict.run(
+        folder, model=_model(tmp_path / "model", {"crop": SIDE}), out=tmp_path / "out.parquet", crops=True, device="cpu"
+    )
+    assert {row["image"]: row["reason"] for row in _rows(tmp_path / "out.parquet")} == {
+        **dict.fromkeys(("A.PNG", "b.Png", "c.png.part", "without", "linked/0.png")),
+        **dict.fromkeys(("itself.png", "nowhere.png"), "unreadable"),
+    }
+    assert summary.warnings == (f"{folder}: 4 files left out: 1 .mp4, 1 hidden, 1 link to a folder above, 1 system",)
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
@@ -253,8 +277,11 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no file"):
         predict.run(tmp_path / "empty", model=model, out=tmp_path / "faces.csv", device="cpu")
+    with pytest.raises(DataError, match=r"holds no picture \(2 files left out: 1 \.json, 1 \.safetensors\)"):
+        predict.run(model, model=model, out=tmp_path / "faces.csv", device="cpu")
+    _crop_folder(tmp_path / "crops", 1)
     with pytest.raises(DataError, match="no checkpoint"):
-        predict.run(tmp_path / "model", model=tmp_path / "nothing", out=tmp_path / "faces.csv", device="cpu")
+        predict.run(tmp_path / "crops", model=tmp_path / "nothing", out=tmp_path / "faces.csv", device="cpu")
     assert not (tmp_path / "faces.csv").exists()
 
 

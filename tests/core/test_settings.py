@@ -146,3 +146,25 @@ def test_a_wrong_recipe_is_told_what_to_write(tmp_path: Path, recipe: dict[str, 
     with pytest.raises(ConfigError, match=line) as caught:
         read_project(write(tmp_path, world(recipes={"r": values})))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "b: {x: 1, a: {a: 1}, a: 2}\n", "- {a: 1, a: 1}\n"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"not valid YAML: the key 'a' is given twice, see line \d"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_anchors_are_read_but_not_in_an_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("one: &shared {a: 1}\ntwo: *shared\nthree: {<<: *shared, a: 2}\n", encoding="utf-8")
+    assert load_params(params) == {"one": {"a": 1}, "two": {"a": 1}, "three": {"a": 2}}
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "HEAD")
+    with pytest.raises(ConfigError, match=r"line 2: \*shared repeats what &shared names, .* write the values out"):
+        load_params(params)
+
+
+def test_shipped_settings_share_nothing(root: Path) -> None:
+    for path in (root / "params.yaml", root / "dvc.yaml", *(root / "profiles").glob("*.yaml")):
+        events = list(yaml.parse(path.read_text(encoding="utf-8")))
+        assert not [event for event in events if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None)]

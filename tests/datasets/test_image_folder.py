@@ -1,14 +1,19 @@
 """The `image_folder` adapter: what folder levels mean, odd names, and links."""
 
+import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from fer_pipeline.alignment.pictures import FORMATS
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.datasets import image_folder
+from fer_pipeline.datasets._files import format_left_out
 from fer_pipeline.datasets.image_folder import Options
 
 
@@ -25,6 +30,10 @@ def listed(path: Path, **options: object) -> list[Sample]:
 
 def said(path: Path, **options: object) -> list[tuple[str, str | None, str | None, str | None]]:
     return [(s.id, s.split, s.label, s.subject) for s in listed(path, **options)]
+
+
+def left_out(path: Path, **options: object) -> Counter[str]:
+    return image_folder.left_out(path, Options.model_validate(options))
 
 
 def fault(path: Path, **options: object) -> str:
@@ -56,13 +65,45 @@ def test_splits_beside_other_folders_are_no_guess(tmp_path: Path) -> None:
     assert "holds the splits train beside more; set options.levels" in fault(tmp_path)
 
 
-def test_no_picture_is_a_picture_that_align_rejects(tmp_path: Path) -> None:
-    plant(tmp_path, "README.txt", "sad/notes", "sad/a.jpg")
-    assert said(tmp_path) == [
-        ("README.txt", None, None, None),
-        ("sad/a.jpg", None, "sad", None),
-        ("sad/notes", None, "sad", None),
-    ]
+def test_a_picture_is_known_by_its_suffix_or_its_first_bytes(tmp_path: Path) -> None:
+    plant(tmp_path, "README.txt", "sad/a.jpg", "sad/B.JPG", "sad/c.JPEG", "sad/d.mp4", "sad/notes", "sad/x.TXT")
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    for name in ("without", "odd.dat", "photo.jpg_large"):
+        (tmp_path / "sad" / name).write_bytes(stream.getvalue())
+    names = ["B.JPG", "a.jpg", "c.JPEG", "odd.dat", "photo.jpg_large", "without"]
+    assert said(tmp_path) == [(f"sad/{name}", None, "sad", None) for name in names]
+    assert format_left_out(left_out(tmp_path)) == "4 files left out: 2 .txt, 1 .mp4, 1 without a suffix"
+
+
+def test_the_first_bytes_tell_every_format_that_is_read(tmp_path: Path) -> None:
+    """One file a format as Pillow writes it, and files that begin alike."""
+    picture = Image.new("RGB", (16, 16))
+    for format in FORMATS:
+        picture.save(tmp_path / format, format)
+    picture.save(tmp_path / "bigtiff", "TIFF", big_tiff=True)
+    (tmp_path / "ascii").write_bytes(b"P2\n# by hand\n1 1\n255\n0\n")
+    found = len(listed(tmp_path))
+    assert found == len(FORMATS) + 2
+    for number, data in enumerate((b"BMW and others", b"P4 processors", b"RIFF....WAVE", b"%PDF-1.7", b"", b"\0" * 64)):
+        (tmp_path / f"none{number}").write_bytes(data)
+    assert len(listed(tmp_path)) == found
+    assert left_out(tmp_path) == {"without a suffix": 6}
+
+
+def test_hidden_and_system_files_are_counted(tmp_path: Path) -> None:
+    plant(tmp_path, "sad/a.jpg", "sad/._a.jpg", ".DS_Store", "sad/Thumbs.db", "sad/@eaDir/a.jpg", "__MACOSX/sad/a.jpg")
+    plant(tmp_path, "sad/@someone.jpg")
+    assert [sample.id for sample in listed(tmp_path)] == ["sad/@someone.jpg", "sad/a.jpg"]
+    assert left_out(tmp_path) == {"hidden": 2, "hidden folder": 1, "system": 1, "system folder": 1}
+
+
+def test_many_kinds_are_cut_short_and_odd_suffixes_are_text(tmp_path: Path) -> None:
+    plant(tmp_path, "a.jpg", *(f"b.x{number:02}" for number in range(12)))
+    (tmp_path / os.fsdecode(b"c.\xe9\n")).write_bytes(b"c")
+    line = format_left_out(left_out(tmp_path))
+    assert line.startswith("13 files left out: 1 .??, 1 .x00, ")
+    assert line.endswith(" and 3 more kinds")
 
 
 def test_a_picture_above_its_class_is_a_fault(tmp_path: Path) -> None:
@@ -85,7 +126,7 @@ def test_the_folder_of_bad_pictures_loses_none(sample_faces: Path) -> None:
 def test_names_that_are_no_text_get_ids_that_are(tmp_path: Path) -> None:
     names = [b"ann\xe9e.jpg", rb"ann\xe9e.jpg", b"line\nbreak.jpg", b"a.jpg#1", rb"a.jpg\x231"]
     for name in names:
-        (tmp_path / os.fsdecode(name)).write_bytes(name)
+        (tmp_path / os.fsdecode(name)).write_bytes(b"\xff\xd8\xff" + name)
     found = {sample.id: image_folder.read(sample, Options()) for sample in listed(tmp_path)}
     assert {name.encode("utf-8").decode() for name in found} == {
         r"ann\xe9e.jpg",
@@ -96,8 +137,8 @@ def test_names_that_are_no_text_get_ids_that_are(tmp_path: Path) -> None:
     }
     # What is cached is known by its path.
     assert len({fingerprint(sample.path) for sample in listed(tmp_path)}) == len(names)
-    assert found[r"ann\xe9e.jpg"] == b"ann\xe9e.jpg"
-    assert found[r"a.jpg\x231"] == b"a.jpg#1"
+    assert found[r"ann\xe9e.jpg"] == b"\xff\xd8\xffann\xe9e.jpg"
+    assert found[r"a.jpg\x231"] == b"\xff\xd8\xffa.jpg#1"
 
 
 def test_links_out_of_the_root_are_refused_unless_allowed(tmp_path: Path) -> None:
@@ -110,10 +151,30 @@ def test_links_out_of_the_root_are_refused_unless_allowed(tmp_path: Path) -> Non
         (root / link).unlink()
 
 
-def test_a_link_in_a_circle_is_refused(tmp_path: Path) -> None:
-    plant(tmp_path, "sad/a.jpg")
+def test_a_link_in_a_circle_is_counted(tmp_path: Path) -> None:
+    plant(tmp_path, "sad/a.jpg", "sad/more/b.jpg")
     (tmp_path / "sad" / "again").symlink_to(tmp_path)
-    assert "link to a folder that holds it" in fault(tmp_path)
+    (tmp_path / "sad" / "more" / "itself").symlink_to(".")
+    assert [sample.id for sample in listed(tmp_path)] == ["sad/a.jpg", "sad/more/b.jpg"]
+    assert left_out(tmp_path) == {"link to a folder above": 2}
+
+
+def test_a_link_to_itself_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("a.jpg")
+    [broken] = listed(tmp_path)
+    with pytest.raises(DataError, match="cannot be read"):
+        image_folder.read(broken, Options())
+
+
+def test_a_linked_folder_within_the_root_is_followed(tmp_path: Path) -> None:
+    plant(tmp_path, "sad/a.jpg")
+    (tmp_path / "gloomy").symlink_to("sad")
+    assert [sample.id for sample in listed(tmp_path)] == ["gloomy/a.jpg", "sad/a.jpg"]
+
+
+def test_a_folder_of_other_files_says_so(tmp_path: Path) -> None:
+    plant(tmp_path, "a.txt", ".b.jpg")
+    assert "holds no picture (2 files left out: 1 .txt, 1 hidden); put" in fault(tmp_path)
 
 
 def test_a_broken_link_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:

@@ -162,7 +162,28 @@ def test_an_index_with_a_hole_is_reported(writer: ModuleType, tmp_path: Path) ->
     path, _ = ten_records(writer, tmp_path)
     lines = (tmp_path / "pool.idx").read_text().splitlines(keepends=True)
     (tmp_path / "pool.idx").write_text("".join(lines[:4] + lines[5:]))
-    assert "holds 8 pictures where its header says 9" in fault(path)
+    said = fault(path)
+    assert f"lists 8 pictures where the header of {path} says 9" in said
+    assert "remove it to read the .rec from its start" in said
+    assert "again" not in said
+
+
+@pytest.mark.parametrize("index", ["", "0\t0\n1\t40\n", None])
+def test_an_empty_file_is_not_its_index_fault(writer: ModuleType, tmp_path: Path, index: str | None) -> None:
+    path, _ = ten_records(writer, tmp_path)
+    path.write_bytes(b"")
+    (tmp_path / "pool.idx").unlink()
+    if index is not None:
+        (tmp_path / "pool.idx").write_text(index)
+    assert fault(path) == f"{path} is empty; fetch or copy the file again and compare its size"
+
+
+def test_a_web_page_in_the_place_of_the_file_is_called_so(writer: ModuleType, tmp_path: Path) -> None:
+    path, _ = ten_records(writer, tmp_path)
+    (tmp_path / "pool.idx").write_text("<html>")
+    assert "pool.idx is a web page" in fault(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "pool.rec is a pointer of git-LFS" in fault(path)
 
 
 @pytest.mark.parametrize("text", ["", "0 0 0\n", "0\tx\n", "1\t0\n1\t40\n", "0\t-1\n"])

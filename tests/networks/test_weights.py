@@ -12,7 +12,7 @@ from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
-from fer_pipeline.networks.weights import WeightSettings, load_weights
+from fer_pipeline.networks.weights import WeightSettings, load_weights, read_tensors
 
 RESNET = NetworkSettings(name="resnet18", size=32)
 SMALL = NetworkSettings(size=32, width=8)
@@ -107,3 +107,19 @@ def test_our_own_checkpoint_fits_any_family_with_its_preprocessing(tmp_path: Pat
     assert torch.equal(fresh.backbone.stem[0].weight, trained.backbone.stem[0].weight)
     load_weights(fresh, SMALL, WeightSettings(path=tmp_path / "weights.safetensors", head=True))
     assert torch.equal(fresh.head.weight, trained.head.weight)
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><title>Sign in", "is a web page, not the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a pointer of git-LFS, not the file itself"),
+    ],
+)
+def test_what_a_failed_download_leaves_is_called_what_it_is(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        read_tensors(tmp_path / name, sha256="0" * 64)

@@ -225,6 +225,57 @@ def test_stop_and_timeout_end_all(tmp_path: Path, cookie: str, reason: str) -> N
     assert (ended.reason, ended.code) == (reason, 128 + signal.SIGTERM)
 
 
+NOTICED = """
+import os, signal, subprocess, sys, time
+mark, end = sys.argv[1:]
+inner = "trap 'echo TERM' TERM; echo ready; while :; do sleep 1; done"
+subprocess.Popen(["sh", "-c", inner, mark])
+def hear(*_):
+    os.write(1, b"HUP\\n")
+    if end == "ends":
+        sys.exit(7)
+signal.signal(signal.SIGHUP, hear)
+os.write(1, b"ready\\n")
+while True:
+    time.sleep(1)
+"""
+
+
+@pytest.mark.parametrize("end", ["ends", "stays"])
+def test_with_notice_the_command_hears_of_the_end_before_the_rest(tmp_path: Path, cookie: str, end: str) -> None:
+    """The one that stays would have ten minutes, but the program is asked again."""
+    lines, stop, result = list[str](), threading.Event(), list[CommandResult]()
+
+    def work() -> None:
+        command = [sys.executable, "-c", NOTICED, cookie, end]
+        result.append(
+            run_command(command, cwd=tmp_path, on_line=lines.append, notice=600, grace=0.3, stop=stop, cookie=cookie)
+        )
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert until(lambda: lines.count("ready") == 2, 60)
+    stop.set()
+    assert until(lambda: "HUP" in lines, 60)
+    if end == "stays":
+        assert thread.is_alive()
+        assert "TERM" not in lines
+        program(cookie)[0].send_signal(signal.SIGTERM)
+    thread.join(60)
+    assert (result[0].reason, result[0].code) == ("stopped", 7 if end == "ends" else 143)
+    assert lines[2] == "HUP"
+    assert living(cookie) == []
+
+
+def test_a_command_may_write_where_its_flow_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines: list[str] = []
+    command = ["sh", "-c", "echo out; echo err >&2; sleep 600 & exit 3"]
+    result = run_command(command, cwd=tmp_path, on_line=lines.append, own_output=True)
+    assert (result.code, result.reason) == (3, "exit")
+    assert capfd.readouterr() == ("out\n", "err\n")
+    assert lines == ["1 processes that the command left behind were ended"]
+
+
 def test_what_is_stopped_beforehand_never_starts(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipelines import FlowError
-from pipelines.sweep import read_grid
+from pipelines.sweep import read_grid, set_params
 from pipelines.workspace import describe_workspace, read_params
 
 
@@ -63,3 +64,16 @@ def test_a_grid_is_read_as_yaml(words: list[str], grid: dict[str, Any]) -> None:
 def test_what_is_no_setting_to_vary_is_told(words: list[str]) -> None:
     with pytest.raises(FlowError, match="is no setting to vary; say PATH=VALUE,VALUE"):
         read_grid(words)
+
+
+@pytest.mark.parametrize("dotted", ["one.a", "two.a", "two.b", "three"])
+def test_a_value_is_set_in_its_own_place_alone(dotted: str) -> None:
+    content = yaml.safe_load(set_params("one: {a: 1} # first\ntwo: {a: 1, b: 2}\nthree: 3\n", {dotted: 7}))
+    before = {"one.a": 1, "two.a": 1, "two.b": 2, "three": 3}
+    after = {f"{name}.{key}": one for name in ("one", "two") for key, one in content[name].items()}
+    assert {**after, "three": content["three"]} == {**before, dotted: 7}
+
+
+def test_settings_that_share_a_value_are_not_varied() -> None:
+    with pytest.raises(FlowError, match=r"line 2: \*shared repeats what &shared names; write the values out"):
+        set_params("one: &shared {a: 1}\ntwo: *shared\n", {"one.a": 7})

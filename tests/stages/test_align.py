@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from fer_pipeline.alignment import leaks
 from fer_pipeline.alignment import shards as plan
 from fer_pipeline.alignment.warp import scale_template
+from fer_pipeline.artifacts.census import read_shared
+from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import read_faces, read_metadata, read_table
+from fer_pipeline.commands import prune
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import DatasetSettings, Summary
 from fer_pipeline.stages import align
@@ -110,6 +114,7 @@ def test_nothing_disappears(tmp_path: Path) -> None:
         "rejected": {"empty": 2},
     }
     assert summary_file["splits"]["test"]["labels"] == {"anger": 0, "happiness": 0, "neutral": 6}
+    assert summary_file["shared"] == {"test": {"persons": 3, "faces": 0}}
 
 
 def test_labels_outside_the_classes_are_refused_before_any_work(tmp_path: Path) -> None:
@@ -128,6 +133,14 @@ def test_labels_may_be_dropped_with_their_count(tmp_path: Path) -> None:
     assert summary.counts["rejected"] == 8
     reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
     assert sorted(reasons) == ["empty"] * 2 + ["label_dropped"] * 3 + ["label_outside_classes"] * 3
+    summary_file = json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert summary_file["source_labels"] == {
+        "angry": {"samples": 4, "meaning": "anger"},
+        "awe": {"samples": 3, "meaning": "label_dropped"},
+        "disgust": {"samples": 3, "meaning": "label_outside_classes"},
+        "happy": {"samples": 4, "meaning": "happiness"},
+        "neutral": {"samples": 4, "meaning": "neutral"},
+    }
 
 
 def test_a_set_without_labels_has_null_labels(tmp_path: Path) -> None:
@@ -276,7 +289,7 @@ def test_a_failed_shard_is_reported_and_the_others_are_kept(tmp_path: Path, monk
         "reused": 4,
         "failed": 1,
     }
-    assert summary.warnings == ("set/test/part-00001.parquet: ValueError: broken shard",)
+    assert summary.warnings[1:] == ("set/test/part-00001.parquet: ValueError: broken shard",)
     reasons = pq.read_table(tmp_path / "out" / "rejected.parquet")["reason"].to_pylist()
     assert sorted(reasons) == ["empty", "empty", "shard_failed", "shard_failed"]
     monkeypatch.setattr(plan, "make_shard", whole)
@@ -319,6 +332,15 @@ def test_photographs_give_upright_faces(sample_faces: Path, tmp_path: Path) -> N
     assert "set/naïve Ünïcode 名前 (1).jpg" in {row["face_id"] for row in rows}
 
 
+def test_files_that_are_no_pictures_are_counted_by_kind(tmp_path: Path) -> None:
+    root = draw(tmp_path / "raw") / "images"
+    for name in ("notes.txt", "._p000.png", "Thumbs.db"):
+        (root / name).write_bytes(b"no picture")
+    summary = run(root, tmp_path, dataset=DatasetSettings(adapter="image_folder", path=root, split="train"))
+    assert summary.counts["samples"] == 18
+    assert summary.warnings == ("set: 3 files left out: 1 .txt, 1 hidden, 1 system",)
+
+
 def test_a_set_that_changes_anywhere_makes_only_the_shards_around_again(tmp_path: Path) -> None:
     """Cut by ids: what is lost, gained or changed moves the shards next to it and no others."""
     root = draw(tmp_path / "raw", count=240)
@@ -340,3 +362,58 @@ def test_a_set_that_changes_anywhere_makes_only_the_shards_around_again(tmp_path
         assert 1 <= made <= 6, change
     run(root, tmp_path / "fresh", config=by_ids)
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "fresh" / "out")
+
+
+def draw_leaks(root: Path) -> Path:
+    """Nine pictures; p7 is picture p0, p8 is p1; someone0 stands in train, val and test, p8's person is not known."""
+    images = root / "images"
+    images.mkdir(parents=True)
+    rows = ["image,emotion,person,part"]
+    parts = ("train", "train", "train", "train", "val", "test", "test", "test", "test")
+    persons = (0, 1, 2, 3, 0, 0, 1, 9, "")
+    for number, (part, person) in enumerate(zip(parts, persons, strict=True)):
+        Image.fromarray(pixels(number % 7)).save(images / f"p{number}.png")
+        rows.append(f"p{number}.png,happy,{f'someone{person}' if person != '' else ''},{part}")
+    (root / "labels.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_persons_and_equal_faces_in_two_splits_are_counted_and_told(tmp_path: Path, format: str) -> None:
+    census, contents = tmp_path / "census.json", tmp_path / "contents.parquet"
+    summary = run(draw_leaks(tmp_path / "raw"), tmp_path, config={"format": format}, census=census, contents=contents)
+    assert read_shared(census) == {"test": SharedCounts(persons=2, faces=2), "val": SharedCounts(persons=1, faces=0)}
+    told = [line.partition(", so")[0] for line in summary.warnings]
+    assert told == [
+        "set: 2 persons stand in train and test",
+        "set: 2 faces of test are equal to faces of train",
+        "set: 1 person stands in train and val",
+    ]
+    rows = pq.read_table(contents).to_pylist()
+    assert set(rows[0]) == {"face_id", "split", "subject", "content"}, "no labels"
+    assert [(row["face_id"], row["split"]) for row in rows] == [
+        (f"set/p{number}.png", split)
+        for split, numbers in (("test", range(5, 9)), ("train", range(4)), ("val", [4]))
+        for number in numbers
+    ]
+    by_content: dict[bytes, list[str]] = {}
+    for row in rows:
+        by_content.setdefault(row["content"], []).append(row["face_id"][4:6])
+    assert sorted(map(sorted, by_content.values())) == [
+        ["p0", "p7"], ["p1", "p8"], ["p2"], ["p3"], ["p4"], ["p5"], ["p6"]
+    ]  # fmt: skip
+
+
+def test_finished_shards_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = draw(tmp_path / "raw"), []
+    whole = leaks.hash_faces
+    monkeypatch.setattr(leaks, "hash_faces", lambda shard: (read.append(shard), whole(shard))[1])
+    run(root, tmp_path, contents=tmp_path / "first.parquet")
+    assert len(read) == 5
+    run(root, tmp_path, contents=tmp_path / "second.parquet")
+    assert len(read) == 5
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
+    assert "nothing removed" in prune.run(store=tmp_path / "store"), "the hashes belong to the last run"
+    Image.fromarray(pixels(99)).save(root / "images" / "p000.png")
+    run(root, tmp_path)
+    assert len(read) == 6, "the shard that changed"

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fer_pipeline.artifacts.contents import CONTENTS, write_contents
 from fer_pipeline.artifacts.scores import (
     HELDOUT,
     Centroids,
@@ -51,8 +52,10 @@ def write_pool(scores: Path, pool: str, shards: list[tuple[list[str], np.ndarray
 
 
 def run(config: mine.Config, tmp_path: Path, pools: tuple[str, ...] = ("street",), seed: int = 0, out: str = "mined"):
-    project = project_settings(classes=CLASSES, pools=pools, seeds=(seed,))
-    return mine.run(config, project, scores=tmp_path / "scores", out=tmp_path / out)
+    project = project_settings(classes=CLASSES, pools=pools, seeds=(seed,), targets=("studio", "film"))
+    folder = tmp_path / "contents"
+    given = folder if folder.exists() else None
+    return mine.run(config, project, scores=tmp_path / "scores", out=tmp_path / out, contents=given)
 
 
 def rows(tmp_path: Path, name: str = "mined.parquet", out: str = "mined") -> list[dict]:
@@ -76,6 +79,13 @@ def by_hand(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def write_known(folder: Path, name: str, pictures: dict[str, int], *, split: str = "train") -> None:
+    """Says which picture each face of a set is."""
+    hashes = [number.to_bytes(16, "big") for number in pictures.values()]
+    columns = [[*pictures], [split] * len(pictures), [None] * len(pictures), hashes]
+    write_contents(folder / "contents" / f"{name}.parquet", [pa.table(columns, schema=CONTENTS)])
+
+
 def test_two_pools_by_hand(by_hand: Path) -> None:
     summary = run(mine.Config(value=6 / 16), by_hand, pools=("street", "film"))
     found = [
@@ -92,6 +102,7 @@ def test_two_pools_by_hand(by_hand: Path) -> None:
     assert content["pools"]["street"] == {
         "faces": 5,
         "excluded": 0,
+        "test_faces": 0,
         "no_direction": 1,
         "below_margin": 2,
         "over_cap": 0,
@@ -101,7 +112,8 @@ def test_two_pools_by_hand(by_hand: Path) -> None:
     assert content["margins"] == dict.fromkeys(CLASSES, 6 / 16)
     assert content["kept"] == 4
     assert content["by_class"]["anger"]["kept"] == 3
-    assert summary.counts == {"faces": 7, "excluded": 0, "no_direction": 1, "below_margin": 2, "over_cap": 0, "kept": 4}
+    nothing = {"excluded": 0, "test_faces": 0, "over_cap": 0}
+    assert summary.counts == {"faces": 7, "no_direction": 1, "below_margin": 2, "kept": 4, **nothing}
     assert "no face was mined for neutral (never predicted" in summary.warnings[0]
 
 
@@ -190,6 +202,61 @@ def test_shared_identifiers_are_refused(by_hand: Path) -> None:
     write_pool(by_hand / "scores", "film", [(["s/a"], [[15 / 16, 8 / 16, 0]])])
     with pytest.raises(DataError, match="share face_ids"):
         run(mine.Config(value=1 / 16), by_hand, pools=("street", "film"))
+
+
+def test_test_pictures_are_mined_nowhere_and_are_counted(by_hand: Path) -> None:
+    """`s/a` and `s/d` are pictures of the training set's test split, `f/a` one of a target, `s/e` of a train split."""
+    write_known(by_hand, "street", {f"s/{letter}": number for number, letter in enumerate("abcde")})
+    write_known(by_hand, "studio", {"studio/1": 0, "studio/2": 3}, split="test")
+    write_known(by_hand, "film", {"f/a": 10, "f/b": 11, "f/test": 10})
+    whole = run(mine.Config(value=0), by_hand, pools=("street", "film"))
+    assert whole.counts["test_faces"] == 2, "equal faces of the train split of a target are none"
+    assert whole.warnings[-1] == (
+        "street: 2 faces are test pictures of a target, the anchor or the training set; not mined"
+    )
+    for name in ("mined.parquet", "random.parquet"):
+        assert {row["face_id"] for row in rows(by_hand, name)} == {"s/b", "s/c", "s/e", "f/a", "f/b"}
+    content = read_json(by_hand / "mined" / "summary.json")
+    assert content["test_faces"] == {"found": 2, "not_checked": []}
+    street = content["pools"]["street"]
+    assert (street["test_faces"], street["no_direction"]) == (2, 0)
+    steps = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
+    assert sum(street[step] for step in steps) == street["faces"] == 5
+
+    kept = run(mine.Config(value=0, test_faces="keep"), by_hand, pools=("street", "film"))
+    assert kept.counts["test_faces"] == 2
+    assert "street: 2 faces are test pictures" in kept.warnings[-1]
+    assert "mine.test_faces is keep" in kept.warnings[-1]
+    assert {row["face_id"] for row in rows(by_hand)} == {"s/a", "s/b", "s/c", "s/e", "f/a", "f/b"}
+
+    listed = by_hand / "leaks.csv"
+    listed.write_text("face_id\ns/a\n")
+    both = run(mine.Config(value=0, exclude=listed), by_hand, pools=("street", "film"))
+    assert (both.counts["excluded"], both.counts["test_faces"]) == (1, 1), "an excluded face is counted once"
+
+
+def test_a_pool_of_test_pictures_alone_is_one_line(by_hand: Path) -> None:
+    for name, split in (("street", "train"), ("studio", "test")):
+        write_known(by_hand, name, {f"{name[0]}/{letter}": ord(letter) for letter in "abcde"}, split=split)
+    with pytest.raises(DataError, match=r"no face of street is left to mine \(5 are test pictures, which mine\.test_f"):
+        run(mine.Config(value=0), by_hand)
+
+
+def test_without_a_leak_or_without_contents_the_same_faces_are_mined(by_hand: Path) -> None:
+    unknown = run(mine.Config(value=1 / 16), by_hand, out="before")
+    [line] = [line for line in unknown.warnings if "test pictures" in line]
+    assert line.startswith(
+        "test pictures in the pools are not found: nothing says which pictures the faces of studio, "
+    )
+    write_known(by_hand, "street", {f"s/{letter}": number for number, letter in enumerate("abcde")})
+    write_known(by_hand, "studio", {"studio/1": 100}, split="test")
+    [line] = [line for line in run(mine.Config(value=1 / 16), by_hand, out="part").warnings if "test pictures" in line]
+    assert "the faces of film are;" in line
+    write_known(by_hand, "film", {"film/1": 101}, split="test")
+    assert not [line for line in run(mine.Config(value=1 / 16), by_hand).warnings if "test pictures" in line]
+    for name in ("mined.parquet", "random.parquet", "sweep.parquet"):
+        hashes = {file_sha256(by_hand / out / name) for out in ("before", "part", "mined")}
+        assert len(hashes) == 1
 
 
 @pytest.fixture

@@ -1,0 +1,60 @@
+"""Hash the crops of the finished shards of one set, and count what its splits share.
+
+The hashes of a shard are kept in the store under the shard's key, so that faces are read once and not at every run. A
+new version of them needs a higher `VERSION`; the shards stay as they are.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from fer_pipeline.alignment.shards import FACES
+from fer_pipeline.artifacts.contents import (
+    CONTENTS,
+    TRAIN,
+    SharedCounts,
+    SplitContents,
+    count_shared,
+    hash_faces,
+    write_contents,
+)
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.core.fingerprints import fingerprint
+from fer_pipeline.core.progress import progress
+
+VERSION = 1
+
+
+def contents_key(shard: str) -> str:
+    """Returns the key of a shard's hashes by the key of the shard."""
+    return fingerprint("contents", VERSION, shard)
+
+
+def hash_shards(store: Store, shards: Mapping[str, str], *, name: str) -> list[SplitContents]:
+    """Hashes the faces of finished shards where the store does not have them yet, and returns them by split.
+
+    Args:
+        store: Where the shards are, and their hashes are put.
+        shards: The shards' keys, in order, by the file's name in the set (`<split>/part-*.parquet`).
+        name: The data set, for who waits.
+    """
+    paths: defaultdict[str, list[Path]] = defaultdict(list)
+    with progress(f"contents {name}", len(shards), "shards") as advance:
+        for file, shard in shards.items():
+            key, faces = contents_key(shard), store.shard(shard) / FACES
+
+            def make(path: Path, faces: Path = faces) -> None:
+                write_contents(path, [pa.Table.from_batches(hash_faces(faces), CONTENTS)])
+
+            was_there = store.make(key, make)
+            (advance.skip if was_there else advance)(1)
+            paths[file.partition("/")[0]].append(store.shard(key))
+    return [SplitContents(paths[split], split) for split in sorted(paths)]
+
+
+def shared_with_train(splits: list[SplitContents]) -> dict[str, SharedCounts]:
+    """Counts what each other split of a set has in common with `train`, by its name."""
+    first = next((one for one in splits if one.split == TRAIN), None)
+    return {one.split: count_shared(first, one) for one in splits if first and one is not first}

@@ -1,0 +1,77 @@
+"""Compare the settings that models, mined and distilled sets say they were made with with those of `dvc.lock`.
+
+The lock holds what the settings were when DVC looked, which is after a stage has run; the card or summary in its output
+holds what the stage used. They differ only where somebody edited the settings meanwhile.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fer_pipeline.core.settings import merge_settings
+
+
+class Contradiction(NamedTuple):
+    """A setting that a file records with another value than `dvc.lock` has for the stage that made it."""
+
+    stage: str
+    path: Path
+    key: str
+    locked: Any
+    recorded: Any
+
+
+def find_contradictions(root: Path, stages: Mapping[str, Any]) -> Iterator[Contradiction]:
+    """Yields, for each file, the first setting that differs; `stages` are those of a `dvc.lock`."""
+    for stage, entry in stages.items():
+        params = (entry.get("params") or {}).get("params.yaml") or {}
+        for out in entry.get("outs") or ():
+            for path in sorted(path for name in FILES for path in (root / out["path"]).glob(name)):
+                try:
+                    recorded = json.loads(path.read_bytes())
+                except (OSError, ValueError):
+                    continue  # damaged bytes are found by their hash
+                for key, locked, found in _pairs(stage, params, recorded):
+                    if (difference := _first_difference(locked, found, key)) is not None:
+                        yield Contradiction(stage, path, *difference)
+                        break
+
+
+FILES = ("card.json", "*/card.json", "summary.json")
+
+
+def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the place of settings in `params.yaml`, what the lock has there, and what the file records of it."""
+    name, _, item = stage.partition("@")
+    section = params.get(name) or {}
+    if "classes" in params and "classes" in recorded:
+        yield "classes", params["classes"], recorded["classes"]
+    if name == "mine":
+        yield "mine", section, recorded.get("rule")
+    elif name == "distill":
+        yield "distill", section, recorded.get("settings")
+    elif name in ("train_primitive", "train_final"):
+        training = recorded.get("training") or {}
+        recipe = params.get(f"recipes.{item}") or {}
+        options = section.get("options") or {}
+        options = options.get(recipe.get("strategy"), {}) if name == "train_final" else options
+        section = merge_settings({**section, "options": options}, recipe.get("overrides") or {})
+        for key, found in (
+            ("training", training.get("settings")),
+            ("options", training.get("options")),
+            ("network", recorded.get("network")),
+        ):
+            yield f"{name}.{key}", section.get(key), found
+    seed = recorded.get("training", recorded).get("seed")
+    if seed is not None and seed not in (params.get("seeds") or [seed]):
+        yield "seeds", params["seeds"], [seed]
+
+
+def _first_difference(locked: Any, recorded: Any, place: str) -> tuple[str, Any, Any] | None:
+    """Compares what both have: the lock lacks defaults, and a file may not record everything."""
+    if isinstance(locked, dict) and isinstance(recorded, dict):
+        both = (_first_difference(locked[key], recorded[key], f"{place}.{key}") for key in locked if key in recorded)
+        return next(filter(None, both), None)
+    same = locked is None or recorded is None or locked == recorded
+    return None if same else (place, locked, recorded)

@@ -1,0 +1,43 @@
+"""Find the faces of the pools that are pictures of what will be measured on, by the hashes of their crops.
+
+A model that was trained on a test picture is not measured by it. Equal crops alone are found (see
+`artifacts.contents`); no test label is opened.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fer_pipeline.artifacts.contents import contents_path, faces_with, read_test_contents
+from fer_pipeline.core.settings import ProjectSettings
+
+
+def find_test_faces(folder: Path | None, project: ProjectSettings) -> tuple[dict[str, pa.Array], list[str]]:
+    """Returns the `face_id`s by pool that are test faces of a target, the anchor or the training set.
+
+    The second value names the sets of which nothing is known, because `align` left no file of them in the folder.
+    """
+    measured = list(dict.fromkeys([*project.targets, project.anchor, project.train]))
+    names = list(dict.fromkeys([*measured, *project.pools]))
+    if folder is None:
+        return {}, names
+    unknown = [name for name in names if not contents_path(folder, name).exists()]
+    contents = read_test_contents(folder, measured)
+    pools = [pool for pool in project.pools if pool not in unknown]
+    return {pool: faces_with(contents_path(folder, pool), contents) for pool in pools}, unknown
+
+
+def describe_test_faces(pools: Mapping[str, Mapping[str, Any]], unknown: Sequence[str], *, drop: bool) -> Iterator[str]:
+    """Yields what was found in the pools, by their counts, and where nothing could be looked for."""
+    for pool, counts in pools.items():
+        if number := counts["test_faces"]:
+            which = "1 face is a test picture" if number == 1 else f"{number:,} faces are test pictures"
+            effect = "not mined" if drop else "mined like the others, since mine.test_faces is keep"
+            yield f"{pool}: {which} of a target, the anchor or the training set; {effect}"
+    if unknown:
+        yield (
+            f"test pictures in the pools are not found: nothing says which pictures the faces of {', '.join(unknown)} "
+            f"are; run align again and give mine --contents data/contents (dvc repro does both)"
+        )

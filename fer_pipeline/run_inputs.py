@@ -1,0 +1,144 @@
+"""Notice that the settings, the code or the input files of a stage changed while it ran.
+
+DVC records what it finds when a stage has ended. If something was edited in the meantime, `dvc.lock` would pair the new
+hash with the result of the old content, and every later run would call it up to date. So a stage notes at its start
+what it reads, compares at its end, and fails on a difference before DVC records anything.
+"""
+
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fer_pipeline.commands.check import GRAPH, CheckedSettings
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
+from fer_pipeline.core.settings import ProjectSettings, load_params, paths_in, validate
+
+OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
+
+
+class RunInputs:
+    """What one run of a stage reads, as it was at the start; `names` are the data set, recipe … that it works on.
+
+    Create it before the settings are read and the stage's module is imported.
+    """
+
+    def __init__(self, stage: str, params: Path, options: Mapping[str, Any]) -> None:
+        self.stage, self.params = stage, params
+        self._names = {value for value in options.values() if isinstance(value, str)}
+        outputs = OUTPUTS | {"contents"} if stage == "align" else OUTPUTS  # an input of `mine`
+        self._paths = [path for name, value in options.items() if name not in outputs for path in paths_in(value)]
+        self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
+        self._checked: CheckedSettings | None = None
+        self._files: dict[Path, str] = {}
+
+    def add_settings(self, checked: CheckedSettings) -> None:
+        """Notes the settings that the stage runs with, and the state of the files that they and the options name."""
+        self._checked = checked
+        self._paths += paths_in(checked.configs[self.stage])
+        if self.stage == "align":
+            self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
+        self._files = self._state_of_files()
+
+    def require_unchanged(self) -> None:
+        """Raises a DataError that names the first difference between the start and now."""
+        change = self._changed_settings() or self._changed_code() or self._changed_files()
+        if change:
+            raise DataError(
+                f"{change} while {self.stage} ran, so its result belongs to neither state and is not recorded; "
+                "run it again (finished shards and models are kept)"
+            )
+
+    def _changed_settings(self) -> str | None:
+        checked = self._checked
+        assert checked is not None
+        try:
+            values = load_params(self.params)
+            project = validate(ProjectSettings, values, where=str(self.params))
+            config = validate(type(checked.configs[self.stage]), values.get(self.stage), where=str(self.params))
+        except ConfigError as error:
+            return f"{error}: it was edited"
+        keys = _tracked_keys(self.stage)
+        before, now = (
+            {self.stage: settings.model_dump(mode="json"), **_select(shared, keys, self._names)}
+            for settings, shared in ((checked.configs[self.stage], checked.project), (config, project))
+        )
+        difference = _first_difference(before, now)
+        return f"{self.params}: {difference}" if difference else None
+
+    def _changed_code(self) -> str | None:
+        """Compares the loaded modules; comments, docstrings and formatting make no difference."""
+        for module in list(sys.modules.values()):
+            path = Path(getattr(module, "__file__", None) or "")
+            if path in self._code:
+                now = path.read_bytes() if path.exists() else b""
+                if now != self._code[path] and not _same_code(now, self._code[path]):
+                    return f"{Path(PACKAGE.name) / path.relative_to(PACKAGE)} changed"
+        return None
+
+    def _changed_files(self) -> str | None:
+        now = self._state_of_files()
+        changed = [path for path in {**self._files, **now} if self._files.get(path) != now.get(path)]
+        return f"{changed[-1]} changed" if changed else None  # the deepest of its kind
+
+    def _state_of_files(self) -> dict[Path, str]:
+        return {folder: state for path in self._paths for folder, state in _states(path)}
+
+
+def _tracked_keys(stage: str) -> list[str]:
+    """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
+    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
+    shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
+    keys = definition.get("do", definition).get("params") or sorted(shared)
+    return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
+
+
+def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str]) -> dict[str, Any]:
+    """Returns the values at some keys; of `datasets.${key}` those that the run works on."""
+    values, selected = project.model_dump(mode="json", exclude={"resources"}), {}
+    for key in keys:
+        section, _, entry = key.partition(".")
+        value = values[section]
+        selected[section] = {name: value[name] for name in value if name in names} if entry else value
+    return selected
+
+
+def _first_difference(before: Any, now: Any, place: str = "") -> str | None:
+    """Describes where two nested mappings differ first; None where they are equal."""
+    if before == now:
+        return None
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return f"{place} changed from {str(before)[:80]} to {str(now)[:80]}"
+    found = (
+        _first_difference(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in {**before, **now}
+    )
+    return next(filter(None, found))
+
+
+def _same_code(before: bytes, now: bytes) -> bool:
+    try:
+        return normalise(before) == normalise(now)
+    except SyntaxError:
+        return False
+
+
+def _states(path: Path) -> Iterator[tuple[Path, str]]:
+    """Yields a file and its state, or a folder and those below it, each with the states of the entries in it.
+
+    A state is made of names, sizes and times: files are not read, since pools have terabytes.
+    """
+    if not path.is_dir():
+        yield path, str(_stat(path))
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        yield Path(folder), fingerprint([(name, _stat(Path(folder, name))) for name in sorted(files)], subfolders)
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
