@@ -274,7 +274,7 @@ def test_labels_may_hold_any_mark(call: Init, label: str) -> None:
     [
         ("hapy=happiness", "no set has a label 'hapy'; the labels found, the closest first, are happy 2, Happy 1, "),
         ("angry=anger", "no set has a label 'angry'; the labels found, the closest first, are Angry 2, "),
-        ("tagret:0=anger", "no set has a label 'tagret:0'; the labels found"),
+        ("elsewhere:0=anger", "no set has a label 'elsewhere:0'; the labels found"),
         ("wild:Angry=anger", "wild has no label 'Angry'; the labels found, the closest first, are Happy 1, Sad 1; "),
         ("pool:Angry=anger", "pool is a pool, whose labels are not read; name one of anchor, wild"),
         ("=anger", "is no [SET:]LABEL=CLASS"),
