@@ -14,7 +14,7 @@ from typing import Any
 from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
-from fer_pipeline.core.settings import ProjectSettings, load_params, paths_in, validate
+from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
 
 OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
 
@@ -65,8 +65,10 @@ class RunInputs:
             {self.stage: settings.model_dump(mode="json"), **_select(shared, keys, self._names)}
             for settings, shared in ((checked.configs[self.stage], checked.project), (config, project))
         )
-        difference = _first_difference(before, now)
-        return f"{self.params}: {difference}" if difference else None
+        if (difference := first_difference(before, now)) is None:
+            return None
+        place, old, new = difference
+        return f"{self.params}: {place} changed from {str(old)[:80]} to {str(new)[:80]}"
 
     def _changed_code(self) -> str | None:
         """Compares the loaded modules; comments, docstrings and formatting make no difference."""
@@ -103,18 +105,6 @@ def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str
         value = values[section]
         selected[section] = {name: value[name] for name in value if name in names} if entry else value
     return selected
-
-
-def _first_difference(before: Any, now: Any, place: str = "") -> str | None:
-    """Describes where two nested mappings differ first; None where they are equal."""
-    if before == now:
-        return None
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return f"{place} changed from {str(before)[:80]} to {str(now)[:80]}"
-    found = (
-        _first_difference(before.get(key), now.get(key), f"{place}.{key}".lstrip(".")) for key in {**before, **now}
-    )
-    return next(filter(None, found))
 
 
 def _same_code(before: bytes, now: bytes) -> bool:

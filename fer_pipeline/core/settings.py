@@ -196,7 +196,8 @@ def load_params(params: Path) -> dict[str, Any]:
     try:
         text = params.read_text(encoding="utf-8")
         loaded = yaml.load(text, _Loader)
-        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
+        events = yaml.parse(text) if EXPERIMENT in os.environ else ()
+        alias = next((event for event in events if isinstance(event, yaml.AliasEvent)), None)
     except FileNotFoundError:
         line = f"{params} does not exist; run in the project's folder or name the file with --params"
         raise ConfigError(line) from None
@@ -206,7 +207,7 @@ def load_params(params: Path) -> dict[str, Any]:
         raise ConfigError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
-    if alias is not None and EXPERIMENT in os.environ:
+    if alias is not None:
         raise ConfigError(
             f"{params}, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names, and an "
             "override by `dvc exp run -S` changes both or neither; write the values out in both places and commit"
@@ -279,3 +280,21 @@ def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str
         else:
             merged[name] = value  # an optimizer or schedule of another name brings all its settings
     return merged
+
+
+def first_difference(before: Any, now: Any, place: str = "", *, common: bool = False) -> tuple[str, Any, Any] | None:
+    """Returns the dotted place where nested settings differ first, and both values; None where they do not.
+
+    With `common`, a key that one side lacks makes no difference, nor does null.
+    """
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        differs = before != now and not (common and None in (before, now))
+        return (place, before, now) if differs else None
+    for key in {**before, **now}:
+        if key in before and key in now:
+            found = first_difference(before[key], now[key], f"{place}.{key}".lstrip("."), common=common)
+        else:
+            found = None if common else (f"{place}.{key}".lstrip("."), before.get(key), now.get(key))
+        if found:
+            return found
+    return None

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fer_pipeline.core.settings import merge_settings
+from fer_pipeline.core.settings import first_difference, merge_settings
 
 
 class Contradiction(NamedTuple):
@@ -33,7 +33,8 @@ def find_contradictions(root: Path, stages: Mapping[str, Any]) -> Iterator[Contr
                 except (OSError, ValueError):
                     continue  # damaged bytes are found by their hash
                 for key, locked, found in _pairs(stage, params, recorded):
-                    if (difference := _first_difference(locked, found, key)) is not None:
+                    # The lock lacks defaults, and a file may not record everything.
+                    if (difference := first_difference(locked, found, key, common=True)) is not None:
                         yield Contradiction(stage, path, *difference)
                         break
 
@@ -66,12 +67,3 @@ def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -
     seed = recorded.get("training", recorded).get("seed")
     if seed is not None and seed not in (params.get("seeds") or [seed]):
         yield "seeds", params["seeds"], [seed]
-
-
-def _first_difference(locked: Any, recorded: Any, place: str) -> tuple[str, Any, Any] | None:
-    """Compares what both have: the lock lacks defaults, and a file may not record everything."""
-    if isinstance(locked, dict) and isinstance(recorded, dict):
-        both = (_first_difference(locked[key], recorded[key], f"{place}.{key}") for key in locked if key in recorded)
-        return next(filter(None, both), None)
-    same = locked is None or recorded is None or locked == recorded
-    return None if same else (place, locked, recorded)

@@ -7,7 +7,15 @@ import yaml
 from pydantic import Field
 
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Settings, load_params, read_project, validate
+from fer_pipeline.core.settings import (
+    DatasetSettings,
+    ProjectSettings,
+    Settings,
+    first_difference,
+    load_params,
+    read_project,
+    validate,
+)
 from fer_pipeline.stages import train_final
 
 
@@ -168,3 +176,21 @@ def test_shipped_settings_share_nothing(root: Path) -> None:
     for path in (root / "params.yaml", root / "dvc.yaml", *(root / "profiles").glob("*.yaml")):
         events = list(yaml.parse(path.read_text(encoding="utf-8")))
         assert not [event for event in events if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None)]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "all_keys", "common_keys"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1}}, None, None),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}, ("a.c", 2, 3), ("a.c", 2, 3)),
+        ({"a": {"b": 1}}, {"a": {}}, ("a.b", 1, None), None),
+        ({"a": {"b": None}}, {"a": {}}, ("a.b", None, None), None),  # null is a value: a label that is dropped
+        ({}, {"a": 1}, ("a", None, 1), None),
+        ({"a": None}, {"a": 1}, ("a", None, 1), None),
+        ({"a": [1, 2]}, {"a": [2, 1]}, ("a", [1, 2], [2, 1]), ("a", [1, 2], [2, 1])),
+        ({"a": 1}, {"a": {"b": 1}}, ("a", 1, {"b": 1}), ("a", 1, {"b": 1})),
+    ],
+)
+def test_the_first_difference_of_settings(before: dict, now: dict, all_keys: object, common_keys: object) -> None:
+    assert first_difference(before, now) == all_keys
+    assert first_difference(before, now, common=True) == common_keys
