@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
+from torchvision.io import ImageReadMode, decode_image
 
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
 
@@ -146,10 +147,9 @@ def test_every_mode_in_every_orientation(
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_pixels_are_those_of_torchvisions_decoder(format: str, mode: str, orientation: int) -> None:
-    other = pytest.importorskip("torchvision.io")
     data = encoded(Image.fromarray(gradient()).convert(mode), format, exif=oriented(orientation))
     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    expected = other.decode_image(raw, other.ImageReadMode.RGB, apply_exif_orientation=True).permute(1, 2, 0).numpy()
+    expected = decode_image(raw, ImageReadMode.RGB, apply_exif_orientation=True).permute(1, 2, 0).numpy()
     assert np.abs(decode_picture(data).astype(int) - expected).max() <= 1
 
 
