@@ -15,6 +15,10 @@ from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
 from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
+from fer_pipeline.health.dvc_project import read_stages
+from fer_pipeline.health.recorded_settings import find_contradictions
+
+LOCK = Path("dvc.lock")
 
 OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
 
@@ -41,6 +45,24 @@ class RunInputs:
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
         self._files = self._state_of_files()
+        if "DVC_STAGE" in os.environ:  # what is run by hand may use what was made by hand
+            self._require_recorded_settings()
+
+    def _require_recorded_settings(self) -> None:
+        """Refuses an input that another stage made with settings that were edited just before DVC looked at them."""
+        makers = {
+            stage: entry
+            for stage, entry in read_stages(LOCK).items()
+            for out in entry.get("outs") or ()
+            if any(
+                Path(out["path"]) in (path, *path.parents) or path in Path(out["path"]).parents for path in self._paths
+            )
+        }
+        for stage, path, key, locked, recorded in find_contradictions(Path(), makers):
+            raise DataError(
+                f"{path} was made with {key} {recorded}, and {LOCK} says {locked}: it was edited as {stage} ended; "
+                f"run: dvc repro --force --single-item {stage}, then this again"
+            )
 
     def require_unchanged(self) -> None:
         """Raises a DataError that names the first difference between the start and now."""

@@ -22,7 +22,7 @@ from PIL import Image
 ROUNDS = int(os.environ.get("FER_RACES", "4"))
 STEPS, FACTORS, PICTURES = (3, 4, 5), ("1.0", "0.5"), (0, 1)
 LOSS = "run.update(total"
-WEIGHTS = "models/primitive/0/weights.safetensors"
+WEIGHTS = "models/primitive/weights.safetensors"
 
 
 class State(NamedTuple):
@@ -98,7 +98,7 @@ class Race:
 
     def recorded_steps(self) -> tuple[int, int] | None:
         """What dvc.lock and the model's card say, where there are both."""
-        card = self.project / "models/primitive/0/card.json"
+        card = self.project / "models/primitive/card.json"
         lock = self.project / "dvc.lock"
         stage = (
             yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"].get("train_primitive") if lock.exists() else {}
