@@ -57,7 +57,9 @@ class Race:
         self.source = self.code.read_text(encoding="utf-8")
         assert LOSS in self.source
         datasets = {**project.params["datasets"], "studio": {"adapter": "image_folder", "path": "own"}}
-        project.write({**project.params, "datasets": datasets, "synthesize": {"sets": {}}})
+        synthesize = project.params["synthesize"]
+        drawn = {name: one for name, one in synthesize["sets"].items() if name != "studio"}
+        project.write({**project.params, "datasets": datasets, "synthesize": {**synthesize, "sets": drawn}})
         self.put(self.state, all_of_it=True)
 
     def put(self, state: State, *, all_of_it: bool = False) -> None:
