@@ -68,7 +68,7 @@ class RunInputs:
 
     def require_unchanged(self) -> None:
         """Raises a DataError that names the first difference between the start and now."""
-        change = self._changed_settings() or self._changed_code() or self._changed_files()
+        change = self._changed_files() or self._changed_code() or self._changed_settings()  # what takes long first
         if change:
             raise DataError(
                 f"{change} while {self.stage} ran, so its result belongs to neither state and is not recorded; "

@@ -57,7 +57,8 @@ def edited_while_drawing(
 
 def draw() -> None:
     options = {"name": "film", "out": Path("data/raw/film"), "truth": Path("data/truth/film.parquet")}
-    run_stage("synthesize", options, params=Path("params.yaml"))
+    _, require_unchanged = run_stage("synthesize", options, params=Path("params.yaml"))
+    require_unchanged()
 
 
 @pytest.mark.parametrize(
