@@ -6,8 +6,10 @@ what it reads, compares at its end, and fails on a difference before DVC records
 """
 
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
 from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
+from fer_pipeline.health.dvc_project import read_stages
+from fer_pipeline.health.recorded_settings import find_contradictions
+
+LOCK = Path("dvc.lock")
 
 OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
 
@@ -41,10 +47,28 @@ class RunInputs:
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
         self._files = self._state_of_files()
+        if "DVC_STAGE" in os.environ:  # what is run by hand may use what was made by hand
+            self._require_recorded_settings()
+
+    def _require_recorded_settings(self) -> None:
+        """Refuses an input that another stage made with settings that were edited just before DVC looked at them."""
+        makers = {
+            stage: entry
+            for stage, entry in read_stages(LOCK).items()
+            for out in entry.get("outs") or ()
+            if any(
+                Path(out["path"]) in (path, *path.parents) or path in Path(out["path"]).parents for path in self._paths
+            )
+        }
+        for stage, path, key, locked, recorded in find_contradictions(Path(), makers):
+            raise DataError(
+                f"{path} was made with {key} {recorded}, and {LOCK} says {locked}: it was edited as {stage} ended; "
+                f"run: dvc repro --force --single-item {stage}, then this again"
+            )
 
     def require_unchanged(self) -> None:
         """Raises a DataError that names the first difference between the start and now."""
-        change = self._changed_settings() or self._changed_code() or self._changed_files()
+        change = self._changed_files() or self._changed_code() or self._changed_settings()  # what takes long first
         if change:
             raise DataError(
                 f"{change} while {self.stage} ran, so its result belongs to neither state and is not recorded; "
@@ -71,13 +95,16 @@ class RunInputs:
         return f"{self.params}: {place} changed from {str(old)[:80]} to {str(new)[:80]}"
 
     def _changed_code(self) -> str | None:
-        """Compares the loaded modules; comments, docstrings and formatting make no difference."""
+        """Compares the loaded modules that DVC tracks; comments, docstrings and formatting make no difference."""
+        tracked = [str(one) for one in _definition(self.stage).get("deps") or [PACKAGE.name]]
+        patterns = [re.sub(r"\$\{[^}]*\}", "*", one) for one in tracked if one.startswith(PACKAGE.name)]
         for module in list(sys.modules.values()):
             path = Path(getattr(module, "__file__", None) or "")
-            if path in self._code:
+            name = path.relative_to(PACKAGE.parent).as_posix() if path in self._code else ""
+            if any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*") for pattern in patterns if name):
                 now = path.read_bytes() if path.exists() else b""
                 if now != self._code[path] and not _same_code(now, self._code[path]):
-                    return f"{Path(PACKAGE.name) / path.relative_to(PACKAGE)} changed"
+                    return f"{name} changed"
         return None
 
     def _changed_files(self) -> str | None:
@@ -91,10 +118,15 @@ class RunInputs:
 
 def _tracked_keys(stage: str) -> list[str]:
     """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
-    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
     shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
-    keys = definition.get("do", definition).get("params") or sorted(shared)
+    keys = _definition(stage).get("params") or sorted(shared)
     return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
+
+
+def _definition(stage: str) -> dict[str, Any]:
+    """Returns what `dvc.yaml` says of a stage; nothing where there is no such file or stage."""
+    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
+    return definition.get("do", definition)
 
 
 def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str]) -> dict[str, Any]:

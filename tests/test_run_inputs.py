@@ -1,5 +1,6 @@
 """A stage fails when what it reads was edited while it ran, and only then."""
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.run_inputs import RunInputs
@@ -55,7 +57,8 @@ def edited_while_drawing(
 
 def draw() -> None:
     options = {"name": "film", "out": Path("data/raw/film"), "truth": Path("data/truth/film.parquet")}
-    run_stage("synthesize", options, params=Path("params.yaml"))
+    _, require_unchanged = run_stage("synthesize", options, params=Path("params.yaml"))
+    require_unchanged()
 
 
 @pytest.mark.parametrize(
@@ -124,9 +127,34 @@ def test_raw_files_of_align(folder: Path) -> None:
     align_inputs(folder).require_unchanged()
 
 
-def align_inputs(folder: Path) -> RunInputs:
-    from fer_pipeline.commands.check import check_for
+@pytest.mark.parametrize("locked", [5, 500])
+@pytest.mark.parametrize("model", ["models/primitive", "models/primitive/card.json"])
+def test_what_was_made_with_other_settings_than_recorded_is_no_input(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, locked: int, model: str
+) -> None:
+    card = Path("models/primitive/card.json")
+    write_text(card, json.dumps({"training": {"settings": {"steps": 500}}}))
+    params = {"params.yaml": {"train_primitive": {"training": {"steps": locked}}}}
+    entry = {"cmd": "x", "params": params, "outs": [{"path": "models/primitive"}]}
+    write_text(Path("dvc.lock"), yaml.safe_dump({"schema": "2.0", "stages": {"train_primitive": entry}}))
+    options = {"name": "studio", "model": Path(model), "faces": Path("data/faces/studio")}
+    others = {"name": "studio", "faces": Path("data/faces/studio")}
+    checked = check_for("embed", Path("params.yaml"), remembered=folder / "checked")
+    RunInputs("embed", Path("params.yaml"), options).add_settings(checked)  # by hand
+    monkeypatch.setenv("DVC_STAGE", "embed@studio")
+    RunInputs("embed", Path("params.yaml"), others).add_settings(checked)
+    if locked == 500:
+        RunInputs("embed", Path("params.yaml"), options).add_settings(checked)
+        return
+    with pytest.raises(DataError) as fault:
+        RunInputs("embed", Path("params.yaml"), options).add_settings(checked)
+    assert str(fault.value) == (
+        "models/primitive/card.json was made with train_primitive.training.steps 500, and dvc.lock says 5: it was "
+        "edited as train_primitive ended; run: dvc repro --force --single-item train_primitive, then this again"
+    )
 
+
+def align_inputs(folder: Path) -> RunInputs:
     if not Path("data/raw/film").exists():
         draw()
     options = {"name": "film", "out": Path("data/faces/film")}
@@ -138,21 +166,26 @@ def align_inputs(folder: Path) -> RunInputs:
 @pytest.mark.parametrize(
     ("added", "line"),
     [
-        (b"\nADDED = 1\n", "fer_pipeline/core/seeds.py changed while align ran"),
+        (b"\nADDED = 1\n", "fer_pipeline/core/samples.py changed while align ran"),
         (b"\n# a comment\n", None),
-        (b"\n(", "seeds"),
+        (b"\n(", "samples"),
     ],
 )
 def test_code_of_a_running_stage(folder: Path, added: bytes, line: str | None) -> None:
     inputs = align_inputs(folder)
-    path = Path(sys.modules["fer_pipeline.core.seeds"].__file__ or "")
+    path = Path(sys.modules["fer_pipeline.core.samples"].__file__ or "")
     inputs._code[path] += added  # as if the file had lost it since
     if line is None:
         inputs.require_unchanged()
     else:
         with pytest.raises(DataError, match=line):
             inputs.require_unchanged()
-    unused = path.parents[1] / "strategies" / "a_tenth.py"
     inputs = align_inputs(folder)
-    inputs._code[unused] = b"was = 1"
+    inputs._code[path.parents[1] / "strategies" / "a_tenth.py"] = b"was = 1"
+    # That is loaded, but no part of what `align` does.
+    assert "fer_pipeline.strategies.supervised" in sys.modules
+    inputs._code[path.parents[1] / "strategies" / "supervised.py"] = b"was = 1"
     inputs.require_unchanged()
+    (folder / "dvc.yaml").unlink()
+    with pytest.raises(DataError, match=r"strategies/supervised\.py changed"):
+        inputs.require_unchanged()

@@ -27,7 +27,7 @@ from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
-from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import read_json, write_json
 from fer_pipeline.core.fingerprints import fingerprint
@@ -134,13 +134,17 @@ class AlignmentPlan:
     def samples(self) -> Iterator[Sample]:
         """Yields the samples, each with its split; DataError where a split is not known."""
         module, options = self.load_adapter()
-        for sample in module.samples(self.dataset.path, options):
-            if sample.split is None and self.dataset.split is None:
-                raise DataError(
-                    f"data set {self.name!r}: the sample {sample.id!r} has no split; set "
-                    f"datasets.{self.name}.split, or tell the adapter in its options where the splits stand"
-                )
-            yield sample if sample.split is not None else replace(sample, split=self.dataset.split)
+        place = f"datasets.{self.name}"
+        try:
+            for sample in module.samples(self.dataset.path, options):
+                if sample.split is None and self.dataset.split is None:
+                    raise DataError(
+                        f"data set {self.name!r}: the sample {sample.id!r} has no split; set {place}.split, or say by "
+                        f"{place}.options where the splits stand"
+                    )
+                yield sample if sample.split is not None else replace(sample, split=self.dataset.split)
+        except OptionError as error:
+            raise error.reworded(lambda option, value: f"set {place}.options.{option}: {value}") from None
 
 
 def check_samples(plan: AlignmentPlan, labels: LabelMap) -> tuple[int, dict[str, SourceLabel]]:

@@ -159,6 +159,7 @@ def survey_project(
         name: survey.survey_set(source, name, settings, default_split=split, names=list(plans))
         for name, (source, split) in plans.items()
     }
+    survey.check_split_words(settings.split_words, sets)
     anchor = named["anchor"][0]
     train = (named["train"] or [anchor])[0]
     return sets, {"anchor": anchor, "train": train, "pools": named["pool"], "targets": named["target"]}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from PIL import Image
 
@@ -93,6 +93,7 @@ class DatasetSurvey(NamedTuple):
     labels: tuple[MappedLabel, ...] | None = None
     prealigned: bool = False
     left_out: tuple[str, ...] = ()  # what is said of files that are no pictures
+    split_words: frozenset[str] = frozenset()  # of the user's own words for splits, those that make a difference
 
     def counts(self) -> Counter[tuple[str, str | None]]:
         """Returns the number of pictures by split and class (None without a label); dropped ones are not counted."""
@@ -205,9 +206,10 @@ def _survey_set(
     path, labelled = source.path, default_split is not None
     choices = choices_for_set(survey.choices, name)
     options: dict[str, Any] = {}
+    splits = _split_words(survey.split_words, name, names) if source.adapter in USED_BY else {}
     if source.adapter == "csv":
         table = Path(csv.find_table(path, csv.Options()))
-        path, guess = guess_csv(table, choices, labelled=labelled, project=survey.project)
+        path, guess = guess_csv(table, choices, labelled=labelled, project=survey.project, splits=splits)
         if survey.reject_missing:
             guess = guess.model_copy(update={"missing": "reject"})
         options = guess.model_dump(mode="json", exclude_defaults=True)
@@ -227,24 +229,56 @@ def _survey_set(
             raise ConfigError(f"--follow-links {name}={follow} is neither true nor false")
         if follow == "true":
             options["follow_links"] = True
-        if splits := _split_words(survey.split_words, name, names):
+        if splits:
             options["splits"] = splits
     settings = DatasetSettings(adapter=source.adapter, path=path, options=options)
     adapter = load("fer_pipeline.datasets", source.adapter)
     checked = adapter.Options.model_validate(options)
     left_out = report_left_out(adapter, path, checked)
+    used = _used_split_words(settings)
     if default_split is None:
         count, prealigned = _count_pool(settings)
         settings = settings.model_copy(update={"split": "train"})
-        return DatasetSurvey(settings, {(None, None): count}, "train", prealigned=prealigned, left_out=left_out)
+        return DatasetSurvey(settings, {(None, None): count}, "train", None, prealigned, left_out, used)
     rows = Counter((sample.split, sample.label) for sample in adapter.samples(path, checked))
     split = default_split if any(split is None for split, _ in rows) else None
-    return DatasetSurvey(settings.model_copy(update={"split": split}), rows, default_split, (), left_out=left_out)
+    settings = settings.model_copy(update={"split": split})
+    return DatasetSurvey(settings, rows, default_split, (), left_out=left_out, split_words=used)
 
 
-def _split_words(pairs: Sequence[str], name: str, names: Sequence[str]) -> dict[str, str]:
+def check_split_words(pairs: Sequence[str], sets: Mapping[str, DatasetSurvey]) -> None:
+    """Refuses a word that makes no difference in any set: most are misspelt."""
+    for pair in pairs:
+        words = {
+            word for name, one in sets.items() for word in one.split_words & {*_split_words([pair], name, [*sets])}
+        }
+        if not words:
+            raise ConfigError(
+                f"--split-word {pair!r} changes nothing: no set that it is for has that word for a split, or the word "
+                f"means that already; correct it or leave it out"
+            )
+
+
+def _used_split_words(settings: DatasetSettings) -> frozenset[str]:
+    """Returns the user's own words for splits without which the set is read otherwise, or not at all."""
+    adapter, words = load("fer_pipeline.datasets", settings.adapter), settings.options.get("splits", {})
+
+    def read(words: Mapping[str, str]) -> Counter[str | None] | None:
+        options = adapter.Options.model_validate({**settings.options, "splits": words})
+        try:
+            return Counter(sample.split for sample in adapter.samples(settings.path, options))
+        except OptionError:
+            return None
+
+    if not words:
+        return frozenset()
+    splits = read(words)
+    return frozenset(word for word in words if read({key: words[key] for key in words if key != word}) != splits)
+
+
+def _split_words(pairs: Sequence[str], name: str, names: Sequence[str]) -> dict[str, Split]:
     """Returns the user's own words for splits that hold for one set."""
-    words: dict[str, str] = {}
+    words: dict[str, Split] = {}
     for pair in pairs:
         left, _, split = pair.rpartition("=")
         owner, word = (sets_marked(left, names) or [("", left)])[0]
@@ -253,7 +287,7 @@ def _split_words(pairs: Sequence[str], name: str, names: Sequence[str]) -> dict[
                 f"--split-word {pair!r} is no [SET:]WORD=SPLIT with a split of {', '.join(get_args(Split))}"
             )
         if owner == name or (not owner and word not in words):
-            words[word] = split
+            words[word] = cast(Split, split)
     return words
 
 

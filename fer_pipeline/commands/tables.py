@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.expressions import BASIC_8
+from fer_pipeline.core.settings import Split
 from fer_pipeline.datasets import csv
 from fer_pipeline.datasets._files import SPLITS, PictureRoot, is_absolute, kind_of, visible_entries
 from fer_pipeline.datasets.csv import ROWS_TRIED, Table, is_picture, open_table
@@ -66,8 +67,13 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def guess_csv(file: Path, choices: Choices, *, labelled: bool, project: Path) -> tuple[Path, csv.Options]:
-    """Returns the folder that holds table and pictures, which DVC is to track, and the options relative to it."""
+def guess_csv(
+    file: Path, choices: Choices, *, labelled: bool, project: Path, splits: Mapping[str, Split] | None = None
+) -> tuple[Path, csv.Options]:
+    """Returns the folder that holds table and pictures, which DVC is to track, and the options relative to it.
+
+    `splits` are the user's own words for splits.
+    """
     encoding, mark, named = (first_choice(choices, option) for option in ("encoding", "delimiter", "columns"))
     delimiter = mark and MARKS.get(mark, mark)
     columns = split_names(named) if named else None
@@ -84,7 +90,8 @@ def guess_csv(file: Path, choices: Choices, *, labelled: bool, project: Path) ->
     found = {kind: _find_column(table, kind, choices) for kind in kinds}
     if (split := found.get("split")) and not choices.get("split_column"):
         words = (cells[table.position(split, "split")].strip().lower() for _, cells in table.rows())
-        if not any(word in SPLITS for word in words):  # one called `set` without names of splits is none
+        known = {*SPLITS, *(word.strip().lower() for word in splits or ())}
+        if not any(word in known for word in words):  # one called `set` without names of splits is none
             found["split"] = None
     options = csv.Options(
         csv=Path(os.path.relpath(file, folder)),

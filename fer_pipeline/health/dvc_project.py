@@ -165,7 +165,7 @@ def _output(root: Path, folder: Path, out: Mapping[str, Any], stage: str, **flag
 
 def _read_mapping(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise _broken(file, " ".join(str(error).split())) from None
     if not isinstance(content, dict | None):

@@ -746,8 +746,11 @@ def test_options_of_the_adapters_reach_the_settings(call: Init) -> None:
     call(anchor=anchor, split_word=["7=train", "listed:7=test", "listed:8=train"], follow_links=["true"], **words)
     options = written()["datasets"]["listed"]["options"]
     assert (options["delimiter"], options["encoding"], options["follow_links"]) == ("+", "ascii", True)
-    assert options["splits"] == {"7": "test", "8": "train"}
+    assert (options["split"], options["splits"]) == ("split", {"7": "test", "8": "train"})
     assert written()["datasets"]["pool"]["options"]["follow_links"] is True
+    for word in ("9=test", "listed:9=test", "pool:8=test", "test=test"):
+        said = fault(call, anchor=anchor, split_word=["7=train", "8=test", word], force=True, **words)
+        assert f"--split-word '{word}' changes nothing" in said
     for wrong, said in (
         ({"split_word": ["7=training"]}, "is no [SET:]WORD=SPLIT with a split of train, val, test"),
         ({"follow_links": ["pool=yes"]}, "is neither true nor false"),

@@ -127,6 +127,26 @@ def test_labels_outside_the_classes_are_refused_before_any_work(tmp_path: Path) 
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ({"label": "mood"}, "set datasets.set.options.label: NAME"),
+        ({"encoding": "utf-9"}, "set datasets.set.options.encoding: cp1252, for example"),
+        ({"images": "other"}, "set datasets.set.options.images: FOLDER or set datasets.set.options.missing: reject"),
+        ({"split": "emotion"}, "set datasets.set.options.splits: {angry: train} (or val, or test)"),
+    ],
+)
+def test_an_option_that_cures_is_named_by_its_place_in_the_settings(
+    tmp_path: Path, wrong: dict[str, str], remedy: str
+) -> None:
+    root = draw(tmp_path / "raw")
+    (root / "other").mkdir()
+    named = dataset(root)
+    with pytest.raises(DataError) as fault:
+        run(root, tmp_path, dataset=named.model_copy(update={"options": {**named.options, **wrong}}))
+    assert str(fault.value).endswith(f"; {remedy}")
+
+
 def test_labels_may_be_dropped_with_their_count(tmp_path: Path) -> None:
     root = draw(tmp_path / "raw", labels=("angry", "happy", "neutral", "disgust", "awe"))
     summary = run(root, tmp_path, dataset=dataset(root, drop_unknown=True, classes={"awe": None}))
