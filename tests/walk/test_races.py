@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
+from pipelines.locks import repair_rwlock
+
 ROUNDS, SEED = (int(os.environ.get(name, usual)) for name, usual in (("FER_RACES", "4"), ("FER_RACES_SEED", "0")))
 FSCK = [sys.executable, "-m", "fer_pipeline", "fsck"]
 STEPS, FACTORS, PICTURES = (3, 4, 5), ("1.0", "0.5"), (0, 1)
@@ -149,6 +151,8 @@ def test_edits_and_kills_at_random_moments(project: Callable[[str], Any]) -> Non
             edits.append(time.time())
         if "kill" in act:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            repair_rwlock(race.project.folder)  # which DVC writes in place
         told, _ = process.communicate()
         about = f"round {number}: {act}, {before} → {race.state}, exit {process.returncode}\n{told[-3000:]}"
         print(about)
