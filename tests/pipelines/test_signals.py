@@ -62,6 +62,13 @@ ADVICE = "nothing of it is left running. Run the same command again to go on fro
 ENDED = r"ended while long ran; 2 stages: 1 (Completed|Cached), 1 Cancelled"
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; no words of one that has ended meanwhile."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 def _as_in_a_shell(on_terminal: bool) -> None:
     """Takes the terminal and heeds all signals, also where the tests run in the background of a script."""
     if on_terminal:
@@ -131,7 +138,7 @@ class Program:
     def until(self, true: Callable[[], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not true():
-            assert time.monotonic() < deadline, (self.text[-3000:], [one.cmdline() for one in self.living()])
+            assert time.monotonic() < deadline, (self.text[-3000:], [*map(words_of, self.living())])
             time.sleep(0.1)
 
     def stands(self) -> None:
@@ -142,12 +149,12 @@ class Program:
 
     def servers(self) -> list[str]:
         """The ports of the servers that came with the flow."""
-        found = [process.cmdline() for process in self.living()]
+        found = [*map(words_of, self.living())]
         return [words[words.index("--port") + 1] for words in found if "uvicorn" in words]
 
     def flow(self) -> psutil.Process:
         """The process that does the work, below the one that waits for it."""
-        commands = [one for one in self.living() if one.cmdline()[1:3] == ["-m", "pipelines"]]
+        commands = [one for one in self.living() if words_of(one)[1:3] == ["-m", "pipelines"]]
         (flow,) = [one for one in commands if one.pid != self.process.pid]
         return flow
 
