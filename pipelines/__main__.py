@@ -5,10 +5,15 @@ It runs in a supervised tree, as a stage does, below a process that waits for it
 ends, no server, stage or helper of it is left.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while the rest is imported, where Python would write a traceback
+
 import importlib
 import inspect
 import os
-import signal
+import secrets
 import sys
 import threading
 from contextlib import suppress
@@ -24,8 +29,9 @@ from pipelines.process_tree import catch_signals, run_command
 COMMANDS = ("reproduce", "refresh", "sweep", "serve")
 GRID = "PATH=VALUE,VALUE..."
 STARTUP = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # its own 20 s are too few on a busy machine
+PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")  # the server's, its clients'
 SUPERVISED = "PIPELINES_SUPERVISED"  # set for the process that does the work
-SECONDS_TO_END = 7.0  # for a command to end its stages, tell the server and end that; then it is killed
+SECONDS_TO_END = 8.0  # for a command to end its stages, tell the server and end that; then it is killed
 SECONDS_TO_KILL = 1.0
 
 
@@ -38,11 +44,36 @@ class LazyCommands(TyperGroup):
         return name, build_command(name) if name in COMMANDS else placeholder, rest
 
 
+def run_flow(flow: Any, options: dict[str, Any]) -> Any:
+    """Return the state in which a flow ends; FlowError where its Prefect server cannot be used."""
+    import httpx
+    from prefect.context import refresh_global_settings_context
+    from prefect.exceptions import PrefectException
+    from prefect.settings import get_current_settings
+
+    from pipelines.cleanup import end_process
+
+    signal.signal(signal.SIGHUP, end_process)  # with which the supervisor asks for the end
+    address = get_current_settings().api.url
+    if address is None:  # the server that starts and ends with the flow answers nobody else
+        os.environ.update(dict.fromkeys(PASSWORDS, f"flow:{secrets.token_urlsafe(24)}"))
+        refresh_global_settings_context()
+    try:
+        return flow(**options, return_state=True)
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:  # those of the flow itself are its state
+        reason, cure = str(error).partition(" - For more information")[0], "start it, or unset PREFECT_API_URL"
+        if "401 Unauthorized" in reason:
+            cure = "export its user and password, PREFECT_API_AUTH_STRING; make serve prints the line for it"
+        server = address or "that starts with the flow"
+        raise FlowError(f"the Prefect server {server} cannot be used: {' '.join(reason.split())}; {cure}") from None
+
+
 def build_command(name: str) -> Any:
     """Return the command that calls `pipelines.NAME.NAME` with an option for each of its parameters."""
     function = getattr(importlib.import_module(f"pipelines.{name}"), name)
     from prefect.utilities.callables import parameter_docstrings
 
+    from pipelines.cleanup import mute_console
     from pipelines.sweep import read_grid
     from pipelines.workspace import find_workspace
 
@@ -53,12 +84,13 @@ def build_command(name: str) -> Any:
                 return function(**options)
             if "grid" in options:
                 options["grid"] = read_grid(options["grid"])
-            state = function(**options, return_state=True)
+            state = run_flow(function, options)
         except FlowError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:  # what is to be said of it `supervise` says
             raise typer.Exit(1) from None
+        mute_console()  # what would follow is the end of the flow's own server
         typer.echo(state.message)
         raise typer.Exit(0 if state.is_completed() else 1)
 
@@ -126,7 +158,6 @@ def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
     if sys.argv[1:2] and sys.argv[1] in COMMANDS and not os.environ.pop(SUPERVISED, None):
         raise SystemExit(supervise(sys.argv[1:]))
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # with which the supervisor asks for the end
     os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **STARTUP, **os.environ})
     app()
 

@@ -24,7 +24,9 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Failed
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import get_current_settings
+from prefect.states import Cancelled, Crashed, Failed
 
 from pipelines import FlowError
 from pipelines.locks import repair_rwlock
@@ -38,17 +40,29 @@ ACTIVE = [StateType.RUNNING, StateType.CANCELLING]
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 P = ParamSpec("P")
 _STOPS: set[threading.Event] = set()
+_ENDING = threading.Event()
+_INTERRUPTIBLE: list[object] = []  # flow functions that the main thread is in
 
 
 def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
-    """Make a FlowError of a flow's or task's function a failed state with its message, instead of a traceback."""
+    """Make a FlowError of a flow's or task's function a failed state with its message, a Ctrl-C a cancelled one.
+
+    Prefect would write a traceback of the first and report the second as a crash.
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        if is_main := threading.current_thread() is threading.main_thread():
+            _INTERRUPTIBLE.append(function)
         try:
             return function(*args, **kwargs)
         except FlowError as error:
             return Failed(message=str(error))
+        except KeyboardInterrupt:
+            return Cancelled(message="ended by a person; what was finished is kept")
+        finally:
+            if is_main:
+                _INTERRUPTIBLE.pop()
 
     return call
 
@@ -70,6 +84,8 @@ def stop_event() -> Iterator[threading.Event]:
     """Yield an event that ends the stages of one run; it is set at the end of the block, and by `stop_all`."""
     stop = threading.Event()
     _STOPS.add(stop)
+    if _ENDING.is_set():
+        stop.set()
     try:
         yield stop
     finally:
@@ -77,10 +93,34 @@ def stop_event() -> Iterator[threading.Event]:
         _STOPS.discard(stop)
 
 
-def stop_all() -> None:
-    """End the stages of every run of this process."""
-    for stop in tuple(_STOPS):
+def stop_all() -> bool:
+    """End the stages of every run of this process; return whether there was any run with stages."""
+    stops = tuple(_STOPS)
+    for stop in stops:
         stop.set()
+    return bool(stops)
+
+
+def end_process(*_: object) -> None:
+    """Handle the signal with which a person ends this process: its runs end in order, and no stage starts any more."""
+    _ENDING.set()
+    mute_console()
+    # Prefect takes an interrupt for a crash while it begins or ends a run on a server.
+    if not stop_all() and (_INTERRUPTIBLE or get_current_settings().api.url is None):
+        raise KeyboardInterrupt
+
+
+def mute_console() -> None:
+    """Write no log to the terminal any more; the server goes on getting it."""
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))):
+        for handler in logger.handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL + 1)
+
+
+def is_ending() -> bool:
+    """Return whether a person has ended this process."""
+    return _ENDING.is_set()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import FlowError
 from pipelines.artifacts import Change, compare_results, publish_difference, read_results, read_results_at
@@ -73,6 +73,8 @@ def refresh(
                     targets=targets, workspace=str(folder), cores=cores, gpus=gpus, gpu_limit=gpu_limit,
                     timeout_hours=timeout_hours, return_state=True,
                 )  # fmt: skip
+                if reproduced.is_cancelled():
+                    return Cancelled(message=f"not refreshed: {reproduced.message}")
                 if not reproduced.is_completed():
                     return Failed(message=f"not refreshed: {reproduced.message}")
             changes, summary = compare_results(before, read_results(folder)) if before else [], "the first version"

@@ -31,12 +31,11 @@ from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import FlowError, artifacts, process_tree
-from pipelines.cleanup import clean_up, fail_in_one_line, stop_event, tag_run, watch_run
+from pipelines.cleanup import clean_up, fail_in_one_line, is_ending, stop_event, tag_run, watch_run
 from pipelines.locks import hold_gpu, lock_workspace, repair_rwlock, visible_gpus
 from pipelines.repository import checkout_revision, save_experiment
 from pipelines.workspace import (
     LOCK,
-    UNSUCCESSFUL,
     Outcome,
     Scheduler,
     Start,
@@ -122,8 +121,14 @@ def run_stage(stage: str, start: Start, context: RunContext) -> State[Any]:
         return Completed(name=Outcome.CACHED, message=f"{stage}: {start.reason}")
     if start.outcome is Outcome.SKIPPED:
         return Cancelled(name=Outcome.SKIPPED, message=f"{stage}: {start.reason}")
-    with nullcontext() if start.gpu is None else _hold_gpu_and_slot(start.gpu, context):
-        return _run_dvc(stage, start, context)
+    try:
+        with nullcontext() if start.gpu is None else _hold_gpu_and_slot(start.gpu, context):
+            if not context.stop.is_set():
+                return _run_dvc(stage, start, context)
+    except FlowError:
+        if not context.stop.is_set():
+            raise
+    return Cancelled(name=Outcome.SKIPPED, message=f"{stage}: not run: the run was ended")
 
 
 def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
@@ -253,7 +258,8 @@ def reproduce(
         with stop_event() as stop, watch_run(run, stop, log):
             states = _run_stages(scheduler, RunContext(folder, force, gpu_limit, timeout_hours, stop))
         order_new_stages(folder / LOCK, locked, list(stages))
-        artifacts.publish_run(folder, stages, states)
+        if not is_ending():  # somebody waits
+            artifacts.publish_run(folder, stages, states)
         state = _summarize(scheduler.outcomes)
         if experiment and state.is_completed():
             save_experiment(folder, experiment)
@@ -264,6 +270,8 @@ def reproduce(
 def own_workspace(folder: Path, name: str) -> Iterator[UUID]:
     """Hold the workspace for this flow run, clean up behind dead runs and tag this one; yield its id."""
     run = UUID(flow_run.id)
+    if is_ending():
+        raise KeyboardInterrupt  # it came while Prefect was at work
     with lock_workspace(folder, name) as is_outermost:
         if is_outermost:
             clean_up(folder, run, get_run_logger())
@@ -294,6 +302,8 @@ def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:
     data = {address: str(outcome) for address, outcome in outcomes.items()}
     if failed := [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]:
         return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}", data=data)
-    if counts.keys() & UNSUCCESSFUL:
-        return Cancelled(message=f"{summary}. {again}", data=data)
+    if ended := [address for address, outcome in outcomes.items() if outcome is Outcome.CANCELLED]:
+        return Cancelled(message=f"ended while {', '.join(ended)} ran; {summary}", data=data)
+    if counts[Outcome.SKIPPED]:
+        return Cancelled(message=f"ended while no stage ran; {summary}", data=data)
     return Completed(message=summary, data=data)

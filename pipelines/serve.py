@@ -1,11 +1,14 @@
 """Start a server, the pool `local`, its deployments and one worker on this machine, until Ctrl-C.
 
 Reads a workspace with its prefect.yaml. The server keeps its data in PREFECT_HOME (its own SQLite, or the PostgreSQL of
-PREFECT_API_DATABASE_CONNECTION_URL); no process is left when this one has ended, however it ended.
+PREFECT_API_DATABASE_CONNECTION_URL); no process is left when this one has ended, however it ended. A deployment is code
+that the worker runs: only who can read the password's file can make one (`loopback.py`).
 """
 
 import os
 import platform
+import secrets
+import shlex
 import socket
 import sys
 import threading
@@ -13,9 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
 import typer
@@ -24,17 +26,26 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    get_current_settings,
+    temporary_settings,
+)
 from prefect.workers.process import ProcessWorker
 
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 from pipelines.cleanup import crash_runs_of_worker
 from pipelines.locks import hold_lock_file, visible_gpus
+from pipelines.loopback import HOST, own_origins, serve_reports
 from pipelines.process_tree import ProgramGroup, catch_signals, end_orphans, find_flow
 from pipelines.workspace import find_workspace
 
-HOST = "127.0.0.1"
 PREFECT = (sys.executable, "-m", "prefect")
+# `prefect server start` runs an application of its own only; the warnings go into server.log.
+SERVER = (sys.executable, "-m", "uvicorn", "--factory", "pipelines.loopback:create_app", "--log-level", "warning")
+PASSWORD = "serve.password"  # in PREFECT_HOME: user and password of the API, as Prefect wants to be told them
 START_SECONDS = 120.0
 WORKSPACE = "PIPELINES_WORKSPACE"
 POOL = "local"
@@ -42,13 +53,13 @@ GPU_LIMIT = "gpu"
 DEAD_RUN = Path(__file__).with_name("deployments") / "automations" / "dead-run.yaml"
 REQUEST_SECONDS = 120  # on SQLite a writer now and then waits for 60 s, and a request for it
 NEXT_STEPS = """
-Prefect:  {address}
+Prefect:  {address} (it asks for the password: all of {password})
 reports:  {site}
           deployments: {deployments}
           {limit}
 
 in another terminal:
-  export PREFECT_API_URL={address}/api
+  {export}
   prefect deployment run reproduce/local --watch
 
 Ctrl-C ends the server, the worker and what it runs.
@@ -81,20 +92,27 @@ def serve(
             stack.enter_context(hold_lock_file(home / "serve.lock", f"{address} {find_flow()}\n"))
         except BlockingIOError as error:
             other, process, *_ = [*str(error).split(), "an unknown address", "?"]
-            use = f"use it: export PREFECT_API_URL={other}/api, or end it first"
+            use = f"use it: {_export(other, home / PASSWORD)} or end it first"
             raise FlowError(f"already serving at {other} (process {process}, home {home}); {use}") from None
         _check_port(port, address)
         site = stack.enter_context(serve_reports(folder / "reports", port + 1))
         # The worker alone knows the workspace: what is set while deploying is written into the deployments.
         inherited = {name: value for name, value in os.environ.items() if name != WORKSPACE}
         defaults = {**LEASES_ON_DISK, "PREFECT_API_REQUEST_TIMEOUT": str(REQUEST_SECONDS)}
-        programs = ProgramGroup(folder, {**defaults, **inherited, **TELEMETRY_OFF, "PREFECT_API_URL": f"{address}/api"})
+        password = keep_password(home / PASSWORD)
+        server = {"PREFECT_API_URL": f"{address}/api", "PREFECT_API_AUTH_STRING": password}
+        programs = ProgramGroup(folder, {**defaults, **inherited, **TELEMETRY_OFF, **server})
         log = stack.enter_context((home / "server.log").open("w", encoding="utf-8", buffering=1))
         stack.enter_context(set_on_signals(programs.over))
         stack.callback(programs.end)
         say(f"starting the server at {address}, its log in {log.name} …")
-        server = ["server", "start", "--host", HOST, "--port", str(port)]
-        programs.start("server", [*PREFECT, *server], lambda line: log.writelines([line, "\n"]))
+        words = ["--app-dir", str(Path(__file__).parent.parent), "--host", HOST, "--port", str(port)]
+        guards = {
+            "PREFECT_SERVER_API_AUTH_STRING": password,
+            "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": ",".join(own_origins(port)),
+        }
+        programs.start("server", [*SERVER, *words], lambda line: log.writelines([line, "\n"]), **guards)
         deadline = time.monotonic() + START_SECONDS
         while not (is_up := _answers(address)) and not programs.over.wait(0.2):
             if time.monotonic() > deadline:
@@ -102,14 +120,16 @@ def serve(
                 raise FlowError(f"no server at {address} after {START_SECONDS:.0f} s; {cure}")
         if is_up:
             end_orphans(folder)
-            with _connect(address, programs.over) as client:
+            with _connect(address, password, programs.over) as client:
                 crash_runs_of_worker(client, worker, POOL)
                 ensure_pool(client)
                 limit = ensure_gpu_limit(client, len(visible_gpus()))
                 ensure_dead_run_automation(client)
                 names = ", ".join(deploy(client, programs, prefect_file))
                 if not programs.over.is_set():
-                    say(NEXT_STEPS.format(address=address, site=site, deployments=names, limit=limit))
+                    export, file = _export(address, home / PASSWORD), home / PASSWORD
+                    found = {"site": site, "deployments": names, "limit": limit}
+                    say(NEXT_STEPS.format(address=address, password=file, export=export, **found))
                     words = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
                     environment = {WORKSPACE: str(folder), "PIPELINES_REPORT_URL": site}
                     end_worker = programs.start("worker", [*PREFECT, *words, "--name", worker], say, **environment)
@@ -122,6 +142,27 @@ def serve(
         name, result = programs.failed
         last = next((line.strip() for line in reversed(result.tail) if line.strip()), "it said nothing")
         raise FlowError(f"the {name} ended ({result}), so everything was ended; its last line: {last}")
+
+
+def keep_password(path: Path) -> str:
+    """Return user and password of the API: those of Prefect's settings, of an earlier start, or random ones.
+
+    They are kept in a file that the user alone can read; what others could read is not used again.
+    """
+    own, known = get_current_settings().server.api.auth_string, ""
+    if path.exists() and not path.stat().st_mode & 0o077:
+        known = path.read_text(encoding="utf-8").strip()
+    password = own.get_secret_value() if own else known or f"admin:{secrets.token_urlsafe(24)}"
+    if password != known:
+        path.unlink(missing_ok=True)
+        with open(path, "x", encoding="utf-8", opener=partial(os.open, mode=0o600)) as file:
+            file.write(f"{password}\n")
+    return password
+
+
+def _export(address: str, password: Path) -> str:
+    """Return the line for a shell whose programs are to use the server."""
+    return f'export PREFECT_API_URL={address}/api PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(password))})"'
 
 
 def _check_port(port: int, address: str) -> None:
@@ -145,11 +186,12 @@ def _answers(address: str) -> bool:
 
 
 @contextmanager
-def _connect(address: str, over: threading.Event) -> Iterator[SyncPrefectClient]:
+def _connect(address: str, password: str, over: threading.Event) -> Iterator[SyncPrefectClient]:
     """Yield a client; a call that finds no server is no fault of its own where the server has ended, or is to end."""
+    settings = {PREFECT_API_URL: f"{address}/api", PREFECT_API_AUTH_STRING: password}
     try:
         with (
-            temporary_settings({PREFECT_API_URL: f"{address}/api", PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}),
+            temporary_settings({**settings, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}),
             get_client(sync_client=True) as client,
         ):
             yield client
@@ -215,27 +257,3 @@ def deploy(client: SyncPrefectClient, programs: ProgramGroup, prefect_file: Path
 def set_on_signals(over: threading.Event) -> AbstractContextManager[None]:
     """Set `over` within the block on Ctrl-C, TERM and a closed terminal."""
     return catch_signals(lambda _: over.set())
-
-
-class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-@contextmanager
-def serve_reports(folder: Path, port: int) -> Iterator[str]:
-    """Serve a folder on the loopback, for reading only, at the yielded address; on any free port if `port` is taken.
-
-    The folder may come, go and come again: each answer looks it up anew.
-    """
-    handler = partial(_QuietHandler, directory=str(folder))
-    try:
-        site = ThreadingHTTPServer((HOST, port), handler)
-    except OSError:
-        site = ThreadingHTTPServer((HOST, 0), handler)
-    with site:
-        threading.Thread(target=site.serve_forever, name="reports", daemon=True).start()
-        try:
-            yield f"http://{HOST}:{site.server_address[1]}/"
-        finally:
-            site.shutdown()

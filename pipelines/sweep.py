@@ -22,18 +22,19 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines import FlowError
 from pipelines.artifacts import read_results
-from pipelines.cleanup import fail_in_one_line, stop_all
+from pipelines.cleanup import fail_in_one_line, is_ending, stop_all
 from pipelines.repository import checkout_revision, remove_work_tree, run_git
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
 
 FIGURE = "mean_class_accuracy"
+CANCELLED, NOT_BEGUN = "Cancelled: ", "not begun"  # how the state of a row begins and ends
 Settings = dict[str, Any]  # by dotted path in params.yaml
 
 
@@ -76,6 +77,8 @@ def sweep(
 
     def run_trial(name: str, settings: Settings) -> dict[str, str]:
         row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}}
+        if is_ending():
+            return {**row, "state": CANCELLED + NOT_BEGUN}
         try:
             with checkout_revision(folder, rev, name) as tree, own_workspace(tree, name):
                 params = tree / "params.yaml"
@@ -85,7 +88,7 @@ def sweep(
                     gpu_limit=gpu_limit, timeout_hours=timeout_hours, return_state=True,
                 )  # fmt: skip
                 if not state.is_completed():
-                    return {**row, "state": f"Failed: {state.message}"}
+                    return {**row, "state": f"{CANCELLED if state.is_cancelled() else 'Failed: '}{state.message}"}
                 results = read_results(tree)
             remove_work_tree(folder, tree)
         except FlowError as error:
@@ -105,6 +108,11 @@ def sweep(
             stop_all()
             raise
     create_table_artifact(key="sweep", table=rows, description=f"{FIGURE} by setting; `dvc exp apply NAME` takes one")
+    if ended := [row for row in rows if row["state"].startswith(CANCELLED)]:
+        states = [f"{row['experiment']} {row['state'].removeprefix(CANCELLED)}" for row in ended]
+        begun = "; ".join(state for state in states if not state.endswith(NOT_BEGUN))
+        summary = f"{len(ended)} of {len(rows)} experiments are not finished: {begun or 'none of them had begun'}"
+        return Cancelled(message=summary, data=rows)
     if failed := [row["experiment"] for row in rows if row["state"] != "Completed"]:
         summary = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
         return Failed(message=f"{summary}. Run again to go on from there.", data=rows)

@@ -250,5 +250,5 @@ class Scheduler:
     def _explain(self, address: str) -> str:
         """Say which stage failed where this one was not successful: it, or the one behind which it was skipped."""
         if self.outcomes[address] is Outcome.SKIPPED:
-            return self._starts[address].reason
+            return self._starts[address].reason or "not run: the run was ended"
         return f"not run: {address} {'was cancelled' if self.outcomes[address] is Outcome.CANCELLED else 'failed'}"

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Files that take long, the longest first: so both processes end at about the same time.
 LONGEST = (
+    "pipelines/test_signals.py",
     "walk/test_graph.py",
     "pipelines/test_refresh.py",
     "pipelines/test_reproduce.py",

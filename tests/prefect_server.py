@@ -3,6 +3,7 @@
 One a test process, in a home of its own, on a free port of the loopback.
 """
 
+import base64
 import json
 import os
 import re
@@ -96,16 +97,19 @@ class Server:
 
 
 class Api:
-    """What the server at an address answers."""
+    """What the server at an address answers, with the words that a server with a password wants."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, password: str | None = None) -> None:
+        self.url, self.headers = url, {"Content-Type": "application/json"}
+        if password:
+            self.headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
+            self.headers["Prefect-Csrf-Client"] = client = "tests"
+            self.headers["Prefect-Csrf-Token"] = self.ask(f"/csrf-token?client={client}")["token"]
 
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """A GET without a body, else a POST, if no other method is named."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
+        request = urllib.request.Request(f"{self.url}{path}", data, self.headers, method=method)
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:

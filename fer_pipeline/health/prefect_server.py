@@ -10,7 +10,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -26,10 +28,15 @@ def request(context: CheckContext, path: str, body: dict[str, Any] | None = None
     """Returns the JSON and the date of the server's answer, or raises a ConnectionError; a `body` is posted."""
     address = context.environment["PREFECT_API_URL"].rstrip("/") + path
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
-    if key := context.environment.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif user := context.environment.get("PREFECT_API_AUTH_STRING"):
+    if user := context.environment.get("PREFECT_API_AUTH_STRING"):
         headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    elif key := context.environment.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    if body is not None:
+        client = str(uuid.uuid4())
+        with suppress(ConnectionError):  # a server need not ask for a token
+            token = request(context, f"/csrf-token?client={client}")[0]["token"]
+            headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": client}
     data = None if body is None else json.dumps(body).encode()
     try:
         question = urllib.request.Request(address, data=data, headers=headers)
@@ -49,7 +56,10 @@ def check_server(context: CheckContext) -> Finding:
     advice = "start it (make serve, or prefect server start), or correct PREFECT_API_URL, which ends with /api"
     try:
         health, _ = request(context, "/health")
+        request(context, "/admin/version")  # anyone is told the health
     except ConnectionError as error:
+        if " 401 " in str(error):
+            advice = "export PREFECT_API_AUTH_STRING, its user and password; make serve prints the line for it"
         return Finding("problem", str(error), advice)
     if health is not True:
         return Finding("problem", f"{address}/health answers {health!r}, not true", advice)

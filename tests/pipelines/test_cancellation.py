@@ -20,6 +20,7 @@ from prefect.states import Cancelling, Running
 
 from pipelines import cleanup
 from pipelines.cleanup import find_runners, stop_all, stop_event, watch_run
+from tests.prefect_server import Api
 
 WORKER = """
 import os, subprocess, sys
@@ -112,3 +113,33 @@ def test_all_walks_of_a_process_can_be_stopped_and_ended_ones_are_forgotten() ->
             assert not third.is_set()
         assert third.is_set()
     assert cleanup._STOPS == set()
+
+
+def test_an_end_while_prefect_begins_a_run_is_no_crash(
+    server: str, api: Api, monkeypatch: pytest.MonkeyPatch, new_repository: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A server gets the run as cancelled; on one that ends with the flow, nobody waits for that."""
+    from prefect.events.worker import EventsWorker
+
+    from pipelines.reproduce import reproduce
+
+    monkeypatch.setattr(cleanup, "_ENDING", threading.Event())
+    monkeypatch.setattr(cleanup, "mute_console", lambda: None)
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(KeyboardInterrupt):
+        cleanup.end_process()
+    with temporary_settings({PREFECT_API_URL: server}):
+        cleanup.end_process()
+        state = reproduce(workspace=str(new_repository(tmp_path, {"dvc.yaml": "stages: {}\n"})), return_state=True)
+        EventsWorker.drain_all()  # the server of the tests may end before it is asked to at the exit
+    assert state.is_cancelled()
+    assert api.run(str(state.state_details.flow_run_id))["state"]["type"] == "CANCELLED"
+
+
+def test_what_is_ended_starts_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "_ENDING", threading.Event())
+    monkeypatch.setattr(cleanup, "mute_console", lambda: None)
+    with stop_event() as first:
+        cleanup.end_process()
+        assert first.is_set()
+    with stop_event() as second:
+        assert second.is_set()

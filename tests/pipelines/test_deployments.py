@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -155,6 +156,40 @@ def test_kubernetes_manifests_are_valid(root: Path, name: str) -> None:
     assert documents
     for document in documents:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_the_kubernetes_worker_and_its_jobs_read_the_password_from_one_secret(root: Path) -> None:
+    """What is in the worker's environment as text would be in its manifest, and in that of each job."""
+    documents = yaml.safe_load_all((root / ROOM / "kubernetes" / "worker.yaml").read_text(encoding="utf-8"))
+    [worker] = [one for one in documents if one["kind"] == "Deployment"]
+    [container] = worker["spec"]["template"]["spec"]["containers"]
+    told = {one["name"]: one.get("value") or one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+    secret = told["PREFECT_API_AUTH_STRING"]
+    jobs = "PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET"
+    assert secret == {"name": told[f"{jobs}_NAME"], "key": told[f"{jobs}_KEY"]}
+    made = f"kubectl create secret generic {secret['name']} --from-literal={secret['key']}="
+    assert made in (root / "docs" / "cluster.md").read_text(encoding="utf-8")
+
+
+def test_prefect_knows_every_setting_of_the_pages_and_manifests(root: Path) -> None:
+    """Prefect ignores a variable that it does not know: a misspelt guard would be none."""
+    from prefect.settings import Settings
+
+    def names(model: Any) -> set[str]:
+        known = set()
+        for name, field in model.model_fields.items():
+            prefix = str(model.model_config["env_prefix"])
+            aliases = getattr(field.validation_alias, "choices", [])
+            known |= {f"{prefix}{name}".upper(), *(alias.upper() for alias in aliases if isinstance(alias, str))}
+            if hasattr(field.annotation, "model_fields"):
+                known |= names(field.annotation)
+        return known
+
+    files = [root / "README.md", root / "prefect.yaml", *(root / "docs").rglob("*.md"), *(root / ROOM).rglob("*.*")]
+    written = {name for file in files for name in re.findall(r"PREFECT_[A-Z_]+", file.read_text(encoding="utf-8"))}
+    assert "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED" in written
+    unknown = {name for name in written if not name.startswith("PREFECT_INTEGRATIONS_KUBERNETES_")}
+    assert unknown - names(Settings) == set()
 
 
 def test_volume_claims_are_those_that_jobs_ask_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,8 +116,12 @@ class Site:
 
     def processes(self, run: str) -> list[psutil.Process]:
         """All that carry the run's marks: the flow, its supervisors, the stage and what it started."""
-        trees = [process for process in psutil.process_iter() if environment_of(process).get(RUN_COOKIE) == run]
-        return [process for process in trees if "worker" not in process.cmdline()]
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it may end between two questions
+                if environment_of(process).get(RUN_COOKIE) == run and "worker" not in process.cmdline():
+                    found.append(process)
+        return found
 
     def begun(self, run: str) -> psutil.Process:
         """The stage `long`, once its grandchildren are there."""

@@ -1,15 +1,19 @@
 """`serve` on a real port: what it sets up, that it refuses a second one, and that nothing of it is left."""
 
+import contextlib
+import functools
+import http.client
+import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +50,26 @@ class Served:
     def text(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
+    @property
+    def password(self) -> str:
+        return (self.log.parent / "serve.password").read_text().strip()
+
+    @functools.cached_property
+    def api(self) -> Api:
+        return Api(f"{self.address}/api", self.password)
+
     def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        return Api(f"{self.address}/api").ask(f"/{path}", body, method)
+        return self.api.ask(f"/{path}", body, method)
+
+    def status(self, path: str, headers: dict[str, str], method: str = "GET", body: str = "") -> int:
+        """What is answered to exactly these headers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(body.encode())
+        with contextlib.closing(connection):
+            return connection.getresponse().status
 
     def until(self, true: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + SECONDS
@@ -94,7 +116,7 @@ def serving(
     """Starts `serve` with one home and port, waits until it is up, and ends it."""
     environment = {**environment_of(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
 
-    @contextmanager
+    @contextlib.contextmanager
     def start() -> Iterator[Served]:
         served = Served(root, free_port, environment)
         try:
@@ -111,11 +133,86 @@ def serving(
 def test_serves_until_it_is_told_to_end(serving: Callable[[], Any], root: Path, tmp_path: Path) -> None:
     with serving() as served:
         _is_set_up(served)
+        _refuses_foreign_pages(served)
+        _runs_flows(served)
+        _answers_doctor(served)
         _shows_reports(served)
         assert f"already serving at {served.address} (process {served.process.pid}" in served.refused(tmp_path)
         assert f"another Prefect server answers at {served.address}" in served.refused(tmp_path / "other")
         _is_set_up_again(served, root)
         _ends(served, lambda: served.process.send_signal(signal.SIGTERM), code=143)
+
+
+def _refuses_foreign_pages(served: Served) -> None:
+    """What a page of another site can send makes no deployment; a page of its own and programs are answered."""
+    own, foreign = f"127.0.0.1:{served.port}", f"page.example:{served.port}"
+    whole = {"Host": own, **served.api.headers}
+    made = json.dumps({"name": "foreign", "flow_id": served.deployments()["reproduce/local"]["flow_id"]})
+    post = functools.partial(served.status, "/api/deployments/", method="POST", body=made)
+    assert post({"Host": own}) == 403, "no token"
+    assert post({"Host": own, "Origin": "http://page.example", "Content-Type": "text/plain"}) == 403, "a form"
+    assert post({**whole, "Host": foreign}) == 403, "a name of its own that points here"
+    assert post({**whole, "Origin": "http://page.example"}) == 403
+    assert post({**whole, "Origin": "null"}) == 403, "a page in a sandbox"
+    assert post({**whole, "Origin": f"http://127.0.0.1:{served.port + 1}"}) == 403, "another program's page"
+    assert post({name: value for name, value in whole.items() if name != "Authorization"}) == 401
+    assert post({**whole, "Authorization": "Basic YWRtaW46YWRtaW4="}) == 401
+    assert post({**whole, "Prefect-Csrf-Token": "guessed"}) == 403
+    assert "reproduce/foreign" not in served.deployments()
+    assert post({**whole, "Origin": served.address}) == 201
+    served.ask("deployments/" + served.deployments()["reproduce/foreign"]["id"], method="DELETE")
+
+    ask = functools.partial(served.status, "/api/flows/name/reproduce")
+    assert ask({"Host": own}) == 401
+    assert ask({**whole, "Host": foreign}) == 403
+    assert ask({**whole, "Host": "localhost:9000"}) == 200, "through a tunnel"
+    for origin, status in {f"http://localhost:{served.port}": 200, "http://page.example": 403}.items():
+        asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        assert served.status("/api/deployments/", {"Host": own, **asked}, "OPTIONS") == status
+    for path, status in {"/": 200, "/ui-settings": 200}.items():
+        assert served.status(path, {"Host": own, "Accept": "*/*"}) == status
+        assert served.status(path, {"Host": foreign, "Accept": "*/*"}) == 403
+    with urllib.request.urlopen(f"{served.address}/ui-settings", timeout=SECONDS) as answer:
+        told = json.loads(answer.read())
+    assert (told["api_url"], told["auth"], told["csrf_enabled"]) == (f"{served.address}/api", "BASIC", True)
+
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
+    from websockets.sync.client import connect
+    from websockets.typing import Origin, Subprotocol
+
+    events = f"ws://{own}/api/events/in"
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(events, origin=Origin("http://page.example"), subprotocols=[Subprotocol("prefect")])
+    with connect(events, subprotocols=[Subprotocol("prefect")]) as socket:
+        socket.send(json.dumps({"type": "auth", "token": "guessed"}))
+        with pytest.raises(ConnectionClosed):
+            socket.recv(SECONDS)
+
+    file = served.log.parent / "serve.password"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert served.password not in served.text + (served.log.parent / "server.log").read_text()
+    assert served.password not in str([process.cmdline() for process in served.children()])
+
+
+def _runs_flows(served: Served) -> None:
+    """The worker takes a run, and the run tells the server how it ended: both know the password."""
+    deployment = served.deployments()["reproduce/local"]["id"]
+    asked = {"parameters": {"targets": ["nothing_of_that_name"]}, "state": {"type": "SCHEDULED"}}
+    run = served.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
+    served.until(lambda: served.api.run(run)["state"]["type"] in ("FAILED", "CRASHED"))
+    assert "nothing_of_that_name" in served.api.run(run)["state"]["message"]
+
+
+def _answers_doctor(served: Served) -> None:
+    from fer_pipeline.health.prefect_server import check_server, check_workers
+    from fer_pipeline.health.software import CheckContext
+
+    address = {"PREFECT_API_URL": f"{served.address}/api"}
+    told = CheckContext(served.root, environment={**address, "PREFECT_API_AUTH_STRING": served.password})
+    assert check_server(told).level == "ok"
+    assert check_workers(told).message == "local: 1 workers online"
+    found = check_server(CheckContext(served.root, environment=address))
+    assert (found.level, "export PREFECT_API_AUTH_STRING" in found.advice) == ("problem", True)
 
 
 def _is_set_up_again(served: Served, root: Path) -> None:
@@ -129,8 +226,9 @@ def _is_set_up_again(served: Served, root: Path) -> None:
     assert not served.nightly()["active"]
     served.ask(schedule, {"active": True}, "PATCH")
     served.ask("v2/concurrency_limits/gpu", {"limit": 5}, "PATCH")
-    environment = {**served.environment, "PREFECT_API_URL": f"{served.address}/api"}
-    with SyncPrefectClient(f"{served.address}/api") as client:
+    api = {"PREFECT_API_URL": f"{served.address}/api", "PREFECT_API_AUTH_STRING": served.password}
+    environment = {**served.environment, **api}
+    with SyncPrefectClient(f"{served.address}/api", auth_string=served.password) as client:
         serve.ensure_pool(client)
         assert "prefect gcl update gpu --limit 2" in serve.ensure_gpu_limit(client, 2)
         serve.ensure_dead_run_automation(client)
@@ -149,7 +247,7 @@ def test_a_server_that_dies_ends_all_and_is_told(
     from pipelines import FlowError, serve
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(serve, "PREFECT", ("sh", "-c", "echo no room on the disk; exit 3"))
+    monkeypatch.setattr(serve, "SERVER", ("sh", "-c", "echo no room on the disk; exit 3"))
     said: list[str] = []
     with temporary_settings({PREFECT_HOME: tmp_path}), pytest.raises(FlowError) as told:
         serve.serve(free_port, str(root), say=said.append)
@@ -268,7 +366,7 @@ def test_a_folder_without_deployments_is_told(tmp_path: Path) -> None:
 
 
 def test_reports_come_and_go(tmp_path: Path) -> None:
-    from pipelines.serve import serve_reports
+    from pipelines.loopback import serve_reports
 
     with serve_reports(tmp_path / "reports", 0) as address:
         with pytest.raises(urllib.error.HTTPError, match="404"):
@@ -279,3 +377,72 @@ def test_reports_come_and_go(tmp_path: Path) -> None:
         assert urllib.request.urlopen(f"{address}index.html", timeout=10).read() == b"results"
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}%2e%2e/secret", timeout=10)
+
+
+def test_reports_are_for_own_pages_and_no_link_leads_out_of_them(tmp_path: Path) -> None:
+    from pipelines.loopback import serve_reports
+
+    (tmp_path / "disk" / "tables").mkdir(parents=True)
+    (tmp_path / "reports").symlink_to("disk")  # the folder itself may be on another disk
+    (tmp_path / "disk" / "tables" / "a.csv").write_text("1,2")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "index.html").write_text("not for reading")
+    for name, target in {
+        "inside.csv": "tables/a.csv",
+        "file": "../outside/index.html",
+        "folder": "../outside",
+        "absolute": "/etc/passwd",
+        "circle": "circle",
+    }.items():
+        (tmp_path / "disk" / name).symlink_to(target)
+    (tmp_path / "disk" / "page").mkdir()
+    (tmp_path / "disk" / "page" / "index.html").symlink_to("../../outside/index.html")
+
+    def status(path: str, **headers: str) -> int:
+        request = urllib.request.Request(f"{address}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    with serve_reports(tmp_path / "reports", 0) as address:
+        assert {path: status(path) for path in ("", "tables/", "tables/a.csv", "inside.csv")} == {
+            "": 200, "tables/": 200, "tables/a.csv": 200, "inside.csv": 200,
+        }  # fmt: skip
+        led = (
+            "file",
+            "folder",
+            "folder/",
+            "folder/index.html",
+            "absolute",
+            "circle",
+            "page/",
+            "page/index.html",
+            "%00",
+        )
+        assert {path: status(path) for path in led} == dict.fromkeys(led, 404)
+        port = address.rstrip("/").rpartition(":")[2]
+        assert status("tables/a.csv", Host=f"localhost:{port}") == 200
+        assert status("tables/a.csv", Host=f"page.example:{port}") == 403
+        assert status("tables/a.csv", Origin="http://page.example") == 403
+        assert status("tables/a.csv", Origin=address.rstrip("/")) == 200
+
+
+def test_a_password_stays_until_others_could_read_it(tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING, temporary_settings
+
+    from pipelines.serve import keep_password
+
+    path = tmp_path / "serve.password"
+    first = keep_password(path)
+    assert keep_password(path) == first
+    assert len(first) > 30
+    path.chmod(0o644)
+    second = keep_password(path)
+    assert second != first
+    assert path.read_text() == f"{second}\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with temporary_settings({PREFECT_SERVER_API_AUTH_STRING: "someone:chosen"}):
+        assert keep_password(path) == "someone:chosen"
+    assert path.read_text() == "someone:chosen\n"
