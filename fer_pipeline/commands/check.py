@@ -6,18 +6,30 @@ for which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
+import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 import fer_pipeline
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, paths_in, validate
+from fer_pipeline.core.settings import (
+    PARAMS,
+    PLAIN_RULE,
+    PLAIN_TEXT,
+    ProjectSettings,
+    load_params,
+    paths_in,
+    validate,
+)
 
 GRAPH = Path("dvc.yaml")
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
@@ -31,12 +43,16 @@ class CheckedSettings(NamedTuple):
     modules: dict[str, ModuleType]
 
 
-def run(*, params: Path = PARAMS) -> str:
+def run(*, commands: bool = False, params: Path = PARAMS) -> str:
     """Check the settings, and that the data sets, files and devices that they name are there, without running anything.
 
     Args:
+        commands: Check at once and only that no shell reads a name or path that DVC puts into a command as code.
         params: The file of settings.
     """
+    if commands:
+        check_commands(params)
+        return f"{params}: every name and path in the commands of {GRAPH} is plain"
     checked = check(params)
     project = checked.project
     check_machine(params, checked)
@@ -89,8 +105,64 @@ def check(params: Path) -> CheckedSettings:
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
+        check_commands(params)
         _check_sources(params, project, values)
     return CheckedSettings(project, configs, modules)
+
+
+def check_commands(params: Path) -> None:
+    """Refuses what DVC would paste into the command of a stage and a shell would read as more than one word.
+
+    The settings are read by DVC's own reader, for which a text may mean something else than for ours.
+    """
+    load_params(params)
+    try:
+        values = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ConfigError(f"{params}: DVC cannot read it: {' '.join(str(error).split())}") from None
+    for name, stage in (load_params(GRAPH).get("stages") or {}).items():
+        for expression, value in _pasted(stage, values):
+            for text in _texts(value):
+                if not PLAIN_TEXT.fullmatch(text):
+                    raise ConfigError(
+                        f"{params}: {text!r} would stand in a command of {GRAPH} (${{{expression}}} of {name}), for a "
+                        f"shell to read; what stands there {PLAIN_RULE}: rename it"
+                    )
+
+
+def _pasted(stage: Mapping[str, Any], values: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the expressions in the command of a stage, each with the values that it takes."""
+    command, scopes = stage.get("do", stage).get("cmd", ""), [values]
+    if "foreach" in stage:
+        entries = _resolve(stage["foreach"], values)
+        pairs = entries.items() if isinstance(entries, dict) else ((entry, entry) for entry in entries or ())
+        scopes = [{**values, "key": key, "item": entry} for key, entry in pairs]
+    for variable, entries in stage.get("matrix", {}).items():
+        scopes += [{"item": {variable: entry}} for entry in _resolve(entries, values) or ()]
+    for expression in re.findall(r"\$\{(.*?)\}", " ".join([command] if isinstance(command, str) else command)):
+        for scope in scopes:
+            yield expression, _resolve(f"${{{expression}}}", scope)
+
+
+def _resolve(value: Any, scope: Any) -> Any:
+    """Returns what an expression `${a.b[0]}` names; None where it names nothing, which DVC reports."""
+    if not (isinstance(value, str) and value.startswith("${")):
+        return value
+    for part in filter(None, re.split(r"[.\[\]]", value[2:-1])):
+        try:
+            scope = scope[int(part) if isinstance(scope, list) else part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return scope
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the keys and values in settings, however deep, as DVC writes them."""
+    if isinstance(value, dict | list):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif value is not None:
+        yield str(value)
 
 
 def check_machine(params: Path, checked: CheckedSettings) -> None:
@@ -188,10 +260,6 @@ def _is_made(path: Path, outs: Sequence[Path]) -> bool:
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
     outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
-    if "foreach" not in stage:
-        return outs
-    entries: Any = values
-    for key in stage["foreach"][2:-1].split("."):
-        entries = entries.get(key) or {}
     # A list gives its items, a mapping its keys: no output is named by the value of one.
+    entries = _resolve(stage["foreach"], values) or () if "foreach" in stage else [""]
     return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

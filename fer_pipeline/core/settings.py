@@ -22,6 +22,18 @@ PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line n
 EXPERIMENT = "DVC_EXP_BASELINE_REV"  # set in the environment by DVC while it runs an experiment
 FACES = Path("data/faces")  # <set>/<split> below
 PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# What no shell reads as more than one word, within single quotes: DVC pastes it into the commands of stages.
+PLAIN_TEXT = re.compile(r"[\w./][\w @%+=:,./-]*")
+PLAIN_RULE = "is made of letters, digits, blanks and _ . / - @ % + = : , and begins with a letter, digit, _ . or /"
+
+
+def _is_plain(path: Path) -> Path:
+    if not PLAIN_TEXT.fullmatch(str(path)):
+        raise ValueError(f"a path that DVC hands to a shell {PLAIN_RULE}; rename it")
+    return path
+
+
+PlainPath = Annotated[Path, AfterValidator(_is_plain)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -87,7 +99,7 @@ class RecipeSettings(Settings):
     """
 
     strategy: str
-    sources: Annotated[dict[PlainName, Path], Field(min_length=1)]
+    sources: Annotated[dict[PlainName, PlainPath], Field(min_length=1)]
     deps: tuple[Path, ...] = ()
     overrides: dict[str, Any] = {}
 
