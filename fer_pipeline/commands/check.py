@@ -7,6 +7,7 @@ for which code, and a stage that finds its own remembered imports only itself.
 
 import hashlib
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -185,7 +186,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     places |= {key: path for key, section in sections.items() for path in paths_in(section)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
-            advice = f"run `dvc pull {path}`" if _is_added(path) else "correct the path"
+            advice = f"run `dvc pull {shlex.quote(str(path))}`" if _is_added(path) else "correct the path"
             raise ConfigError(f"{params}, {key}: {path} does not exist; {advice}")
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():

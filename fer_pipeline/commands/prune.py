@@ -66,7 +66,9 @@ def find_unused(store: Store) -> list[Unused]:
     runs = store.last_runs()
     used = frozenset[str]().union(*(run.keys for run in runs.values()))
     # A state ages while others work on the store: by the clock alone, one that is ahead would remove all.
-    worked = [path.stat().st_mtime for pattern in ("last_runs/*.json", "locks/[!.]*") for path in store.root.glob(pattern)]
+    worked = [
+        path.stat().st_mtime for pattern in ("last_runs/*.json", "locks/[!.]*") for path in store.root.glob(pattern)
+    ]
     now = min(time.time(), max(worked, default=0.0))
 
     def is_unused(shard: Path) -> bool:

@@ -41,10 +41,11 @@ def lock_for_run(store: Path, owner: str) -> Iterator[tuple[str, ...]]:
         holder = {"pid": os.getpid(), "host": platform.node(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
         os.ftruncate(own, 0)
         os.pwrite(own, json.dumps(holder).encode(), 0)
-        yield () if has_locks else (
-            f"the file system of {store} has no locks: a second run of {owner} is not noticed, and what killed runs "
-            "left there is not removed; put the store where there are locks (--store)",
+        without = (
+            f"the file system of {store} has no locks: a second run of {owner} is not noticed, and nothing that killed "
+            "runs left is removed; put the store where there are locks (--store)"
         )
+        yield () if has_locks else (without,)
 
 
 @contextmanager
