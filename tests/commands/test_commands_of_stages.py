@@ -4,12 +4,14 @@ Every key and every text in the settings is made hostile in turn. What DVC then 
 check that stands before them, or is read by a real shell as the very words that the settings have.
 """
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,7 @@ def places(value: Any, place: Place = ()) -> Iterator[tuple[Place, bool]]:
 
 def changed(settings: Any, place: Place, is_key: bool, text: str) -> Any:
     """The settings with a text put behind what stands at a place."""
-    copy = yaml.safe_load(yaml.safe_dump(settings))
-    inside = copy
+    inside = copy = deepcopy(settings)
     for step in place[:-1]:
         inside = inside[step]
     if is_key:
@@ -85,16 +86,16 @@ class Project:
         (folder / ".dvc").mkdir()
         (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
         self.write(self.settings)
+        self.repo = Repo(str(folder))
 
     def write(self, settings: Any) -> None:
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True), encoding="utf-8")
-        (self.folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": self.graph}), encoding="utf-8")
+        (self.folder / "params.yaml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+        (self.folder / "dvc.yaml").write_text(json.dumps({"stages": self.graph}), encoding="utf-8")
 
     def all_commands(self, settings: Any) -> dict[str, list[str]]:
         """The commands of every stage, as DVC resolves them."""
         self.write(settings)
-        with Repo(str(self.folder)) as repo:
-            stages = DataResolver(repo, str(self.folder), {"stages": self.graph}).resolve()["stages"]
+        stages = DataResolver(self.repo, str(self.folder), {"stages": self.graph}).resolve()["stages"]
         commands = {name: stage["cmd"] for name, stage in stages.items()}
         return {name: [one] if isinstance(one, str) else one for name, one in commands.items()}
 
@@ -119,12 +120,14 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
-    return Project(folder, root)
+    made = Project(folder, root)
+    with made.repo:
+        yield made
 
 
 def is_refused(project: Project, settings: Any) -> bool:
@@ -188,7 +191,7 @@ def test_the_check_of_all_settings_refuses_it_too(project: Project, root: Path, 
     (project.folder / "dvc.yaml").unlink()  # the settings alone are looked at
     for text in HOSTILE.values():
         settings = changed(project.settings, place, is_key, text)
-        Path("params.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        Path("params.yaml").write_text(json.dumps(settings), encoding="utf-8")
         with pytest.raises(ConfigError) as caught:
             check.check(Path("params.yaml"))
         assert "\n" not in str(caught.value)
