@@ -24,6 +24,7 @@ from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import (
     PARAMS,
+    PLAIN_NAME,
     PLAIN_RULE,
     PLAIN_TEXT,
     ProjectSettings,
@@ -33,6 +34,7 @@ from fer_pipeline.core.settings import (
 )
 
 GRAPH = Path("dvc.yaml")
+NAME_RULE = "is made of letters without accents, digits and _ . - and begins with a letter or digit"
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -48,12 +50,12 @@ def run(*, commands: bool = False, params: Path = PARAMS) -> str:
     """Check the settings, and that the data sets, files and devices that they name are there, without running anything.
 
     Args:
-        commands: Check at once and only that no shell reads a name or path that DVC puts into a command as code.
+        commands: Check only what DVC puts into commands and outputs: that no shell reads it as code, at once.
         params: The file of settings.
     """
     if commands:
         check_commands(params)
-        return f"{params}: every name and path in the commands of {GRAPH} is plain"
+        return f"{params}: every name and path in commands and outputs of {GRAPH} is plain"
     checked = check(params)
     project = checked.project
     check_machine(params, checked)
@@ -112,9 +114,10 @@ def check(params: Path) -> CheckedSettings:
 
 
 def check_commands(params: Path) -> None:
-    """Refuses what DVC would paste into the command of a stage and a shell would read as more than one word.
+    """Refuses what DVC would paste into a command for a shell to read as more than one word, or into an output's path.
 
-    The settings are read by DVC's own reader, for which a text may mean something else than for ours.
+    DVC removes an output before it runs the command. The settings are read by its own reader, for which a text may mean
+    something else than for ours.
     """
     load_params(params)
     try:
@@ -122,27 +125,33 @@ def check_commands(params: Path) -> None:
     except YAMLError as error:
         raise ConfigError(f"{params}: DVC cannot read it: {' '.join(str(error).split())}") from None
     for name, stage in (load_params(GRAPH).get("stages") or {}).items():
-        for expression, value in _pasted(stage, values):
-            for text in _texts(value):
-                if not PLAIN_TEXT.fullmatch(text):
+        for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
+            for text in _pasted(stage, part, values):
+                if not plain.fullmatch(text):
                     raise ConfigError(
-                        f"{params}: {text!r} would stand in a command of {GRAPH} (${{{expression}}} of {name}), for a "
-                        f"shell to read; what stands there {PLAIN_RULE}: rename it"
+                        f"{params}: {text!r} would stand in {part} of the stage {name} of {GRAPH}; what stands there "
+                        f"{rule}: rename it"
                     )
 
 
-def _pasted(stage: Mapping[str, Any], values: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the expressions in the command of a stage, each with the values that it takes."""
-    command, scopes = stage.get("do", stage).get("cmd", ""), [values]
+def _pasted(stage: Mapping[str, Any], part: str, values: Any) -> Iterator[str]:
+    """Yields the texts that DVC pastes into a part of a stage."""
+    scopes = [values]
     if "foreach" in stage:
-        entries = _resolve(stage["foreach"], values)
-        pairs = entries.items() if isinstance(entries, dict) else ((entry, entry) for entry in entries or ())
+        entries = _entries(stage["foreach"], values)
+        pairs = entries.items() if isinstance(entries, dict) else ((entry, entry) for entry in entries)
         scopes = [{**values, "key": key, "item": entry} for key, entry in pairs]
-    for variable, entries in stage.get("matrix", {}).items():
-        scopes += [{"item": {variable: entry}} for entry in _resolve(entries, values) or ()]
-    for expression in re.findall(r"\$\{(.*?)\}", " ".join([command] if isinstance(command, str) else command)):
+    for variable, listed in stage.get("matrix", {}).items():
+        scopes += [{"key": entry, "item": {variable: entry}} for entry in _entries(listed, values)]
+    for expression in re.findall(r"\$\{.*?\}", str(stage.get("do", stage).get(part, ""))):
         for scope in scopes:
-            yield expression, _resolve(f"${{{expression}}}", scope)
+            yield from _texts(_resolve(expression, scope))
+
+
+def _entries(value: Any, scope: Any) -> dict[Any, Any] | list[Any]:
+    """Returns what a stage loops over; nothing where it is no mapping or list, which DVC reports."""
+    entries = _resolve(value, scope)
+    return entries if isinstance(entries, dict | list) else []
 
 
 def _resolve(value: Any, scope: Any) -> Any:
@@ -262,5 +271,5 @@ def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
     outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
     # A list gives its items, a mapping its keys: no output is named by the value of one.
-    entries = _resolve(stage["foreach"], values) or () if "foreach" in stage else [""]
+    entries = _entries(stage["foreach"], values) if "foreach" in stage else [""]
     return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

@@ -95,8 +95,8 @@ class Project:
     def all_commands(self, settings: Any) -> dict[str, list[str]]:
         """The commands of every stage, as DVC resolves them."""
         self.write(settings)
-        stages = DataResolver(self.repo, str(self.folder), {"stages": self.graph}).resolve()["stages"]
-        commands = {name: stage["cmd"] for name, stage in stages.items()}
+        stages: Any = DataResolver(self.repo, str(self.folder), {"stages": self.graph}).resolve()
+        commands = {name: stage["cmd"] for name, stage in stages["stages"].items()}
         return {name: [one] if isinstance(one, str) else one for name, one in commands.items()}
 
     def commands(self, settings: Any) -> dict[str, str]:
@@ -223,8 +223,8 @@ def test_dvc_runs_nothing_of_hostile_settings(project: Project) -> None:
     assert project.run(sys.executable, "-m", "dvc", "stage", "list").returncode == 0
     result = project.run(sys.executable, "-m", "dvc", "repro", "--keep-going")
     stages = sum("check --commands" in str(command) for command in project.all_commands(settings).values())
-    assert result.stderr.count("would stand in a command of dvc.yaml") == stages > 10
-    with pytest.raises(FlowError, match=r"would stand in a command of dvc\.yaml") as caught:
+    assert result.stderr.count("would stand in cmd of the stage") == stages > 10
+    with pytest.raises(FlowError, match=r"would stand in cmd of the stage") as caught:
         read_graph(project.folder)
     assert "\n" not in str(caught.value)
     assert not project.canary.exists()
@@ -234,6 +234,17 @@ def test_dvc_runs_nothing_of_hostile_settings(project: Project) -> None:
     project.write(changed(project.settings, ("anchor",), False, HOSTILE["substitution"]))
     project.run(sys.executable, "-m", "dvc", "repro", "--single-item", "train_primitive")
     assert project.canary.exists()
+
+
+@pytest.mark.parametrize(("place", "is_key"), [one for one in PASTED if "sources" not in one[0][1:-1]][1:])
+def test_no_name_leads_an_output_elsewhere(project: Project, root: Path, place: Place, is_key: bool) -> None:
+    """DVC removes an output before it runs the command: here what the name leads to."""
+    (project.folder / "dvc.yaml").write_bytes((root / "dvc.yaml").read_bytes())
+    text = json.dumps(changed(project.settings, place, is_key, "/../../../precious"))
+    (project.folder / "params.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(FlowError, match=r"/\.\./\.\./\.\./precious' would stand in outs of the stage ") as caught:
+        read_graph(project.folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_check_is_the_first_command_of_every_stage_that_holds_settings(root: Path) -> None:
