@@ -238,7 +238,7 @@ def reproduce(
     log, available = get_run_logger(), sorted(os.sched_getaffinity(0))
     if cores is not None and cores < 1:
         raise FlowError(f"cores is {cores}; it is a number from 1")
-    if experiment is not None:
+    if experiment:
         check_experiment_name(experiment)
     with checkout_revision(find_workspace(workspace), rev) as folder, own_workspace(folder, str(flow_run.name)) as run:
         stages = read_graph(folder, targets, force=force)
@@ -259,7 +259,7 @@ def reproduce(
         order_new_stages(folder / LOCK, locked, list(stages))
         artifacts.publish_run(folder, stages, states)
         state = _summarize(scheduler.outcomes)
-        if experiment is not None and state.is_completed():
+        if experiment and state.is_completed():
             save_experiment(folder, experiment)
     return state
 
