@@ -108,7 +108,13 @@ def hold_gpu(gpu: str, on_wait: Callable[[], None], folder: Path | None = None) 
             f"{path} cannot be locked ({error.strerror}): GPU {gpu} is held among your own runs alone, other users do "
             "not see it; whoever put that there is to remove it"
         )
-        file = _open_gpu_lock(make_private_folder(folder.with_name(f"{folder.name}-{os.getuid()}")) / path.name)
+        path = make_private_folder(folder.with_name(f"{folder.name}-{os.getuid()}"), "TMPDIR") / path.name
+        try:
+            file = _open_gpu_lock(path)
+        except OSError as own:
+            raise FlowError(
+                f"{path} cannot be locked ({own.strerror}); remove it, or set TMPDIR to another folder"
+            ) from None
     try:
         while not _try_gpu_lock(file, path):
             on_wait()

@@ -69,19 +69,24 @@ def find_site_cache(workspace: Path) -> str:
         with suppress(OSError):
             text = file.read_text(encoding="utf-8", errors="replace")
             places += re.findall(r"""^\s*site_cache_dir\s*=\s*["']?(.*?)["']?\s*$""", text, re.MULTILINE)
-    return next(filter(None, places), None) or str(make_private_folder(TEMPORARY / f"dvc-{os.getuid()}"))
+    return next(filter(None, places), None) or str(
+        make_private_folder(TEMPORARY / f"dvc-{os.getuid()}", "DVC_SITE_CACHE_DIR")
+    )
 
 
-def make_private_folder(path: Path) -> Path:
-    """Make a folder that no other user may enter, where there is none; FlowError for one that is not private."""
+def make_private_folder(path: Path, variable: str) -> Path:
+    """Make a folder that no other user may enter, where there is none; FlowError for one that is not private.
+
+    `variable` is the one of the environment that names another place.
+    """
     try:
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
         status = path.lstat()
     except OSError as error:
-        raise FlowError(f"{path} cannot be made ({error.strerror}); it is to be a private folder") from None
+        raise FlowError(f"{path} cannot be made ({error.strerror}); set {variable} to a folder of your own") from None
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        cure = "remove it, or set DVC_SITE_CACHE_DIR to a folder of your own"
+        cure = f"remove it, or set {variable} to a folder of your own"
         raise FlowError(f"{path} is no private folder: another user may have put something there; {cure}")
     return path
 

@@ -161,8 +161,8 @@ def test_a_folder_that_another_user_may_have_filled_is_refused(
         path.chmod({"open": 0o777, "readable": 0o755}.get(kind, 0o700))
     if kind == "another user's":
         monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
-    with pytest.raises(FlowError, match=r"is no private folder: .*set DVC_SITE_CACHE_DIR to a folder of your own$"):
-        make_private_folder(path)
+    with pytest.raises(FlowError, match=r"is no private folder: .*set TMPDIR to a folder of your own$"):
+        make_private_folder(path, "TMPDIR")
 
 
 def lock(folder: Path) -> Path:
