@@ -126,11 +126,15 @@ def check_commands(params: Path) -> None:
         raise ConfigError(f"{params}: DVC cannot read it: {' '.join(str(error).split())}") from None
     for name, stage in (load_params(GRAPH).get("stages") or {}).items():
         for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
-            for text in _pasted(stage, part, values):
+            try:
+                texts = list(_pasted(stage, part, values))
+            except RecursionError:
+                raise ConfigError(f"{params}: an alias stands in what it names; write the values out") from None
+            for text in texts:
                 if not plain.fullmatch(text):
                     raise ConfigError(
-                        f"{params}: {text!r} would stand in {part} of the stage {name} of {GRAPH}; what stands there "
-                        f"{rule}: rename it"
+                        f"{params}: {text[:80]!r} would stand in {part} of the stage {name} of {GRAPH}; what stands "
+                        f"there {rule}: rename it"
                     )
 
 

@@ -213,6 +213,28 @@ def test_paths_with_blanks_and_letters_of_any_script_are_read_as_they_are(projec
         assert words == shlex.split(commands[name])
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("recipes: {a: {sources: &a {b: *a}}}\n", r"an alias stands in what it names; write the values out"),
+        # A line ends there for one reader, and a comment begins: the other reads on.
+        ("pools: [a\u2028# , $(touch canary)]\n", "would stand in cmd of the stage score|not valid YAML"),
+        ("pools: 3\ndatasets: a\nrecipes: null\n", None),  # of which DVC makes no stage
+        ("pools: [[a, '$(touch canary)']]\n", "would stand in cmd of the stage score"),
+        ("pools: [2026-11-27, 1.5, true, null]\n", None),
+        ("pools: [a]\n---\npools: [$(touch canary)]\n", "not valid YAML"),
+    ],
+)
+def test_settings_of_odd_shapes_are_read_as_dvc_reads_them(project: Project, text: str, line: str | None) -> None:
+    (project.folder / "params.yaml").write_text(text, encoding="utf-8")
+    if line is None:
+        check.check_commands(Path("params.yaml"))
+        return
+    with pytest.raises(ConfigError, match=line) as caught:
+        check.check_commands(Path("params.yaml"))
+    assert "\n" not in str(caught.value)
+
+
 def test_dvc_runs_nothing_of_hostile_settings(project: Project) -> None:
     """By itself, by `dvc repro`, where nothing of ours has looked before DVC has pasted everything."""
     settings, text = project.settings, HOSTILE["separator"] + HOSTILE["substitution"] + HOSTILE["newline"]
