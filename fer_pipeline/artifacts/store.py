@@ -13,6 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,11 +21,12 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     fsync_path,
-    read_json,
+    refuse_damage,
     remove,
     replacing,
     replacing_folder,
@@ -107,8 +109,9 @@ class Run(NamedTuple):
 
 
 def _read_run(record: Path) -> Run:
-    run = read_json(record) if record.exists() else {}
-    return Run(str(run.get("id", "")), frozenset(run.get("keys", ())))
+    with refuse_damage(record, "is no record of a run", "remove it, and its shards stay until that run is made again"):
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return Run(str(content.get("id", "")), frozenset(map(str, content["keys"])))
 
 
 class Store:
@@ -124,7 +127,9 @@ class Store:
         self.damaged: set[str] = set()
         self._verify = verify
         self._verified: set[str] = set()
-        self._last_run = _read_run(self._record).id if owner else ""
+        self._last_run = ""
+        with suppress(DataError):  # there is none yet, or it is written anew at the end of this run
+            self._last_run = _read_run(self._record).id
 
     def shard(self, key: str) -> Path:
         """Returns the path of the shard of this fingerprint, finished or not."""

@@ -103,6 +103,20 @@ def test_shards_of_older_code_are_kept_until_their_stage_has_run_again(tmp_path:
     assert shards(tmp_path) == {1}
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"keys": 3}', "{}", '{"keys": ["a"'])
+def test_a_damaged_record_of_a_run_stops_pruning_and_no_run(tmp_path: Path, text: str) -> None:
+    make(tmp_path, "embed@street", [1])
+    (tmp_path / "last_runs" / "embed@street.json").write_text(text)
+    with pytest.raises(
+        DataError, match=r"embed@street\.json is no record of a run \([^\n]*\); remove it, and its shards "
+    ):
+        prune.run(store=tmp_path)
+    assert shards(tmp_path) == {1}
+    make(tmp_path, "embed@street", [2])
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {2}
+
+
 def test_a_store_of_which_nothing_is_known_keeps_its_shards(tmp_path: Path) -> None:
     make(tmp_path, "embed@street", [1, 2], ended=False)
     for checksums in (tmp_path / "checksums").rglob("*.json"):
