@@ -38,11 +38,13 @@ check: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
-		--ignore tests/house --ignore tests/pipelines/test_faults.py
+		--ignore tests/house $(addprefix --ignore ,$(FAULTS))
 
-# make faults  kills a deployed run in every place, on a real server and worker; two minutes, half of them a lease's
+# make faults  kills a deployed run in every place, on a real server and worker, and edits and kills runs through DVC at
+#              random moments; three minutes (FER_RACES=50 for many moments)
+FAULTS = tests/pipelines/test_faults.py tests/walk/test_races.py
 faults: $(VENV)/.installed
-	OMP_NUM_THREADS=1 python -m pytest -q tests/pipelines/test_faults.py
+	OMP_NUM_THREADS=1 python -m pytest -q $(FAULTS)
 
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed

@@ -22,7 +22,7 @@ from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import PARAMS, STORE
-from fer_pipeline.terminal import OneLineGroup, print_result
+from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_result
 
 # What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
@@ -100,7 +100,9 @@ def _add_command(folder: str, name: str, panel: str) -> None:
         if folder == "stages":
             from fer_pipeline.stage_runner import run_stage
 
-            print_result(run_stage(name, options, params=options.pop("params")))
+            summary, require_unchanged = run_stage(name, options, params=options.pop("params"))
+            print_result(summary)
+            check_last(require_unchanged)
         else:
             print_result(load("fer_pipeline.commands", name).run(**options))
 
@@ -117,6 +119,7 @@ for _name in COMMANDS:
 
 def main() -> None:
     """Runs the command line; telemetry of every dependency is off unless the user turned it on."""
+    own_process()
     for name in ("DO_NOT_TRACK", "DVC_NO_ANALYTICS", "HF_HUB_OFFLINE"):
         os.environ.setdefault(name, "1")
     app(sys.argv[1:] or ["--help"])

@@ -6,8 +6,10 @@ what it reads, compares at its end, and fails on a difference before DVC records
 """
 
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,7 @@ class RunInputs:
 
     def require_unchanged(self) -> None:
         """Raises a DataError that names the first difference between the start and now."""
-        change = self._changed_settings() or self._changed_code() or self._changed_files()
+        change = self._changed_files() or self._changed_code() or self._changed_settings()  # what takes long first
         if change:
             raise DataError(
                 f"{change} while {self.stage} ran, so its result belongs to neither state and is not recorded; "
@@ -99,13 +101,16 @@ class RunInputs:
         return f"{self.params}: {place} changed from {str(old)[:80]} to {str(new)[:80]}"
 
     def _changed_code(self) -> str | None:
-        """Compares the loaded modules; comments, docstrings and formatting make no difference."""
+        """Compares the loaded modules that DVC tracks; comments, docstrings and formatting make no difference."""
+        tracked = [str(one) for one in _definition(self.stage).get("deps") or [PACKAGE.name]]
+        patterns = [re.sub(r"\$\{[^}]*\}", "*", one) for one in tracked if one.startswith(PACKAGE.name)]
         for module in list(sys.modules.values()):
             path = Path(getattr(module, "__file__", None) or "")
-            if path in self._code:
+            name = path.relative_to(PACKAGE.parent).as_posix() if path in self._code else ""
+            if any(fnmatch(name, pattern) or fnmatch(name, f"{pattern}/*") for pattern in patterns if name):
                 now = path.read_bytes() if path.exists() else b""
                 if now != self._code[path] and not _same_code(now, self._code[path]):
-                    return f"{Path(PACKAGE.name) / path.relative_to(PACKAGE)} changed"
+                    return f"{name} changed"
         return None
 
     def _changed_files(self) -> str | None:
@@ -119,10 +124,15 @@ class RunInputs:
 
 def _tracked_keys(stage: str) -> list[str]:
     """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
-    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
     shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
-    keys = definition.get("do", definition).get("params") or sorted(shared)
+    keys = _definition(stage).get("params") or sorted(shared)
     return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
+
+
+def _definition(stage: str) -> dict[str, Any]:
+    """Returns what `dvc.yaml` says of a stage; nothing where there is no such file or stage."""
+    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
+    return definition.get("do", definition)
 
 
 def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -30,11 +30,15 @@ COMMIT = ("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 PACKAGES = ("fer_pipeline", "torch", "torchvision", "numpy", "pyarrow", "pillow")
 
 
-def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summary:
+def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> tuple[Summary, Callable[[], None]]:
     """Calls the `run` of a stage with its checked settings, those of the project, and the options.
 
     Only one run of a stage and name works on a store at a time; a second one is refused with a DataError. The name is
     made of the options that are plain text: a data set, a pool, a recipe and its target.
+
+    Returns:
+        What the stage made, and what raises a DataError where something that it read has changed since; that is to be
+        called as late as can be, before DVC records the result.
     """
     store, inputs = options.get("store", STORE), RunInputs(stage, params, options)
     for path in inputs.outputs:
@@ -61,8 +65,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> Summar
             "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
         }
         write_json(store / "provenance" / f"{owner}.json", record)
-        inputs.require_unchanged()
-    return replace(summary, warnings=(*warnings, *summary.warnings))
+    return replace(summary, warnings=(*warnings, *summary.warnings)), inputs.require_unchanged
 
 
 def limit_workers(project: ProjectSettings) -> ProjectSettings:

@@ -1,6 +1,9 @@
 """Print results and errors and exit; nothing else in the package does. An error that a user can correct is one line."""
 
-from collections.abc import Iterator
+import atexit
+import os
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +15,8 @@ from fer_pipeline.core.settings import Summary
 
 # What `typer.BadParameter` inherits from: a class of click, or of the copy of it inside newer versions of typer.
 UsageError: Any = typer.BadParameter.__mro__[1]
+
+_last_checks: list[Callable[[], None]] | None = None  # None where the process is not ours to end
 
 
 @contextmanager
@@ -43,6 +48,39 @@ class OneLineGroup(TyperGroup):
 
     make_context = report_errors()(TyperGroup.make_context)  # parses the words before the command
     invoke = report_errors()(TyperGroup.invoke)  # parses the words of the command, and runs it
+
+
+def own_process() -> None:
+    """Makes `check_last` wait for the end of this process; to be called before anything else registers for that."""
+    global _last_checks
+    _last_checks = []
+    atexit.register(_end_process)  # the first that is registered is called last
+
+
+def check_last(check: Callable[[], None]) -> None:
+    """Calls `check` as the last thing that a good process does, or at once; its error is that of the process.
+
+    Python needs a second or more to take large modules apart, in which what was checked might change.
+    """
+    if _last_checks is None:
+        check()
+    else:
+        _last_checks.append(check)
+
+
+def _end_process() -> None:
+    if not _last_checks:
+        return
+    code = 0
+    try:
+        with report_errors():
+            for check in _last_checks:
+                check()
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def print_result(result: Summary | str) -> None:

@@ -57,7 +57,8 @@ def edited_while_drawing(
 
 def draw() -> None:
     options = {"name": "film", "out": Path("data/raw/film"), "truth": Path("data/truth/film.parquet")}
-    run_stage("synthesize", options, params=Path("params.yaml"))
+    _, require_unchanged = run_stage("synthesize", options, params=Path("params.yaml"))
+    require_unchanged()
 
 
 @pytest.mark.parametrize(
@@ -165,21 +166,26 @@ def align_inputs(folder: Path) -> RunInputs:
 @pytest.mark.parametrize(
     ("added", "line"),
     [
-        (b"\nADDED = 1\n", "fer_pipeline/core/seeds.py changed while align ran"),
+        (b"\nADDED = 1\n", "fer_pipeline/core/samples.py changed while align ran"),
         (b"\n# a comment\n", None),
-        (b"\n(", "seeds"),
+        (b"\n(", "samples"),
     ],
 )
 def test_code_of_a_running_stage(folder: Path, added: bytes, line: str | None) -> None:
     inputs = align_inputs(folder)
-    path = Path(sys.modules["fer_pipeline.core.seeds"].__file__ or "")
+    path = Path(sys.modules["fer_pipeline.core.samples"].__file__ or "")
     inputs._code[path] += added  # as if the file had lost it since
     if line is None:
         inputs.require_unchanged()
     else:
         with pytest.raises(DataError, match=line):
             inputs.require_unchanged()
-    unused = path.parents[1] / "strategies" / "a_tenth.py"
     inputs = align_inputs(folder)
-    inputs._code[unused] = b"was = 1"
+    inputs._code[path.parents[1] / "strategies" / "a_tenth.py"] = b"was = 1"
+    # That is loaded, but no part of what `align` does.
+    assert "fer_pipeline.strategies.supervised" in sys.modules
+    inputs._code[path.parents[1] / "strategies" / "supervised.py"] = b"was = 1"
     inputs.require_unchanged()
+    (folder / "dvc.yaml").unlink()
+    with pytest.raises(DataError, match=r"strategies/supervised\.py changed"):
+        inputs.require_unchanged()

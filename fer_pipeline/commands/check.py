@@ -264,7 +264,7 @@ def _graph_outs(values: dict[str, Any]) -> list[Path]:
 
 
 def _is_added(path: Path) -> bool:
-    return any(Path(f"{folder}.dvc").exists() for folder in (path, *path.parents))
+    return any(Path(f"{folder}.dvc").is_file() for folder in (path, *path.parents))
 
 
 def _is_made(path: Path, outs: Sequence[Path]) -> bool:
