@@ -21,8 +21,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
+# DVC's memory of hashes holds pickles, and lies in a folder open to all users unless another is set.
 demo: $(VENV)/.installed
-	dvc repro
+	@site="$$(python -c 'import pathlib, pipelines.workspace as w; print(w.find_site_cache(pathlib.Path()))')" \
+		&& DVC_SITE_CACHE_DIR="$$site" dvc repro
 	@python -m fer_pipeline results
 
 # make check  format, lint, types, floors, spelling and the rules of the house

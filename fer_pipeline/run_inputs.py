@@ -22,20 +22,26 @@ from fer_pipeline.health.recorded_settings import find_contradictions
 
 LOCK = Path("dvc.lock")
 
-OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "store", "root"}  # options that name no input
+# Options that name what is written, and those that name neither that nor an input.
+OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control"}
+FOLDERS = {"store", "root"}
 
 
 class RunInputs:
-    """What one run of a stage reads, as it was at the start; `names` are the data set, recipe … that it works on.
+    """What one run of a stage reads, as it was at the start; `outputs` are the paths that it writes.
 
     Create it before the settings are read and the stage's module is imported.
     """
 
     def __init__(self, stage: str, params: Path, options: Mapping[str, Any]) -> None:
         self.stage, self.params = stage, params
-        self._names = {value for value in options.values() if isinstance(value, str)}
-        outputs = OUTPUTS | {"contents"} if stage == "align" else OUTPUTS  # an input of `mine`
-        self._paths = [path for name, value in options.items() if name not in outputs for path in paths_in(value)]
+        self._names = {value for value in options.values() if isinstance(value, str)}  # of the data set, recipe …
+        written = OUTPUTS | {"contents"} if stage == "align" else OUTPUTS  # an input of `mine`
+        replaced = sorted(written & options.keys()) if stage != "report" else ()  # that writes into a folder that stays
+        self.outputs = [options[name] for name in replaced if options[name]]
+        self._paths = [
+            path for name, value in options.items() if name not in written | FOLDERS for path in paths_in(value)
+        ]
         self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
         self._checked: CheckedSettings | None = None
         self._files: dict[Path, str] = {}

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fer_pipeline.commands.check import check_for
-from fer_pipeline.core.files import write_json
+from fer_pipeline.core.files import refuse_link, write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings, Summary
 from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
@@ -40,13 +41,15 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> tuple[
         called as late as can be, before DVC records the result.
     """
     store, inputs = options.get("store", STORE), RunInputs(stage, params, options)
+    for path in inputs.outputs:
+        refuse_link(path)
     checked = check_for(stage, params, remembered=store / "memory" / "checked")
     run = checked.modules[stage].run
     parameters = inspect.signature(run).parameters.values()
     name = "-".join(options[one.name] for one in parameters if one.annotation is str)
     owner = f"{stage}@{name}" if name else stage
     started, clock = datetime.now(UTC), time.monotonic()
-    with lock_for_run(store, owner):
+    with lock_for_run(store, owner) as warnings:
         inputs.add_settings(checked)
         with nullcontext() if stage in SHARDED_STAGES else ProgressFile(store, stage, name).follow():
             summary = run(checked.configs[stage], limit_workers(checked.project), **options)
@@ -62,7 +65,7 @@ def run_stage(stage: str, options: Mapping[str, Any], *, params: Path) -> tuple[
             "commit": (run_git(Path(), *COMMIT) or "").strip() or None,
         }
         write_json(store / "provenance" / f"{owner}.json", record)
-    return summary, inputs.require_unchanged
+    return replace(summary, warnings=(*warnings, *summary.warnings)), inputs.require_unchanged
 
 
 def limit_workers(project: ProjectSettings) -> ProjectSettings:

@@ -5,10 +5,12 @@ how many stages may hold a GPU over all hosts. `.dvc/tmp/rwlock`: DVC writes it 
 a file or entries of dead processes, which stop every later command.
 """
 
+import errno
 import fcntl
 import json
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 import time
@@ -23,7 +25,7 @@ import psutil
 
 from pipelines import FlowError
 from pipelines.process_tree import find_flow
-from pipelines.workspace import replace_text
+from pipelines.workspace import make_private_folder, replace_text
 
 GPU_SECONDS_BETWEEN_TRIES = 1.0
 DRIVER_SECONDS = 60.0
@@ -35,7 +37,7 @@ _LOCKED: ContextVar[frozenset[Path]] = ContextVar("locked workspaces", default=f
 def hold_lock_file(path: Path, owner: str) -> Iterator[None]:
     """Hold a lock file that names its owner; BlockingIOError with the owner's name where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with os.fdopen(_open_plain(path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
             raise BlockingIOError(file.read())
@@ -88,29 +90,69 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 @contextmanager
-def hold_gpu(gpu: str, on_wait: Callable[[], None], folder: Path | None = None) -> Iterator[None]:
+def hold_gpu(gpu: str, on_wait: Callable[[], None], folder: Path | None = None) -> Iterator[str]:
     """Hold one GPU of this host until the block ends; `on_wait` is called while another holds it, and may raise.
 
-    Any user of the host may hold it: the folder is open to all, and a lock needs no more than reading its file.
+    Any user of the host may hold it: the folder is open to all, and a lock needs no more than reading its file. Where
+    what lies there is no lock that this user may read, the GPU is held among one's own runs, and a warning is yielded.
     """
-    folder = folder or Path(tempfile.gettempdir()) / "pipelines-gpus"
-    path, flags = folder / gpu.replace("/", "_"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    with suppress(FileExistsError):
+    folder, warning = folder or Path(tempfile.gettempdir()) / "pipelines-gpus", ""
+    path = folder / gpu.replace("/", "_")
+    with suppress(OSError):
         folder.mkdir()
         folder.chmod(0o1777)  # mkdir's own mode is less the umask
     try:
-        file = os.open(path, flags)  # without O_CREAT: the kernel refuses that for another user's file here
-    except FileNotFoundError:
-        file = os.open(path, flags | os.O_CREAT, 0o644)
+        file = _open_gpu_lock(path)
+    except OSError as error:
+        warning = (
+            f"{path} cannot be locked ({error.strerror}): GPU {gpu} is held among your own runs alone, other users do "
+            "not see it; whoever put that there is to remove it"
+        )
+        path = make_private_folder(folder.with_name(f"{folder.name}-{os.getuid()}"), "TMPDIR") / path.name
+        try:
+            file = _open_gpu_lock(path)
+        except OSError as own:
+            raise FlowError(
+                f"{path} cannot be locked ({own.strerror}); remove it, or set TMPDIR to another folder"
+            ) from None
     try:
-        while not _try_lock(file):
+        while not _try_gpu_lock(file, path):
             on_wait()
             time.sleep(GPU_SECONDS_BETWEEN_TRIES)
         with suppress(OSError):
             os.utime(file)  # cleaners of the temporary folder take old files, locked or not
-        yield
+        yield warning
     finally:
         os.close(file)
+
+
+def _open_gpu_lock(path: Path) -> int:
+    """Open a lock, or make one, that every user may read; OSError for whatever else lies there."""
+    try:
+        file = _open_plain(path, os.O_RDONLY)  # without O_CREAT: the kernel refuses that for another user's file here
+    except FileNotFoundError:
+        file = _open_plain(path, os.O_RDONLY | os.O_CREAT)
+    if os.fstat(file).st_uid == os.getuid():
+        os.fchmod(file, 0o644)  # the mode that it was made with is less the umask
+    return file
+
+
+def _try_gpu_lock(file: int, path: Path) -> bool:
+    try:
+        return _try_lock(file)
+    except OSError as error:
+        raise FlowError(
+            f"{path} cannot be locked: {error.strerror}; set TMPDIR to a folder on a disk of this host"
+        ) from None
+
+
+def _open_plain(path: Path, flags: int) -> int:
+    """Open a file at once, through no link; OSError for what is no plain file, a pipe for example."""
+    file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return file
 
 
 def repair_rwlock(workspace: Path) -> str | None:
@@ -121,12 +163,16 @@ def repair_rwlock(workspace: Path) -> str | None:
     path = workspace / ".dvc" / "tmp" / "rwlock"
     if not path.exists():
         return None
-    with path.with_name("rwlock.lock").open("a+", encoding="utf-8") as guard:  # under which DVC edits its lock of paths
-        for _ in range(RWLOCK_TRIES):
-            if _try_lock(guard.fileno()):
-                removed = _remove_dead_entries(path, workspace)
-                return removed and f"repaired .dvc/tmp/rwlock: removed {removed}, left by a killed run"
-            time.sleep(RWLOCK_SECONDS_BETWEEN_TRIES)
+    guard = path.with_name("rwlock.lock")  # under which DVC edits its lock of paths
+    try:
+        with os.fdopen(_open_plain(guard, os.O_RDWR | os.O_CREAT)) as file:
+            for _ in range(RWLOCK_TRIES):
+                if _try_lock(file.fileno()):
+                    removed = _remove_dead_entries(path, workspace)
+                    return removed and f"repaired .dvc/tmp/rwlock: removed {removed}, left by a killed run"
+                time.sleep(RWLOCK_SECONDS_BETWEEN_TRIES)
+    except OSError as error:
+        return f".dvc/tmp/rwlock is left as it is: {guard.name} beside it cannot be locked ({error.strerror})"
     return None  # a living dvc is writing it; the next stage looks again
 
 

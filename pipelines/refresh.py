@@ -91,9 +91,9 @@ def refresh(
         remotes = remote or "", git_remote or ""
         if push and not head.was_pushed(*remotes):  # what an earlier run could not push, too
             try:
-                run_dvc(folder, "push", *(["--remote", remote] if remote else []))
+                run_dvc(folder, "push", *([f"--remote={remote}"] if remote else []))
                 if git_remote and head.tip():
-                    run_git(folder, "push", git_remote, f"{head.ref}:{head.ref}")
+                    run_git(folder, "push", "--", git_remote, f"{head.ref}:{head.ref}")
             except FlowError as error:
                 later = "the version is committed but not pushed, the next run tries again"
                 return Failed(message=f"{state.message}; {later}: {error}")

@@ -33,7 +33,7 @@ def run_dvc(folder: Path, *words: str) -> str:
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None, check: bool = True) -> str:
     done = subprocess.run(
-        command, cwd=folder, env=stage_environment(environment), capture_output=True, check=False,
+        command, cwd=folder, env=stage_environment(folder, environment), capture_output=True, check=False,
         encoding="utf-8", errors="replace",
     )  # fmt: skip
     if check and done.returncode != 0:
@@ -103,7 +103,17 @@ def remove_work_tree(workspace: Path, folder: Path) -> None:
 def save_experiment(folder: Path, name: str) -> None:
     """Save what lies in a workspace as a DVC experiment of that name, in the place of one that had it."""
     with _lock_repository(folder):  # while DVC saves one it has notes in git that all work trees share
-        run_dvc(folder, "exp", "save", "--force", "--name", name)
+        run_dvc(folder, "exp", "save", "--force", f"--name={name}")
+
+
+def check_experiment_name(name: str) -> None:
+    """Refuse a name that DVC or git would refuse when everything has been made."""
+    try:
+        if "/" in name:
+            raise FlowError
+        run_git(Path(), "check-ref-format", f"refs/exps/{name}")
+    except FlowError:
+        raise FlowError(f"{name!r} is no name for an experiment; take letters, digits and - _ . alone") from None
 
 
 def _read_commit(tree: Path) -> str | None:
@@ -124,7 +134,11 @@ def _lock_repository(folder: Path) -> Iterator[None]:
     """Wait until no other flow of this host does such a thing in the same repository."""
     git_folder = folder / run_git(folder, "rev-parse", "--git-common-dir")
     with (git_folder / "pipelines.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            cure = "a repository that flows share needs a file system with locks"
+            raise FlowError(f"{file.name} cannot be locked: {error.strerror}; {cure}") from None
         yield
 
 

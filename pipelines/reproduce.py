@@ -33,7 +33,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipelines import FlowError, artifacts, process_tree
 from pipelines.cleanup import clean_up, fail_in_one_line, is_ending, stop_event, tag_run, watch_run
 from pipelines.locks import hold_gpu, lock_workspace, repair_rwlock, visible_gpus
-from pipelines.repository import checkout_revision, save_experiment
+from pipelines.repository import check_experiment_name, checkout_revision, save_experiment
 from pipelines.workspace import (
     LOCK,
     Outcome,
@@ -151,7 +151,7 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
         result = process_tree.run_command(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force, stage],
             cwd=context.workspace,
-            env=stage_environment({} if start.gpu is None else {"CUDA_VISIBLE_DEVICES": start.gpu}),
+            env=stage_environment(context.workspace, {} if start.gpu is None else {"CUDA_VISIBLE_DEVICES": start.gpu}),
             on_line=read_line,
             timeout=None if hours is None else hours * 3600,
             grace=GRACE_SECONDS,
@@ -179,7 +179,9 @@ def _hold_gpu_and_slot(gpu: str, context: RunContext) -> Iterator[None]:
         if context.stop.is_set():
             raise FlowError(f"the run ended while GPU {gpu} was held by another")
 
-    with hold_gpu(gpu, check_stop), ExitStack() as stack:
+    with hold_gpu(gpu, check_stop) as warning, ExitStack() as stack:
+        if warning:
+            get_run_logger().warning("%s", warning)
         while True:
             # A server that does not answer for a while must not end a stage that has run for hours.
             slot = concurrency(
@@ -241,6 +243,8 @@ def reproduce(
     log, available = get_run_logger(), sorted(os.sched_getaffinity(0))
     if cores is not None and cores < 1:
         raise FlowError(f"cores is {cores}; it is a number from 1")
+    if experiment:
+        check_experiment_name(experiment)
     with checkout_revision(find_workspace(workspace), rev) as folder, own_workspace(folder, str(flow_run.name)) as run:
         stages = read_graph(folder, targets, force=force)
         stale = sum(stage.stale for stage in stages.values())

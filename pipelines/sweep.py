@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -29,7 +30,7 @@ from ruamel.yaml.error import YAMLError
 from pipelines import FlowError
 from pipelines.artifacts import read_results
 from pipelines.cleanup import fail_in_one_line, is_ending, stop_all
-from pipelines.repository import checkout_revision, remove_work_tree, run_git
+from pipelines.repository import check_experiment_name, checkout_revision, remove_work_tree, run_git
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
 
@@ -69,8 +70,13 @@ def sweep(
     folder, trials = find_workspace(workspace), [(f"{prefix}{name_trial(one)}", one) for one in combine(grid)]
     if jobs < 1:
         raise FlowError(f"jobs is {jobs}; it is a number from 1")
+    for name, _ in trials:
+        check_experiment_name(name)
     # A setting that is not there is refused before hours of work.
-    set_params(run_git(folder, "show", f"{rev}:./params.yaml"), {path: values[0] for path, values in grid.items()})
+    set_params(
+        run_git(folder, "show", "--end-of-options", f"{rev}:./params.yaml"),
+        {path: values[0] for path, values in grid.items()},
+    )
     count = min(jobs, len(trials))
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
     get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
@@ -82,6 +88,8 @@ def sweep(
         try:
             with checkout_revision(folder, rev, name) as tree, own_workspace(tree, name):
                 params = tree / "params.yaml"
+                if params.is_symlink():  # what it leads to is the workspace's, or another experiment's
+                    raise FlowError(f"params.yaml of {rev} is a link; commit the settings themselves, then vary them")
                 replace_text(params, set_params(params.read_text(encoding="utf-8"), settings))
                 state = reproduce.with_options(flow_run_name=f"reproduce · {name}")(
                     targets=targets, experiment=name, workspace=str(tree), cores=share, gpus=gpus,
@@ -133,6 +141,7 @@ def name_trial(settings: Settings) -> str:
     """Return a name that git and DVC take and that says what varies, `mine.value-0.3`; the same for the same."""
     words = "-".join(f"{path}-{_format(value)}" for path, value in settings.items())
     plain = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in words).strip("-.")
+    plain = re.sub(r"\.(?=\.|lock$)", "-", plain)  # which git refuses
     if plain == words.replace("[", "").replace("]", "") and len(plain) <= 60:
         return plain
     pairs = json.dumps(list(settings.items()), sort_keys=True, default=str)

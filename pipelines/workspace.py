@@ -10,20 +10,26 @@ DVC appends a stage to `dvc.lock` when it is done, and where stages run side by 
 
 import json
 import os
+import re
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import yaml
+from platformdirs import site_config_dir, user_config_dir
 from ruamel.yaml import YAML
 
 from pipelines import TELEMETRY_OFF, FlowError
 
-LOCK = "dvc.lock"
+LOCK, GRAPH = "dvc.lock", "dvc.yaml"
+CHECK = ("fer_pipeline", "check", "--commands")  # with which the stages begin whose commands hold settings
+TEMPORARY = Path("/var/tmp")  # where DVC's site cache lies by default, open to all
 STAGE_SETTINGS = {**TELEMETRY_OFF, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
 Cores = int | Literal["all"] | None
 
@@ -37,11 +43,52 @@ def find_workspace(given: str | None = None) -> Path:
     return folder
 
 
-def stage_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+def stage_environment(workspace: Path, more: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a stage: this process's own, telemetry off, `python` is the one that runs the flow."""
     binaries = str(Path(sys.executable).parent)
     paths = [path for path in os.environ.get("PATH", "").split(os.pathsep) if path and path != binaries]
-    return {**os.environ, **STAGE_SETTINGS, "PATH": os.pathsep.join([binaries, *paths]), **(more or {})}
+    own = {"PATH": os.pathsep.join([binaries, *paths]), "DVC_SITE_CACHE_DIR": find_site_cache(workspace)}
+    return {**os.environ, **STAGE_SETTINGS, **own, **(more or {})}
+
+
+def find_site_cache(workspace: Path) -> str:
+    """Return where DVC keeps what it remembers of hashes: as it is set for the workspace, else a private folder.
+
+    DVC's own default is open to all users of the host, and what lies there it unpickles.
+    """
+    places = [os.environ.get("DVC_SITE_CACHE_DIR", "")]
+    app = ("dvc", "iterative")
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir(*app)
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir(*app)
+    for file in (
+        workspace / ".dvc/config.local",
+        workspace / ".dvc/config",
+        Path(user, "config"),
+        Path(system, "config"),
+    ):
+        with suppress(OSError):
+            text = file.read_text(encoding="utf-8", errors="replace")
+            places += re.findall(r"""^\s*site_cache_dir\s*=\s*["']?(.*?)["']?\s*$""", text, re.MULTILINE)
+    return next(filter(None, places), None) or str(
+        make_private_folder(TEMPORARY / f"dvc-{os.getuid()}", "DVC_SITE_CACHE_DIR")
+    )
+
+
+def make_private_folder(path: Path, variable: str) -> Path:
+    """Make a folder that no other user may enter, where there is none; FlowError for one that is not private.
+
+    `variable` is the one of the environment that names another place.
+    """
+    try:
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise FlowError(f"{path} cannot be made ({error.strerror}); set {variable} to a folder of your own") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        cure = f"remove it, or set {variable} to a folder of your own"
+        raise FlowError(f"{path} is no private folder: another user may have put something there; {cure}")
+    return path
 
 
 def read_params(workspace: Path) -> dict[str, Any]:
@@ -89,7 +136,8 @@ def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) ->
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a text beside a file and put it in its place."""
+    """Write a text beside a file and put it in its place; what a link leads to is replaced, and the link stays."""
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
@@ -153,11 +201,18 @@ def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> 
     """Return what `dvc_reader.py` prints in a workspace."""
     if not workspace.is_dir():
         raise FlowError(f"{workspace} is no folder; name the workspace that holds dvc.yaml")
+    check_settings(workspace)
     # -I keeps a file of the workspace that is named like a module from being imported.
     command = [sys.executable, "-I", str(Path(__file__).with_name("dvc_reader.py"))]
     request = json.dumps({"targets": list(targets) if targets else None, "force": force})
     done = subprocess.run(
-        command, cwd=workspace, env=stage_environment(), input=request, capture_output=True, text=True, check=False
+        command,
+        cwd=workspace,
+        env=stage_environment(workspace),
+        input=request,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
@@ -167,6 +222,17 @@ def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> 
     if "error" in answer:
         raise FlowError(f"{answer['error']} (workspace {workspace})")
     return answer
+
+
+def check_settings(workspace: Path) -> None:
+    """Refuse settings that a shell would read as code, with the check that stands before the commands of the stages."""
+    graph = workspace / GRAPH
+    if graph.is_file() and " ".join(CHECK) in graph.read_text(encoding="utf-8", errors="replace"):
+        command, environment = [sys.executable, "-m", *CHECK], stage_environment(workspace)
+        done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise FlowError(f"{last.removeprefix('error: ')} (workspace {workspace})")
 
 
 class Outcome(StrEnum):

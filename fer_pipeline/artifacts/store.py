@@ -11,18 +11,22 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     fsync_path,
-    read_json,
+    refuse_damage,
     remove,
     replacing,
     replacing_folder,
@@ -38,6 +42,7 @@ class Origin:
     """Who made a shard, with what and how long it took, for estimates and for pruning: no part of its bytes."""
 
     owner: str = ""  # stage@set
+    after: str = ""  # the last run of the owner that was recorded then
     items: int = 0
     device: str = ""
     seconds: float = 0.0
@@ -49,7 +54,6 @@ class Checksums:
 
     files: dict[str, FileChecksum]
     origin: Origin
-    created: float = field(default_factory=time.time)
 
     @property
     def size(self) -> int:
@@ -97,6 +101,19 @@ def read_checksums(path: Path) -> Checksums | None:
         return None
 
 
+class Run(NamedTuple):
+    """A recorded run: the shards that it used. One that was recorded by older code has the id ''."""
+
+    id: str
+    keys: frozenset[str]
+
+
+def _read_run(record: Path) -> Run:
+    with refuse_damage(record, "is no record of a run", "remove it, and its shards stay until that run is made again"):
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return Run(str(content.get("id", "")), frozenset(map(str, content["keys"])))
+
+
 class Store:
     """Finished shards and states under one root folder, used by one `owner` (stage@set).
 
@@ -110,6 +127,9 @@ class Store:
         self.damaged: set[str] = set()
         self._verify = verify
         self._verified: set[str] = set()
+        self._last_run = ""
+        with suppress(DataError):  # there is none yet, or it is written anew at the end of this run
+            self._last_run = _read_run(self._record).id
 
     def shard(self, key: str) -> Path:
         """Returns the path of the shard of this fingerprint, finished or not."""
@@ -151,7 +171,7 @@ class Store:
         with (replacing_folder if folder else replacing)(self.shard(key)) as temporary:
             make(temporary)
             seconds = round(time.monotonic() - started, 3)
-            made_by = replace(origin or Origin(), owner=self.owner, seconds=seconds)
+            made_by = replace(origin or Origin(), owner=self.owner, after=self._last_run, seconds=seconds)
             # Recorded before the rename: a shard of this store that is there has its checksums.
             write_checksums(self._checksums(key), compute_checksums(temporary, made_by))
         return False
@@ -180,13 +200,16 @@ class Store:
     def record_run(self, keys: Iterable[str]) -> None:
         """Records the shards of the owner's last run, so that pruning keeps them."""
         ended = datetime.now(UTC).isoformat(timespec="seconds")
-        content = {"ended": ended, "time": time.time(), "keys": list(keys)}
-        write_json(self.root / "last_runs" / f"{self.owner}.json", content)
+        self._last_run = uuid.uuid4().hex
+        write_json(self._record, {"id": self._last_run, "ended": ended, "keys": list(keys)})
 
-    def last_runs(self) -> dict[str, tuple[float, frozenset[str]]]:
-        """Returns for every stage@set when its last run ended and which shards it used."""
-        runs = {path.stem: read_json(path) for path in sorted((self.root / "last_runs").glob("*.json"))}
-        return {owner: (float(run["time"]), frozenset(run["keys"])) for owner, run in runs.items()}
+    def last_runs(self) -> dict[str, "Run"]:
+        """Returns the last run of every stage@set."""
+        return {path.stem: _read_run(path) for path in sorted((self.root / "last_runs").glob("*.json"))}
+
+    @property
+    def _record(self) -> Path:
+        return self.root / "last_runs" / f"{self.owner}.json"
 
     def state(self, stage: str, key: str) -> Path:
         """Returns the folder of a long stage's mid-run state. Its owner writes whole files into it."""

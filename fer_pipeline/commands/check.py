@@ -6,20 +6,35 @@ for which code, and a stage that finds its own remembered imports only itself.
 """
 
 import hashlib
+import re
+import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 import fer_pipeline
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, paths_in, validate
+from fer_pipeline.core.settings import (
+    PARAMS,
+    PLAIN_NAME,
+    PLAIN_RULE,
+    PLAIN_TEXT,
+    ProjectSettings,
+    load_params,
+    paths_in,
+    validate,
+)
 
 GRAPH = Path("dvc.yaml")
+NAME_RULE = "is made of letters without accents, digits and _ . - and begins with a letter or digit"
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -31,12 +46,16 @@ class CheckedSettings(NamedTuple):
     modules: dict[str, ModuleType]
 
 
-def run(*, params: Path = PARAMS) -> str:
+def run(*, commands: bool = False, params: Path = PARAMS) -> str:
     """Check the settings, and that the data sets, files and devices that they name are there, without running anything.
 
     Args:
+        commands: Check only what DVC puts into commands and outputs: that no shell reads it as code, at once.
         params: The file of settings.
     """
+    if commands:
+        check_commands(params)
+        return f"{params}: every name and path in commands and outputs of {GRAPH} is plain"
     checked = check(params)
     project = checked.project
     check_machine(params, checked)
@@ -89,8 +108,75 @@ def check(params: Path) -> CheckedSettings:
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
+        check_commands(params)
         _check_sources(params, project, values)
     return CheckedSettings(project, configs, modules)
+
+
+def check_commands(params: Path) -> None:
+    """Refuses what DVC would paste into a command for a shell to read as more than one word, or into an output's path.
+
+    DVC removes an output before it runs the command. The settings are read by its own reader, for which a text may mean
+    something else than for ours.
+    """
+    load_params(params)
+    try:
+        values = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ConfigError(f"{params}: DVC cannot read it: {' '.join(str(error).split())}") from None
+    for name, stage in (load_params(GRAPH).get("stages") or {}).items():
+        for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
+            try:
+                texts = list(_pasted(stage, part, values))
+            except RecursionError:
+                raise ConfigError(f"{params}: an alias stands in what it names; write the values out") from None
+            for text in texts:
+                if not plain.fullmatch(text):
+                    raise ConfigError(
+                        f"{params}: {text[:80]!r} would stand in {part} of the stage {name} of {GRAPH}; what stands "
+                        f"there {rule}: rename it"
+                    )
+
+
+def _pasted(stage: Mapping[str, Any], part: str, values: Any) -> Iterator[str]:
+    """Yields the texts that DVC pastes into a part of a stage."""
+    scopes = [values]
+    if "foreach" in stage:
+        entries = _entries(stage["foreach"], values)
+        pairs = entries.items() if isinstance(entries, dict) else ((entry, entry) for entry in entries)
+        scopes = [{**values, "key": key, "item": entry} for key, entry in pairs]
+    for variable, listed in stage.get("matrix", {}).items():
+        scopes += [{"key": entry, "item": {variable: entry}} for entry in _entries(listed, values)]
+    for expression in re.findall(r"\$\{.*?\}", str(stage.get("do", stage).get(part, ""))):
+        for scope in scopes:
+            yield from _texts(_resolve(expression, scope))
+
+
+def _entries(value: Any, scope: Any) -> dict[Any, Any] | list[Any]:
+    """Returns what a stage loops over; nothing where it is no mapping or list, which DVC reports."""
+    entries = _resolve(value, scope)
+    return entries if isinstance(entries, dict | list) else []
+
+
+def _resolve(value: Any, scope: Any) -> Any:
+    """Returns what an expression `${a.b[0]}` names; None where it names nothing, which DVC reports."""
+    if not (isinstance(value, str) and value.startswith("${")):
+        return value
+    for part in filter(None, re.split(r"[.\[\]]", value[2:-1])):
+        try:
+            scope = scope[int(part) if isinstance(scope, list) else part]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return scope
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yields the keys and values in settings, however deep, as DVC writes them."""
+    if isinstance(value, dict | list):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif value is not None:
+        yield str(value)
 
 
 def check_machine(params: Path, checked: CheckedSettings) -> None:
@@ -113,7 +199,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     places |= {key: path for key, section in sections.items() for path in paths_in(section)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
-            advice = f"run `dvc pull {path}`" if _is_added(path) else "correct the path"
+            advice = f"run `dvc pull {shlex.quote(str(path))}`" if _is_added(path) else "correct the path"
             raise ConfigError(f"{params}, {key}: {path} does not exist; {advice}")
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
@@ -188,10 +274,6 @@ def _is_made(path: Path, outs: Sequence[Path]) -> bool:
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
     outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
-    if "foreach" not in stage:
-        return outs
-    entries: Any = values
-    for key in stage["foreach"][2:-1].split("."):
-        entries = entries.get(key) or {}
     # A list gives its items, a mapping its keys: no output is named by the value of one.
+    entries = _entries(stage["foreach"], values) if "foreach" in stage else [""]
     return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

@@ -29,7 +29,7 @@ from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, SeveralFa
 from fer_pipeline.alignment.pictures import Rejection
 from fer_pipeline.artifacts.faces import decode_one, encode
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import replacing
+from fer_pipeline.core.files import refuse_link, replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Summary, validate
 from fer_pipeline.datasets._files import PictureRoot, format_left_out, say_empty
@@ -70,6 +70,7 @@ def run(
     """
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise ConfigError(f"--out {out} must end in .parquet or .csv")
+    refuse_link(out)
     if batch < 1:
         raise ConfigError(f"--batch must be at least 1, found {batch}")
     pictures, left_out = find_pictures(folder, leave_out=out)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import write_bytes
+from fer_pipeline.core.files import refuse_link, write_bytes
 from fer_pipeline.core.settings import PARAMS
 
 PROFILES = Path("profiles")
@@ -31,7 +31,8 @@ def run(name: str | None = None, *, params: Path = PARAMS, force: bool = False) 
 
 
 def check_replaceable(params: Path, *, force: bool) -> None:
-    """Refuses to replace settings that are no profile's own, unless forced."""
+    """Refuses to replace settings that are no profile's own, unless forced, and a link to settings."""
+    refuse_link(params)
     known = [path.read_bytes() for path in PROFILES.glob("*.yaml")]
     if params.exists() and params.read_bytes() not in known and not force:
         raise ConfigError(f"{params} holds settings of its own; keep a copy and say --force to replace it")

@@ -1,9 +1,10 @@
 """Remove from the shard store what it no longer needs: old shards and states, temporary files of dead runs.
 
-A shard stays while the last run of any stage and set used it, and while the run that made it has not ended: a killed
-run is to find what it finished. The outputs do not suffer: they hold links of their own.
+A shard stays while the last run of any stage and set used it, and while no run of its stage and set has been recorded
+since it was made: a killed run is to find what it finished. The outputs do not suffer: they hold links of their own.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,6 +35,9 @@ def run(*, store: Path = STORE, dry_run: bool = False) -> str:
         raise DataError(f"{store} is no store of finished shards; name it with --store")
     with lock_exclusively(store):
         unused = find_unused(Store(store))
+        for file in store.glob("states/**/*") if not dry_run else ():
+            if file.stat().st_mtime > time.time():  # of a clock that was ahead: it ages from now on
+                os.utime(file)
         num_shards = len(list(store.glob("shards/*/[!.]*")))
         for one in unused if not dry_run else ():
             Store(store).remove(one.path.name) if one.kind == "shard" else remove(one.path)
@@ -60,16 +64,22 @@ class Unused(NamedTuple):
 def find_unused(store: Store) -> list[Unused]:
     """Finds all that can be removed while nobody works on the store."""
     runs = store.last_runs()
-    used = frozenset[str]().union(*(keys for _, keys in runs.values()))
+    used = frozenset[str]().union(*(run.keys for run in runs.values()))
+    # A state ages while others work on the store: by the clock alone, one that is ahead would remove all.
+    worked = [
+        path.stat().st_mtime for pattern in ("last_runs/*.json", "locks/[!.]*") for path in store.root.glob(pattern)
+    ]
+    now = min(time.time(), max(worked, default=0.0))
 
     def is_unused(shard: Path) -> bool:
+        """By the runs that were recorded since it was made, not by times: the clock may have been wrong."""
         checksums = store.checksums(shard.name)
-        ended, _ = runs.get(checksums.origin.owner if checksums else "", (None, None))
-        return shard.name not in used and (checksums is None or (ended is not None and checksums.created <= ended))
+        run = runs.get(checksums.origin.owner) if checksums else None
+        return shard.name not in used and (not checksums or (run is not None and run.id != checksums.origin.after))
 
     def is_abandoned(state: Path) -> bool:
         newest = max(file.stat().st_mtime for file in (state, *state.rglob("*")))
-        return store.shard(state.name).exists() or time.time() - newest > STATE_SECONDS
+        return store.shard(state.name).exists() or now - newest > STATE_SECONDS
 
     checksums = sorted(store.root.glob("checksums/*/[!.]*.json"))
     paths: dict[Kind, list[Path]] = {

@@ -28,8 +28,9 @@ def fsync_path(path: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; the file or folder there replaces it on success, and is removed otherwise.
 
-    A folder at `path` stays until the new one is complete.
+    A folder at `path` stays until the new one is complete. A link there is refused.
     """
+    refuse_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, retired = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("tmp", "old"))
     try:
@@ -39,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         if temporary.is_dir() and path.exists():
             path.replace(retired)
         temporary.replace(path)
-        shutil.rmtree(retired, ignore_errors=True)
+        remove(retired)
         fsync_path(path.parent)
     finally:
         remove(temporary)
@@ -53,9 +54,16 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def refuse_link(path: Path) -> None:
+    """Refuses to write where a link stands: the result would take its place, and not lie where it leads."""
+    if path.is_symlink():
+        raise DataError(f"{path} is a link to {os.readlink(path)}; write to that place by its name, or remove the link")
+
+
 def remove(path: Path) -> None:
-    """Removes a file or a folder, where there is one."""
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    """Removes a file, a folder or a link, where there is one."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    shutil.rmtree(path, ignore_errors=True) if is_folder else path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -109,7 +117,8 @@ def read_json(path: Path) -> Any:
 
 
 def fresh_folder(path: Path) -> Path:
-    """Makes an empty folder at `path` and returns it; what was there is removed."""
+    """Makes an empty folder at `path` and returns it; what was there is removed, a link is refused."""
+    refuse_link(path)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path

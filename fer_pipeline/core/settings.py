@@ -21,7 +21,20 @@ Split = Literal["train", "val", "test"]
 PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line names others
 EXPERIMENT = "DVC_EXP_BASELINE_REV"  # set in the environment by DVC while it runs an experiment
 FACES = Path("data/faces")  # <set>/<split> below
-PlainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+PlainName = Annotated[str, Field(pattern=PLAIN_NAME)]
+# What no shell reads as more than one word, within single quotes: DVC pastes it into the commands of stages.
+PLAIN_TEXT = re.compile(r"[\w./][\w @%+=:,./-]*")
+PLAIN_RULE = "is made of letters, digits, blanks and _ . / - @ % + = : , and begins with a letter, digit, _ . or /"
+
+
+def _is_plain(path: Path) -> Path:
+    if not PLAIN_TEXT.fullmatch(str(path)):
+        raise ValueError(f"a path that DVC hands to a shell {PLAIN_RULE}; rename it")
+    return path
+
+
+PlainPath = Annotated[Path, AfterValidator(_is_plain)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -87,7 +100,7 @@ class RecipeSettings(Settings):
     """
 
     strategy: str
-    sources: Annotated[dict[PlainName, Path], Field(min_length=1)]
+    sources: Annotated[dict[PlainName, PlainPath], Field(min_length=1)]
     deps: tuple[Path, ...] = ()
     overrides: dict[str, Any] = {}
 
@@ -138,6 +151,10 @@ class ProjectSettings(BaseModel):
             twice = [value for value, count in Counter(getattr(self, key)).items() if count > 1]
             if twice:
                 raise ValueError(f"{key} names {twice[0]!r} twice")
+        for key in ("datasets", "recipes"):
+            if dotted := [name for name in getattr(self, key) if "." in name]:
+                cure = f"rename it, for example to {dotted[0].replace('.', '_')}"
+                raise ValueError(f"{key} has the name {dotted[0]!r}, in which DVC reads a dot as a step deeper; {cure}")
         for key in ("anchor", "train", "pools", "targets"):
             value = getattr(self, key)
             for name in (value,) if isinstance(value, str) else value:

@@ -13,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -296,7 +297,9 @@ def _drop_ignored(root: Path, outputs: Sequence[WorkspaceOutput]) -> None:
     if not paths:
         return
     command = [sys.executable, "-m", "dvc", "check-ignore", "--stdin"]
-    result = subprocess.run(command, cwd=root, input="\n".join(paths) + "\n", capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # private, and nothing is remembered of this
+        environment, words = {**os.environ, "DVC_SITE_CACHE_DIR": folder}, "\n".join(paths) + "\n"
+        result = subprocess.run(command, cwd=root, env=environment, input=words, capture_output=True, text=True)
     if result.returncode not in (0, 1):  # 1: none is ignored
         reason = (result.stderr.strip() or result.stdout.strip() or str(result.returncode)).splitlines()[-1]
         raise DataError(f"`dvc check-ignore` failed: {reason}; correct that first")

@@ -8,6 +8,7 @@ what was made: that nothing can be lost, or is committed by accident.
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -223,12 +224,12 @@ def check_outputs(context: CheckContext) -> Finding:
     tracked = (run_git(root, "ls-files", "-z", "--", *(f":(literal){path}" for path in paths)) or "").split("\0")[:-1]
     if tracked:
         roots = sorted({path for path in paths for one in tracked if one == path or one.startswith(f"{path}/")})
-        advice = f"git rm -r --cached --quiet {' '.join(roots[:5])}"
+        advice = f"git rm -r --cached --quiet {shlex.join(roots[:5])}"
         return Finding("problem", f"git tracks {len(tracked):,} files of outputs", advice)
     ignored = (run_git(root, "check-ignore", "-z", "--stdin", stdin="\0".join(paths)) or "").split("\0")
     if others := sorted(set(paths) - set(ignored)):
         message = f"git does not ignore {', '.join(others[:3])}{' …' if len(others) > 3 else ''}"
-        return Finding("warning", message, f"printf '/%s\\n' {' '.join(others)} >> .gitignore")
+        return Finding("warning", message, f"printf '/%s\\n' {shlex.join(others)} >> .gitignore")
     return Finding("ok", f"git ignores all {len(paths):,}")
 
 

@@ -229,11 +229,27 @@ def file_system(path: Path) -> str:
     return next((one.fstype for one in reversed(mounts) if path.absolute().is_relative_to(one.mountpoint)), "")
 
 
+def is_private(folder: Path) -> bool:
+    """Says whether no other user can enter a folder; DVC makes one that is not there for all users."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o077
+
+
 def check_site_cache(context: CheckContext) -> Finding:
-    """Checks that the hashes that DVC remembers survive this machine: without them everything is hashed again."""
+    """Checks that the hashes that DVC remembers are nobody else's to write, and survive this machine.
+
+    They are pickles, which run what their writer wants; without them everything is hashed again.
+    """
     folder = read_config(context.root).site_cache or Path("/var/tmp/dvc")
     kind = file_system(folder)
     message = f"DVC remembers hashes in {folder} ({kind or 'unknown file system'})"
+    if not is_private(folder):
+        own = f"/var/tmp/dvc-{os.getuid()}"
+        advice = f"mkdir -m 700 {own}; dvc config --global core.site_cache_dir {own}"
+        return Finding("warning", f"{message}: other users can write there what DVC then unpickles", advice)
     if kind not in TEMPORARY_FILE_SYSTEMS:
         return Finding("ok", message)
     size = sum(output.size for output in read_outputs(context.root)[0])

@@ -14,7 +14,7 @@ from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
-from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Summary
+from fer_pipeline.core.settings import STORE, PlainName, PlainPath, ProjectSettings, Summary
 from fer_pipeline.distillation.loop import distill
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
@@ -28,7 +28,7 @@ class Config(DistillSettings):
     """The section `distill` of params.yaml."""
 
     # name of a distilled set -> what is distilled; the graph has a stage for each
-    sources: dict[PlainName, Path] = Field(default_factory=dict)
+    sources: dict[PlainName, PlainPath] = Field(default_factory=dict)
 
 
 def run(

@@ -6,7 +6,7 @@ bytes depend on what it shows alone (no date, no host). It reads what other stag
 
 from pathlib import Path
 
-from fer_pipeline.core.files import replacing_folder, write_bytes, write_text
+from fer_pipeline.core.files import refuse_link, replacing_folder, write_bytes, write_text
 from fer_pipeline.core.settings import ProjectSettings, Summary
 from fer_pipeline.reporting.page import PageSettings, ReportData, build_context, render
 from fer_pipeline.reporting.tables import write_tables
@@ -23,6 +23,8 @@ def run(config: Config, project: ProjectSettings, *, out: Path, root: Path = Pat
         out: Where `index.html`, `tables` and `figures` are written.
         root: The folder of the project whose results are shown.
     """
+    for name in ("tables", "figures", "index.html"):
+        refuse_link(out / name)
     data = ReportData(root, project, config)
     context = build_context(data, project, config)
     page = render(context)

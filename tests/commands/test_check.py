@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
 from fer_pipeline.commands import check, profile
-from fer_pipeline.core.errors import ConfigError, PipelineError
+from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 
 REMEMBERED = "memory/checked"
 
@@ -93,6 +93,12 @@ def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path, monkey
     with pytest.raises(ConfigError, match=r"unknown profile 'x'; choose one of demo"):
         profile.run("x", params=params)
     assert params.read_text() == "mine: {}"
+    link = tmp_path / "link.yaml"
+    link.symlink_to(params)
+    with pytest.raises(DataError, match=rf"{link} is a link to {params}; "):
+        profile.run("demo", params=link, force=True)
+    assert params.read_text() == "mine: {}"
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize("key", ["controls", "descriptions"])

@@ -272,6 +272,9 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
     model = _model(tmp_path / "model", {"crop": SIDE})
     with pytest.raises(ConfigError, match=r"must end in \.parquet or \.csv"):
         predict.run(tmp_path, model=model, out=tmp_path / "faces.xlsx", device="cpu")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "elsewhere.csv")
+    with pytest.raises(DataError, match=r"link\.csv is a link to "):
+        predict.run(tmp_path / "nowhere", model=tmp_path / "nothing", out=tmp_path / "link.csv", device="cpu")
     with pytest.raises(DataError, match="does not exist; name a picture or a folder"):
         predict.run(tmp_path / "nowhere", model=model, out=tmp_path / "faces.csv", device="cpu")
     (tmp_path / "empty").mkdir()

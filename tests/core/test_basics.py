@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     read_json,
+    remove,
     replacing,
     replacing_folder,
     write_json,
@@ -83,6 +85,39 @@ def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert list(fresh_folder(folder).iterdir()) == []
+
+
+def replace_by_folder(path: Path) -> None:
+    with replacing_folder(path) as temporary:
+        (temporary / "new").write_text("new")
+
+
+@pytest.mark.parametrize("target", ["folder", "file", "nothing"])
+@pytest.mark.parametrize("write", [replace_by_folder, fresh_folder, lambda path: write_text(path, "new")])
+def test_a_link_in_the_place_of_an_output_is_refused(tmp_path: Path, target: str, write) -> None:
+    """It was renamed away before: the result lay beside the link, and what it led to was not what it seemed."""
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    (elsewhere / "old").write_text("old")
+    out.symlink_to({"folder": elsewhere, "file": elsewhere / "old", "nothing": tmp_path / "gone"}[target])
+    with pytest.raises(
+        DataError, match=rf"^{out} is a link to {os.readlink(out)}; write to that place by its name, or"
+    ):
+        write(out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out"]
+    assert out.is_symlink()
+    assert [(path.name, path.read_text()) for path in elsewhere.iterdir()] == [("old", "old")]
+    remove(out)  # the link alone
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    write(tmp_path / "elsewhere" / "out")  # a link above it is none of its business
+    (tmp_path / "link").symlink_to(elsewhere)
+    write(tmp_path / "link" / "out")
+
+
+def test_a_folder_takes_the_place_of_a_file_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("old")
+    replace_by_folder(tmp_path / "out")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]
 
 
 def test_json_is_read_back_and_damage_is_told(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_settings_are_frozen() -> None:
         ({"pools": ["a"]}, "cannot be its own pool"),
         ({"classes": ["anger"]}, "at least two"),
         ({"recipes": {"../x": RECIPE}}, "pattern"),
+        ({"recipes": {"v.2": RECIPE}}, r"recipes has the name 'v\.2', in which DVC reads a dot .*, for example to v_2"),
     ],
 )
 def test_impossible_worlds_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -123,14 +123,33 @@ def test_a_link_that_works_is_one(context: CheckContext, tmp_path: Path) -> None
     ("kind", "level"), [("ext4", "ok"), ("nfs4", "ok"), ("overlay", "warning"), ("tmpfs", "warning")]
 )
 def test_site_cache(context: CheckContext, kind: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Path] = []
+    folder, seen = context.root / "own", []
+    folder.mkdir(0o700)
     monkeypatch.setattr(machine, "file_system", lambda path: seen.append(path) or kind)
+    (context.root / ".dvc/config").write_text(f"[core]\nsite_cache_dir = {folder}\n", encoding="utf-8")
     finding = machine.check_site_cache(context)
     assert finding.level == level
     assert ("3.0 GB are hashed again, 8 s" in finding.message) == (level == "warning")
-    (context.root / ".dvc/config").write_text("[core]\nsite_cache_dir = /stays\n", encoding="utf-8")
-    machine.check_site_cache(context)
-    assert seen[1:] == [Path("/stays")]
+    assert seen == [folder]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o710, None])
+def test_a_site_cache_that_others_can_enter_is_told(context: CheckContext, mode: int | None) -> None:
+    """Also one that is not there: DVC makes it for all users, and folders in it that all can write to."""
+    folder = context.root / "shared"
+    if mode is not None:
+        folder.mkdir()
+        folder.chmod(mode)
+    (context.root / ".dvc/config").write_text(f"[core]\nsite_cache_dir = {folder}\n", encoding="utf-8")
+    finding = machine.check_site_cache(context)
+    assert (finding.level, f"hashes in {folder} (" in finding.message) == ("warning", True)
+    assert "other users can write there what DVC then unpickles" in finding.message
+    assert finding.advice.startswith("mkdir -m 700 /var/tmp/dvc-")
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o700)
+    assert "unpickles" not in machine.check_site_cache(context).message
+    (context.root / ".dvc/config").unlink()
+    assert "hashes in /var/tmp/dvc (" in machine.check_site_cache(context).message
 
 
 def test_the_file_system_is_that_of_the_nearest_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

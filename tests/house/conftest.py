@@ -11,7 +11,8 @@ class Node(NamedTuple):
 
     address: str
     stage: str
-    cmd: str
+    cmd: str  # of the stage itself
+    guards: tuple[str, ...]  # the commands before it
     deps: tuple[str, ...]
     outs: tuple[str, ...]
     params: tuple[str, ...]
@@ -25,12 +26,14 @@ def graph(root: Path) -> tuple[Node, ...]:
     nodes = []
     with Repo(str(root)) as repo:
         for stage in repo.index.stages:
+            *guards, command = stage.cmd if isinstance(stage.cmd, list) else [stage.cmd]
             deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
             nodes.append(
                 Node(
                     address=stage.addressing,
                     stage=stage.addressing.partition("@")[0],
-                    cmd=stage.cmd,
+                    cmd=command,
+                    guards=tuple(guards),
                     deps=tuple(dep.def_path for dep in deps),
                     outs=tuple(out.def_path for out in stage.outs),
                     params=tuple(key for dep in stage.params for key in dep.params),

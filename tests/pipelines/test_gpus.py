@@ -1,6 +1,7 @@
 """GPUs of a host: which there are, and locks that two processes never hold together and that end with their holder."""
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -86,13 +87,51 @@ def test_other_users_may_hold_a_gpu_too(tmp_path: Path) -> None:
     place = tmp_path / "locks"
     before = os.umask(0o077)
     try:
-        with hold_gpu("0", lambda: None, place):
+        with hold_gpu("0", lambda: None, place) as warning:
+            assert (warning, stat.S_IMODE((place / "0").stat().st_mode)) == ("", 0o644)
+            (place / "0").chmod(0o600)  # as an older version left it
             os.utime(place / "0", (0, 0))
     finally:
         os.umask(before)
     assert stat.S_IMODE(place.stat().st_mode) == 0o1777  # all may add, none may take away another's
     with hold_gpu("0", lambda: None, place):
         assert time.time() - (place / "0").stat().st_mtime < 60  # young enough not to be swept away
+        assert stat.S_IMODE((place / "0").stat().st_mode) == 0o644
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "unreadable", "no folder"])
+def test_what_a_neighbour_put_in_the_place_of_a_lock_neither_stops_nor_crashes(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPU is held among one's own runs then, a line says so, and what is there is not touched."""
+    place, precious = tmp_path / "locks", tmp_path / "precious"
+    precious.write_text("kept")
+    if kind == "no folder":
+        place.touch()
+    else:
+        place.mkdir()
+        make = {"pipe": os.mkfifo, "folder": Path.mkdir, "link": lambda path: path.symlink_to(precious)}
+        make.get(kind, Path.touch)(place / "0")
+    if kind == "unreadable":  # as to whom it does not belong, made with a umask of 077
+        original = os.open
+        denied = PermissionError(13, "Permission denied")
+        monkeypatch.setattr(
+            locks.os, "open", lambda path, *more: raise_(denied) if path == place / "0" else original(path, *more)
+        )
+    before = len(os.listdir("/proc/self/fd"))
+    with hold_gpu("0", lambda: None, place) as warning:
+        assert re.search(r"locks/0 cannot be locked \(.+\): GPU 0 is held among your own runs alone, ", warning)
+        assert "\n" not in warning
+        with pytest.raises(TimeoutError), hold_gpu("0", lambda: raise_(TimeoutError()), place):
+            pass
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / f"locks-{os.getuid()}").stat().st_mode & 0o777 == 0o700
+    assert precious.read_text() == "kept"
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,19 @@
 """Names of runs from params.yaml, and grids from the command line, whatever a person wrote there."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dvc.exceptions import InvalidArgumentError
+from dvc.repo.experiments.refs import ExpRefInfo
+from dvc.repo.experiments.utils import check_ref_format
+from dvc.scm import Git
 
 from pipelines import FlowError
-from pipelines.sweep import read_grid, set_params
+from pipelines.repository import check_experiment_name
+from pipelines.sweep import name_trial, read_grid, set_params, sweep
 from pipelines.workspace import describe_workspace, read_params
 
 
@@ -77,3 +83,70 @@ def test_a_value_is_set_in_its_own_place_alone(dotted: str) -> None:
 def test_settings_that_share_a_value_are_not_varied() -> None:
     with pytest.raises(FlowError, match=r"line 2: \*shared repeats what &shared names; write the values out"):
         set_params("one: &shared {a: 1}\ntwo: *shared\n", {"one.a": 7})
+
+
+def is_refused(call: Callable[[], object], error: type[Exception]) -> bool:
+    try:
+        call()
+    except error:
+        return True
+    return False
+
+
+NAMES = (
+    "a",
+    "ä.1_b-c",
+    "a/b",
+    "a..b",
+    "a b",
+    "x.lock",
+    ".a",
+    "a.",
+    "",
+    "a\nb",
+    "a~1",
+    "a:b",
+    "@{1}",
+    "a;touch canary",
+    "$(x)",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_has_a_name_that_dvc_takes(tmp_path: Path, name: str, new_repository) -> None:
+    """Before the hours of work after which DVC would refuse it."""
+    scm = Git(str(new_repository(tmp_path / "work", {})))
+    theirs = is_refused(lambda: check_ref_format(scm, ExpRefInfo("0" * 40, name)), InvalidArgumentError)
+    assert is_refused(lambda: check_experiment_name(name), FlowError) == theirs or not name
+
+
+@pytest.mark.parametrize(
+    "value", ["../x", "x.lock", "a..b", "a/b", ".", "-", "", "ä b", "a\nb", "$(touch canary)", "a.lock.lock"]
+)
+def test_a_trial_has_a_name_that_can_be_an_experiments(value: str) -> None:
+    name = name_trial({"a.b": value})
+    check_experiment_name(name)
+    assert name == name_trial({"a.b": value}) != name_trial({"a.b": f"{value}2"})
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"prefix": "a/b-"}, "'a/b-x-1' is no name for an experiment; take letters, digits and - _ . alone"),
+        (
+            {"prefix": "two words "},
+            "'two words x-1' is no name for an experiment; take letters, digits and - _ . alone",
+        ),
+        ({"rev": "--output=canary"}, "`git show --end-of-options` failed in "),
+        ({"rev": "--ext-diff"}, "`git show --end-of-options` failed in "),
+    ],
+)
+def test_a_sweep_refuses_names_and_revisions_in_one_line(
+    tmp_path: Path, options: dict[str, str], line: str, new_repository
+) -> None:
+    folder = new_repository(tmp_path / "work", {"params.yaml": "x: 0\n", "dvc.yaml": "stages: {}\n"})
+    state = sweep.fn(grid={"x": [1, 2]}, workspace=str(folder), **options)
+    assert state.is_failed()
+    assert state.message.startswith(line)
+    assert "\n" not in state.message
+    assert not [*folder.glob("canary*"), *tmp_path.glob("work@*")]

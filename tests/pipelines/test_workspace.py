@@ -20,9 +20,9 @@ from dvc.fs import localfs
 from dvc.lock import LockError
 from dvc.rwlock import rwlock
 
-from pipelines import FlowError, locks
+from pipelines import FlowError, locks, workspace
 from pipelines.locks import lock_workspace, repair_rwlock
-from pipelines.workspace import find_workspace, stage_environment
+from pipelines.workspace import find_site_cache, find_workspace, make_private_folder, stage_environment
 
 HOLDER = """
 import sys, time
@@ -112,13 +112,57 @@ def test_the_workspace_is_given_or_named_or_here(folder: Path, monkeypatch: pyte
     assert find_workspace(str(folder)) == folder.resolve()
 
 
-def test_python_of_a_stage_is_the_flows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_of_a_stage_is_the_flows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path))
     binaries = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", binaries, "", "/bin"]))
-    environment = stage_environment({"CUDA_VISIBLE_DEVICES": "3"})
+    environment = stage_environment(tmp_path, {"CUDA_VISIBLE_DEVICES": "3"})
     assert environment["PATH"].split(os.pathsep) == [binaries, "/usr/bin", "/bin"]
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
     assert environment["DVC_NO_ANALYTICS"] == "1"
+
+
+def test_what_dvc_remembers_lies_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pickles run what their writer wants; what is set for the workspace counts, in DVC's own order."""
+    own = tmp_path / f"dvc-{os.getuid()}"
+    monkeypatch.setattr(workspace, "TEMPORARY", tmp_path)
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    for level in ("GLOBAL", "SYSTEM"):
+        (tmp_path / level).mkdir()
+        monkeypatch.setenv(f"DVC_{level}_CONFIG_DIR", str(tmp_path / level))
+    before = os.umask(0)
+    try:
+        assert stage_environment(tmp_path)["DVC_SITE_CACHE_DIR"] == str(own)
+    finally:
+        os.umask(before)
+    assert own.stat().st_mode & 0o777 == 0o700
+    (tmp_path / ".dvc").mkdir()
+    for name in ("SYSTEM/config", "GLOBAL/config", ".dvc/config", ".dvc/config.local"):
+        (tmp_path / name).write_text(f'[core]\n    remote = x\n    site_cache_dir = "/{name}"\n', encoding="utf-8")
+        words = [sys.executable, "-c", "from dvc.repo import Repo; print(Repo().config['core']['site_cache_dir'])"]
+        subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+        theirs = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+        assert find_site_cache(tmp_path) == theirs == f"/{name}"
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", "/named")
+    assert find_site_cache(tmp_path) == "/named"
+
+
+@pytest.mark.parametrize("kind", ["open", "readable", "link", "file", "another user's"])
+def test_a_folder_that_another_user_may_have_filled_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "dvc"
+    if kind == "link":
+        path.symlink_to(tmp_path)
+    elif kind == "file":
+        path.touch(0o600)
+    else:
+        path.mkdir(0o700)
+        path.chmod({"open": 0o777, "readable": 0o755}.get(kind, 0o700))
+    if kind == "another user's":
+        monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(FlowError, match=r"is no private folder: .*set TMPDIR to a folder of your own$"):
+        make_private_folder(path, "TMPDIR")
 
 
 def lock(folder: Path) -> Path:

@@ -1,13 +1,18 @@
 """Two runs at once: the second is refused in one line that names the first; a dead run holds nothing."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.commands import prune
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.sharding import locks
 from fer_pipeline.sharding.locks import lock_exclusively, lock_for_run
 
 HOLDER = """
@@ -81,3 +86,56 @@ def test_who_comes_alone_sweeps_what_dead_runs_left(tmp_path: Path) -> None:
         left.write_bytes(b"half")  # of this run
         with lock_for_run(tmp_path, "embed@studio"):
             assert left.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_locks_nothing_is_swept_or_pruned_and_a_line_says_so(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS without its lock daemon: that a lock cannot be taken does not mean that nobody holds it."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+
+    def make(path: Path) -> None:
+        path.write_bytes(b"half")
+        with lock_for_run(tmp_path, "embed@b") as warnings:  # another stage begins on the same store
+            assert [re.sub(r"of \S+ has", "of S has", line) for line in warnings] == [
+                "the file system of S has no locks: a second run of embed@b is not noticed, and nothing that killed "
+                "runs left is removed; put the store where there are locks (--store)"
+            ]
+
+    with lock_for_run(tmp_path, "align@a"):
+        Store(tmp_path, owner="align@a").make("c" * 32, make)
+    assert Store(tmp_path).shard("c" * 32).read_bytes() == b"half"
+    for dry_run in (True, False):
+        with pytest.raises(DataError, match=r"has no locks, so nobody can tell .*: nothing is removed; put the store"):
+            prune.run(store=tmp_path, dry_run=dry_run)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link", "unreadable"])
+@pytest.mark.parametrize("name", [".store", "embed@street"])
+def test_what_lies_in_the_place_of_a_lock_is_no_reason_to_hang_or_to_write_to_it(
+    tmp_path: Path, kind: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, precious = tmp_path / "locks", tmp_path / "precious"
+    folder.mkdir()
+    precious.write_text("kept")
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir, "link": lambda path: path.symlink_to(precious)}
+    make.get(kind, Path.touch)(folder / name)
+    if kind == "unreadable":  # another user's
+        original, denied = os.open, PermissionError(13, "Permission denied")
+
+        def open_(path: Path, *more: int) -> int:
+            if path == folder / name:
+                raise denied
+            return original(path, *more)
+
+        monkeypatch.setattr(locks.os, "open", open_)
+    reason = {"pipe": "no plain file", "folder": "Is a directory", "link": "a link", "unreadable": "Permission denied"}
+    line = rf"^{folder / name} cannot be locked \({reason[kind]}\); remove it, or name a store of your own by --store$"
+    with pytest.raises(DataError, match=line), lock_for_run(tmp_path, "embed@street"):
+        pass
+    assert precious.read_text() == "kept"

@@ -1,5 +1,6 @@
 """Pruning removes what no last run uses, keeps what a killed run finished, and touches no store that is in use."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -51,6 +52,69 @@ def test_what_a_killed_run_finished_is_kept(tmp_path: Path) -> None:
     make(tmp_path, "embed@street", [4], ended=False)
     prune.run(store=tmp_path)
     assert shards(tmp_path) == {1, 3, 4}
+
+
+@pytest.mark.parametrize("hours", [-1000, 1000])
+def test_a_clock_that_was_wrong_neither_loses_a_shard_nor_keeps_one(
+    tmp_path: Path, hours: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last run ended while the clock was wrong; it was put right before the next one, which was killed."""
+    clock = time.time
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: clock() + 3600 * hours)
+        make(tmp_path, "embed@street", [1, 2])
+    make(tmp_path, "embed@street", [3], ended=False)
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {1, 2, 3}
+    make(tmp_path, "embed@street", [2])
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {2}
+
+
+def test_states_age_by_the_work_on_the_store_and_not_by_the_clock_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(tmp_path, "train_final@vas", [1])
+    state = store.state("train_final", key(8)) / "state.json"
+    state.write_text("of a killed training")
+    clock, day = time.time, 86400
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time", lambda: clock() + 100 * day)
+        prune.run(store=tmp_path)
+    assert state.exists()
+    for path in (state, state.parent):  # of a clock that was ahead
+        os.utime(path, (clock() + 1000 * day,) * 2)
+    prune.run(store=tmp_path, dry_run=True)
+    assert state.stat().st_mtime > clock() + 900 * day
+    prune.run(store=tmp_path)
+    assert state.exists()
+    assert state.stat().st_mtime <= clock()
+    assert state.parent.stat().st_mtime <= clock()
+
+
+def test_shards_of_older_code_are_kept_until_their_stage_has_run_again(tmp_path: Path) -> None:
+    make(tmp_path, "embed@street", [1, 2])
+    record = tmp_path / "last_runs" / "embed@street.json"
+    record.write_text(json.dumps({"ended": "2026-01-01T00:00:00+00:00", "keys": [key(1)], "time": 1.0}))
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {1, 2}
+    make(tmp_path, "embed@street", [1])
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {1}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"keys": 3}', "{}", '{"keys": ["a"'])
+def test_a_damaged_record_of_a_run_stops_pruning_and_no_run(tmp_path: Path, text: str) -> None:
+    make(tmp_path, "embed@street", [1])
+    (tmp_path / "last_runs" / "embed@street.json").write_text(text)
+    with pytest.raises(
+        DataError, match=r"embed@street\.json is no record of a run \([^\n]*\); remove it, and its shards "
+    ):
+        prune.run(store=tmp_path)
+    assert shards(tmp_path) == {1}
+    make(tmp_path, "embed@street", [2])
+    prune.run(store=tmp_path)
+    assert shards(tmp_path) == {2}
 
 
 def test_a_store_of_which_nothing_is_known_keeps_its_shards(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ class Project:
 
         with Repo(str(self.folder)) as repo:
             order = networkx.topological_sort(repo.index.graph.reverse())  # DVC's edges point to what is depended on
-            return [shlex.split(stage.cmd)[3:] for stage in order]
+            return [shlex.split(stage.cmd[-1] if isinstance(stage.cmd, list) else stage.cmd)[3:] for stage in order]
 
     def files(self) -> dict[str, str]:
         """The hash of every file that is promised to be equal for equal seeds: all but the page and the clock's."""
