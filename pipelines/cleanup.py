@@ -24,9 +24,9 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed, Failed
+from prefect.states import Cancelled, Crashed, Failed
 
-from pipelines import FlowError
+from pipelines import FlowError, RefusedError
 from pipelines.locks import repair_rwlock
 from pipelines.process_tree import end_orphans
 
@@ -41,12 +41,17 @@ _STOPS: set[threading.Event] = set()
 
 
 def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
-    """Make a FlowError of a flow's or task's function a failed state with its message, instead of a traceback."""
+    """Make a FlowError of a flow's or task's function a failed state with its message, instead of a traceback.
+
+    One that is refused is cancelled: nothing is wrong with it.
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         try:
             return function(*args, **kwargs)
+        except RefusedError as error:
+            return Cancelled(name="Refused", message=str(error))
         except FlowError as error:
             return Failed(message=str(error))
 
@@ -131,9 +136,9 @@ def workspace_tag(workspace: Path) -> str:
 
 
 def tag_run(workspace: Path, run: UUID) -> None:
-    """Tag a run with its workspace, so that a later run there can tell that it died."""
+    """Tag a run with its workspace, so that a later run there can tell that it died, and as those of deployments."""
     with get_client(sync_client=True) as client:
-        tags = {*client.read_flow_run(run).tags, workspace_tag(workspace)}
+        tags = {*client.read_flow_run(run).tags, workspace_tag(workspace), "dvc"}
         client.update_flow_run(run, tags=sorted(tags))
 
 
