@@ -7,3 +7,7 @@ LEASES_ON_DISK = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.co
 
 class FlowError(Exception):
     """A fault of settings, workspace or machine that a user can fix: one line of what was found and what to do."""
+
+
+class RefusedError(FlowError):
+    """A run that must not begin now: another one holds the workspace, or it holds what is not committed."""

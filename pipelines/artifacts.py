@@ -5,17 +5,18 @@ A running stage writes `.store/progress/<stage>@<set>.json` with `done`, `total`
 """
 
 import contextvars
+import csv
 import json
-import logging
 import os
-import re
+import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
@@ -27,31 +28,41 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from pipelines import FlowError
 from pipelines.repository import run_dvc
-from pipelines.workspace import Stage
+from pipelines.workspace import LOCK, UNSUCCESSFUL, Outcome, Stage, read_makers
 
 METRICS = Path("reports/metrics")
 MINED = Path("data/mined/summary.json")
 REPORT = Path("reports/index.html")
 MAIN_FIGURES = ("mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd")
-UP_TO_DATE = "Cached"
+DIFFERENCES = Path("reports/tables/differences.csv")
+MINED_FACES = ("mined faces",)
 SMALL = 0.00005  # what four decimals would show as nothing
 SECONDS_BETWEEN_LOOKS = 3.0
-SECONDS_BETWEEN_LINES = 60.0
-AMOUNTS = ("done", "total", "rate", "seconds_left")
-Logger = logging.Logger | logging.LoggerAdapter[Any]
+SECONDS_BEFORE_ESTIMATE = 10.0
+REPORTS_KEPT = 50
+DIFFERENCE_COLUMNS = ("difference", "seeds_low", "seeds_high")
+AMOUNTS = ("done", "earlier", "total", "rate", "seconds_left")
 
 
 @dataclass(frozen=True)
 class Results:
-    """`metrics`: figure by (recipe, target, name). `mined`: the summary that `mine` writes, or nothing."""
+    """`metrics`: figure by (recipe, target, name). `mined`: the summary that `mine` writes, or nothing.
+
+    `withheld`: why the figures of (recipe, target), or of MINED_FACES, are of an older run and so in neither.
+    """
 
     metrics: dict[tuple[str, str, str], float] = field(default_factory=dict)
     mined: dict[str, Any] = field(default_factory=dict)
+    withheld: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def without(self, withheld: Container[tuple[str, ...]]) -> "Results":
+        """Return the results less some of them, named as in `withheld`."""
+        metrics = {key: value for key, value in self.metrics.items() if key[:2] not in withheld}
+        return Results(metrics, {} if MINED_FACES in withheld else self.mined)
 
     def flat(self) -> dict[str, float]:
         """Return all figures of mining and of the metrics by a name for people."""
@@ -76,14 +87,36 @@ class Change(NamedTuple):
         return None if self.before is None or self.after is None else self.after - self.before
 
 
-def read_results(workspace: Path) -> Results:
-    """Return the figures of `evaluate` and the summary of `mine` that lie in a workspace."""
-    metrics = {
-        (path.parent.name, path.stem, name): value
-        for path in sorted((workspace / METRICS).glob("*/*.json"))
-        for name, value in _flatten(_read_json(path)).items()
-    }
-    return Results(metrics, _read_json(workspace / MINED))
+def read_results(workspace: Path, outcomes: Mapping[str, str] | None = None) -> Results:
+    """Return the figures of `evaluate` and the summary of `mine` that lie in a workspace.
+
+    With the `outcomes` of a run by stage, only those that the run brought up to date or found so.
+    """
+    makers, withheld = read_makers(workspace / LOCK), dict[tuple[str, ...], str]()
+
+    def reason(path: Path) -> str | None:
+        stage = next((makers[place] for one in (path, *path.parents) if (place := one.as_posix()) in makers), None)
+        if outcomes is None:
+            return None
+        if stage is None:
+            return "no stage in dvc.lock makes it"
+        if stage not in outcomes:
+            return f"{stage} is not part of this run"
+        return f"{stage}: {outcomes[stage]}" if outcomes[stage] in UNSUCCESSFUL else None
+
+    there = {path.relative_to(workspace) for path in (workspace / METRICS).glob("*/*.json")}
+    known = {Path(path) for path in makers if Path(path).parent.parent == METRICS} if outcomes is not None else set()
+    metrics = dict[tuple[str, str, str], float]()
+    for path in sorted(there | known):
+        recipe, target = path.parent.name, path.stem
+        if why := reason(path):
+            withheld[recipe, target] = why
+        else:
+            figures = _flatten(_read_json(workspace / path))
+            metrics |= {(recipe, target, name): value for name, value in figures.items()}
+    if (workspace / MINED).exists() and (why := reason(MINED)):
+        withheld[MINED_FACES] = why
+    return Results(metrics, {} if MINED_FACES in withheld else _read_json(workspace / MINED), withheld)
 
 
 def read_results_at(workspace: Path, rev: str) -> Results | None:
@@ -107,32 +140,73 @@ def read_results_at(workspace: Path, rev: str) -> Results | None:
 
 
 def compare_results(before: Results, after: Results) -> list[Change]:
-    """Return all figures that differ, in order of name."""
-    old, new = before.flat(), after.flat()
+    """Return all figures that differ, in order of name; none of those that are withheld."""
+    old, new = before.without(after.withheld).flat(), after.flat()
     names = sorted(old.keys() | new.keys())
     return [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
 
 
-def publish_run(workspace: Path, stages: Mapping[str, Stage], states: Mapping[str, State[Any]]) -> None:
-    """Publish all that there is to see of a run; a server that does not take it fails no run."""
-    report, site = workspace / REPORT, os.environ.get("PIPELINES_REPORT_URL")
+def read_differences(workspace: Path, outcomes: Mapping[str, str]) -> dict[tuple[str, str], tuple[float, str]]:
+    """Return by (recipe, target) the difference in the first main figure that the report of this run has, and a text.
+
+    The text gives it in points with its interval over seeds and the recipe that it is against.
+    """
+    maker = next((stage for path, stage in read_makers(workspace / LOCK).items() if path == "reports/tables"), None)
+    if maker is None or outcomes.get(maker, Outcome.SKIPPED) in UNSUCCESSFUL:
+        return {}
+    found: dict[tuple[str, str], tuple[float, str]] = {}
+    with suppress(OSError, ValueError), (workspace / DIFFERENCES).open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row.get("metric") == MAIN_FIGURES[0]:
+                difference, low, high = (100 * float(row[name] or "nan") for name in DIFFERENCE_COLUMNS)
+                text = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] against {row['against']}".replace(
+                    " [+nan, +nan]", ""
+                )
+                found[row["recipe"], row["target"]] = (difference, text)
+    return found
+
+
+def publish_stages(stages: Mapping[str, Stage], outcomes: Mapping[str, str], changes: Sequence[str] = ()) -> None:
+    """Publish how each stage of a run ended, also of one that was ended itself; a server that is away fails no run."""
+    rows = [
+        {"stage": address, "state": str(outcomes.get(address, "not ended")), "what it does": stage.description}
+        for address, stage in stages.items()
+    ]
+    description = "The stages of this run, in the order of the graph"
+    if changes:
+        description += f". Changed settings: {_escape(', '.join(changes))}"
     with _warn_of_errors():
-        rows = [
-            {"stage": address, "state": str(states[address].name), "what it does": stage.description}
-            for address, stage in stages.items()
-            if address in states
-        ]
-        create_table_artifact(key="stages", table=rows, description="The stages of this run, in the order of the graph")
+        create_table_artifact(key="stages", table=rows, description=description)
+
+
+def publish_run(workspace: Path, outcomes: Mapping[str, str], run: UUID) -> None:
+    """Publish the figures of a run, what changed with it and its report; a server that is away fails no run."""
     with _warn_of_errors():
-        publish_results(read_results(workspace))
+        publish_results(read_results(workspace, outcomes), read_differences(workspace, outcomes))
     with _warn_of_errors():
-        changed = any(state.name != UP_TO_DATE for state in states.values())
+        changed = any(outcome != Outcome.CACHED for outcome in outcomes.values())
         if changed and (before := read_results_at(workspace, "HEAD")):
-            publish_difference(compare_results(before, read_results(workspace)), "the last commit")
+            after = read_results(workspace, outcomes)
+            publish_difference(compare_results(before, after), "the last commit", after.withheld)
     with _warn_of_errors():
-        if report.is_file():
-            link = f"{site.rstrip('/')}/{report.name}" if site else report.as_uri()
+        if report := _keep_report(workspace, run):
+            site = os.environ.get("PIPELINES_REPORT_URL")
+            place = report.relative_to(workspace / REPORT.parent).as_posix()
+            link = f"{site.rstrip('/')}/{place}" if site else report.as_uri()
             create_link_artifact(link=link, link_text="The report", key="report", description=str(report))
+
+
+def _keep_report(workspace: Path, run: UUID) -> Path | None:
+    """Copy the report to a place of this run's own, and remove the oldest of too many; None where there is none."""
+    report, folder = workspace / REPORT, workspace / REPORT.parent / "runs"
+    if not report.is_file():
+        return None
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}-{str(run)[:8]}.html"
+    shutil.copyfile(report, kept)
+    for old in sorted(folder.glob("*.html"))[:-REPORTS_KEPT]:
+        old.unlink(missing_ok=True)
+    return kept
 
 
 @contextmanager
@@ -143,16 +217,27 @@ def _warn_of_errors() -> Iterator[None]:
         get_run_logger().warning("not everything could be shown: %s", error)
 
 
-def publish_results(results: Results) -> None:
-    """Publish the table of figures, and of mined faces by class with margin and estimated precision."""
+def publish_results(results: Results, differences: Mapping[tuple[str, str], tuple[float, str]] | None = None) -> None:
+    """Publish the table of figures, and of mined faces by class with margin and estimated precision.
+
+    A figure that is not of this run is blank with the reason. Sorted by target, then by the difference, best first.
+    """
     rows: dict[Any, dict[str, str]] = {}
-    for recipe, target, _ in results.metrics:
+    differences = differences or {}
+    pairs = {key[:2] for key in results.metrics} | {key for key in results.withheld if len(key) == 2}
+    for recipe, target in sorted(pairs, key=lambda pair: (pair[1], -differences.get(pair, (0.0, ""))[0], pair[0])):
         figures = {name: results.metrics.get((recipe, target, name)) for name in MAIN_FIGURES}
         texts = {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
         rows[recipe, target] = {"recipe": recipe, "target": target, **texts}
+        if (recipe, target) in differences:
+            rows[recipe, target]["difference (points)"] = differences[recipe, target][1]
+        if why := results.withheld.get((recipe, target)):
+            rows[recipe, target]["not shown"] = why
     if rows:
         description = "Recipes on the test splits, mean over seeds"
         create_table_artifact(key="metrics", table=list(rows.values()), description=description)
+    if why := results.withheld.get(MINED_FACES):
+        create_table_artifact(key="mined", table=[{"not shown": why}], description="Mined faces")
     if not results.mined:
         return
     kept, margins, rows = results.mined.get("kept"), _mapping(results.mined.get("margins")), {}
@@ -166,60 +251,104 @@ def publish_results(results: Results) -> None:
     create_table_artifact(key="mined", table=list(rows.values()), description=description)
 
 
-def publish_difference(changes: Sequence[Change], against: str) -> None:
+def publish_difference(
+    changes: Sequence[Change], against: str, withheld: Mapping[tuple[str, ...], str] | None = None
+) -> None:
     """Publish what changed in figures and mined counts, as a table; a sentence where nothing did."""
-    text, description = format_difference(changes, against), f"Changes since {against}"
+    text, description = format_difference(changes, against, withheld or {}), f"Changes since {against}"
     create_markdown_artifact(key="difference", markdown=text, description=description)
 
 
-def format_difference(changes: Sequence[Change], against: str) -> str:
-    """Return a Markdown table of changes; characters of names from files are escaped."""
+def format_difference(
+    changes: Sequence[Change], against: str, withheld: Mapping[tuple[str, ...], str] | None = None
+) -> str:
+    """Return a Markdown table of changes; characters of names from files are escaped.
+
+    What is `withheld` is named behind it with the reason.
+    """
     against = _escape(against)
+    missing = [f"- {_escape(' on '.join(what))}: {_escape(why)}" for what, why in (withheld or {}).items()]
+    rest = ["", "Not compared:", "", *missing] if missing else []
     if not changes:
-        return f"No figure differs from {against}."
+        return "\n".join([f"No figure differs from {against}.", *rest])
     count = "1 figure differs" if len(changes) == 1 else f"{len(changes)} figures differ"
     lines = [f"{count} from {against}.", "", "| | before | now | change |", "|---|---:|---:|---:|"]
     for change in changes:
         figures = _format(change.before), _format(change.after), _format(change.difference, sign=True)
         lines.append("| " + " | ".join([_escape(change.what), *figures]) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *rest])
 
 
 @contextmanager
-def report_progress(workspace: Path, stage: str, log: Logger) -> Iterator[None]:
-    """Follow what the stage writes until the block ends; a fault of the server is no fault of the stage."""
-    over, (name, _, key), since = threading.Event(), stage.partition("@"), time.time() - 1.0
+def report_progress(workspace: Path, expected: Sequence[str], outcomes: Mapping[str, str]) -> Iterator[None]:
+    """Show one bar for all stages that may run until the block ends; a fault of the server is no fault of the run.
+
+    `outcomes` grows while they end. The longer a stage took last time, the more of the bar is its.
+    """
+    over, since, began = threading.Event(), time.time() - 1.0, time.monotonic()
+    seconds = {stage: taken for stage in expected if (taken := _last_seconds(workspace, stage)) is not None}
+    mean = sum(seconds.values()) / len(seconds) if seconds else 1.0
+    weights = {stage: max(seconds.get(stage, mean), SMALL) for stage in expected}
+    log = get_run_logger()
+
+    def look() -> tuple[float, str]:
+        running = {
+            stage: now
+            for stage in expected
+            if stage not in outcomes and (now := read_progress(_progress_file(workspace, stage), since)) is not None
+        }
+        done = sum(weights[stage] for stage in expected if stage in outcomes)
+        done += sum(weights[stage] * percent(now) / 100 for stage, now in running.items())
+        share = done / sum(weights.values())
+        texts = [format_run(share, time.monotonic() - began), *(format_progress(*one) for one in running.items())]
+        return 100 * share, "\n\n".join(texts)
 
     def follow() -> None:
-        last_line, shown, artifact, ended = time.monotonic(), "", None, False
+        shown, artifact, ended = "", None, False
         while not ended:
             ended = over.wait(SECONDS_BETWEEN_LOOKS)  # and look once more after the end
-            progress = read_progress(workspace / ".store" / "progress" / f"{name}@{key}.json", since)
-            if progress is None:
-                continue
-            text = format_progress(stage, progress)
+            share, text = look()
             if text != shown:
                 shown = text
                 try:
                     if artifact is None:
-                        created = create_progress_artifact(percent(progress), key=artifact_key(stage), description=text)
+                        created = create_progress_artifact(share, key="progress", description=text)
                         artifact = created if isinstance(created, UUID) else None
                     else:
-                        update_progress_artifact(artifact, percent(progress), description=text)
+                        update_progress_artifact(artifact, share, description=text)
                 except Exception as error:
-                    log.debug("the progress of %s could not be shown: %s", stage, error)
-            if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
-                last_line = time.monotonic()
-                log.info("%s", text)
+                    log.debug("the progress could not be shown: %s", error)
 
-    run = contextvars.copy_context().run  # the artifact belongs to this task's run
-    thread = threading.Thread(target=run, args=(follow,), name=f"progress {stage}", daemon=True)
+    if not expected:
+        yield
+        return
+    run = contextvars.copy_context().run  # the artifact belongs to this run
+    thread = threading.Thread(target=run, args=(follow,), name="progress", daemon=True)
     thread.start()
     try:
         yield
     finally:
         over.set()
         thread.join()
+
+
+def _progress_file(workspace: Path, stage: str) -> Path:
+    name, _, key = stage.partition("@")
+    return workspace / ".store" / "progress" / f"{name}@{key}.json"
+
+
+def _last_seconds(workspace: Path, stage: str) -> float | None:
+    """Return how long a stage took when it ran last; None where that is not known."""
+    taken = _read_json(workspace / ".store" / "provenance" / f"{stage}.json").get("seconds")
+    return taken if is_number(taken) else None
+
+
+def format_run(share: float, seconds: float) -> str:
+    """Return `62 %, about 12 min left`, without the time until enough is done to tell."""
+    text = f"{100 * share:.0f} %"
+    if not 0.05 <= share < 1 or seconds < SECONDS_BEFORE_ESTIMATE:
+        return text
+    return f"{text}, about {_format_seconds(seconds * (1 - share) / share)} left"
 
 
 def read_progress(path: Path, since: float) -> dict[str, Any] | None:
@@ -243,18 +372,19 @@ def format_progress(stage: str, progress: dict[str, Any]) -> str:
     """Return `align@pool: 45,120 of 58,000 pictures, 310/s, 12 min left`."""
     total = f" of {progress['total']:,}" if progress.get("total") else ""
     text = f"{stage}: {progress['done']:,}{total} {progress.get('unit', 'items')}"
+    text += f" ({earlier:,} of an earlier run)" if (earlier := progress.get("earlier")) else ""
     if rate := progress.get("rate"):
         text += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.1f}/s"
     seconds = progress.get("seconds_left")
     if seconds is None or progress.get("state") != "running":
         return text
-    left = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
-    return f"{text}, {left if seconds < 7200 else f'{seconds / 3600:,.1f} h'} left"
+    return f"{text}, {_format_seconds(seconds)} left"
 
 
-def artifact_key(stage: str) -> str:
-    """Return the key of a stage's bar; Prefect takes small letters, digits and dashes."""
-    return "progress-" + re.sub("[^a-z0-9]", "-", stage.lower())
+def _format_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:,.0f} s"
+    return f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed, Failed
 
-from pipelines import FlowError
+from pipelines import FlowError, RefusedError
 from pipelines.locks import repair_rwlock
 from pipelines.process_tree import end_orphans
 
@@ -48,6 +48,7 @@ def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any
     """Make a FlowError of a flow's or task's function a failed state with its message, a Ctrl-C a cancelled one.
 
     Prefect would write a traceback of the first and report the second as a crash.
+    One that is refused is cancelled: nothing is wrong with it.
     """
 
     @functools.wraps(function)
@@ -56,6 +57,8 @@ def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any
             _INTERRUPTIBLE.append(function)
         try:
             return function(*args, **kwargs)
+        except RefusedError as error:
+            return Cancelled(name="Refused", message=str(error))
         except FlowError as error:
             return Failed(message=str(error))
         except KeyboardInterrupt:
@@ -171,9 +174,9 @@ def workspace_tag(workspace: Path) -> str:
 
 
 def tag_run(workspace: Path, run: UUID) -> None:
-    """Tag a run with its workspace, so that a later run there can tell that it died."""
+    """Tag a run with its workspace, so that a later run there can tell that it died, and as those of deployments."""
     with get_client(sync_client=True) as client:
-        tags = {*client.read_flow_run(run).tags, workspace_tag(workspace)}
+        tags = {*client.read_flow_run(run).tags, workspace_tag(workspace), "dvc"}
         client.update_flow_run(run, tags=sorted(tags))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from pipelines import FlowError
+from pipelines import FlowError, RefusedError
 from pipelines.process_tree import find_flow
 from pipelines.workspace import make_private_folder, replace_text
 
@@ -49,7 +49,7 @@ def hold_lock_file(path: Path, owner: str) -> Iterator[None]:
 
 @contextmanager
 def lock_workspace(workspace: Path, name: str) -> Iterator[bool]:
-    """Hold the workspace for one run on this host; FlowError where another run holds it.
+    """Hold the workspace for one run on this host; RefusedError where another run holds it.
 
     Yields False where the caller holds it already (a flow within a flow), True otherwise.
     """
@@ -62,7 +62,7 @@ def lock_workspace(workspace: Path, name: str) -> Iterator[bool]:
             stack.enter_context(hold_lock_file(path, f"{name!r} (process {find_flow()} on {platform.node()})"))
         except BlockingIOError as error:
             holder = str(error) or "another run"
-            raise FlowError(f"{workspace} is in use by {holder}; wait for it or cancel it") from None
+            raise RefusedError(f"{workspace} is in use by {holder}; wait for it or cancel it") from None
         except OSError as error:
             cure = "a run needs a workspace of its own, on a file system with locks"
             raise FlowError(f"{path} cannot be written and locked: {error.strerror}; {cure}") from None

@@ -7,7 +7,7 @@ to. Data goes to the remote before the commit that names it, so that nobody find
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines import FlowError
+from pipelines import FlowError, RefusedError
 from pipelines.artifacts import Change, compare_results, publish_difference, read_results, read_results_at
 from pipelines.cleanup import fail_in_one_line
 from pipelines.repository import Branch, commit_lock, list_uncommitted, run_dvc, run_git
@@ -59,7 +59,7 @@ def refresh(
     with own_workspace(folder, str(flow_run.name)):
         if not allow_dirty and (changed := list_uncommitted(folder)):
             shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-            raise FlowError(f"uncommitted changes in {folder}: {shown}; commit or stash them, or set allow_dirty")
+            raise RefusedError(f"uncommitted changes in {folder}: {shown}; commit or stash them, or set allow_dirty")
         head = Branch(folder, branch)
         stages = read_graph(folder, targets)
         stale = [address for address, stage in stages.items() if stage.stale]
@@ -67,7 +67,7 @@ def refresh(
             state = Completed(name="Unchanged", message="Nothing changed.")
         else:
             log.info("%d of %d stages are stale: %s", len(stale), len(stages), ", ".join(stale[:10]))
-            before = read_results_at(folder, head.base())
+            before, outcomes = read_results_at(folder, head.base()), None
             if stale:
                 reproduced = reproduce(
                     targets=targets, workspace=str(folder), cores=cores, gpus=gpus, gpu_limit=gpu_limit,
@@ -77,10 +77,12 @@ def refresh(
                     return Cancelled(message=f"not refreshed: {reproduced.message}")
                 if not reproduced.is_completed():
                     return Failed(message=f"not refreshed: {reproduced.message}")
-            changes, summary = compare_results(before, read_results(folder)) if before else [], "the first version"
+                outcomes = cast(dict[str, str], reproduced.result())
+            after = read_results(folder, outcomes)
+            changes, summary = compare_results(before, after) if before else [], "the first version"
             if before:
                 summary = f"{len(changes)} figure{'' if len(changes) == 1 else 's'} changed"
-                publish_difference(changes, f"{head.base()[:10]} ({branch})")
+                publish_difference(changes, f"{head.base()[:10]} ({branch})", after.withheld)
             made = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"against": head.base(), "changes": [change._asdict() for change in changes], "made": made}
             (folder / RECORD).parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import flow_run, task_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
@@ -41,6 +41,7 @@ from pipelines.workspace import (
     Start,
     describe_workspace,
     find_workspace,
+    list_changed_settings,
     order_new_stages,
     read_graph,
     read_locked_stages,
@@ -49,7 +50,9 @@ from pipelines.workspace import (
 
 LEASE_SECONDS = 60.0  # a slot whose holder was killed is free after this
 SLOT_SECONDS = 10.0  # between two looks at whether the run still wants the slot
+BUSY_RETRIES, RETRY_DELAYS = 3, [2.0, 5.0, 15.0, 60.0]  # seconds; the last one again and again
 LAST_LINES = 20
+CHANGES_IN_NAME = 2  # all of them are in the description of the table of stages
 GRACE_SECONDS = 3.0
 # DVC's own lines only: a stage may print anything, and one that runs DVC itself prints the same words.
 STARTED = re.compile(r"Running stage '.+':$")
@@ -70,8 +73,8 @@ Targets = Annotated[list[str] | None, typer.Argument()]
 Gpus = Annotated[list[str] | None, typer.Option("--gpu")]
 
 
-class DvcBusyError(Exception):
-    """DVC's own lock was held for too long; the stage may be tried again."""
+class RetryError(Exception):
+    """The stage is to be tried again: DVC's own lock was held for too long, or its meta says so."""
 
 
 class DvcOutput:
@@ -99,26 +102,25 @@ class RunContext(NamedTuple):
     gpu_limit: str
     timeout_hours: float | None  # for stages whose meta names none
     stop: threading.Event
+    experiment: str = ""  # with a colon, before the names of its tasks
 
 
 @task(
     name="stage",
-    task_run_name="{stage}",
-    retries=3,
-    retry_delay_seconds=2,
-    retry_condition_fn=lambda _task, _run, state: isinstance(state.data, DvcBusyError),
+    task_run_name="{context.experiment}{stage}",
+    retries=BUSY_RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=lambda _task, _run, state: isinstance(state.data, RetryError),
     persist_result=False,
     cache_policy=NO_CACHE,
 )
 @fail_in_one_line
 def run_stage(stage: str, start: Start, context: RunContext) -> State[Any]:
-    """Run one stage, or show what is known of it; the state's name says how it ended.
+    """Run one stage, or show why it does not run; the state's name says how it ended.
 
-    States: Cached (up to date, no process), RunCache (restored by DVC), Completed, Failed (the message ends with the
+    States: Cached (found up to date by DVC), RunCache (restored by it), Completed, Failed (the message ends with the
         last lines), Skipped (behind a failure), Cancelled.
     """
-    if start.outcome is Outcome.CACHED:
-        return Completed(name=Outcome.CACHED, message=f"{stage}: {start.reason}")
     if start.outcome is Outcome.SKIPPED:
         return Cancelled(name=Outcome.SKIPPED, message=f"{stage}: {start.reason}")
     try:
@@ -147,24 +149,25 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
     hours = start.stage.needs.timeout or context.timeout_hours
     cores = f"{len(start.cores)} core{'' if len(start.cores) == 1 else 's'}"
     log.info("%s: on %s", stage, cores if start.gpu is None else f"{cores} and GPU {start.gpu}")
-    with artifacts.report_progress(context.workspace, stage, log):
-        result = process_tree.run_command(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force, stage],
-            cwd=context.workspace,
-            env=stage_environment(context.workspace, {} if start.gpu is None else {"CUDA_VISIBLE_DEVICES": start.gpu}),
-            on_line=read_line,
-            timeout=None if hours is None else hours * 3600,
-            grace=GRACE_SECONDS,
-            cores=set(start.cores) & os.sched_getaffinity(0) or None,
-            stop=context.stop,
-        )
+    result = process_tree.run_command(
+        [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force, stage],
+        cwd=context.workspace,
+        env=stage_environment(context.workspace, {} if start.gpu is None else {"CUDA_VISIBLE_DEVICES": start.gpu}),
+        on_line=read_line,
+        timeout=None if hours is None else hours * 3600,
+        grace=GRACE_SECONDS,
+        cores=set(start.cores) & os.sched_getaffinity(0) or None,
+        stop=context.stop,
+    )
     lines = "\n".join(last)
     if result.reason == "stopped":
         return Cancelled(message=f"{stage}: ended with the run; what it had finished is kept")
     if result.reason == "timeout":
         return Failed(message=f"{stage}: ended after {hours:g} h, its limit (meta.timeout or timeout_hours)\n{lines}")
     if result.code and output.busy:
-        raise DvcBusyError(f"Busy: {stage} could not get DVC's lock\n{lines}")
+        raise RetryError(f"Busy: {stage} could not get DVC's lock\n{lines}")
+    if result.code and (number := task_run.run_count) <= start.stage.needs.retries:
+        raise RetryError(f"{stage}: {result}; retry {number} of {start.stage.needs.retries} (meta.retries)\n{lines}")
     if result.code:
         return Failed(message=f"{stage}: {result}\n{lines}")
     return Completed(name=output.outcome, message=f"{stage}: {output.outcome} in {result.seconds:.1f} s")
@@ -200,15 +203,23 @@ def _hold_gpu_and_slot(gpu: str, context: RunContext) -> Iterator[None]:
 
 
 def name_run() -> str:
-    """Return the name of the flow run that this is called in: flow, what it works on, revision, experiment."""
-    parameters = flow_run.parameters
+    """Return the name of the flow run that this is called in: flow, why it runs, revision, experiment.
+
+    Why: the settings that were changed, else the targets, else what the workspace works on.
+    """
+    parameters, name, changes = flow_run.parameters, str(flow_run.flow_name), list[str]()
     try:
-        subject = describe_workspace(find_workspace(parameters.get("workspace")))
+        workspace = find_workspace(parameters.get("workspace"))
+        subject = describe_workspace(workspace)
+        if not parameters.get("rev"):
+            changes = list_changed_settings(workspace)
     except FlowError:
         subject = "no workspace"
-    name = str(flow_run.flow_name)
     if name == "reproduce" and parameters.get("targets"):
         subject = ", ".join(parameters["targets"])
+    if changes:
+        more = f" and {len(changes) - CHANGES_IN_NAME} more" if len(changes) > CHANGES_IN_NAME else ""
+        subject = ", ".join(changes[:CHANGES_IN_NAME]) + more
     grid = [" × ".join(parameters["grid"])] if parameters.get("grid") else []
     extra = [str(parameters[key]) for key in ("rev", "experiment") if name == "reproduce" and parameters.get(key)]
     return " · ".join([name, *grid, subject, *extra])
@@ -247,8 +258,6 @@ def reproduce(
         check_experiment_name(experiment)
     with checkout_revision(find_workspace(workspace), rev) as folder, own_workspace(folder, str(flow_run.name)) as run:
         stages = read_graph(folder, targets, force=force)
-        stale = sum(stage.stale for stage in stages.values())
-        log.info("%d stages, %d of them stale, in %s", len(stages), stale, folder)
         gpu_names = visible_gpus() if gpus is None else gpus
         if gpu_names and get_current_settings().api.url is None:
             # A server that starts and ends with the flow has no limits but those that the flow makes.
@@ -257,13 +266,23 @@ def reproduce(
         # More cores than there are mean that some are shared.
         numbers = [available[number % len(available)] for number in range(cores or len(available))]
         scheduler = Scheduler(stages, cores=numbers, gpus=gpu_names)
-        locked = read_locked_stages(folder / LOCK)
-        # Whatever still runs when this flow ends early is ended with it.
-        with stop_event() as stop, watch_run(run, stop, log):
-            states = _run_stages(scheduler, RunContext(folder, force, gpu_limit, timeout_hours, stop))
+        expected, stale = scheduler.list_expected(), sum(stage.stale for stage in stages.values())
+        log.info("%d of %d stages stale, up to %d to run, in %s", stale, len(stages), len(expected), folder)
+        locked, changes = read_locked_stages(folder / LOCK), list_changed_settings(folder)
+        try:
+            # Whatever still runs when this flow ends early is ended with it.
+            with (
+                stop_event() as stop,
+                watch_run(run, stop, log),
+                artifacts.report_progress(folder, expected, scheduler.outcomes),
+            ):
+                label = f"{experiment}: " if experiment else ""
+                _run_stages(scheduler, RunContext(folder, force, gpu_limit, timeout_hours, stop, label))
+        finally:
+            artifacts.publish_stages(stages, scheduler.outcomes, changes)
         order_new_stages(folder / LOCK, locked, list(stages))
         if not is_ending():  # somebody waits
-            artifacts.publish_run(folder, stages, states)
+            artifacts.publish_run(folder, scheduler.outcomes, run)
         state = _summarize(scheduler.outcomes)
         if experiment and state.is_completed():
             save_experiment(folder, experiment)
@@ -283,20 +302,31 @@ def own_workspace(folder: Path, name: str) -> Iterator[UUID]:
         yield run
 
 
-def _run_stages(scheduler: Scheduler, context: RunContext) -> dict[str, State[Any]]:
+def _run_stages(scheduler: Scheduler, context: RunContext) -> None:
+    """Run what the scheduler starts, as tasks; what is up to date has one line for all and no task."""
+    current: list[str] = []
     futures: dict[str, PrefectFuture[Any]] = {}
     ended: SimpleQueue[str] = SimpleQueue()
     while not scheduler.done:
         for start in scheduler.start_ready():
             address = start.stage.address
+            if start.outcome is Outcome.CACHED:
+                scheduler.finish(address, Outcome.CACHED)
+                current.append(address)
+                ended.put(address)
+                continue
             upstream: Any = [allow_failure(futures[one]) for one in start.stage.upstream if one in futures]
-            futures[address] = run_stage.submit(address, start, context, wait_for=upstream)  # pyright: ignore[reportCallIssue]
+            attempt = run_stage.with_options(retries=BUSY_RETRIES + start.stage.needs.retries)
+            futures[address] = attempt.submit(address, start, context, wait_for=upstream)  # pyright: ignore[reportCallIssue]
             futures[address].add_done_callback(lambda _, address=address: ended.put(address))
         address = ended.get()
+        if address not in futures:
+            continue
         futures[address].wait()
         name = futures[address].state.name
         scheduler.finish(address, Outcome(name) if name in set(Outcome) else Outcome.FAILED)
-    return {address: future.state for address, future in futures.items()}
+    if current:
+        get_run_logger().info("%d up to date: %s", len(current), ", ".join(current))
 
 
 def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:

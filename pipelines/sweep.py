@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from io import StringIO
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import yaml
@@ -97,15 +97,15 @@ def sweep(
                 )  # fmt: skip
                 if not state.is_completed():
                     return {**row, "state": f"{CANCELLED if state.is_cancelled() else 'Failed: '}{state.message}"}
-                results = read_results(tree)
+                results = read_results(tree, cast(dict[str, str], state.result()))
             remove_work_tree(folder, tree)
         except FlowError as error:
             return {**row, "state": str(error)}
         kept, metrics = results.mined.get("kept"), results.metrics.items()
         row |= {"state": "Completed", **({"mined": f"{kept:,}"} if isinstance(kept, int) else {})}
-        return row | {
-            f"{recipe} on {target}": f"{value:.4f}" for (recipe, target, key), value in metrics if key == FIGURE
-        }
+        row |= {f"{recipe} on {target}": f"{value:.4f}" for (recipe, target, key), value in metrics if key == FIGURE}
+        missing = [f"{' on '.join(what)}: {why}" for what, why in results.withheld.items()]
+        return {**row, "not shown": "; ".join(missing)} if missing else row
 
     with ThreadPoolExecutor(count) as pool:
         running = [pool.submit(copy_context().run, run_trial, *trial) for trial in trials]

@@ -19,6 +19,7 @@ from contextlib import suppress
 from enum import StrEnum
 from io import StringIO
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
 import yaml
@@ -31,6 +32,7 @@ LOCK, GRAPH = "dvc.lock", "dvc.yaml"
 CHECK = ("fer_pipeline", "check", "--commands")  # with which the stages begin whose commands hold settings
 TEMPORARY = Path("/var/tmp")  # where DVC's site cache lies by default, open to all
 STAGE_SETTINGS = {**TELEMETRY_OFF, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+MOST_RETRIES = 10
 Cores = int | Literal["all"] | None
 
 
@@ -109,10 +111,39 @@ def describe_workspace(workspace: Path) -> str:
     return " → ".join(filter(None, [data, recipes])) if data else workspace.name
 
 
+def list_changed_settings(workspace: Path) -> list[str]:
+    """Return `mine.value 0.22 → 0.25` for every setting that differs from what dvc.lock has of it."""
+    params, changes = read_params(workspace), dict[str, None]()
+    for stage in _read_stages(workspace / LOCK).values():
+        for key, before in ((stage.get("params") or {}).get("params.yaml") or {}).items():
+            now: Any = params
+            for step in str(key).split("."):
+                now = now.get(step) if isinstance(now, dict) else None
+            changes |= dict.fromkeys(_compare(str(key), before, now))
+    return list(changes)
+
+
+def _compare(place: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in {**before, **now}:
+            yield from _compare(f"{place}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{place} {shorten(str(before), 24, placeholder='…')} → {shorten(str(now), 24, placeholder='…')}"
+
+
 def read_locked_stages(path: Path) -> list[str]:
     """Return the stages of a dvc.lock in its order; none where there is no file."""
+    return list(_read_stages(path))
+
+
+def read_makers(path: Path) -> dict[str, str]:
+    """Return the stage of each output in a dvc.lock by the output's path; none where there is no file."""
+    return {out["path"]: address for address, stage in _read_stages(path).items() for out in stage.get("outs") or ()}
+
+
+def _read_stages(path: Path) -> dict[str, Any]:
     content = YAML(typ="safe").load(path) if path.exists() else None
-    return list((content or {}).get("stages") or {})
+    return (content or {}).get("stages") or {}
 
 
 def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) -> bool:
@@ -147,12 +178,14 @@ class Needs(NamedTuple):
     """What the `meta` of a stage in dvc.yaml says that it needs.
 
     `gpu`: it holds a GPU while it runs. `cores`: so many of the core budget, `all` of it, or (None) a fair share.
-    `timeout`: hours after which it is ended.
+    `timeout`: hours after which it is ended. `retries`: how often it is tried again where it fails, for a stage that
+    fails for reasons outside of it, such as a network disk.
     """
 
     gpu: bool = False
     cores: Cores = None
     timeout: float | None = None
+    retries: int = 0
 
 
 class Stage(NamedTuple):
@@ -188,13 +221,16 @@ def read_needs(address: str, meta: Any) -> Needs:
     if not isinstance(meta, Mapping):
         return Needs()
     gpu, cores, timeout = meta.get("gpu", False), meta.get("cores"), meta.get("timeout")
+    retries = meta.get("retries", 0)
     if not isinstance(gpu, bool):
         raise FlowError(f"{address}: meta.gpu is {gpu!r}; it is true or false")
     if not (cores is None or cores == "all" or (type(cores) is int and cores >= 1)):
         raise FlowError(f"{address}: meta.cores is {cores!r}; it is a number of cores from 1, or all")
     if not (timeout is None or (type(timeout) in (int, float) and timeout > 0)):
         raise FlowError(f"{address}: meta.timeout is {timeout!r}; it is a number of hours above 0")
-    return Needs(gpu, cores, timeout)
+    if type(retries) is not int or not 0 <= retries <= MOST_RETRIES:
+        raise FlowError(f"{address}: meta.retries is {retries!r}; it is a number from 0 to {MOST_RETRIES}")
+    return Needs(gpu, cores, timeout, retries)
 
 
 def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> dict[str, Any]:
@@ -273,6 +309,14 @@ class Scheduler:
         self._stages, self._starts = dict(stages), dict[str, Start]()
         self._budget, self._has_gpus = len(cores), bool(gpus)
         self._cores, self._gpus = list(cores), list(gpus)
+
+    def list_expected(self) -> list[str]:
+        """Return the stages that may run: the stale ones, and all that stand on them."""
+        expected: dict[str, None] = {}
+        for address, stage in self._stages.items():  # upstream comes first
+            if stage.stale or expected.keys() & set(stage.upstream):
+                expected[address] = None
+        return list(expected)
 
     @property
     def done(self) -> bool:

@@ -14,6 +14,7 @@ from fer_pipeline.strategies import supervised
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.shares import ignore_steps
 from fer_pipeline.training.worker import Worker, make_worker
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -68,7 +69,7 @@ def train_in(
         about={"stage": "toy"},
     )
     worker = make_worker(device, job.settings.precision) if isinstance(device, str) else device
-    execution = Execution(worker, state, folder, advance or (lambda steps: None))
+    execution = Execution(worker, state, folder, advance or ignore_steps)
     return train(job, sets or {"labelled": bands(60, 0)}, bands(30, 1), execution), folder
 
 

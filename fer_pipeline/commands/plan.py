@@ -135,7 +135,7 @@ def estimate(stage: str, name: str, work: Work, *, store: Path, resources: Resou
     with progress(f"plan {stage} {name}", work.total, work.unit) as advance:
         for job in work.jobs:  # their inputs are hashed, which the run itself then need not do
             shards += 1
-            advance.skip(job.items)
+            advance(job.items, earlier=True)
             if finished.has(job.key):
                 checksums = finished.checksums(job.key)
                 if checksums and checksums.origin.device.startswith(kind) and checksums.origin.seconds > 0:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LINE_EVERY_SECONDS = 15.0
+SECONDS_BEFORE_ESTIMATE = 5.0  # after the first items: the time that is left after a few slow ones is no estimate
 Listener = Callable[["Progress", int], None]
 _listeners: list[Listener] = []  # of every progress that begins
 
@@ -21,29 +22,40 @@ class Progress:
     unit: str
     listeners: list[Listener] = field(default_factory=lambda: [*_listeners])
     done: int = 0
-    _skipped: int = 0
+    earlier: int = 0  # of those that are done
     _started: float = field(default_factory=lambda: time.monotonic())
+    _first: tuple[float, int] | None = None  # when the first items of this run came, and how many
 
-    def __call__(self, items: int) -> None:
-        """Counts finished items; a negative number takes back what has to be done again."""
+    def __call__(self, items: int, *, earlier: bool = False) -> None:
+        """Counts finished items; a negative number takes back what has to be done again.
+
+        Those of an `earlier` run say nothing about the rate.
+        """
         self.done += items
+        if earlier:
+            self.earlier += items
+        elif self._first is None and items > 0:
+            self._first = time.monotonic(), items
         for listener in self.listeners:
             listener(self, items)
 
-    def skip(self, items: int) -> None:
-        """Counts items that were there already and say nothing about the rate."""
-        self._skipped += items
-        self(items)
-
     @property
     def rate(self) -> float:
-        """Items per second, skipped ones left out."""
-        return max(self.done - self._skipped, 0) / max(time.monotonic() - self._started, 1e-9)
+        """Items of this run per second, without those that came first and the start that they waited for."""
+        made, since = self.done - self.earlier, self._started
+        if self._first is not None and made > self._first[1]:
+            since, first = self._first
+            made -= first
+        return max(made, 0) / max(time.monotonic() - since, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """None where it cannot be known."""
-        return None if self.total is None or self.rate == 0 else max(self.total - self.done, 0) / self.rate
+        """None where it cannot be known, or not yet."""
+        if self.total is None or self._first is None or self.done - self.earlier <= self._first[1]:
+            return None
+        if time.monotonic() - self._first[0] < SECONDS_BEFORE_ESTIMATE:
+            return None
+        return max(self.total - self.done, 0) / self.rate
 
 
 @contextmanager
@@ -89,11 +101,14 @@ def with_listener(listener: Listener) -> Iterator[None]:
 
 
 def describe(now: Progress) -> str:
-    """Describes a progress: `1,200/5,000 faces, 92.1 faces/s, 41 s left`."""
+    """Describes a progress: `1,200/5,000 faces (400 of an earlier run), 92.1 faces/s, 41 s left`."""
     total = f"/{now.total:,}" if now.total else ""
     left = now.seconds_left
     rate = f", {now.rate:,.1f} {now.unit}/s" if now.rate > 0 else ""
-    return f"{now.done:,}{total} {now.unit}{rate}" + (f", {format_seconds(left)} left" if left is not None else "")
+    earlier = f" ({now.earlier:,} of an earlier run)" if now.earlier else ""
+    return f"{now.done:,}{total} {now.unit}{earlier}{rate}" + (
+        f", {format_seconds(left)} left" if left is not None else ""
+    )
 
 
 def format_seconds(seconds: float) -> str:

@@ -62,7 +62,7 @@ def distill(
     ends = torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
     black, white = card.preprocessing.normalise(ends)
     with progress("distill", settings.outer_epochs * per_epoch, "outer steps") as advance:
-        advance(len(history) * per_epoch)
+        advance(len(history) * per_epoch, earlier=True)
         for epoch in range(len(history), settings.outer_epochs):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)

@@ -28,7 +28,8 @@ SECONDS_BETWEEN_WRITES = 2.0
 class ProgressFile:
     """The state of a running stage in `<store>/progress/<stage>@<set>.json`, for whoever watches from outside.
 
-    It is written at most every two seconds and at the end. Fields: `done`, `total`, `unit`, `rate` (units a second),
+    It is written at most every two seconds and at the end. Fields: `done`, `earlier` (of these, by an earlier run),
+    `total`, `unit`, `rate` (units a second),
     `seconds_left`, `shards` (made, reused, failed), `state` (running, finished or failed), `pid`, `host`, `updated`.
     Unknown numbers are null. Where the state is `running` and the process is gone, the run was killed.
     """
@@ -62,7 +63,7 @@ class ProgressFile:
             return
         self._written = time.monotonic()
         left = progress.seconds_left
-        numbers = {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        numbers = {"done": progress.done, "earlier": progress.earlier, "total": progress.total, "unit": progress.unit}
         numbers |= {"rate": round(progress.rate, 3), "seconds_left": None if left is None else round(left, 1)}
         updated = datetime.now(UTC).isoformat(timespec="seconds")
         content = {**self._about, "state": state, **numbers, "shards": self.shards, "updated": updated}
@@ -114,7 +115,7 @@ def make_shards(
             planned.append(replace(job, payload=None))
             if shards.has(job.key):
                 file.shards["reused"] += 1
-                advance.skip(job.items)
+                advance(job.items, earlier=True)
             else:
                 yield job
         shards.record_run(job.key for job in planned)

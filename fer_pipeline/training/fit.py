@@ -38,6 +38,7 @@ from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore
 from fer_pipeline.training.sets import ImageSet
 from fer_pipeline.training.settings import Cosine, Optimizer, Schedule, Step, TrainingSettings
+from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
 from fer_pipeline.training.validation import better, validate
@@ -73,7 +74,7 @@ class Execution:
     worker: Worker
     state: Path
     folder: Path
-    advance: Callable[[int], None] = lambda steps: None
+    advance: Advance = ignore_steps
 
 
 def length(settings: TrainingSettings, num_labelled: int) -> tuple[int, int]:
@@ -115,7 +116,8 @@ def fit(
         run = StepContext(worker, streams, preprocessing, seed=job.seed, clip=settings.clip, steps_per_epoch=per_epoch)
         run.advance = advance
         phases = strategy.phases()
-        advance(progress.steps)
+        if progress.steps:
+            advance(progress.steps, earlier=True)
 
         for number, phase in enumerate(phases):
             if number < progress.phase:

@@ -9,15 +9,28 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from fer_pipeline.core.errors import PipelineError
 
 Item = TypeVar("Item")
-Advance = Callable[[int], None]
+
+
+@runtime_checkable
+class Advance(Protocol):
+    """Counts finished steps; those of an `earlier` run say nothing about the rate."""
+
+    def __call__(self, steps: int, /, *, earlier: bool = False) -> None: ...
+
+
+def ignore_steps(steps: int, /, *, earlier: bool = False) -> None:
+    """Counts nothing."""
+
 
 SECONDS_BETWEEN_LOOKS = 0.5
-_shared: list[Any] = []  # in a process of `run_shares`: the counter of steps, and whether its parent has failed
+_shared: list[
+    Any
+] = []  # in a process of `run_shares`: the steps made and those of an earlier run, and whether its parent has failed
 
 
 def run_shares(
@@ -29,16 +42,20 @@ def run_shares(
         work(items, advance)
         return
     context = multiprocessing.get_context("spawn")
-    counter, stop = context.Value("q", 0), context.Event()
-    seen = 0
+    counters, stop = context.Array("q", 2), context.Event()
+    seen = [0, 0]
 
-    def advance_all(steps: int) -> None:
+    def advance_all(steps: int, /, *, earlier: bool = False) -> None:
         nonlocal seen
-        now = counter.value
-        advance(steps + now - seen)
+        now = counters[:]
+        if now[1] > seen[1]:
+            advance(now[1] - seen[1], earlier=True)
+        advance(now[0] - seen[0] + (0 if earlier else steps))
+        if earlier:
+            advance(steps, earlier=True)
         seen = now
 
-    with ProcessPoolExecutor(workers - 1, context, _begin, (counter, stop)) as pool:
+    with ProcessPoolExecutor(workers - 1, context, _begin, (counters, stop)) as pool:
         futures = [pool.submit(_run_share, work, items[start::workers]) for start in range(1, workers)]
         try:
             work(items[::workers], advance_all)
@@ -63,14 +80,14 @@ def _begin(*shared: Any) -> None:
 
 
 def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
-    counter, stop = _shared
+    counters, stop = _shared
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, /, *, earlier: bool = False) -> None:
         if stop.is_set():
             raise SystemExit(1)
         end_with_parent()
-        with counter.get_lock():
-            counter.value += steps
+        with counters.get_lock():
+            counters[earlier] += steps
 
     work(items, advance)
 

@@ -130,12 +130,13 @@ def run_group(
     errors: list[str] = []
 
     def listen() -> None:
-        """Steps are numbers, errors are lines, and None is the end."""
+        """Steps are numbers with whether they are an earlier run's, errors are lines, and None is the end."""
         while (message := messages.get()) is not None:
             if isinstance(message, str):
                 errors.append(message)
             else:
-                advance(message)
+                steps, earlier = message
+                advance(steps, earlier=True) if earlier else advance(steps)
 
     listener = Thread(target=listen, daemon=True)
     listener.start()
@@ -157,10 +158,10 @@ def run_group(
 def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str | None, messages: Any) -> Result:
     worker = Worker(fabric, note)
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, *, earlier: bool = False) -> None:
         end_with_parent()
         if worker.is_leader:
-            messages.put(steps)
+            messages.put((steps, earlier))
 
     try:
         return work(worker, advance)

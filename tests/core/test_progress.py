@@ -20,13 +20,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_what_was_there_already_says_nothing_of_the_rate(clock: list[float]) -> None:
     advance = Progress("embed street", 5000, "faces")
     assert (advance.rate, advance.seconds_left) == (0, None)
-    advance.skip(3000)
-    clock[0] += 10
-    advance(500)
-    assert (advance.done, advance.rate, advance.seconds_left) == (3500, 50, 30)
-    assert describe(advance) == "3,500/5,000 faces, 50.0 faces/s, 30 s left"
+    advance(3000, earlier=True)
+    clock[0] += 40
+    advance(500)  # after a slow start: how long the rest takes is not known yet
+    assert (advance.done, advance.rate, advance.seconds_left) == (3500, 12.5, None)
+    clock[0] += 4
+    advance(200)
+    assert (advance.done, advance.rate, advance.seconds_left) == (3700, 50, None)
+    clock[0] += 6
+    advance(300)
+    assert (advance.done, advance.rate, advance.seconds_left) == (4000, 50, 20)
+    assert describe(advance) == "4,000/5,000 faces (3,000 of an earlier run), 50.0 faces/s, 20 s left"
     advance(-100)  # a worker was lost
-    assert (advance.done, advance.rate) == (3400, 40)
+    assert (advance.done, advance.rate) == (3900, 40)
 
 
 def test_without_a_total_nothing_is_left(clock: list[float]) -> None:

@@ -3,14 +3,24 @@
 import logging
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from markdown_it import MarkdownIt
 from prefect.client.schemas.actions import ArtifactCreate
-from prefect.states import Completed
 
 from pipelines import artifacts
-from pipelines.artifacts import Change, Results, format_difference, publish_difference, publish_results, publish_run
+from pipelines.artifacts import (
+    MINED_FACES,
+    Change,
+    Results,
+    format_difference,
+    publish_difference,
+    publish_results,
+    publish_run,
+    publish_stages,
+    read_differences,
+)
 from pipelines.workspace import Stage
 
 HARD = [
@@ -92,11 +102,18 @@ def test_figures_and_mined_faces_are_tables(shown: dict[str, dict[str, Any]]) ->
         "margins": {"joy": 0.25, "fear": None},
         "by_class": {"joy": {"kept": 12000, "precision": 0.9, "low": 0.8, "high": 1.0}, "fear": {"kept": 345}},
     }
-    publish_results(Results(metrics, mined))
+    metrics |= {("baseline", "street", "accuracy"): 0.75, ("rest", "street", "accuracy"): 0.25}
+    withheld = {("das", "street"): "evaluate@das-street: Failed"}
+    differences = {("vas", "street"): (-2.0, "-2.0 [-3.0, -1.0] against baseline"), ("rest", "street"): (1.0, "+1.0")}
+    publish_results(Results(metrics, mined, withheld), differences)
     assert shown["metrics"]["table"] == [
-        {"recipe": "vas", "target": "street", "accuracy": "0.5000"},
+        {"recipe": "rest", "target": "street", "accuracy": "0.2500", "difference (points)": "+1.0"},
+        {"recipe": "baseline", "target": "street", "accuracy": "0.7500"},
+        {"recipe": "das", "target": "street", "not shown": "evaluate@das-street: Failed"},
+        {"recipe": "vas", "target": "street", "accuracy": "0.5000",
+         "difference (points)": "-2.0 [-3.0, -1.0] against baseline"},
         {"recipe": "das", "target": "x", "macro_f1": "0.3333"},
-    ]
+    ]  # fmt: skip
     assert shown["mined"]["table"] == [
         {"class": "joy", "kept": "12,000", "margin": "0.2500", "estimated precision": "0.900 [0.800, 1.000]"},
         {"class": "fear", "kept": "345", "margin": "-"},
@@ -121,6 +138,32 @@ def test_nothing_is_shown_where_there_is_nothing(shown: dict[str, dict[str, Any]
     assert shown == {}
 
 
+def test_what_is_withheld_is_named_with_its_reason(shown: dict[str, dict[str, Any]]) -> None:
+    publish_results(Results(withheld={MINED_FACES: "mine: Failed"}))
+    assert shown["mined"]["table"] == [{"not shown": "mine: Failed"}]
+    publish_difference([Change("a", 1.0, 2.0)], "v1", {("vas", "a|b"): "evaluate: Failed", MINED_FACES: "mine: Failed"})
+    assert shown["difference"]["markdown"].splitlines()[-4:] == [
+        "Not compared:", "", "- vas on a\\|b: evaluate: Failed", "- mined faces: mine: Failed",
+    ]  # fmt: skip
+
+
+def test_differences_are_those_of_the_report_of_this_run(tmp_path: Path) -> None:
+    (tmp_path / "reports" / "tables").mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_text("stages: {report: {outs: [{path: reports/tables}]}}")
+    (tmp_path / "reports" / "tables" / "differences.csv").write_text(
+        "recipe,against,target,metric,difference,seeds_low,seeds_high,seeds\n"
+        "vas,baseline,street,mean_class_accuracy,0.0125,-0.004,0.029,3\n"
+        "vas,baseline,film,mean_class_accuracy,-0.02,,,1\n"
+        "vas,baseline,street,accuracy,0.5,0.4,0.6,3\n"
+    )
+    assert read_differences(tmp_path, {"report": "Completed"}) == {
+        ("vas", "street"): (1.25, "+1.2 [-0.4, +2.9] against baseline"),
+        ("vas", "film"): (-2.0, "-2.0 against baseline"),
+    }
+    assert read_differences(tmp_path, {"report": "Skipped"}) == {}
+    assert read_differences(tmp_path, {"evaluate": "Completed"}) == {}
+
+
 def test_one_fault_hides_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,12 +175,24 @@ def test_one_fault_hides_nothing_else(
     (tmp_path / "reports" / "metrics" / "vas").mkdir(parents=True)
     (tmp_path / "reports" / "metrics" / "vas" / "street.json").write_text('{"accuracy": 0.5}')
     (tmp_path / "reports" / "index.html").touch()
-    stages = {"a": Stage("a", "does a"), "b": Stage("b")}
-    publish_run(tmp_path, stages, {"a": Completed(name="RunCache")})
-    assert shown["stages"]["table"] == [{"stage": "a", "state": "RunCache", "what it does": "does a"}]
+    (tmp_path / "dvc.lock").write_text("stages: {a: {outs: [{path: reports/metrics/vas/street.json}]}}")
+    stages, runs = {"a": Stage("a", "does a"), "b": Stage("b")}, [uuid4() for _ in range(60)]
+    publish_stages(stages, {"a": "RunCache"}, ["mine.value 1 → 2"])
+    publish_run(tmp_path, {"a": "RunCache"}, runs[0])
+    assert shown["stages"]["table"] == [
+        {"stage": "a", "state": "RunCache", "what it does": "does a"},
+        {"stage": "b", "state": "not ended", "what it does": ""},
+    ]
+    assert shown["stages"]["description"].endswith("Changed settings: mine.value 1 → 2")
     assert shown["metrics"]["table"] == [{"recipe": "vas", "target": "street", "accuracy": "0.5000"}]
-    assert shown["report"]["link"] == (tmp_path / "reports" / "index.html").as_uri()
+    kept = tmp_path / "reports" / "runs"
+    assert [shown["report"]["link"]] == [path.as_uri() for path in kept.iterdir()]
     assert "not everything could be shown: no remote" in caplog.text
     monkeypatch.setenv("PIPELINES_REPORT_URL", "http://host:1/reports/")
-    publish_run(tmp_path, stages, {"a": Completed(name="Cached")})  # nothing changed: no other revision is asked for
-    assert shown["report"]["link"] == "http://host:1/reports/index.html"
+    (tmp_path / "reports" / "index.html").write_text("of the last run")
+    for run in runs[1:]:
+        publish_run(tmp_path, {"a": "Cached"}, run)  # nothing changed: no other revision is asked for
+    links = [path.name for path in kept.iterdir() if path.name.endswith(f"{str(runs[-1])[:8]}.html")]
+    assert [shown["report"]["link"]] == [f"http://host:1/reports/runs/{name}" for name in links]
+    assert (kept / links[0]).read_text() == "of the last run"
+    assert len(list(kept.iterdir())) == 50

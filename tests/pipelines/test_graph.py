@@ -250,11 +250,13 @@ def test_what_is_no_workspace_is_refused(tmp_path: Path) -> None:
 
 def test_needs_are_read_strictly_and_the_rest_left_alone() -> None:
     assert read_needs("a", {"gpu": True, "cores": 3, "timeout": 2, "note": "mine"}) == Needs(True, 3, 2)
+    assert read_needs("a", {"retries": 2}) == Needs(retries=2)
     for none in ({}, None, "words", 7, ["gpu"]):
         assert read_needs("a", none) == Needs()
     wrong: list[tuple[str, Any]] = [
         *(("gpu", one) for one in (1, "yes", None)),
         *(("cores", one) for one in (0, -1, 1.5, True, "two")),
+        *(("retries", one) for one in (-1, True, 1.5, "2", 11)),
         *(("timeout", one) for one in (0, -1, True, "1h", float("nan"))),
     ]
     for key, value in wrong:

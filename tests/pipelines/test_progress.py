@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from fer_pipeline.core.progress import progress
 from fer_pipeline.sharding.run import ProgressFile
 from pipelines import artifacts as module
-from pipelines.artifacts import artifact_key, format_progress, percent, read_progress, report_progress
+from pipelines.artifacts import format_progress, format_run, percent, read_progress, report_progress
 
 
 def write(path: Path, content: Any) -> Path:
@@ -65,50 +65,82 @@ def test_progress_reads_as_a_line_and_a_percentage(
     assert percent(found) == pytest.approx(percentage, abs=1e-3)
 
 
-@pytest.mark.parametrize("stage", ["align@studio", "Mine", "sub/dvc.yaml:x@Ü_ß.1", "evaluate@vas-straße", "训练@集"])
-def test_prefect_takes_the_key_of_any_stage(stage: str) -> None:
-    assert ArtifactCreate(key=artifact_key(stage)).key == artifact_key(stage)
+class Bar:
+    """What was shown: how much is done, and the lines."""
 
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shown: list[tuple[float, list[str]]] = []
+        self.id = uuid4()
+        monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0.01)
+        monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
+        monkeypatch.setattr(module, "create_progress_artifact", self.create)
+        monkeypatch.setattr(module, "update_progress_artifact", self.update)
 
-def test_a_stage_is_followed_from_its_own_file_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[tuple[float, str | None]] = []
-    ids: list[UUID] = []
+    def create(self, value: float, key: str, description: str) -> UUID:
+        assert ArtifactCreate(key=key).key == key
+        assert self.shown == []
+        self.shown.append((value, description.split("\n\n")))
+        return self.id
 
-    def create(value: float, key: str, description: str) -> UUID:
-        shown.append((value, description))
-        ids.append(uuid4())
-        return ids[-1]
-
-    def update(artifact: UUID, value: float, description: str) -> None:
-        assert artifact == ids[0]
-        shown.append((value, description))
-        if len(shown) == 2:
+    def update(self, artifact: UUID, value: float, description: str) -> None:
+        assert artifact == self.id
+        self.shown.append((value, description.split("\n\n")))
+        if len(self.shown) == 2:
             raise ConnectionError("the server is away")
 
-    monkeypatch.setattr(module, "SECONDS_BETWEEN_LOOKS", 0.01)
-    monkeypatch.setattr(module, "create_progress_artifact", create)
-    monkeypatch.setattr(module, "update_progress_artifact", update)
-    write(tmp_path / ".store" / "progress" / "align@studio.json", {"done": 99, "total": 100})
-    os.utime(tmp_path / ".store" / "progress" / "align@studio.json", (0, 0))  # an earlier run's
-    with report_progress(tmp_path, "align@studio", logging.getLogger("test")):
-        for done in (1, 2, 3):
-            time.sleep(0.05)
-            write(tmp_path / ".store" / "progress" / "align@studio.json", {"done": done, "total": 4})
-    assert len(ids) == 1
-    assert shown[0][0] < 99
-    assert shown[-1] == (75.0, "align@studio: 3 of 4 items")  # read once more after the end
+    def wait_for(self, *lines: str) -> None:
+        deadline = time.monotonic() + 60
+        while not (self.shown and self.shown[-1][1] == list(lines)):
+            assert time.monotonic() < deadline, self.shown[-3:]
+            time.sleep(0.01)
+
+
+def test_all_stages_of_a_run_have_one_bar_in_which_the_longer_one_has_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bar, outcomes, store = Bar(monkeypatch), dict[str, str](), tmp_path / ".store"
+    write(store / "provenance" / "align@studio.json", {"seconds": 30})
+    write(store / "provenance" / "mine.json", {"seconds": 10})
+    write(store / "progress" / "align@studio.json", {"done": 99, "total": 100})
+    os.utime(store / "progress" / "align@studio.json", (0, 0))  # an earlier run's
+    with report_progress(tmp_path, ["align@studio", "mine", "report"], outcomes):  # report: as long as the others' mean
+        bar.wait_for("0 %")
+        write(store / "progress" / "align@studio.json", {"done": 2, "total": 4})
+        bar.wait_for("25 %", "align@studio: 2 of 4 items")
+        outcomes["align@studio"] = "Completed"
+        bar.wait_for("50 %")
+        write(store / "progress" / "mine@.json", {"done": 3, "total": None, "unit": "faces"})
+        bar.wait_for("50 %", "mine: 3 faces")
+        outcomes |= {"mine": "Completed", "report": "Failed"}
+    assert bar.shown[-1] == (100.0, ["100 %"])  # looked at once more after the end
+
+
+def test_a_run_with_nothing_to_do_has_no_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Bar(monkeypatch)
+    with report_progress(tmp_path, [], {}):
+        pass
+    assert bar.shown == []
+
+
+@pytest.mark.parametrize(
+    ("share", "seconds", "text"),
+    [(0.5, 60, "50 %, about 60 s left"), (0.04, 600, "4 %"), (0.5, 5, "50 %"), (1, 60, "100 %"),
+     (0.1, 1800, "10 %, about 4.5 h left")],
+)  # fmt: skip
+def test_the_time_left_is_told_when_enough_is_done(share: float, seconds: float, text: str) -> None:
+    assert format_run(share, seconds) == text
 
 
 @pytest.mark.parametrize(("stage", "words"), [("align@studio", ("align", "studio")), ("mine", ("mine", ""))])
 def test_what_the_stages_write_is_found_and_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, words: tuple[str, str]
 ) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(module, "create_progress_artifact", lambda value, key, description: shown.append(description))
-    progress_file = ProgressFile(tmp_path / ".store", *words)
-    with report_progress(tmp_path, stage, logging.getLogger("test")), progress_file.follow():
+    bar, progress_file = Bar(monkeypatch), ProgressFile(tmp_path / ".store", *words)
+    with report_progress(tmp_path, [stage], {}), progress_file.follow():
         with progress("faces", 4, "faces") as advance:
-            advance(3)
-    assert len(shown) == 1
-    assert shown[0].startswith(f"{stage}: 3 of 4 faces, ")
-    assert "left" not in shown[0]  # it has ended
+            advance(1, earlier=True)
+            advance(2)
+    share, (_, line) = bar.shown[-1]
+    assert share == 75
+    assert line.startswith(f"{stage}: 3 of 4 faces (1 of an earlier run), ")
+    assert "left" not in line  # it has ended

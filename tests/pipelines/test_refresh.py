@@ -120,6 +120,7 @@ def test_a_version_on_a_branch_pushed_when_the_remote_is_back(world: Path, tmp_p
     # A version that nobody could make again is refused.
     (world / "params.yaml").write_text(PARAMS.replace("0.25", "0.5"))
     state = refresh(**options)
+    assert state.name == "Refused"
     assert state.message == (f"uncommitted changes in {world}: params.yaml; commit or stash them, or set allow_dirty")
 
 

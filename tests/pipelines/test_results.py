@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dvc.repo import Repo
 
-from pipelines.artifacts import Change, Results, compare_results, read_results, read_results_at
+from pipelines.artifacts import MINED_FACES, Change, Results, compare_results, read_results, read_results_at
 from pipelines.repository import run_git
 
 NewRepository = Callable[..., Path]
@@ -75,6 +75,42 @@ def test_a_revision_without_results_has_none(tmp_path: Path, new_repository: New
     folder = new_repository(tmp_path, {"dvc.yaml": GRAPH, "figures.json": "{}", "mined.json": "{}"})
     assert read_results_at(folder, "HEAD") is None
     assert read_results(folder) == Results()
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "reason"),
+    [
+        ({"mine": "Cached", "evaluate": "RunCache"}, None),
+        ({"mine": "Completed", "evaluate": "Completed", "other": "Failed"}, None),
+        ({"mine": "Cached"}, "evaluate is not part of this run"),
+        ({"mine": "Cached", "evaluate": "Skipped"}, "evaluate: Skipped"),
+        ({"mine": "Cached", "evaluate": "Failed"}, "evaluate: Failed"),
+    ],
+)
+def test_a_figure_that_the_run_did_not_bring_up_to_date_is_withheld(
+    workspace: Path, outcomes: dict[str, str], reason: str | None
+) -> None:
+    then, found = read_results_at(workspace, "HEAD"), read_results(workspace, outcomes)
+    assert then is not None
+    if reason is None:
+        assert found == read_results(workspace)
+        return
+    assert (found.metrics, found.withheld) == ({}, {("vas", "street"): reason})
+    assert [change.what for change in compare_results(then, found)] == ["mined joy: kept", "mined: kept"]
+    assert read_results(workspace, {}).withheld[MINED_FACES] == "mine is not part of this run"
+    assert read_results(workspace, {}).mined == {}
+
+
+def test_figures_that_a_failed_stage_has_removed_are_withheld_too(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_bytes((workspace / "dvc.lock").read_bytes())
+    assert read_results(tmp_path, {"mine": "Failed"}).withheld == {
+        ("vas", "street"): "evaluate is not part of this run"
+    }
+    other = tmp_path / "reports/metrics/by/hand.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"accuracy": 0.5}')
+    assert read_results(tmp_path, {"evaluate": "Cached"}).withheld == {("by", "hand"): "no stage in dvc.lock makes it"}
+    assert read_results(tmp_path).metrics == {("by", "hand", "accuracy"): 0.5}
 
 
 def test_changes_are_those_that_are_there_by_hand() -> None:

@@ -41,6 +41,12 @@ def upstream_of(stages: dict[str, Stage], stage: Stage) -> set[str]:
 )
 def test_a_walk_keeps_its_rules(stages, ends, number_cores, gpus, choose) -> None:
     scheduler = Scheduler(stages, cores=range(number_cores), gpus=gpus)
+    expected = scheduler.list_expected()
+    assert expected == [
+        address
+        for address, stage in stages.items()
+        if any(stages[one].stale for one in {address, *upstream_of(stages, stage)})
+    ]
     own_ends = dict(zip(stages, ends, strict=False))
     running: dict[str, Start] = {}
     began: list[str] = []
@@ -54,6 +60,7 @@ def test_a_walk_keeps_its_rules(stages, ends, number_cores, gpus, choose) -> Non
             if start.outcome is not Outcome.SKIPPED:
                 assert (start.outcome is Outcome.CACHED) == (not start.stage.stale and upstream <= {Outcome.CACHED})
             runs = start.outcome is None
+            assert not runs or address in expected
             wanted = start.stage.needs.cores
             least = number_cores if wanted == "all" else min(wanted or 1, number_cores)
             assert (len(start.cores) >= least) if runs else not start.cores

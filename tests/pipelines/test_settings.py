@@ -14,7 +14,7 @@ from dvc.scm import Git
 from pipelines import FlowError
 from pipelines.repository import check_experiment_name
 from pipelines.sweep import name_trial, read_grid, set_params, sweep
-from pipelines.workspace import describe_workspace, read_params
+from pipelines.workspace import describe_workspace, list_changed_settings, read_params
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,37 @@ def test_no_settings_are_none(tmp_path: Path) -> None:
     assert read_params(tmp_path) == {}
     (tmp_path / "params.yaml").write_bytes(b"anchor: \xff\xfe")
     assert read_params(tmp_path) == {}
+
+
+LOCKED = """
+stages:
+  mine:
+    params: {params.yaml: {mine: {by: margin, value: 0.22}, datasets.street: {path: data, split: null}, seeds: [1]}}
+  report:
+    params: {params.yaml: {seeds: [1], mine: {by: margin, value: 0.22}}}
+  made: {cmd: x}
+"""
+
+
+@pytest.mark.parametrize(
+    ("params", "changes"),
+    [
+        ("{mine: {by: margin, value: 0.22}, datasets: {street: {path: data, split: null}}, seeds: [1], other: 3}", []),
+        ("{mine: {by: margin, value: 0.25}, datasets: {street: {path: data}}, seeds: [1]}", ["mine.value 0.22 → 0.25"]),
+        (
+            "{mine: {by: count, value: 0.22, cap: 9}, datasets: {street: {path: data}}, seeds: [1, 2]}",
+            ["mine.by margin → count", "mine.cap None → 9", "seeds [1] → [1, 2]"],
+        ),
+        ("{mine: {by: margin, value: 0.22}, seeds: [1]}", ["datasets.street {'path': 'data',… → None"]),
+    ],
+)
+def test_changed_settings_are_those_that_the_lock_has_otherwise(
+    tmp_path: Path, params: str, changes: list[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(params)
+    assert list_changed_settings(tmp_path) == []
+    (tmp_path / "dvc.lock").write_text(LOCKED)
+    assert sorted(list_changed_settings(tmp_path)) == changes
 
 
 def test_the_projects_own_settings_have_a_name(root: Path) -> None:

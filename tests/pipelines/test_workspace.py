@@ -138,11 +138,12 @@ def test_what_dvc_remembers_lies_where_nobody_else_writes(tmp_path: Path, monkey
     assert own.stat().st_mode & 0o777 == 0o700
     (tmp_path / ".dvc").mkdir()
     for name in ("SYSTEM/config", "GLOBAL/config", ".dvc/config", ".dvc/config.local"):
-        (tmp_path / name).write_text(f'[core]\n    remote = x\n    site_cache_dir = "/{name}"\n', encoding="utf-8")
+        place = tmp_path / "memory" / name  # DVC makes it
+        (tmp_path / name).write_text(f'[core]\n    remote = x\n    site_cache_dir = "{place}"\n', encoding="utf-8")
         words = [sys.executable, "-c", "from dvc.repo import Repo; print(Repo().config['core']['site_cache_dir'])"]
         subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
         theirs = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout.strip()
-        assert find_site_cache(tmp_path) == theirs == f"/{name}"
+        assert find_site_cache(tmp_path) == theirs == str(place)
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", "/named")
     assert find_site_cache(tmp_path) == "/named"
 

@@ -99,9 +99,14 @@ def test_a_killed_process_is_resumed_to_the_byte(train_toy, tmp_path: Path) -> N
     _, told = process.communicate()
     assert process.returncode == -signal.SIGKILL, told.decode()
     assert state.exists()
-    seen = []
-    resumed = contents(train_toy("killed", epochs=15, advance=seen.append)[1])
-    assert seen[0] > 0, "nothing was taken up"
+    seen: list[tuple[int, bool]] = []
+
+    def advance(steps: int, *, earlier: bool = False) -> None:
+        seen.append((steps, earlier))
+
+    resumed = contents(train_toy("killed", epochs=15, advance=advance)[1])
+    assert seen[0][0] > 0, "nothing was taken up"
+    assert [earlier for _, earlier in seen] == [True] + [False] * (len(seen) - 1)
     assert resumed == contents(train_toy("whole", epochs=15)[1])
 
 

@@ -24,10 +24,10 @@ def work(conftest, root, name, norm, worker, advance):
     world = runpy.run_path(conftest)
     done = 0
 
-    def watched(steps):
+    def watched(steps, **earlier):
         nonlocal done
         done += steps
-        advance(steps)
+        advance(steps, **earlier)
         if done >= 7 and not worker.is_leader and (root / "kill").exists():
             (root / "kill").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -60,7 +60,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_path: Path) -> None:
     work = partial(works.work, CONFTEST, tmp_path)
     told: list[int] = []
-    run = partial(run_group, devices=CPUS, precision="auto", advance=told.append)
+
+    def advance(steps: int, *, earlier: bool = False) -> None:
+        told.append(steps)
+
+    run = partial(run_group, devices=CPUS, precision="auto", advance=advance)
     (tmp_path / "kill").touch()
     with pytest.raises(PipelineError) as caught:
         run(partial(work, "killed", "group"))

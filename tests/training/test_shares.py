@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from fer_pipeline.core.errors import DataError, PipelineError
-from fer_pipeline.training.shares import run_shares
+from fer_pipeline.training.shares import ignore_steps, run_shares
 
 WORKS = """
 import os
@@ -20,6 +20,7 @@ def write(folder, items, advance):
     for item in items:
         (folder / item).write_text(str(os.getpid()))
         advance(2)
+        advance(10, earlier=True)
 
 def fail(folder, items, advance):
     write(folder, [item for item in items if item != "b"], advance)
@@ -54,27 +55,33 @@ def works(tmp_path_factory, monkeypatch) -> ModuleType:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     seen: list[int] = []
-    run_shares(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=seen.append)
+    earlier_steps: list[int] = []
+
+    def advance(steps: int, /, *, earlier: bool = False) -> None:
+        (earlier_steps if earlier else seen).append(steps)
+
+    run_shares(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=advance)
     by = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(by) == {"a", "b", "c"}
     assert sum(seen) == 6
+    assert sum(earlier_steps) == 30
     assert by["a"] == by["c"] == str(os.getpid()), "the first share is done here"
     assert (by["b"] == str(os.getpid())) == (workers == 1)
 
 
 def test_a_fault_in_one_process_is_reported_after_the_others_are_done(tmp_path: Path, works) -> None:
     with pytest.raises(DataError, match="b is bad; mend it"):
-        run_shares(partial(works.fail, tmp_path), ["a", "b", "c"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.fail, tmp_path), ["a", "b", "c"], workers=2, advance=ignore_steps)
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
 
 
 def test_a_killed_process_is_one_line(tmp_path: Path, works) -> None:
     with pytest.raises(PipelineError, match="a training process was killed"):
-        run_shares(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.die, tmp_path), ["a", "b"], workers=2, advance=ignore_steps)
     assert (tmp_path / "a").exists()
 
 
 def test_a_fault_here_ends_the_others(tmp_path: Path, works) -> None:
     """The other process would go on for ever."""
     with pytest.raises(DataError, match="a is bad; mend it"):
-        run_shares(partial(works.fail_first, tmp_path), ["a", "b"], workers=2, advance=lambda steps: None)
+        run_shares(partial(works.fail_first, tmp_path), ["a", "b"], workers=2, advance=ignore_steps)
