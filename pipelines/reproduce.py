@@ -33,6 +33,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipelines import FlowError, artifacts, process_tree
 from pipelines.cleanup import clean_up, fail_in_one_line, is_ending, stop_event, tag_run, watch_run
 from pipelines.locks import hold_gpu, lock_workspace, repair_rwlock, visible_gpus
+from pipelines.progress import report_progress
 from pipelines.repository import check_experiment_name, checkout_revision, save_experiment
 from pipelines.workspace import (
     LOCK,
@@ -274,7 +275,7 @@ def reproduce(
             with (
                 stop_event() as stop,
                 watch_run(run, stop, log),
-                artifacts.report_progress(folder, expected, scheduler.outcomes),
+                report_progress(folder, expected, scheduler.outcomes),
             ):
                 label = f"{experiment}: " if experiment else ""
                 _run_stages(scheduler, RunContext(folder, force, gpu_limit, timeout_hours, stop, label))

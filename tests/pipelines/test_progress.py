@@ -13,8 +13,8 @@ from prefect.client.schemas.actions import ArtifactCreate
 
 from fer_pipeline.core.progress import progress
 from fer_pipeline.sharding.run import ProgressFile
-from pipelines import artifacts as module
-from pipelines.artifacts import format_progress, format_run, percent, read_progress, report_progress
+from pipelines import progress as module
+from pipelines.progress import format_progress, format_run, percent, read_progress, report_progress
 
 
 def write(path: Path, content: Any) -> Path:
