@@ -60,7 +60,7 @@ reports:  {site}
 
 in another terminal:
   {export}
-  prefect deployment run reproduce/local --watch
+  prefect deployment run reproduce/reproduce-local --watch
 
 Ctrl-C ends the server, the worker and what it runs.
 """

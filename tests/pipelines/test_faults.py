@@ -102,7 +102,7 @@ class Site:
             )
 
     def start(self) -> str:
-        deployment = self.api.ask("/deployments/name/reproduce/local")["id"]
+        deployment = self.api.ask("/deployments/name/reproduce/reproduce-local")["id"]
         parameters = {"gpus": ["0"], "gpu_limit": "gpu"}
         wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return self.api.ask(f"/deployments/{deployment}/create_flow_run", wanted)["id"]

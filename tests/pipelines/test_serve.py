@@ -90,7 +90,7 @@ class Served:
         return {f"{flows[one['flow_id']]}/{one['name']}": one for one in found}
 
     def nightly(self) -> dict[str, Any]:
-        [schedule] = self.deployments()["refresh/local"]["schedules"]
+        [schedule] = self.deployments()["refresh/refresh-local"]["schedules"]
         return schedule
 
     def refused(self, home: Path) -> str:
@@ -147,7 +147,7 @@ def _refuses_foreign_pages(served: Served) -> None:
     """What a page of another site can send makes no deployment; a page of its own and programs are answered."""
     own, foreign = f"127.0.0.1:{served.port}", f"page.example:{served.port}"
     whole = {"Host": own, **served.api.headers}
-    made = json.dumps({"name": "foreign", "flow_id": served.deployments()["reproduce/local"]["flow_id"]})
+    made = json.dumps({"name": "foreign", "flow_id": served.deployments()["reproduce/reproduce-local"]["flow_id"]})
     post = functools.partial(served.status, "/api/deployments/", method="POST", body=made)
     assert post({"Host": own}) == 403, "no token"
     assert post({"Host": own, "Origin": "http://page.example", "Content-Type": "text/plain"}) == 403, "a form"
@@ -196,7 +196,7 @@ def _refuses_foreign_pages(served: Served) -> None:
 
 def _runs_flows(served: Served) -> None:
     """The worker takes a run, and the run tells the server how it ended: both know the password."""
-    deployment = served.deployments()["reproduce/local"]["id"]
+    deployment = served.deployments()["reproduce/reproduce-local"]["id"]
     asked = {"parameters": {"targets": ["nothing_of_that_name"]}, "state": {"type": "SCHEDULED"}}
     run = served.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
     served.until(lambda: served.api.run(run)["state"]["type"] in ("FAILED", "CRASHED"))
@@ -222,7 +222,7 @@ def _is_set_up_again(served: Served, root: Path) -> None:
     from pipelines import serve
     from pipelines.process_tree import ProgramGroup
 
-    schedule = f"deployments/{served.deployments()['refresh/local']['id']}/schedules/{served.nightly()['id']}"
+    schedule = f"deployments/{served.deployments()['refresh/refresh-local']['id']}/schedules/{served.nightly()['id']}"
     assert not served.nightly()["active"]
     served.ask(schedule, {"active": True}, "PATCH")
     served.ask("v2/concurrency_limits/gpu", {"limit": 5}, "PATCH")
@@ -314,7 +314,7 @@ def _is_set_up(served: Served) -> None:
     assert served.until(served.workers)
     assert served.ask("work_pools/local")["type"] == "process"
     found = served.deployments()
-    assert set(found) == {"reproduce/local", "refresh/local", "sweep/local"}
+    assert set(found) == {"reproduce/reproduce-local", "refresh/refresh-local", "sweep/sweep-local"}
     assert {one["work_pool_name"] for one in found.values()} == {"local"}
     steps = [step for one in found.values() for step in one["pull_steps"]]
     told = {

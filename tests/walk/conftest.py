@@ -187,7 +187,7 @@ class Scheduled:
         mine = {name: value for name, value in environment.items() if name.startswith("PREFECT_")}
         self.environment = {**project.environment, **mine, "PYTHONPATH": "", "NO_COLOR": "1"}
         api.ask("/work_pools/", {"name": "local", "type": "process"})
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "reproduce/local"]
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--name", "reproduce/reproduce-local"]
         told = subprocess.run(command, cwd=project.folder, env=self.environment, capture_output=True, text=True)
         assert told.returncode == 0, told.stdout + told.stderr
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local", "--limit", "1"]
@@ -203,7 +203,7 @@ class Scheduled:
 
     def fire(self, times: int) -> list[dict[str, Any]]:
         """The runs that a schedule of so many times started, when all have ended."""
-        deployment = self._api.ask("/deployments/name/reproduce/local")["id"]
+        deployment = self._api.ask("/deployments/name/reproduce/reproduce-local")["id"]
         begin = datetime.now(UTC) + timedelta(seconds=5)
         rule = f"DTSTART:{begin:%Y%m%dT%H%M%S}\nRRULE:FREQ=SECONDLY;INTERVAL=5;COUNT={times}"
         self._api.ask(f"/deployments/{deployment}/schedules", [{"active": True, "schedule": {"rrule": rule}}])
