@@ -5,7 +5,6 @@ A running stage writes `.store/progress/<stage>@<set>.json` with `done`, `total`
 """
 
 import contextvars
-import json
 import logging
 import os
 import re
@@ -31,6 +30,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from pipelines import FlowError
+from pipelines.documents import DocumentError, parse_json, read_json
 from pipelines.repository import run_dvc
 from pipelines.workspace import Stage
 
@@ -89,8 +89,9 @@ def read_results(workspace: Path) -> Results:
 def read_results_at(workspace: Path, rev: str) -> Results | None:
     """Return what a revision's dvc.lock names, from DVC's cache or remote; None where it has none."""
     try:
-        files = json.loads(run_dvc(workspace, "metrics", "diff", "--json", "--all", rev))
-    except (FlowError, ValueError):
+        printed = run_dvc(workspace, "metrics", "diff", "--json", "--all", rev)
+        files = parse_json(printed, finite=False)  # a metric may be NaN, and is none then
+    except (FlowError, DocumentError):
         return None
     metrics = {
         (path.parent.name, path.stem, name): value
@@ -259,8 +260,8 @@ def artifact_key(stage: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(_mapping(json.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError):
+        return dict(_mapping(read_json(path)))
+    except (OSError, DocumentError):
         return {}
 
 

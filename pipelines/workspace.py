@@ -18,10 +18,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from ruamel.yaml import YAML
 
 from pipelines import TELEMETRY_OFF, FlowError
+from pipelines.documents import DocumentError, load_commented, one_line, parse_json, read_yaml
 
 LOCK = "dvc.lock"
 STAGE_SETTINGS = {**TELEMETRY_OFF, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
@@ -47,8 +47,8 @@ def stage_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def read_params(workspace: Path) -> dict[str, Any]:
     """Return the settings of a workspace for names and tables; an empty dict where they cannot be read."""
     try:
-        content = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError):  # ValueError: a date that is none, text that is no UTF-8
+        content = read_yaml(workspace / "params.yaml")
+    except (OSError, DocumentError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -63,9 +63,16 @@ def describe_workspace(workspace: Path) -> str:
 
 
 def read_locked_stages(path: Path) -> list[str]:
-    """Return the stages of a dvc.lock in its order; none where there is no file."""
-    content = YAML(typ="safe").load(path) if path.exists() else None
-    return list((content or {}).get("stages") or {})
+    """Return the stages of a dvc.lock in its order; none where there is no file, FlowError for a damaged one."""
+    try:
+        content = read_yaml(path) if path.exists() else None
+        if not isinstance(stages := (content or {}).get("stages") or {}, dict):
+            raise DocumentError(f"its stages are a {type(stages).__name__}")
+    except (OSError, DocumentError, AttributeError) as error:
+        raise FlowError(
+            f"{path} is broken: {one_line(error, 200)}; restore it from git: git checkout -- {LOCK}"
+        ) from None
+    return list(map(str, stages))
 
 
 def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) -> bool:
@@ -79,11 +86,12 @@ def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) ->
         return False
     yaml_file, same, changed = YAML(), StringIO(), StringIO()
     yaml_file.default_flow_style = False
-    content = YAML(typ="safe").load(path)
+    text = path.read_text(encoding="utf-8")
+    content = load_commented(text, YAML(typ="safe"))
     yaml_file.dump(content, same)
     content["stages"] = {name: content["stages"][name] for name in ordered}
     yaml_file.dump(content, changed)
-    if is_dvcs := same.getvalue() == path.read_text(encoding="utf-8"):
+    if is_dvcs := same.getvalue() == text:
         replace_text(path, changed.getvalue())
     return is_dvcs
 
@@ -160,8 +168,8 @@ def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> 
         command, cwd=workspace, env=stage_environment(), input=request, capture_output=True, text=True, check=False
     )
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
+        answer = parse_json(done.stdout.splitlines()[-1], finite=False)  # in which the meta of a stage may stand
+    except (DocumentError, IndexError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
     if "error" in answer:

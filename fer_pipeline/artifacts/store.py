@@ -23,6 +23,7 @@ from fer_pipeline.core.files import (
     fresh_folder,
     fsync_path,
     read_json,
+    refuse_damage,
     remove,
     replacing,
     replacing_folder,
@@ -185,8 +186,12 @@ class Store:
 
     def last_runs(self) -> dict[str, tuple[float, frozenset[str]]]:
         """Returns for every stage@set when its last run ended and which shards it used."""
-        runs = {path.stem: read_json(path) for path in sorted((self.root / "last_runs").glob("*.json"))}
-        return {owner: (float(run["time"]), frozenset(run["keys"])) for owner, run in runs.items()}
+        runs: dict[str, tuple[float, frozenset[str]]] = {}
+        for path in sorted((self.root / "last_runs").glob("*.json")):
+            run = read_json(path)
+            with refuse_damage(path, "is no record of a run", "remove it and run its stage again, then this"):
+                runs[path.stem] = (float(run["time"]), frozenset(TypeAdapter(list[str]).validate_python(run["keys"])))
+        return runs
 
     def state(self, stage: str, key: str) -> Path:
         """Returns the folder of a long stage's mid-run state. Its owner writes whole files into it."""

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from fer_pipeline.artifacts.arrow import count_nulls
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import DataError
@@ -122,6 +123,8 @@ def read_images(
     subjects = columns.column("subject").fill_null("").combine_chunks().dictionary_encode()  # an object for equal ones
     points = None
     if landmarks:
+        if missing := count_nulls(columns.column("landmarks")):
+            raise DataError(f"{folder} has {missing:,} faces without landmarks, which the strategy reads; rerun align")
         points = columns.column("landmarks").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,

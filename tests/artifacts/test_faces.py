@@ -131,7 +131,7 @@ def test_reading_holds_a_batch_and_a_row_group_of_pictures(tmp_path: Path) -> No
 
 def test_a_shard_of_something_else_is_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"face_id": ["a"], "label": [1]}), tmp_path / "part-00000.parquet")
-    with pytest.raises(DataError, match=r"part-00000\.parquet has no column image; it is no shard of faces"):
+    with pytest.raises(DataError, match=r"part-00000\.parquet has no column image; found face_id, label; remove it"):
         list(faces.iter_encoded(tmp_path / "part-00000.parquet", 4))
 
 

@@ -47,8 +47,8 @@ def test_confusions_and_clusters(predictions: Predictions) -> None:
 
 
 def test_damage_is_an_error_of_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; run the stage evaluate"):
+    with pytest.raises(DataError, match="does not exist; run: dvc repro evaluate"):
         read_predictions(tmp_path / "none.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
-    with pytest.raises(DataError, match="is no predictions table"):
+    with pytest.raises(DataError, match="is no readable predictions table"):
         read_predictions(tmp_path / "bad.parquet")

@@ -13,6 +13,23 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_json
 
 CLASSES = ("anger", "fear")
+SUMMARY = {
+    "classes": [*CLASSES],
+    "margins": {"anger": 0.2, "fear": None},
+    "pools": {
+        "p": {
+            **{"faces": 4, "excluded": 0, "no_direction": 0, "below_margin": 2, "over_cap": 0, "kept": 2},
+            "by_class": {"anger": 2, "fear": 0},
+        }
+    },
+    "kept": 2,
+    "by_class": {
+        "anger": {"kept": 2, "precision": 0.5, "low": 0.25, "high": 0.75},
+        "fear": {"kept": 0, "precision": None, "low": None, "high": None},
+    },
+    "precision": {"estimate": 0.5, "low": 0.25, "high": 0.75},
+    "seed": 1,
+}
 
 
 def table() -> pa.Table:
@@ -69,5 +86,5 @@ def test_sweep_has_a_row_for_all_and_for_each_class() -> None:
 
 
 def test_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "summary.json", {"kept": 2})
-    assert read_summary(tmp_path) == {"kept": 2}
+    write_json(tmp_path / "summary.json", SUMMARY)
+    assert read_summary(tmp_path) == SUMMARY

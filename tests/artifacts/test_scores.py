@@ -77,8 +77,8 @@ def test_centroids_keep_every_digit(tmp_path: Path) -> None:
 
 
 def test_missing_or_damaged_centroids_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist; run: dvc repro score"):
         read_centroids(tmp_path)
     (tmp_path / "centroids.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is damaged"):
         read_centroids(tmp_path)
