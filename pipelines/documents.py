@@ -13,7 +13,6 @@ import reprlib
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def parse_yaml(data: bytes | str) -> Any:
         value = yaml.load(text, _Loader)
     except Exception as error:  # a tag or a number that is none raises whatever its constructor happens to
         what = str(error) if isinstance(error, ValueError | yaml.YAMLError) else repr(error)
-        raise DocumentError(one_line(what, 200)) from None
+        raise DocumentError(one_line(what.replace('in "<unicode string>",', "at"), 200)) from None
     _check_values(value)
     return value
 
@@ -116,7 +115,7 @@ def escape_controls(line: str) -> str:
 
 def _visible(letter: str) -> str:
     is_plain = letter not in DIRECTIONS and unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp")
-    return letter if is_plain else letter.encode("unicode_escape").decode()
+    return letter if is_plain or letter == "\t" else letter.encode("unicode_escape").decode()
 
 
 def _read_bytes(path: Path, limit: int) -> bytes:
@@ -145,7 +144,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _integer(text: str) -> int:
     value = int(text) if len(text) <= 20 else MAX_INTEGER
-    if abs(value) >= MAX_INTEGER:
+    if not -MAX_INTEGER <= value < MAX_INTEGER:
         raise DocumentError(f"the integer {one_line(text, 40)} has more than 64 bits")
     return value
 
@@ -154,21 +153,14 @@ def _check_values(value: Any) -> None:
     """Refuse what is nested too deep, and text that is no text: it can be no name of a file, nor be written."""
     level, depth = [value], 0
     while level:
-        if depth > MAX_DEPTH:
-            raise DocumentError(f"it is nested more than {MAX_DEPTH} deep")
         for text in level:
             if isinstance(text, str) and not text.isprintable() and re.search("[\0\ud800-\udfff]", text):
                 raise DocumentError(f"{brief(text)} holds a character that is none")
-        level = [child for parent in level for child in _children(parent)]
+        groups = [one for one in level if isinstance(one, dict | list)]
+        if groups and depth == MAX_DEPTH:
+            raise DocumentError(f"it is nested more than {MAX_DEPTH} deep")
+        level = [child for one in groups for child in ((*one, *one.values()) if isinstance(one, dict) else one)]
         depth += 1
-
-
-def _children(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
 
 
 def _check_events(text: str) -> None:
@@ -214,12 +206,16 @@ class _Loader(Base):
         for key, _ in node.value if len(counts) < counts.total() else ():
             if isinstance(key, yaml.ScalarNode) and counts[key.value] > 1:
                 raise DocumentError(f"the key {brief(key.value)} is given twice, see line {key.start_mark.line + 1}")
-        return super().construct_mapping(node, deep)
+        merges, pairs = any(key.value == "<<" for key, _ in node.value), len(node.value)
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < pairs and not merges:
+            raise DocumentError(f"two keys below line {node.start_mark.line + 1} are the same value")
+        return mapping
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         self._check_length(node)
         value = super().construct_yaml_int(node)
-        if abs(value) >= MAX_INTEGER:
+        if not -MAX_INTEGER <= value < MAX_INTEGER:
             raise DocumentError(f"line {node.start_mark.line + 1}: an integer has more than 64 bits")
         return value
 

@@ -196,20 +196,24 @@ def stream_ipc(path: Path, expected: pa.Schema, *, rows: int) -> Iterator[pa.Tab
 
 def check_columns(path: Path, found: pa.Schema, expected: pa.Schema, *, only: bool = False) -> None:
     """Refuses a file that lacks an expected column, doubles one, or has it of another type; `only`: or has others."""
-    remedy = remedy_of(expected)
-    if absent := [name for name in expected.names if name not in found.names]:
-        raise DataError(
-            f"{path} has no column {', '.join(absent)}; found {one_line(', '.join(found.names), 160)}; {remedy}"
-        )
+    with refuse_damage(path, expected):  # of names that are no text
+        if fault := _find_difference(found, expected, only=only):
+            raise DataError(f"{path} {fault}; {remedy_of(expected)}")
+
+
+def _find_difference(found: pa.Schema, expected: pa.Schema, *, only: bool) -> str:
+    names = found.names
+    if absent := [name for name in expected.names if name not in names]:
+        return f"has no column {', '.join(absent)}; found {one_line(', '.join(names), 160)}"
     for field in expected:
-        if (count := found.names.count(field.name)) > 1:
-            raise DataError(f"{path} has {count} columns {field.name}; {remedy}")
+        if (count := names.count(field.name)) > 1:
+            return f"has {count} columns {field.name}"
         kind = found.field(field.name).type
         if not _fits(kind, field.type):
             fault = f"column {field.name} has {one_line(kind, 80)}, expected {field.type}"
-            raise DataError(f"{path} is of another program or version (its {fault}); {remedy}")
-    if only and (others := [name for name in found.names if name not in expected.names]):
-        raise DataError(f"{path} has the unknown column {one_line(others[0], 80)}; {remedy}")
+            return f"is of another program or version (its {fault})"
+    others = [name for name in names if name not in expected.names] if only else []
+    return f"has the unknown column {one_line(others[0], 80)}" if others else ""
 
 
 def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
@@ -257,6 +261,7 @@ class ParquetFile:
         with self._refuse_damage():
             self._file = pq.ParquetFile(path, memory_map=mapped)
             self.metadata, self.schema = self._file.metadata, self._file.schema_arrow
+            self.names: list[str] = self.schema.names
         self.num_row_groups = self.metadata.num_row_groups
 
     def __enter__(self) -> "ParquetFile":
@@ -303,7 +308,7 @@ class ParquetFile:
             yield self._checked(batch, batch.num_rows)
 
     def _chosen(self, columns: Sequence[str] | None) -> list[str]:
-        chosen = [name for name in self.schema.names if name] if columns is None else list(columns)
+        chosen = self.names if columns is None else list(columns)
         names = {*chosen, *(name.partition(".")[0] for name in chosen)}
         expected = [field for field in self.expected if field.name in names]
         check_columns(self.path, self.schema, pa.schema(expected, metadata=self.expected.metadata))

@@ -52,7 +52,7 @@ def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
     if not path.is_file():
         raise DataError(f"{path} does not exist; run mine (dvc repro)")
     file, expected = ParquetFile(path, required(MINED_COLUMNS, remedy=REMINE)), mined_schema(classes)
-    if file.schema.metadata != expected.metadata or file.schema.names != expected.names:
+    if file.schema.metadata != expected.metadata or file.names != expected.names:
         raise DataError(f"{path} was mined with other classes or columns than {', '.join(classes)}; rerun mine")
     table = file.read()
     label = table.column("label").to_numpy()

@@ -70,7 +70,7 @@ def read_source(
         raise DataError(
             f"{folder} has the classes {list(in_folder)}, expected {list(classes)} in this order; rerun its stage"
         )
-    names = open_shard(shard_paths(folder)[0]).schema.names
+    names = open_shard(shard_paths(folder)[0]).names
     kind, column = ("auxiliary", "pseudo_label") if "pseudo_label" in names else ("faces", "label")
     table = read_table(folder, ["face_id", column, "split"])
     if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:

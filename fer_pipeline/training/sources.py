@@ -37,7 +37,7 @@ class Source(ABC):
         check_classes(folder, classes)
         if self.label is None:
             return None
-        if self.label not in open_shard(shard_paths(folder)[0]).schema.names:
+        if self.label not in open_shard(shard_paths(folder)[0]).names:
             raise DataError(
                 f"{folder} has no column {self.label}; name a folder of {MADE_BY[self.label]} for this source"
             )

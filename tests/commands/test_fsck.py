@@ -226,7 +226,7 @@ def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
     [
         (b"stages: [", "dvc.lock is broken: while parsing"),
         (b"- a", "it holds a list, not a mapping"),
-        (b"stages: {make: {outs: [{hash: md5}]}}", "dvc.lock is broken: KeyError 'path'"),
+        (b"stages: {make: {outs: [{hash: md5}]}}", "dvc.lock is broken: the key 'make.outs.0.path' is missing"),
         (b"\xff\xfe", "dvc.lock is broken: 'utf-8' codec"),
     ],
 )
