@@ -80,7 +80,10 @@ def matrix_column(values: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def matrix_view(column: pa.FixedSizeListArray) -> np.ndarray:
-    """Returns a column of fixed-size lists as a matrix that shares its memory; no list may be null."""
+    """Returns a column of fixed-size lists as a matrix that shares its memory.
+
+    No list may be null; a number that is null is Arrow's own error.
+    """
     assert not column.null_count
     width = column.type.list_size
     # A quarter of the time of `flatten`, which counts where record batches are small.
@@ -154,11 +157,12 @@ def open_ipc(path: Path, expected: pa.Schema) -> pa.ipc.RecordBatchFileReader:
 def read_batches(path: Path, expected: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yields the record batches of a file in order, each a view into the memory map."""
     reader = open_ipc(path, expected)
+    checks = list_checks(reader.schema, expected)
     for number in range(reader.num_record_batches):
         with refuse_damage(path, expected):
             batch = reader.get_batch(number)
             batch.validate()
-        check_values(path, batch, expected)
+        check_values(path, batch, expected, checks)
         yield batch
 
 
@@ -168,7 +172,7 @@ def read_ipc(path: Path, expected: pa.Schema) -> pa.Table:
     with refuse_damage(path, expected):
         table = reader.read_all()
         table.validate()
-    check_values(path, table, expected)
+    check_values(path, table, expected, list_checks(table.schema, expected))
     return table
 
 
@@ -186,9 +190,10 @@ def stream_ipc(path: Path, expected: pa.Schema, *, rows: int) -> Iterator[pa.Tab
     with refuse_damage(path, expected):
         table = reader.read_all()
         table.validate()
+    checks = list_checks(table.schema, expected)
     for start in range(0, table.num_rows, rows):
         part = table if table.num_rows <= rows else table.slice(start, rows)
-        check_values(path, part, expected)  # and not those of all parts at once: that would read the file twice
+        check_values(path, part, expected, checks)  # and not those of all parts at once: that would read the file twice
         yield part
         if table.num_rows > rows and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -225,29 +230,30 @@ def _fits(found: pa.DataType, expected: pa.DataType) -> bool:
     return found == expected
 
 
-def check_values(path: Path, rows: pa.RecordBatch | pa.Table, expected: pa.Schema) -> None:
+def list_checks(found: pa.Schema, expected: pa.Schema) -> list[tuple[str, bool, bool]]:
+    """Lists the columns of a file whose values are checked: name, whether by their offsets, and whether for nulls."""
+    needed = {field.name for field in expected if not field.nullable}
+    checks = [(field.name, not _is_measured(field.type), field.name in needed) for field in found]
+    return [check for check in checks if any(check[1:])]
+
+
+def check_values(
+    path: Path, rows: pa.RecordBatch | pa.Table, expected: pa.Schema, checks: Sequence[tuple[str, bool, bool]]
+) -> None:
     """Refuses texts and lists whose offsets or bytes are damaged, and rows without a value in a required column."""
-    for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        if not _is_measured(column.type):
-            with refuse_damage(path, expected):
+    with refuse_damage(path, expected):
+        for name, by_offsets, is_needed in checks:
+            column = rows.column(name)
+            if by_offsets:
                 column.validate(full=True)
-        if name in expected.names and not expected.field(name).nullable and (nulls := count_nulls(column)):
-            where = f"{nulls:,} of {rows.num_rows:,} rows"
-            raise DataError(f"{path} has no {name} in {where}; {remedy_of(expected)}")
+            if is_needed and column.null_count:
+                where = f"{column.null_count:,} of {rows.num_rows:,} rows"
+                raise DataError(f"{path} has no {name} in {where}; {remedy_of(expected)}")
 
 
 def _is_measured(kind: pa.DataType) -> bool:
     """Tells whether the lengths of its buffers say all of a column that could lead out of them."""
     return pa.types.is_primitive(kind) or (pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type))
-
-
-def count_nulls(column: pa.Array | pa.ChunkedArray) -> int:
-    """Counts the rows without a value, and those of fixed-size lists in which a number is missing."""
-    nulls = column.null_count
-    if not nulls and pa.types.is_fixed_size_list(column.type):
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        nulls = sum(chunk.values.null_count for chunk in chunks)
-    return nulls
 
 
 class ParquetFile:
@@ -318,7 +324,7 @@ class ParquetFile:
         if rows.num_rows != expected:
             fault = ValueError(f"{rows.num_rows:,} rows where its footer says {expected:,}")
             raise unreadable(self.path, fault, self.kind, remedy_of(self.expected))
-        check_values(self.path, rows, self.expected)
+        check_values(self.path, rows, self.expected, list_checks(rows.schema, self.expected))
         return rows
 
     def _refuse_damage(self) -> AbstractContextManager[None]:

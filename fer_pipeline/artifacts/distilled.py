@@ -110,14 +110,17 @@ def read_distilled_card(folder: Path) -> DistilledCard:
         return DistilledCard.model_validate(content)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class ProbeEpoch(BaseModel):
     """The accuracy of the probe's network after an epoch, on the images that it learns from and on those left out."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    epoch: int
-    train: float
-    test: float
+    epoch: PositiveInt
+    train: Share
+    test: Share
 
 
 Curve = Annotated[list[ProbeEpoch], Field(min_length=1)]
@@ -129,7 +132,7 @@ class Probe(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
     reason: str = ""
-    chance: float | None = None
+    chance: Share | None = None
     saved_image: list[Curve] = []
     unseen_image: list[Curve] = []
 

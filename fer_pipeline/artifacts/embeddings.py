@@ -82,7 +82,9 @@ def iter_embeddings(path: Path, *, batch_size: int | None = None) -> Iterator[Em
         step = batch_size or max(batch.num_rows, 1)
         for start in range(0, batch.num_rows, step):
             part = batch.slice(start, step)
-            yield Embeddings(face_id=part.column("face_id"), vector=arrow.matrix_view(part.column("vector")))
+            with arrow.refuse_damage(path, COLUMNS):
+                vector = arrow.matrix_view(part.column("vector"))
+            yield Embeddings(face_id=part.column("face_id"), vector=vector)
 
 
 def stream_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
@@ -91,7 +93,9 @@ def stream_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
     `arrow.stream_ipc` says how long the views are valid. A face without a vector is a DataError.
     """
     for table in arrow.stream_ipc(path, COLUMNS, rows=rows):
-        yield Block(table.column("face_id"), tuple(map(arrow.matrix_view, table.column("vector").chunks)))
+        with arrow.refuse_damage(path, COLUMNS):
+            parts = tuple(map(arrow.matrix_view, table.column("vector").chunks))
+        yield Block(table.column("face_id"), parts)
 
 
 def embedding_paths(folder: Path) -> list[Path]:

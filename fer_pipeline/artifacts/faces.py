@@ -8,7 +8,7 @@ integers lose their class names there. Row groups of 100 images keep random acce
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -164,7 +164,10 @@ def read_table(folder: Path, columns: list[str]) -> pa.Table:
 
 def read_faces(folder: Path) -> Faces:
     """Reads and decodes a whole split into memory."""
-    parts = list(iter_faces(folder, batch_size=1024))
+    none = Faces(
+        np.array([], object), np.zeros((0, 0, 0, 3), np.uint8), np.array([], np.int64), np.array([], object), ()
+    )
+    parts = list(iter_faces(folder, batch_size=1024)) or [replace(none, classes=read_classes(folder))]
     names = ("face_id", "images", "labels", "subjects")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Faces(**arrays, classes=parts[0].classes)

@@ -66,7 +66,7 @@ Share = Annotated[float, Field(ge=0, le=1)] | None
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
 
 class ClassSummary(_Part):

@@ -117,7 +117,8 @@ def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path, 
     table = pa.concat_tables([arrow.read_ipc(path, expected) for path in paths])
     best, directed = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for chunk in table.column("cosine").chunks:
-        cosine = arrow.matrix_view(chunk)
+        with arrow.refuse_damage(where, expected):
+            cosine = arrow.matrix_view(chunk)
         best.append(cosine.max(axis=1))
         directed.append(np.any(cosine, axis=1))
     scores = Scores(

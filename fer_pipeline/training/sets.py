@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from fer_pipeline.artifacts.arrow import count_nulls
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import DataError
@@ -123,9 +122,10 @@ def read_images(
     subjects = columns.column("subject").fill_null("").combine_chunks().dictionary_encode()  # an object for equal ones
     points = None
     if landmarks:
-        if missing := count_nulls(columns.column("landmarks")):
+        column = columns.column("landmarks").combine_chunks()
+        if missing := column.null_count or column.values.null_count:
             raise DataError(f"{folder} has {missing:,} faces without landmarks, which the strategy reads; rerun align")
-        points = columns.column("landmarks").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
+        points = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),

@@ -129,10 +129,6 @@ OTHERS = {
         {"name": pa.array(["a", None]), "vector": arrow.matrix_column(VECTORS[:2])},
         "has no name in 1 of [12] rows",
     ),
-    "a number that is null": (
-        {"name": pa.array(["a"]), "vector": pa.array([[1, None, 2]], pa.list_(pa.float32(), 3))},
-        "has no vector in 1 of 1 rows",
-    ),
 }
 
 

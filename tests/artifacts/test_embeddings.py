@@ -152,12 +152,14 @@ def test_damage_in_a_walk_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_a_face_without_a_vector_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("vector", "told"), [(None, "has no vector in 1 of 2 rows"), ([None] + [1.0] * 7, "nulls")])
+def test_a_face_without_a_vector_is_told(tmp_path: Path, vector: list[float | None] | None, told: str) -> None:
     path = tmp_path / "part-00000.arrow"
     write(path, batch(0, 2))
     schema = pa.ipc.open_file(path).schema
-    column = pa.array([[1.0] * 8, None], pa.list_(pa.float16(), 8))
+    column = pa.array([[1.0] * 8, vector], pa.list_(pa.float16(), 8))
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as file:
         file.write_batch(pa.RecordBatch.from_arrays([pa.array(["a", "b"]), column], schema=schema))
-    with pytest.raises(DataError, match="has no vector in 1 of 2 rows"):
-        list(stream_embeddings(path, rows=4))
+    for read in (iter_embeddings, lambda path: stream_embeddings(path, rows=4)):
+        with pytest.raises(DataError, match=rf"{told}.*rerun embed"):
+            list(read(path))
