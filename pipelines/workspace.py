@@ -59,7 +59,7 @@ def describe_workspace(workspace: Path) -> str:
     named = (params.get(key) for key in ("pools", "recipes"))
     pools, recipes = (", ".join(map(str, names)) if isinstance(names, list | dict) else "" for names in named)
     data = " + ".join(filter(None, [str(params.get("anchor") or ""), pools]))
-    return " → ".join(filter(None, [data, recipes])) if data else workspace.name
+    return one_line(" → ".join(filter(None, [data, recipes])) if data else workspace.name, 200)
 
 
 def read_locked_stages(path: Path) -> list[str]:

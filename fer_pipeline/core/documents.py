@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-MAX_JSON, MAX_YAML = 2**26, 2**24  # bytes of a file
+MAX_JSON, MAX_YAML = 2**25, 2**24  # bytes of a file
+MAX_VALUES = 1_000_000  # of YAML, each of which takes most of a kilobyte while it is read
 MAX_DEPTH = 100
 MAX_REPEATED = 100_000  # values that aliases stand for
 MAX_INTEGER = 2**63  # what other programs and arrays hold
@@ -167,8 +168,11 @@ def _check_events(text: str) -> None:
     """Refuse what is nested too deep, tags of programs, and aliases that stand for too much, before it is built."""
     sizes: dict[str, int] = {}  # values of what an anchor names, written out
     parents: list[list[Any]] = []  # anchor and size of what is open
-    repeated = 0
+    repeated = values = 0
     for event in yaml.parse(text, Base):
+        values += 1
+        if values > MAX_VALUES:
+            raise DocumentError(f"it has more than {MAX_VALUES:,} values")
         size, line = 1, f"line {event.start_mark.line + 1}" if event.start_mark else "the file"
         if (tag := getattr(event, "tag", None)) is not None and tag not in PLAIN_TAGS:
             raise DocumentError(f"{line}: the tag {brief(tag)} is none that is read here")

@@ -127,6 +127,13 @@ def test_files_beyond_the_bounds_are_not_read(documents: ModuleType, tmp_path: P
             read(tmp_path / "none")
 
 
+def test_values_are_counted_before_they_are_built(documents: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_VALUES", 50)
+    assert documents.parse_yaml("[" + "1," * 40 + "]") == [1] * 40
+    with pytest.raises(documents.DocumentError, match="more than 50 values"):
+        documents.parse_yaml("[" + "1," * 50 + "]")
+
+
 def test_the_first_alias_is_found(documents: ModuleType) -> None:
     assert documents.find_alias("a: &x 1\nb:\n  - *x\n  - *x") == (3, "x")
     assert documents.find_alias("a: '*x'") is None
