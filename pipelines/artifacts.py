@@ -260,7 +260,7 @@ def artifact_key(stage: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(_mapping(read_json(path)))
+        return dict(_mapping(read_json(path, finite=False)))  # what is no number is left out one by one
     except (OSError, DocumentError):
         return {}
 

@@ -34,9 +34,9 @@ class DocumentError(ValueError):
     """A document is damaged, or beyond what is read: one line."""
 
 
-def read_json(path: Path) -> Any:
-    """Read a file of JSON; an OSError where it cannot be opened."""
-    return parse_json(_read_bytes(path, MAX_JSON))
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """Read a file of JSON as `parse_json` does; an OSError where it cannot be opened."""
+    return parse_json(_read_bytes(path, MAX_JSON), finite=finite)
 
 
 def read_yaml(path: Path) -> Any:
