@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_pipeline.artifacts.locked_stages import read_stages
-from fer_pipeline.commands.check import GRAPH, CheckedSettings
+from fer_pipeline.commands.check import GRAPH, RESTORE, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.files import refuse_damage
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
 from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
 from fer_pipeline.health.recorded_settings import find_contradictions
@@ -113,10 +114,11 @@ class RunInputs:
 
 def _tracked_keys(stage: str) -> list[str]:
     """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
-    definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
     shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
-    keys = definition.get("do", definition).get("params") or sorted(shared)
-    return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
+        definition = (load_params(GRAPH).get("stages") or {}).get(stage) or {} if GRAPH.exists() else {}
+        keys = definition.get("do", definition).get("params") or sorted(shared)
+        return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
 
 
 def _select(project: ProjectSettings, keys: Iterable[str], names: Collection[str]) -> dict[str, Any]:

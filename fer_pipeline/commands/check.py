@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import fer_pipeline
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import write_text
+from fer_pipeline.core.files import refuse_damage, write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, load_params, paths_in, validate
 
 GRAPH = Path("dvc.yaml")
+RESTORE = "correct it, or restore it from git: git checkout -- dvc.yaml"
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -173,8 +174,9 @@ def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any
 
 
 def _graph_outs(values: dict[str, Any]) -> list[Path]:
-    stages = load_params(GRAPH).get("stages") or {}
-    return [Path(out) for stage in stages.values() for out in _outs(stage, values)]
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
+        stages = load_params(GRAPH).get("stages") or {}
+        return [Path(out) for stage in stages.values() for out in _outs(stage, values) if out]
 
 
 def _is_added(path: Path) -> bool:
@@ -187,11 +189,15 @@ def _is_made(path: Path, outs: Sequence[Path]) -> bool:
 
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
-    outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
+    outs = [
+        out if isinstance(out, str) else next(iter(out.keys()), "") for out in stage.get("do", stage).get("outs") or ()
+    ]
     if "foreach" not in stage:
         return outs
-    entries: Any = values
-    for key in stage["foreach"][2:-1].split("."):
-        entries = entries.get(key) or {}
+    entries: Any = stage["foreach"]
+    if isinstance(entries, str):  # ${a.key.of.the.settings}
+        keys, entries = entries[2:-1].split("."), values
+        for key in keys:
+            entries = entries.get(key) or {}
     # A list gives its items, a mapping its keys: no output is named by the value of one.
     return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

@@ -17,6 +17,7 @@ from configobj import ConfigObj, ConfigObjError
 from platformdirs import site_config_dir, user_config_dir
 
 from fer_pipeline.artifacts.locked_stages import broken, read_mapping, read_stages
+from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.software import CheckContext, Finding
 
@@ -82,6 +83,9 @@ def read_config(root: Path) -> DvcConfig:
         for title, section in content.items():
             prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
             for key, value in section.items() if isinstance(section, dict) else ():
+                if key in ("url", "dir", "remote") and not isinstance(value, str):  # a comma makes a list of it
+                    fault = f"{file} has the value {brief(value)} for {key} of {title}"
+                    raise DataError(f"{fault}; put it in quotes, or write it again with: dvc config")
                 if key in ("url", "dir"):
                     local = value.removeprefix("local://")
                     if local == value and not re.match(r"\w+://", value):
