@@ -13,11 +13,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from fer_pipeline.artifacts.locked_stages import read_stages
 from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
 from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
-from fer_pipeline.health.dvc_project import read_stages
 from fer_pipeline.health.recorded_settings import find_contradictions
 
 LOCK = Path("dvc.lock")

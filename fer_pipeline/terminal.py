@@ -1,4 +1,7 @@
-"""Print results and errors and exit; nothing else in the package does. An error that a user can correct is one line."""
+"""Print results and errors and exit; nothing else in the package does. An error that a user can correct is one line.
+
+What is printed may hold names from files of strangers: line breaks and terminal escapes are taken out of it here.
+"""
 
 import atexit
 import os
@@ -10,6 +13,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from fer_pipeline.core.documents import escape_controls, one_line
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Summary
 
@@ -39,7 +43,7 @@ def report_errors() -> Iterator[None]:
             raise
         file = f"{error.filename}: " if error.filename else ""
         line = f"{file}{error.strerror}; finished work is kept, correct this and run again"
-    typer.echo(f"error: {line}", err=True)
+    typer.echo(f"error: {one_line(line)}", err=True)
     raise typer.Exit(1)
 
 
@@ -87,7 +91,8 @@ def print_result(result: Summary | str) -> None:
     """Prints the warnings and the line of a stage, or a text; exits with 1 where a stage or check failed."""
     summary = Summary("", result) if isinstance(result, str) else result
     for warning in summary.warnings:
-        typer.secho(f"warning: {warning}", err=True, fg="yellow")
-    typer.echo(f"{summary.stage}: {summary.line}" if summary.stage else summary.line)
+        typer.secho(f"warning: {one_line(warning)}", err=True, fg="yellow")
+    text = f"{summary.stage}: {summary.line}" if summary.stage else summary.line
+    typer.echo("\n".join(map(escape_controls, text.split("\n"))))
     if summary.failed:
         raise typer.Exit(1)

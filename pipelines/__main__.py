@@ -24,6 +24,7 @@ import typer
 from typer.core import TyperGroup
 
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
+from pipelines.documents import one_line
 from pipelines.process_tree import catch_signals, run_command
 
 COMMANDS = ("reproduce", "refresh", "sweep", "serve")
@@ -91,7 +92,7 @@ def build_command(name: str) -> Any:
         except KeyboardInterrupt:  # what is to be said of it `supervise` says
             raise typer.Exit(1) from None
         mute_console()  # what would follow is the end of the flow's own server
-        typer.echo(state.message)
+        typer.echo(one_line(state.message))
         raise typer.Exit(0 if state.is_completed() else 1)
 
     signature, docstring = inspect.signature(function), inspect.getdoc(function) or ""

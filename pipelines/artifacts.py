@@ -4,7 +4,6 @@ Results are read from the files of `evaluate` and `mine`, differences to the bas
 """
 
 import csv
-import json
 import os
 import shutil
 import sys
@@ -25,6 +24,7 @@ from prefect.artifacts import (
 from prefect.logging import get_run_logger
 
 from pipelines import FlowError
+from pipelines.documents import DocumentError, parse_json, read_json
 from pipelines.repository import run_dvc
 from pipelines.workspace import LOCK, UNSUCCESSFUL, Outcome, Stage, read_makers
 
@@ -103,18 +103,19 @@ def read_results(workspace: Path, outcomes: Mapping[str, str] | None = None) -> 
         if why := reason(path):
             withheld[recipe, target] = why
         else:
-            figures = _flatten(read_json(workspace / path))
+            figures = _flatten(read_mapping(workspace / path))
             metrics |= {(recipe, target, name): value for name, value in figures.items()}
     if (workspace / MINED).exists() and (why := reason(MINED)):
         withheld[MINED_FACES] = why
-    return Results(metrics, {} if MINED_FACES in withheld else read_json(workspace / MINED), withheld)
+    return Results(metrics, {} if MINED_FACES in withheld else read_mapping(workspace / MINED), withheld)
 
 
 def read_results_at(workspace: Path, rev: str) -> Results | None:
     """Return what a revision's dvc.lock names, from DVC's cache or remote; None where it has none."""
     try:
-        files = json.loads(run_dvc(workspace, "metrics", "diff", "--json", "--all", rev))
-    except (FlowError, ValueError):
+        printed = run_dvc(workspace, "metrics", "diff", "--json", "--all", rev)
+        files = parse_json(printed, finite=False)  # a metric may be NaN, and is none then
+    except (FlowError, DocumentError):
         return None
     metrics = {
         (path.parent.name, path.stem, name): value
@@ -126,7 +127,7 @@ def read_results_at(workspace: Path, rev: str) -> Results | None:
     with suppress(FlowError), tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "summary.json"
         run_dvc(workspace, "get", ".", MINED.as_posix(), "--rev", rev, "--out", str(out))
-        mined = read_json(out)
+        mined = read_mapping(out)
     return Results(metrics, mined) if metrics or mined else None
 
 
@@ -270,11 +271,11 @@ def format_difference(
     return "\n".join([*lines, *rest])
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping in a file; an empty one where there is none or it cannot be read."""
     try:
-        return dict(_mapping(json.loads(path.read_text(encoding="utf-8"))))
-    except (OSError, ValueError):
+        return dict(_mapping(read_json(path, finite=False)))  # what is no number is left out one by one
+    except (OSError, DocumentError):
         return {}
 
 

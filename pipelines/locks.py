@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from pipelines import FlowError, RefusedError
+from pipelines.documents import read_json
 from pipelines.process_tree import find_flow
 from pipelines.workspace import make_private_folder, replace_text
 
@@ -185,7 +186,7 @@ def _try_lock(file: int) -> bool:
 
 def _remove_dead_entries(path: Path, workspace: Path) -> str | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         written, read = content.get("write", {}), content.get("read", {})
         living = {
             "write": {name: entry for name, entry in written.items() if _is_alive(entry)},
@@ -193,7 +194,7 @@ def _remove_dead_entries(path: Path, workspace: Path) -> str | None:
         }
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         if any(_is_dvc_in(workspace, process) for process in psutil.process_iter()):
             return None
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from pipelines.artifacts import is_number, read_json
+from pipelines.artifacts import is_number, read_mapping
 
 SECONDS_BETWEEN_LOOKS = 3.0
 SECONDS_BEFORE_ESTIMATE = 10.0
@@ -84,7 +84,7 @@ def _progress_file(workspace: Path, stage: str) -> Path:
 
 def _last_seconds(workspace: Path, stage: str) -> float | None:
     """Return how long a stage took when it ran last; None where that is not known."""
-    taken = read_json(workspace / ".store" / "provenance" / f"{stage}.json").get("seconds")
+    taken = read_mapping(workspace / ".store" / "provenance" / f"{stage}.json").get("seconds")
     return taken if is_number(taken) else None
 
 
@@ -99,7 +99,7 @@ def format_run(share: float, seconds: float) -> str:
 def read_progress(path: Path, since: float) -> dict[str, Any] | None:
     """Return what a stage wrote since a time (seconds of the clock); None for nothing, or nothing readable."""
     try:
-        content = read_json(path) if path.stat().st_mtime >= since else {}
+        content = read_mapping(path) if path.stat().st_mtime >= since else {}
     except OSError:
         return None
     # What is no amount where one belongs is left out.

@@ -21,7 +21,6 @@ from typing import Annotated
 
 import httpx
 import typer
-import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.events.schemas.automations import AutomationCore
@@ -37,6 +36,7 @@ from prefect.workers.process import ProcessWorker
 
 from pipelines import LEASES_ON_DISK, TELEMETRY_OFF, FlowError
 from pipelines.cleanup import crash_runs_of_worker
+from pipelines.documents import read_yaml
 from pipelines.locks import hold_lock_file, visible_gpus
 from pipelines.loopback import HOST, own_origins, serve_reports
 from pipelines.process_tree import ProgramGroup, catch_signals, end_orphans, find_flow
@@ -232,7 +232,7 @@ def ensure_gpu_limit(client: SyncPrefectClient, gpus: int) -> str:
 
 def ensure_dead_run_automation(client: SyncPrefectClient) -> None:
     """Make the automation that crashes runs without a heartbeat, where none of its name is there."""
-    automation = AutomationCore.model_validate(yaml.safe_load(DEAD_RUN.read_text(encoding="utf-8")))
+    automation = AutomationCore.model_validate(read_yaml(DEAD_RUN))
     if not client.read_automations_by_name(automation.name):
         client.create_automation(automation)
 

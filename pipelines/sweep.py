@@ -18,18 +18,17 @@ from io import StringIO
 from typing import Annotated, Any, cast
 
 import typer
-import yaml
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipelines import FlowError
 from pipelines.artifacts import read_results
 from pipelines.cleanup import fail_in_one_line, is_ending, stop_all
+from pipelines.documents import DocumentError, brief, find_alias, load_commented, parse_yaml
 from pipelines.repository import check_experiment_name, checkout_revision, remove_work_tree, run_git
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
@@ -154,11 +153,13 @@ def read_grid(settings: Sequence[str]) -> dict[str, list[Any]]:
     for setting in settings:
         path, equals, text = setting.partition("=")
         try:
-            values = yaml.safe_load(f"[{text}]")
-        except (yaml.YAMLError, ValueError):
+            values = parse_yaml(f"[{text}]")
+        except DocumentError:
             values = None
-        if not (path.strip() and equals and values) or path.strip() in grid:
-            raise FlowError(f"{setting!r} is no setting to vary; say PATH=VALUE,VALUE once each, as mine.value=0.2,0.3")
+        if not (path.strip() and equals and isinstance(values, list) and values) or path.strip() in grid:
+            raise FlowError(
+                f"{brief(setting)} is no setting to vary; say PATH=VALUE,VALUE once each, as mine.value=0.2,0.3"
+            )
         grid[path.strip()] = values
     return grid
 
@@ -168,12 +169,12 @@ def set_params(text: str, settings: Settings) -> str:
     yaml_file, out = YAML(), StringIO()
     yaml_file.preserve_quotes = True
     try:
-        content = yaml_file.load(text)
-        alias = next((event for event in yaml.parse(text) if isinstance(event, yaml.AliasEvent)), None)
-    except YAMLError as error:
-        raise FlowError(f"params.yaml cannot be read: {str(error).splitlines()[0]}") from None
-    if alias is not None:  # a value set in one place would be set in the other
-        fault = f"params.yaml, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names"
+        content = load_commented(text, yaml_file)
+    except DocumentError as error:
+        raise FlowError(f"params.yaml cannot be read: {error}; correct it and commit") from None
+    if alias := find_alias(text):  # a value set in one place would be set in the other
+        line, name = alias
+        fault = f"params.yaml, line {line}: *{name} repeats what &{name} names"
         raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
     for dotted, value in settings.items():
         inside: Any = {"": content}

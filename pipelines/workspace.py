@@ -22,11 +22,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from platformdirs import site_config_dir, user_config_dir
 from ruamel.yaml import YAML
 
 from pipelines import TELEMETRY_OFF, FlowError
+from pipelines.documents import DocumentError, load_commented, one_line, parse_json, read_yaml
 
 LOCK, GRAPH = "dvc.lock", "dvc.yaml"
 CHECK = ("fer_pipeline", "check", "--commands")  # with which the stages begin whose commands hold settings
@@ -96,8 +96,8 @@ def make_private_folder(path: Path, variable: str) -> Path:
 def read_params(workspace: Path) -> dict[str, Any]:
     """Return the settings of a workspace for names and tables; an empty dict where they cannot be read."""
     try:
-        content = yaml.safe_load((workspace / "params.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError):  # ValueError: a date that is none, text that is no UTF-8
+        content = read_yaml(workspace / "params.yaml")
+    except (OSError, DocumentError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -108,7 +108,7 @@ def describe_workspace(workspace: Path) -> str:
     named = (params.get(key) for key in ("pools", "recipes"))
     pools, recipes = (", ".join(map(str, names)) if isinstance(names, list | dict) else "" for names in named)
     data = " + ".join(filter(None, [str(params.get("anchor") or ""), pools]))
-    return " → ".join(filter(None, [data, recipes])) if data else workspace.name
+    return one_line(" → ".join(filter(None, [data, recipes])) if data else workspace.name, 200)
 
 
 def list_changed_settings(workspace: Path) -> list[str]:
@@ -142,8 +142,16 @@ def read_makers(path: Path) -> dict[str, str]:
 
 
 def _read_stages(path: Path) -> dict[str, Any]:
-    content = YAML(typ="safe").load(path) if path.exists() else None
-    return (content or {}).get("stages") or {}
+    """Return the stages in a dvc.lock; FlowError for a damaged one."""
+    try:
+        content = read_yaml(path) if path.exists() else None
+        if not isinstance(stages := (content or {}).get("stages") or {}, dict):
+            raise DocumentError(f"its stages are a {type(stages).__name__}")
+    except (OSError, DocumentError, AttributeError) as error:
+        raise FlowError(
+            f"{path} is broken: {one_line(error, 200)}; restore it from git: git checkout -- {LOCK}"
+        ) from None
+    return {str(address): stage if isinstance(stage, dict) else {} for address, stage in stages.items()}
 
 
 def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) -> bool:
@@ -157,11 +165,12 @@ def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) ->
         return False
     yaml_file, same, changed = YAML(), StringIO(), StringIO()
     yaml_file.default_flow_style = False
-    content = YAML(typ="safe").load(path)
+    text = path.read_text(encoding="utf-8")
+    content = load_commented(text, YAML(typ="safe"))
     yaml_file.dump(content, same)
     content["stages"] = {name: content["stages"][name] for name in ordered}
     yaml_file.dump(content, changed)
-    if is_dvcs := same.getvalue() == path.read_text(encoding="utf-8"):
+    if is_dvcs := same.getvalue() == text:
         replace_text(path, changed.getvalue())
     return is_dvcs
 
@@ -251,8 +260,8 @@ def _ask_dvc(workspace: Path, targets: Sequence[str] | None, *, force: bool) -> 
         check=False,
     )
     try:
-        answer = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
+        answer = parse_json(done.stdout.splitlines()[-1], finite=False)  # in which the meta of a stage may stand
+    except (DocumentError, IndexError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise FlowError(f"DVC could not read the graph of {workspace}: {last}; try `dvc status` there") from None
     if "error" in answer:

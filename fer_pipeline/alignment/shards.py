@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
@@ -29,7 +30,7 @@ from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
 from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
-from fer_pipeline.core.files import read_json, write_json
+from fer_pipeline.core.files import read_json, refuse_damage, write_json
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
@@ -278,6 +279,13 @@ def load_maker(plan: AlignmentPlan, device: str) -> Maker:
     return make
 
 
+class Manifest(BaseModel):
+    """What became of the samples of one shard: faces by class number (-1 without a label), and rejected samples."""
+
+    labels: dict[int, Annotated[int, Field(gt=0)]]
+    rejected: list[RejectedSample]
+
+
 def make_shard(
     folder: Path,
     job: ShardJob,
@@ -342,11 +350,13 @@ def write_faces(
     labels: defaultdict[str, Counter[int]] = defaultdict(Counter)
     rows = list(rejected)
     for file, shard in shards.items():
-        manifest = read_json(shard / MANIFEST)
-        if manifest["labels"]:
+        content = read_json(shard / MANIFEST)
+        with refuse_damage(shard / MANIFEST, "is no list of a shard's samples", "run align again with --verify"):
+            manifest = Manifest.model_validate(content)
+        if manifest.labels:
             link_file(shard / FACES, folder / file)
-        labels[file.partition("/")[0]].update({int(label): count for label, count in manifest["labels"].items()})
-        rows += [RejectedSample(**row) for row in manifest["rejected"]]
+        labels[file.partition("/")[0]].update(manifest.labels)
+        rows += manifest.rejected
     rows.sort(key=lambda row: row.split)
     splits = {}
     for split in sorted({*labels, *(row.split for row in rows)}):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from fer_pipeline.artifacts import faces as aligned
-from fer_pipeline.artifacts.arrow import is_among, positions_in, read_batches, write_ipc
+from fer_pipeline.artifacts.arrow import is_among, positions_in, read_batches, refuse_damage, write_ipc
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, shard_paths, write_shard
 
 
@@ -59,10 +59,12 @@ def collect_faces(faces: Path, wanted: pa.Array, spill: Path) -> FaceRows:
                 mask = is_among(shard.read_row_group(group, columns=["face_id"]).column("face_id"), wanted)
                 if mask.any():
                     rows = shard.read_row_group(group, columns=schema.names).filter(pa.array(mask))
-                    yield from rows.select(schema.names).cast(schema).combine_chunks().to_batches()
+                    with refuse_damage(shard.path, shard.expected, shard.kind):
+                        chosen = rows.select(schema.names).cast(schema).combine_chunks()
+                    yield from chosen.to_batches()
 
     write_ipc(spill, schema, read_wanted())
-    return FaceRows(list(read_batches(spill)))
+    return FaceRows(list(read_batches(spill, schema)))
 
 
 def write_class(folder: Path, rows: FaceRows, members: pa.Table, schema: pa.Schema, *, per_shard: int) -> None:

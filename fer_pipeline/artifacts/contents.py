@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fer_pipeline.artifacts.arrow import is_among, unreadable
+from fer_pipeline.artifacts.arrow import ParquetFile, is_among
 from fer_pipeline.artifacts.faces import encoded_images, iter_columns, open_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 
 DIGEST_BYTES = 16
+ROWS_AT_A_TIME = 2**16
 CONTENTS = pa.schema(
     {"face_id": pa.string(), "split": pa.string(), "subject": pa.string(), "content": pa.binary(DIGEST_BYTES)}
 )
@@ -85,13 +86,10 @@ def read_contents(path: Path) -> pa.Table:
 
 def iter_contents(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yields some columns of a file of contents in batches; a damaged file, or one of another form, is a DataError."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if file.schema_arrow != CONTENTS:
-                raise DataError(f"{path} holds no contents of aligned faces; run align again")
-            yield from file.iter_batches(columns=list(columns))
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error, "Parquet file of contents") from None
+    with ParquetFile(path, CONTENTS, kind="Parquet file of contents") as file:
+        if file.schema != CONTENTS:
+            raise DataError(f"{path} holds no contents of aligned faces; run align again")
+        yield from file.iter_batches(ROWS_AT_A_TIME, columns)
 
 
 def count_shared(first: SplitContents, second: SplitContents) -> SharedCounts:

@@ -9,20 +9,41 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, refuse_damage, write_bytes, write_json
+from fer_pipeline.core.files import read_json, refuse_damage, write_json
+from fer_pipeline.core.settings import PlainName
 
 ARRAYS = "distilled.safetensors"
 CARD = "card.json"
+PROBE = "probe.json"
 SAVED = re.compile(r"epoch-(\d+)\.safetensors")
-ARRAY_NAMES = ("images", "labels", "step_sizes")
+IMAGES = Kind("F32", ("steps", "images_per_step", 3, "height", "width"))
+ARRAY_KINDS = {
+    "images": IMAGES,
+    "labels": Kind("I64", ("steps", "images_per_step")),
+    "step_sizes": Kind("F32", ("steps",)),
+}
+
+
+class DistilledCard(BaseModel):
+    """What the card of a distilled set says that a reader depends on; there is more beside it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    classes: Annotated[list[PlainName], Field(min_length=1)]
+    preprocessing: dict[str, Any]
+    steps: PositiveInt
+    images_per_step: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    source_images: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -47,20 +68,8 @@ def write_distilled(folder: Path, distilled: DistilledSet, about: Mapping[str, A
         raise DataError("a distilled image is not finite; lower distill.learning_rate or distill.step_size")
     shape = {"steps": steps, "images_per_step": count, "height": height, "width": width}
     spaces = {"classes": list(distilled.classes), "preprocessing": dict(distilled.preprocessing)}
-    write_arrays(folder / ARRAYS, {name: getattr(distilled, name) for name in ARRAY_NAMES})
+    write_arrays(folder / ARRAYS, {name: getattr(distilled, name) for name in ARRAY_KINDS})
     write_json(folder / CARD, {**about, **spaces, **shape})
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as one safetensors file, whole or not at all."""
-    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of one safetensors file; a missing or damaged file is a DataError."""
-    missing, remedy = "run: dvc repro distill", "remove its folder and run: dvc repro distill"
-    with refuse_damage(path, "is damaged", remedy, missing=missing, kind=SafetensorError):
-        return load_file(path)
 
 
 def distilled_folders(folder: Path) -> list[Path]:
@@ -91,16 +100,72 @@ def read_distilled(folder: Path, *, classes: Sequence[str] | None = None) -> Dis
                 raise DataError(
                     f"the distilled sets in {folder} differ in {what} ({found} and {expected}); use one at a time"
                 )
-    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_NAMES})
+    return replace(first, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAY_KINDS})
+
+
+def read_distilled_card(folder: Path) -> DistilledCard:
+    """Reads the card of one distilled set; a damaged one is a DataError."""
+    content = read_json(folder / CARD)
+    with refuse_damage(folder / CARD, "is no card of a distilled set", "remove its folder and run: dvc repro distill"):
+        return DistilledCard.model_validate(content)
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ProbeEpoch(BaseModel):
+    """The accuracy of the probe's network after an epoch, on the images that it learns from and on those left out."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    epoch: PositiveInt
+    train: Share
+    test: Share
+
+
+Curve = Annotated[list[ProbeEpoch], Field(min_length=1)]
+
+
+class Probe(BaseModel):
+    """Curves of the probe by what it left out, one a run and all of one length; or the reason why there are none."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    reason: str = ""
+    chance: Share | None = None
+    saved_image: list[Curve] = []
+    unseen_image: list[Curve] = []
+
+    @model_validator(mode="after")
+    def _curves_are_of_one_length(self) -> "Probe":
+        for curves in (self.saved_image, self.unseen_image):
+            if len({len(curve) for curve in curves}) > 1:
+                raise ValueError("its curves differ in length")
+        if self.saved_image and self.chance is None:
+            raise ValueError("it says no chance")
+        return self
+
+
+def read_probe(folder: Path) -> Probe:
+    """Reads `probe.json` of a distilled set; a damaged one is a DataError."""
+    path = folder / PROBE
+    if not path.exists():
+        return Probe(reason="no probe was run")
+    content = read_json(path)
+    with refuse_damage(path, "is no probe of a distilled set", "remove its folder and run: dvc repro distill"):
+        return Probe.model_validate(content)
 
 
 def _read_one(folder: Path) -> DistilledSet:
-    card = read_json(folder / CARD)
-    arrays = read_arrays(folder / ARRAYS)
-    if missing := {*ARRAY_NAMES} - set(arrays):
-        raise DataError(f"{folder / ARRAYS} lacks {sorted(missing)}; remove the folder and run: dvc repro distill")
-    chosen = {name: arrays[name] for name in ARRAY_NAMES}
-    return DistilledSet(**chosen, classes=tuple(card["classes"]), preprocessing=card["preprocessing"])
+    card = read_distilled_card(folder)
+    arrays, _ = read_arrays(folder / ARRAYS, ARRAY_KINDS, stage="distill")
+    labels, shape = arrays["labels"], (card.steps, card.images_per_step, 3, card.height, card.width)
+    if arrays["images"].shape != shape or not (0 <= labels.min() and labels.max() < len(card.classes)):
+        raise DataError(
+            f"{folder / ARRAYS} does not fit its {CARD}, by shape or labels; remove the folder and run: dvc repro "
+            "distill"
+        )
+    return DistilledSet(**arrays, classes=tuple(card.classes), preprocessing=card.preprocessing)
 
 
 def saved_name(epoch: int) -> str:
@@ -112,4 +177,5 @@ def read_saved(folder: Path) -> dict[int, Float32[np.ndarray, "steps n 3 h w"]]:
     """Reads the saved images under `folder / "saved"` by outer epoch, in order."""
     matches = {path: SAVED.fullmatch(path.name) for path in folder.glob("saved/epoch-*.safetensors")}
     epochs = {int(match.group(1)): path for path, match in matches.items() if match}
-    return {epoch: read_arrays(path)["images"] for epoch, path in sorted(epochs.items())}
+    kinds = {"images": IMAGES}
+    return {epoch: read_arrays(path, kinds, stage="distill")[0]["images"] for epoch, path in sorted(epochs.items())}

@@ -16,6 +16,10 @@ from jaxtyping import Float, Float16
 from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.errors import DataError
 
+COLUMNS = arrow.required(
+    {"face_id": pa.string(), "vector": pa.list_(pa.float16(), arrow.ANY_LENGTH)}, remedy="remove it and rerun embed"
+)
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -74,11 +78,13 @@ def write_embeddings(
 
 def iter_embeddings(path: Path, *, batch_size: int | None = None) -> Iterator[Embeddings]:
     """Yields the batches of one shard as views into its memory map, at most `batch_size` rows each."""
-    for batch in arrow.read_batches(path):
+    for batch in arrow.read_batches(path, COLUMNS):
         step = batch_size or max(batch.num_rows, 1)
         for start in range(0, batch.num_rows, step):
             part = batch.slice(start, step)
-            yield Embeddings(face_id=part.column("face_id"), vector=arrow.matrix_view(part.column("vector")))
+            with arrow.refuse_damage(path, COLUMNS):
+                vector = arrow.matrix_view(part.column("vector"))
+            yield Embeddings(face_id=part.column("face_id"), vector=vector)
 
 
 def stream_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
@@ -86,11 +92,10 @@ def stream_embeddings(path: Path, *, rows: int) -> Iterator[Block]:
 
     `arrow.stream_ipc` says how long the views are valid. A face without a vector is a DataError.
     """
-    for table in arrow.stream_ipc(path, rows=rows):
-        column = table.column("vector")
-        if column.null_count:
-            raise DataError(f"{path} has {column.null_count:,} faces without a vector; remove it and rerun embed")
-        yield Block(table.column("face_id"), tuple(map(arrow.matrix_view, column.chunks)))
+    for table in arrow.stream_ipc(path, COLUMNS, rows=rows):
+        with arrow.refuse_damage(path, COLUMNS):
+            parts = tuple(map(arrow.matrix_view, table.column("vector").chunks))
+        yield Block(table.column("face_id"), parts)
 
 
 def embedding_paths(folder: Path) -> list[Path]:
@@ -105,12 +110,5 @@ def embedding_paths(folder: Path) -> list[Path]:
 
 def read_model_and_width(path: Path) -> tuple[str, int]:
     """Returns the hash of the checkpoint that a shard was made with and the length of its vectors."""
-    schema = arrow.open_ipc(path).schema
-    vector = dict(zip(schema.names, schema.types, strict=True)).get("vector")
-    if vector is None or not pa.types.is_fixed_size_list(vector) or vector.value_type != pa.float16():
-        found = f"has {vector}" if vector is not None else "is missing"
-        raise DataError(
-            f"{path} was not written by embed (its column vector {found}, expected lists of half-precision numbers); "
-            "remove it and rerun embed"
-        )
-    return arrow.schema_metadata(schema).get("model", ""), vector.list_size
+    schema = arrow.open_ipc(path, COLUMNS).schema
+    return arrow.schema_metadata(schema, path).get("model", ""), schema.field("vector").type.list_size

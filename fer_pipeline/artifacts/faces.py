@@ -8,19 +8,22 @@ integers lose their class names there. Row groups of 100 images keep random acce
 import io
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import simplejpeg
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from fer_pipeline.artifacts import arrow
+from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 
@@ -35,6 +38,17 @@ FACE_FIELDS = (  # the columns of an aligned face; all nullable, or `datasets` w
     pa.field("score", pa.float32()),
     pa.field("source", pa.string()),
 )
+# What may be read of a shard: those, and what mined faces have beside them.
+SHARD = pa.schema(
+    [
+        pa.field("face_id", pa.string(), nullable=False),
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary())])),
+        *FACE_FIELDS[2:],
+        *(("pseudo_label", pa.int64()), ("margin", pa.float32()), ("rank", pa.int64())),
+    ]
+)
+MOST_PIXELS = 2**24  # of a crop
+PLAIN_BYTES = 2**16  # of an encoded crop, which holds no more pixels than that
 
 
 @dataclass(frozen=True)
@@ -104,7 +118,7 @@ def shard_paths(folder: Path) -> list[Path]:
 def read_metadata(folder: Path) -> dict[str, Any]:
     """Reads what the shards' metadata says: `classes`, `crop`, `border` and what else the writer noted."""
     path = shard_paths(folder)[0]
-    metadata = arrow.schema_metadata(open_shard(path).schema_arrow)
+    metadata = open_shard(path).about
     if "classes" not in metadata:
         raise DataError(
             f"{path} carries no class names; it was not written by this pipeline, import it with an adapter"
@@ -117,22 +131,43 @@ def read_classes(folder: Path) -> tuple[str, ...]:
     return tuple(read_metadata(folder)["classes"])
 
 
-def open_shard(path: Path) -> pq.ParquetFile:
-    """Opens a shard for reading; a damaged one is a DataError."""
-    try:
-        return pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise arrow.unreadable(path, error, "Parquet shard") from None
+class Shard(arrow.ParquetFile):
+    """A shard of faces; a label that is no number of its classes is a DataError too."""
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Returns what the writer noted: `classes`, `crop`, `border` and others."""
+        return arrow.schema_metadata(self.schema, self.path)
+
+    def _checked(self, rows: arrow.Rows, expected: int) -> arrow.Rows:
+        rows = super()._checked(rows, expected)
+        for name in {"label", "pseudo_label"} & set(rows.schema.names) if rows.num_rows else ():
+            least, most = pc.call_function("min_max", [rows.column(name)]).as_py().values()
+            num_classes = len(self.about.get("classes", ()))
+            if most is not None and num_classes and not (-1 <= least and most < num_classes):
+                raise DataError(
+                    f"{self.path} has the {name} {least if least < -1 else most}, expected a number from 0 to "
+                    f"{num_classes - 1}; {arrow.RERUN}"
+                )
+        return rows
+
+
+def open_shard(path: Path) -> Shard:
+    """Opens a shard for reading; a damaged one, or what is damaged in it, is a DataError."""
+    return Shard(path, SHARD, kind="Parquet shard")
 
 
 def read_table(folder: Path, columns: list[str]) -> pa.Table:
     """Reads columns of a whole split without decoding, in shard order."""
-    return pa.concat_tables([open_shard(path).read(columns=columns) for path in shard_paths(folder)])
+    return pa.concat_tables([open_shard(path).read(columns) for path in shard_paths(folder)])
 
 
 def read_faces(folder: Path) -> Faces:
     """Reads and decodes a whole split into memory."""
-    parts = list(iter_faces(folder, batch_size=1024))
+    none = Faces(
+        np.array([], object), np.zeros((0, 0, 0, 3), np.uint8), np.array([], np.int64), np.array([], object), ()
+    )
+    parts = list(iter_faces(folder, batch_size=1024)) or [replace(none, classes=read_classes(folder))]
     names = ("face_id", "images", "labels", "subjects")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
     return Faces(**arrays, classes=parts[0].classes)
@@ -143,9 +178,11 @@ def iter_faces(folder: Path, batch_size: int, *, label: Literal["label", "pseudo
     classes = read_classes(folder)
     for path in shard_paths(folder):
         for batch in open_shard(path).iter_batches(batch_size, columns=["face_id", "image", label, "subject"]):
+            names = batch.column("face_id").to_pylist()
+            crops = zip(names, encoded_images(batch), strict=True)
             yield Faces(
-                face_id=np.array(batch.column("face_id").to_pylist(), dtype=object),
-                images=stack_images([*map(decode_one, encoded_images(batch))]),
+                face_id=np.array(names, dtype=object),
+                images=stack_images([decode_crop(encoded, f"{path}, {name}") for name, encoded in crops]),
                 labels=batch.column(label).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64),
                 subjects=np.array([subject or "" for subject in batch.column("subject").to_pylist()], dtype=object),
                 classes=classes,
@@ -173,22 +210,19 @@ def iter_encoded(path: Path, batch_size: int) -> Iterator[tuple[pa.StringArray, 
 def iter_columns(path: Path, columns: Sequence[str], *, max_rows: int = 10_000) -> Iterator[pa.RecordBatch]:
     """Yields columns of one shard, a row group at a time, or in parts of `max_rows` where row groups have more."""
     shard = open_shard(path)
-    if missing := {column.split(".")[0] for column in columns} - set(shard.schema_arrow.names):
-        raise DataError(f"{path} has no column {' and '.join(sorted(missing))}; it is no shard of faces, rerun align")
     # Arrow copies images once more that it must gather from two row groups.
-    group_rows = [shard.metadata.row_group(group).num_rows for group in range(shard.num_row_groups)]
-    try:
-        yield from shard.iter_batches(min([max_rows, *group_rows[:1]]), columns=list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise arrow.unreadable(path, error, "Parquet shard") from None
+    group_rows = next(filter(None, shard.row_counts()), max_rows)
+    yield from shard.iter_batches(min(max_rows, group_rows), columns, use_threads=False)
 
 
 def encoded_images(batch: pa.RecordBatch) -> list[memoryview]:
     """Returns the encoded images of a batch as views into Arrow's buffer, without a copy."""
     column = batch.column("image").field("bytes")
+    if not len(column):
+        return []
     _, offsets_buffer, data = column.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int32, count=len(column) + 1 + column.offset)[column.offset :]
-    view = memoryview(data).cast("B")
+    view = memoryview(data or b"").cast("B")
     return [view[start:end] for start, end in pairwise(offsets.tolist())]
 
 
@@ -200,12 +234,35 @@ def stack_images(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarr
     return np.stack(images) if images else np.zeros((0, 0, 0, 3), np.uint8)
 
 
+def decode_crop(encoded: bytes | memoryview, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes a crop as RGB; one that is no picture is a DataError that says `where` it is."""
+    try:
+        return decode_one(encoded)
+    except ValueError as error:
+        raise DataError(f"the crop of {where} is no picture ({error}); rerun align") from None
+
+
 def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes one of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow."""
-    if bytes(encoded[:2]) == b"\xff\xd8":
-        return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
-    with Image.open(io.BytesIO(encoded)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    """Decodes one of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow.
+
+    What is no picture, or one of more than 16 million pixels, is a ValueError.
+    """
+    try:
+        if bytes(encoded[:2]) == b"\xff\xd8":
+            if len(encoded) > PLAIN_BYTES:
+                height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
+                _check_size(int(height), int(width))
+            return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+        with Image.open(io.BytesIO(encoded)) as picture:
+            _check_size(*picture.size)
+            return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # a decoder raises whatever the bytes happen to look like
+        raise ValueError(one_line(error, 120)) from None
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than any crop has")
 
 
 def encode(image: UInt8[np.ndarray, "h w 3"], *, format: Literal["jpeg", "png"] = "jpeg", quality: int = 95) -> bytes:

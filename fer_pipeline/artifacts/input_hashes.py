@@ -7,17 +7,20 @@ read is part of the hash as such and is not remembered.
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from fer_pipeline.core import documents
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_text
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.samples import Sample
 
 SECONDS_BETWEEN_SAVES = 30.0
+HASH = re.compile("[0-9a-f]+")
 Range = tuple[Path, int, int]  # a file, the first byte, and how many (-1: the rest)
 WHOLE_FILES = 64  # hashes of whole files that are held at a time
 
@@ -30,8 +33,9 @@ class InputHashes:
         self._known: dict[str, str] = {}
         if not verify:
             try:
-                self._known = dict(json.loads(memory.read_text(encoding="utf-8")))
-            except (OSError, ValueError, TypeError):
+                known = documents.read_json(memory)
+                self._known = {key: sha256 for key, sha256 in known.items() if HASH.fullmatch(str(sha256))}
+            except (OSError, ValueError, AttributeError):
                 pass  # lost hashes cost a reading, nothing else
         self._used: dict[str, str] = {}
         # Many samples of one shard, and many shards, may depend on one whole file.

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter
 
 from fer_pipeline.artifacts import arrow
@@ -24,6 +23,9 @@ from fer_pipeline.core.files import read_json, refuse_damage, write_bytes, write
 from fer_pipeline.evaluation.predictions import Failure, Predictions
 
 PREDICTIONS = "predictions.parquet"
+RERUN = "remove it and run: dvc repro evaluate"
+PREDICTED = arrow.required({"face_id": pa.string(), "label": pa.string()}, remedy=RERUN)
+PREDICTED = PREDICTED.append(pa.field("subject", pa.string()))
 
 
 def write_metrics(
@@ -63,21 +65,30 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 def read_predictions(path: Path) -> Predictions:
     """Read the table of predictions; a missing or damaged file is a DataError."""
-    missing = "run the stage evaluate (dvc repro)"
-    with refuse_damage(path, "is no predictions table", "remove it and rerun evaluate", missing=missing):
-        table = pq.read_table(path)
-        about = arrow.schema_metadata(table.schema)
+    with refuse_damage(path, "is no predictions table", RERUN):
+        file = arrow.ParquetFile(path, PREDICTED, kind="predictions table")
+        about = arrow.schema_metadata(file.schema, path)
         classes, seeds = tuple(about["classes"]), tuple(about["seeds"])
+        file.expected = _prediction_schema(len(classes), seeds)
+        table = file.read(file.expected.names)
         number = {name: index for index, name in enumerate(classes)}
-        shares = [arrow.matrix_view(table[f"probabilities_{seed}"].combine_chunks()) for seed in seeds]
+        shares = np.stack([arrow.matrix_view(table[f"probabilities_{seed}"].combine_chunks()) for seed in seeds])
+        if not (np.isfinite(shares).all() and len(number) == len(classes) == shares.shape[-1] and len(table)):
+            raise ValueError("its probabilities are not those of its classes")
         return Predictions(
             classes=classes,
             seeds=seeds,
             face_id=np.asarray(table["face_id"].to_pylist(), dtype=object),
             labels=np.asarray([number[name] for name in table["label"].to_pylist()], dtype=np.int64),
             subjects=np.asarray([subject or "" for subject in table["subject"].to_pylist()], dtype=object),
-            probabilities=np.stack(shares),
+            probabilities=shares,
         )
+
+
+def _prediction_schema(num_classes: int, seeds: Sequence[int]) -> pa.Schema:
+    shares = pa.list_(pa.float32(), num_classes)
+    fields = [*PREDICTED, *arrow.required({f"probabilities_{seed}": shares for seed in seeds})]
+    return pa.schema(fields, metadata=PREDICTED.metadata)
 
 
 def read_failures(folder: Path) -> list[tuple[Failure, bytes]]:

@@ -9,20 +9,20 @@ whose label is their nearest class whatever the margin. `sweep.parquet` has a ro
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float64, Int64
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fer_pipeline.artifacts.faces import image_schema, open_shard
+from fer_pipeline.artifacts.arrow import ParquetFile, required
+from fer_pipeline.artifacts.faces import image_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
-SWEEP_COLUMNS = ("margin", "class", "kept", "heldout", "precision", "low", "high")
 MINED_COLUMNS = {
     "face_id": pa.string(),
     "pool": pa.string(),
@@ -31,6 +31,14 @@ MINED_COLUMNS = {
     "margin": pa.float32(),
     "rank": pa.int64(),
 }
+REMINE = "remove it and run: dvc repro mine"
+SWEEP_COLUMNS = pa.schema(
+    [
+        *required({"margin": pa.float64(), "class": pa.string(), "kept": pa.int64(), "heldout": pa.int64()}),
+        *((name, pa.float64()) for name in ("precision", "low", "high")),
+    ],
+    metadata=required({}, remedy=REMINE).metadata,
+)
 
 
 def mined_schema(classes: Sequence[str]) -> pa.Schema:
@@ -43,16 +51,86 @@ def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
     path = folder / name
     if not path.is_file():
         raise DataError(f"{path} does not exist; run mine (dvc repro)")
-    table = open_shard(path).read()
-    expected = mined_schema(classes)
-    if table.schema.metadata != expected.metadata or table.schema.names != expected.names:
+    file, expected = ParquetFile(path, required(MINED_COLUMNS, remedy=REMINE)), mined_schema(classes)
+    if file.schema.metadata != expected.metadata or file.names != expected.names:
         raise DataError(f"{path} was mined with other classes or columns than {', '.join(classes)}; rerun mine")
+    table = file.read()
+    label = table.column("label").to_numpy()
+    if len(label) and not (0 <= label.min() and label.max() < len(classes)):
+        raise DataError(f"{path} has labels that are none of {len(classes)} classes; rerun mine")
     return table
 
 
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)] | None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
+
+
+class ClassSummary(_Part):
+    """The faces of one class, and the share of them that is right by estimate."""
+
+    kept: Count
+    precision: Share
+    low: Share
+    high: Share
+
+
+class PoolSummary(_Part):
+    """Where the faces of one pool went."""
+
+    faces: Count
+    excluded: Count
+    test_faces: Count = 0
+    no_direction: Count
+    below_margin: Count
+    over_cap: Count
+    kept: Count
+    by_class: dict[str, Count]
+
+
+class Precision(_Part):
+    """The estimate for all classes together."""
+
+    estimate: Share
+    low: Share
+    high: Share
+
+
+class TestFaces(_Part):
+    """Of which sets nothing is known of test pictures."""
+
+    not_checked: list[str] = []
+
+
+class MinedSummary(_Part):
+    """What a reader depends on in `summary.json`; there is more beside it."""
+
+    classes: list[str]
+    rule: dict[str, Any] = {}
+    margins: dict[str, float | None]
+    pools: dict[str, PoolSummary]
+    kept: Count
+    by_class: dict[str, ClassSummary]
+    precision: Precision
+    test_faces: TestFaces = TestFaces()
+
+    @model_validator(mode="after")
+    def _every_class_is_counted(self) -> "MinedSummary":
+        counted = [self.margins, self.by_class, *(pool.by_class for pool in self.pools.values())]
+        if any({*self.classes} != {*counts} for counts in counted):
+            raise ValueError("it does not count every one of its classes")
+        return self
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Reads the rule, the margins, counts and estimated precisions."""
-    return read_json(folder / SUMMARY)
+    """Reads the rule, the margins, counts and estimated precisions; a damaged file is a DataError."""
+    content = read_json(folder / SUMMARY)
+    with refuse_damage(folder / SUMMARY, "is no summary of mined faces", "run: dvc repro mine"):
+        MinedSummary.model_validate(content)
+    return content
 
 
 def sweep_table(
@@ -85,5 +163,4 @@ def sweep_table(
 def read_sweep(folder: Path) -> pa.Table | None:
     """Read `sweep.parquet`, None where there is none; a damaged file is a DataError."""
     path = folder / SWEEP
-    with refuse_damage(path, "cannot be read", "run: dvc repro mine"):
-        return pq.read_table(path, columns=list(SWEEP_COLUMNS)) if path.exists() else None
+    return ParquetFile(path, SWEEP_COLUMNS).read(SWEEP_COLUMNS.names) if path.exists() else None

@@ -9,20 +9,32 @@ cosines of exactly 0.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Float64, Int64
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fer_pipeline.artifacts import arrow
+from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
+from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import refuse_damage, replacing, write_bytes
+from fer_pipeline.core.files import replacing
 
 HELDOUT = "heldout.arrow"
 CENTROIDS = "centroids.safetensors"
+
+
+RESCORE = "remove it and rerun score"
+COLUMNS = arrow.required(
+    {
+        "face_id": pa.string(),
+        "cosine": pa.list_(pa.float32(), arrow.ANY_LENGTH),
+        "nearest": pa.int64(),
+        "margin": pa.float32(),
+    },
+    remedy=RESCORE,
+)
+LABELLED = COLUMNS.append(pa.field("label", pa.int64(), nullable=False))
 
 
 @dataclass(frozen=True)
@@ -91,40 +103,51 @@ def read_heldout(folder: Path, *, classes: Sequence[str]) -> Scores:
     path = folder / HELDOUT
     if not path.is_file():
         raise DataError(f"{path} does not exist; run score (dvc repro)")
-    return _read_scores([path], classes, where=path)
+    return _read_scores([path], classes, where=path, labelled=True)
 
 
-def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path) -> Scores:
-    table = pa.concat_tables([arrow.open_ipc(path).read_all() for path in paths])
-    stored = arrow.schema_metadata(table.schema).get("classes")
-    if stored != list(classes):
-        raise DataError(f"{where} was scored against the classes {stored}, expected {list(classes)}; rerun score")
+def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path, labelled: bool = False) -> Scores:
+    for path in paths:
+        stored = arrow.schema_metadata(arrow.open_ipc(path, COLUMNS if not labelled else LABELLED).schema, path)
+        if stored.get("classes") != list(classes):
+            found = brief(stored.get("classes"))
+            raise DataError(f"{where} was scored against the classes {found}, expected {list(classes)}; rerun score")
+    schema = score_schema(classes, labelled=labelled)
+    expected = arrow.required({field.name: field.type for field in schema}, remedy=RESCORE)
+    table = pa.concat_tables([arrow.read_ipc(path, expected) for path in paths])
     best, directed = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for chunk in table.column("cosine").chunks:
-        cosine = arrow.matrix_view(chunk)
+        with arrow.refuse_damage(where, expected):
+            cosine = arrow.matrix_view(chunk)
         best.append(cosine.max(axis=1))
         directed.append(np.any(cosine, axis=1))
-    return Scores(
+    scores = Scores(
         face_id=table.column("face_id"),
         nearest=table.column("nearest").to_numpy(),
         margin=table.column("margin").to_numpy(),
         best=np.concatenate(best),
         directed=np.concatenate(directed),
-        label=table.column("label").to_numpy() if "label" in table.schema.names else None,
+        label=table.column("label").to_numpy() if labelled else None,
     )
+    for numbers in (scores.nearest, scores.label):
+        if numbers is not None and len(numbers) and not (0 <= numbers.min() and numbers.max() < len(classes)):
+            raise DataError(f"{where} has classes outside of the {len(classes)} of the settings; rerun score")
+    if not (np.isfinite(scores.margin).all() and np.isfinite(scores.best).all()):
+        raise DataError(f"{where} has cosines or margins that are not finite; rerun score")
+    return scores
 
 
 def write_centroids(folder: Path, centroids: Centroids) -> None:
     """Writes the centroids beside the scores that were computed from them."""
-    arrays = {"vectors": np.ascontiguousarray(centroids.vectors), "counts": centroids.counts}
-    write_bytes(folder / CENTROIDS, save(arrays, metadata={"classes": "\n".join(centroids.classes)}))
+    arrays = {"vectors": centroids.vectors, "counts": centroids.counts}
+    write_arrays(folder / CENTROIDS, arrays, {"classes": "\n".join(centroids.classes)})
 
 
 def read_centroids(folder: Path) -> Centroids:
     """Reads the centroids of a pool's scores; a missing or damaged file is a DataError."""
-    path = folder / CENTROIDS
-    with refuse_damage(path, "cannot be read", "run score (dvc repro)", kind=SafetensorError):
-        with safe_open(path, framework="numpy") as stored:
-            opened: Any = stored
-            classes = tuple((opened.metadata() or {}).get("classes", "").split("\n"))
-            return Centroids(opened.get_tensor("vectors"), opened.get_tensor("counts"), classes)
+    kinds = {"vectors": Kind("F64", ("classes", "dimensions")), "counts": Kind("I64", ("classes",))}
+    arrays, about = read_arrays(folder / CENTROIDS, kinds, stage="score")
+    classes = tuple(about.get("classes", "").split("\n"))
+    if len(classes) != len(arrays["counts"]):
+        raise DataError(f"{folder / CENTROIDS} does not name its classes; remove it and run: dvc repro score")
+    return Centroids(**arrays, classes=classes)

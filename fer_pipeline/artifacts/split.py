@@ -13,13 +13,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from fer_pipeline.artifacts.arrow import positions_in
-from fer_pipeline.artifacts.faces import open_shard, write_parquet
+from fer_pipeline.artifacts.arrow import ParquetFile, positions_in, required
+from fer_pipeline.artifacts.faces import write_parquet
 from fer_pipeline.core.errors import DataError
 
 SPLIT = "split.parquet"
 FIT, VALIDATION, HELDOUT = "fit", "validation", "heldout"
 NO_LABEL = -1
+COLUMNS = required(
+    {"face_id": pa.string(), "label": pa.int64(), "part": pa.string()}, remedy="run: dvc repro train_primitive"
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Split:
 
 def write_split(folder: Path, *, face_id: Sequence[str], label: Int64[np.ndarray, " n"], part: Sequence[str]) -> None:
     """Writes `split.parquet` into the folder of a checkpoint."""
-    schema = pa.schema({"face_id": pa.string(), "label": pa.int64(), "part": pa.string()})
+    schema = pa.schema({field.name: field.type for field in COLUMNS})
     write_parquet(folder / SPLIT, pa.table([face_id, label, part], schema=schema))
 
 
@@ -52,7 +55,7 @@ def read_split(model: Path, *, num_classes: int | None = None) -> Split:
     path = model / SPLIT
     if not path.is_file():
         raise DataError(f"{path} does not exist: {model} is no primitive learner; run train_primitive (dvc repro)")
-    table = open_shard(path).read(columns=["face_id", "label", "part"])
+    table = ParquetFile(path, COLUMNS).read(COLUMNS.names)
     label = table.column("label").to_numpy().astype(np.int64)
     if num_classes is not None and len(label) and not (0 <= label.min() and label.max() < num_classes):
         raise DataError(f"{path} has labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}")

@@ -110,7 +110,7 @@ class Run(NamedTuple):
 
 def _read_run(record: Path) -> Run:
     with refuse_damage(record, "is no record of a run", "remove it, and its shards stay until that run is made again"):
-        content = json.loads(record.read_text(encoding="utf-8"))
+        content = read_json(record)
         return Run(str(content.get("id", "")), frozenset(map(str, content["keys"])))
 
 

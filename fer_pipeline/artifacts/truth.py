@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
-from fer_pipeline.core.files import refuse_damage
+from fer_pipeline.artifacts.arrow import ParquetFile, required
 
 SUFFIX = re.compile(r"#\d+$")  # align appends it where a picture gives several faces
 MIXED = "mixed"
+COLUMNS = required({"face_id": pa.string()}, remedy="run: dvc repro synthesize").append(
+    pa.field("dominant", pa.string())
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class Truth:
 def read_truth(folder: Path, pools: Sequence[str]) -> Truth:
     """Read the truth of those pools that have one; a damaged file is a DataError."""
     paths = {pool: path for pool in pools if (path := folder / f"{pool}.parquet").exists()}
-    tables = {}
-    for pool, path in paths.items():
-        with refuse_damage(path, "is no table of face_id and dominant", "run: dvc repro synthesize"):
-            tables[pool] = pq.read_table(path, columns=["face_id", "dominant"])
+    tables = {
+        pool: ParquetFile(path, COLUMNS, kind="table of face_id and dominant").read(COLUMNS.names)
+        for pool, path in paths.items()
+    }
     rows = {pool: table.to_pydict().values() for pool, table in tables.items()}
     return Truth({pool: dict(zip(*columns, strict=True)) for pool, columns in rows.items()})

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 import fer_pipeline
+from fer_pipeline.core.documents import DocumentError, load_commented
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import write_text
+from fer_pipeline.core.files import refuse_damage, write_text
 from fer_pipeline.core.plugins import available, load
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import (
@@ -35,6 +35,7 @@ from fer_pipeline.core.settings import (
 
 GRAPH = Path("dvc.yaml")
 NAME_RULE = "is made of letters without accents, digits and _ . - and begins with a letter or digit"
+RESTORE = "correct it, or restore it from git: git checkout -- dvc.yaml"
 WALK = tuple("synthesize align train_primitive embed score mine shard distill train_final evaluate report".split())
 
 
@@ -121,9 +122,9 @@ def check_commands(params: Path) -> None:
     """
     load_params(params)
     try:
-        values = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ConfigError(f"{params}: DVC cannot read it: {' '.join(str(error).split())}") from None
+        values = load_commented(params.read_text(encoding="utf-8"), YAML(typ="safe"))
+    except DocumentError as error:
+        raise ConfigError(f"{params}: DVC cannot read it: {error}") from None
     for name, stage in (load_params(GRAPH).get("stages") or {}).items():
         for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
             try:
@@ -259,8 +260,9 @@ def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any
 
 
 def _graph_outs(values: dict[str, Any]) -> list[Path]:
-    stages = load_params(GRAPH).get("stages") or {}
-    return [Path(out) for stage in stages.values() for out in _outs(stage, values)]
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
+        stages = load_params(GRAPH).get("stages") or {}
+        return [Path(out) for stage in stages.values() for out in _outs(stage, values) if out]
 
 
 def _is_added(path: Path) -> bool:
@@ -273,7 +275,9 @@ def _is_made(path: Path, outs: Sequence[Path]) -> bool:
 
 def _outs(stage: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Returns the outputs of a stage, for every entry of the settings that it loops over."""
-    outs = [out if isinstance(out, str) else next(iter(out)) for out in stage.get("do", stage).get("outs", ())]
+    outs = [
+        out if isinstance(out, str) else next(iter(out.keys()), "") for out in stage.get("do", stage).get("outs") or ()
+    ]
     # A list gives its items, a mapping its keys: no output is named by the value of one.
     entries = _entries(stage["foreach"], values) if "foreach" in stage else [""]
     return [out.replace("${item}", "${key}").replace("${key}", str(key)) for key in entries for out in outs]

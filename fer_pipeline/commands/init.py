@@ -22,6 +22,7 @@ from fer_pipeline.commands.labels import map_labels, parse_renames
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import DatasetSurvey, Source, SurveySettings
+from fer_pipeline.core.documents import load_commented
 from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import replacing
@@ -213,9 +214,9 @@ def fill_profile(values: Mapping[str, Any]) -> str:
     # The recipes of the profile read its anchor to train on.
     renamed = {"anchor": values["train"], "pool": values["pools"][0]}
     pattern, profile = r"(?<=data/faces/)(anchor|pool)(?=/train)", PROFILE.read_text("utf-8")
-    settings = yaml.load(re.sub(pattern, lambda match: renamed[match[0]], profile))
+    settings = load_commented(re.sub(pattern, lambda match: renamed[match[0]], profile), yaml)
     for section, value in values.items():
-        in_one_line = yaml.load(json.dumps(value, ensure_ascii=False))  # JSON is YAML in one line
+        in_one_line = load_commented(json.dumps(value, ensure_ascii=False), yaml)  # JSON is YAML in one line
         if section == "datasets":
             settings[section] = value
         elif isinstance(value, dict):

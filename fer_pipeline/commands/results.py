@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -39,6 +40,7 @@ def run(*, reports: Path = Path("reports")) -> str:
 
 def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None, rule: bool = False) -> list[str]:
     """Formats rows, the header first, as aligned lines: `num_names` columns to the left, the others to the right."""
+    rows = [[cell if cell.isprintable() else one_line(cell) for cell in row] for row in rows]  # names of files
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     names = len(widths) if num_names is None else num_names
     layout = "  ".join(f"{{:{'<' if place < names else '>'}{width}}}" for place, width in enumerate(widths))

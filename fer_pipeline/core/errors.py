@@ -5,9 +5,18 @@ The command line prints one as `error: <one line>` and exits with 1.
 
 from collections.abc import Callable
 
+from fer_pipeline.core.documents import one_line
+
 
 class PipelineError(Exception):
-    """One line for a person: what was found, what was expected, what to do."""
+    """One line for a person: what was found, what was expected, what to do.
+
+    It may hold names from files of strangers: line breaks and terminal escapes are taken out of it here, wherever it
+    is shown.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(PipelineError):

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
+from fer_pipeline.core import documents
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.settings import describe
 
 RERUN = "run the stage that writes it (dvc repro)"
 
@@ -73,11 +77,17 @@ def refuse_damage(
     """Makes a DataError of what goes wrong while the file is read; `kind` is the error of a library of its own."""
     try:
         yield
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, kind) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, kind) as error:
         if missing and isinstance(error, FileNotFoundError):
             raise DataError(f"{path} does not exist; {missing}") from None
-        what = repr(error) if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise DataError(f"{path} {fault} ({what}); {remedy}") from None
+        raise DataError(f"{path} {fault} ({describe_error(error)}); {remedy}") from None
+
+
+def describe_error(error: object) -> str:
+    """Returns what a library says of damage, in less than a line."""
+    if isinstance(error, ValidationError):
+        return describe(error, BaseModel)
+    return documents.one_line(repr(error) if isinstance(error, KeyError) else error, 200)
 
 
 def refuse_stand_in(path: Path) -> None:
@@ -113,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Reads JSON; a missing or damaged file is a DataError."""
     with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it", missing=RERUN):
-        return json.loads(path.read_text(encoding="utf-8"))
+        return documents.read_json(path)
 
 
 def fresh_folder(path: Path) -> Path:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from fer_pipeline.core.documents import DocumentError, brief, find_alias, one_line, read_yaml
 from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
@@ -43,7 +43,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Settings(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class DatasetSettings(Settings):
@@ -196,38 +196,25 @@ def _named(group: Mapping[str, Model], name: str, what: str) -> Model:
     return group[name]
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would take the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        counts = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
-        for key, _ in node.value:
-            if counts.get(key.value, 0) > 1:
-                mark = f"line {key.start_mark.line + 1}"
-                raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} is given twice, see {mark}")
-        return super().construct_mapping(node, deep)
-
-
 def load_params(params: Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file of settings."""
     try:
-        text = params.read_text(encoding="utf-8")
-        loaded = yaml.load(text, _Loader)
-        events = yaml.parse(text) if EXPERIMENT in os.environ else ()
-        alias = next((event for event in events if isinstance(event, yaml.AliasEvent)), None)
+        loaded = read_yaml(params)
+        alias = find_alias(params.read_text(encoding="utf-8")) if EXPERIMENT in os.environ else None
     except FileNotFoundError:
         line = f"{params} does not exist; run in the project's folder or name the file with --params"
         raise ConfigError(line) from None
     except IsADirectoryError:
         raise ConfigError(f"{params} is a folder; name the file of settings with --params") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{params} is not valid YAML: {' '.join(str(error).split())}") from None
+    except DocumentError as error:
+        raise ConfigError(f"{params} is not valid YAML: {error}; correct it") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
     if alias is not None:
+        line, name = alias
         raise ConfigError(
-            f"{params}, line {alias.start_mark.line + 1}: *{alias.anchor} repeats what &{alias.anchor} names, and an "
-            "override by `dvc exp run -S` changes both or neither; write the values out in both places and commit"
+            f"{params}, line {line}: *{name} repeats what &{name} names, and an override by `dvc exp run -S` changes "
+            "both or neither; write the values out in both places and commit"
         )
     return loaded
 
@@ -250,8 +237,8 @@ def describe(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the key {key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    value = f", found {first['input']!r}" if not isinstance(first["input"], dict) else ""
-    return " ".join(f"{key + ': ' if key else ''}{message}{value}{more}".split())
+    value = f", found {brief(first['input'])}" if not isinstance(first["input"], dict) else ""
+    return " ".join(one_line(f"{key + ': ' if key else ''}{message}{value}{more}", 500).split())
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

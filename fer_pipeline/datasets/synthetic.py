@@ -5,18 +5,26 @@ sample's key is `<row group>:<row>`; the last row groups stay in memory, so that
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from fer_pipeline.artifacts.arrow import ParquetFile, required
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 
 TEXT_COLUMNS = ("sample_id", "label", "subject", "split")
+REMEDY = "the adapter synthetic reads only what the stage synthesize wrote: remove it and run: dvc repro synthesize"
+COLUMNS = pa.schema(
+    [
+        *required({"sample_id": pa.string()}),
+        *((name, pa.string()) for name in TEXT_COLUMNS[1:]),
+        ("image", pa.binary()),
+    ],
+    metadata=required({}, remedy=REMEDY).metadata,
+)
 
 
 class Options(Settings):
@@ -30,13 +38,9 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         raise DataError(f"{path} holds no part-*.parquet; run: dvc repro synthesize")
     for file in files:
         with _open(file) as parquet:
-            if absent := {"image", *TEXT_COLUMNS} - set(parquet.schema_arrow.names):
-                raise DataError(
-                    f"{file} has no column {', '.join(sorted(absent))}; found {', '.join(parquet.schema_arrow.names)}; "
-                    f"the adapter synthetic reads only what the stage synthesize wrote"
-                )
+            parquet.require(COLUMNS.names)
             for group in range(parquet.num_row_groups):
-                texts = parquet.read_row_group(group, columns=list(TEXT_COLUMNS)).to_pylist()
+                texts = parquet.read_row_group(group, TEXT_COLUMNS).to_pylist()
                 for row, text in enumerate(texts):
                     words = (text["sample_id"], text["split"], text["label"], text["subject"])
                     yield Sample(*words, path=file, key=f"{group}:{row}")
@@ -58,13 +62,8 @@ def read(sample: Sample, options: Options) -> bytes:
 @lru_cache(maxsize=2)
 def _pictures(file: Path, modified: int, group: int) -> pa.ChunkedArray:
     with _open(file) as parquet:
-        return parquet.read_row_group(group, columns=["image"]).column("image")
+        return parquet.read_row_group(group, ["image"]).column("image")
 
 
-@contextmanager
-def _open(file: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        with pq.ParquetFile(file) as parquet:
-            yield parquet
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is no whole Parquet file ({error}); remove it and run: dvc repro synthesize") from None
+def _open(file: Path) -> ParquetFile:
+    return ParquetFile(file, COLUMNS, kind="whole Parquet file", mapped=False)

@@ -10,7 +10,6 @@ cannot leave halves of two epochs.
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
@@ -18,7 +17,8 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from fer_pipeline.artifacts.distilled import saved_name, write_arrays
+from fer_pipeline.artifacts.arrays import write_arrays
+from fer_pipeline.artifacts.distilled import saved_name
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
@@ -34,6 +34,7 @@ from fer_pipeline.distillation.start import (
 )
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
 from fer_pipeline.networks.checkpoints import Classifier
+from fer_pipeline.networks.weights import read_state, refuse_state
 
 STATE = "state.pt"
 
@@ -166,13 +167,9 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
     path = folder / STATE
     if not path.exists():
         return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
-        fault = str(error).partition("\n")[0]
-        raise DataError(f"{path} is damaged ({fault}); remove it to distil from the start") from None
-    with torch.no_grad():
+    with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
+        state = read_state(path)
         synthetic.images.copy_(state["images"])
         synthetic.raw_sizes.copy_(state["raw_sizes"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+        optimizer.load_state_dict(state["optimizer"])
+        return list(state["history"])

@@ -5,7 +5,7 @@ The folder's schema says which it is: `pseudo_label` is the auxiliary set (the V
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,10 +13,18 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int, Int64, UInt8
-from pyarrow.dataset import dataset
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.faces import decode_one, open_shard, read_classes, read_table, shard_paths, stack_images
+from fer_pipeline.artifacts.faces import (
+    decode_crop,
+    encoded_images,
+    iter_columns,
+    open_shard,
+    read_classes,
+    read_table,
+    shard_paths,
+    stack_images,
+)
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 
@@ -30,7 +38,7 @@ class Source:
     left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
 
     def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
-        return stack_images([decode_one(self.encoded[row]) for row in rows])
+        return stack_images([decode_crop(self.encoded[row], f"image {row} of the source") for row in rows])
 
     def counts(self) -> Int64[np.ndarray, " c"]:
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
@@ -62,7 +70,7 @@ def read_source(
         raise DataError(
             f"{folder} has the classes {list(in_folder)}, expected {list(classes)} in this order; rerun its stage"
         )
-    names = open_shard(shard_paths(folder)[0]).schema_arrow.names
+    names = open_shard(shard_paths(folder)[0]).names
     kind, column = ("auxiliary", "pseudo_label") if "pseudo_label" in names else ("faces", "label")
     table = read_table(folder, ["face_id", column, "split"])
     if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
@@ -82,8 +90,14 @@ def read_source(
         "held out": int(apart.sum()),
         "beyond max_images": int((usable & ~chosen).sum()),
     }
-    images = dataset(shard_paths(folder)).take(np.flatnonzero(chosen), columns=["image"]).column("image")
-    return Source(kind, in_folder, [image["bytes"] for image in images.to_pylist()], labels[chosen], left_out)
+    images = (image for path in shard_paths(folder) for image in _encoded_images(path))
+    encoded = [bytes(image) for image, is_chosen in zip(images, chosen.tolist(), strict=True) if is_chosen]
+    return Source(kind, in_folder, encoded, labels[chosen], left_out)
+
+
+def _encoded_images(path: Path) -> Iterator[memoryview]:
+    for batch in iter_columns(path, ["image.bytes"]):
+        yield from encoded_images(batch)
 
 
 def _subset(

@@ -18,9 +18,8 @@ import pyarrow as pa
 import torch
 from jaxtyping import UInt8
 
-from fer_pipeline.artifacts.arrow import schema_metadata
 from fer_pipeline.artifacts.embeddings import write_embeddings
-from fer_pipeline.artifacts.faces import decode_one, iter_encoded, open_shard, stack_images
+from fer_pipeline.artifacts.faces import decode_crop, iter_encoded, open_shard, stack_images
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.heap import keep_freed_memory
 from fer_pipeline.core.prefetch import prefetch
@@ -50,10 +49,10 @@ class FacesShard:
         """Reads the header; nothing is known of a damaged shard, which its worker will report."""
         try:
             shard = open_shard(path)
+            about = shard.about
         except DataError:
             return cls(path)
-        metadata = schema_metadata(shard.schema_arrow)
-        return cls(path, shard.metadata.num_rows, tuple(metadata.get("classes", ())), metadata.get("crop"))
+        return cls(path, shard.metadata.num_rows, tuple(about.get("classes", ())), about.get("crop"))
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,8 @@ def check_shard(path: Path, options: EmbedOptions) -> None:
     """Refuses a shard of other columns, classes or crops than the set's, whose features would mean nothing."""
     if options.classes is None:
         return
-    schema, shard = open_shard(path).schema_arrow, FacesShard.read(path)
-    if missing := sorted({"face_id", "image"} - set(schema.names)):
-        raise DataError(f"{path} has no column {' and '.join(missing)}: it is no shard of faces; rerun align")
+    opened, shard = open_shard(path), FacesShard.read(path)
+    opened.require(["face_id", "image"])
     if shard.classes != options.classes:
         classes = ", ".join(shard.classes) or "none"
         raise DataError(f"{path} holds the classes {classes}, expected {', '.join(options.classes)}; rerun align")
@@ -146,10 +144,4 @@ def decoded_batches(shard: Path, batch_size: int, *, threads: int) -> Iterator[B
 
 def decode_piece(piece: Piece) -> list[UInt8[np.ndarray, "_ _ 3"]]:
     """Decodes some crops; one that is no image is a DataError that names its face."""
-    images = []
-    for face_id, encoded in zip(*piece, strict=True):
-        try:
-            images.append(decode_one(encoded))
-        except (ValueError, OSError) as error:
-            raise DataError(f"the crop of {face_id} is no picture ({error}); rerun align") from None
-    return images
+    return [decode_crop(encoded, str(face_id)) for face_id, encoded in zip(*piece, strict=True)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from fer_pipeline.core.settings import PlainName
 from fer_pipeline.evaluation.metrics import confusion_matrix
 
 
@@ -47,8 +48,8 @@ class Failure:
     """A face, what it shows, what it was taken for, and with what mean probability."""
 
     face_id: str
-    label: str
-    predicted: str
+    label: PlainName
+    predicted: PlainName
     probability: float
     rank: int  # within the true class, from 1
 

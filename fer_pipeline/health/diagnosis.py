@@ -21,10 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from fer_pipeline.artifacts.locked_stages import read_stages
 from fer_pipeline.artifacts.store import Checksums, Store, shard_files
+from fer_pipeline.core.documents import parse_json
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import refuse_damage
 from fer_pipeline.core.progress import progress
-from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs, read_stages
+from fer_pipeline.health.dvc_project import DvcConfig, Output, Remote, read_outputs
 from fer_pipeline.health.recorded_settings import find_contradictions
 
 FSCK = "python -m fer_pipeline fsck"
@@ -157,7 +160,9 @@ class Objects:
         """Returns path and hash of each file of a folder; None where its list is not intact."""
         if not self.is_intact(name):
             return None
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(object_path(self.root, name).read_bytes())}
+        path = object_path(self.root, name)
+        with refuse_damage(path, "is no list of files, though its name is its hash", "remove it, and run: dvc fetch"):
+            return {entry["relpath"]: entry["md5"] for entry in parse_json(path.read_bytes())}
 
     def damage(self, name: str, output: str, stage: str, *commands: Command) -> Damage:
         actual = self.hasher.hashes[self.inodes[name]] if name in self.inodes else FileHash()

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from configobj import ConfigObj, ConfigObjError
 from platformdirs import site_config_dir, user_config_dir
 
+from fer_pipeline.artifacts.locked_stages import broken, read_mapping, read_stages
+from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.software import CheckContext, Finding
 
@@ -83,6 +84,9 @@ def read_config(root: Path) -> DvcConfig:
         for title, section in content.items():
             prefix = re.sub(r'^\s*remote\s*"(.*)"\s*$', r"remote.\1", title, flags=re.IGNORECASE)
             for key, value in section.items() if isinstance(section, dict) else ():
+                if key in ("url", "dir", "remote") and not isinstance(value, str):  # a comma makes a list of it
+                    fault = f"{file} has the value {brief(value)} for {key} of {title}"
+                    raise DataError(f"{fault}; put it in quotes, or write it again with: dvc config")
                 if key in ("url", "dir"):
                     local = value.removeprefix("local://")
                     if local == value and not re.match(r"\w+://", value):
@@ -113,35 +117,30 @@ def read_outputs(root: Path) -> tuple[list[Output], int]:
     for folder, subfolders, files in os.walk(root):
         here = Path(folder)
         for name in sorted(name for name in files if name == "dvc.lock" or Path(name).suffix == ".dvc"):
-            content = _read_mapping(here / name)
             try:
                 if name == "dvc.lock":
-                    stages = content.get("stages") or {}
+                    stages = read_stages(here / name)
                     outs = [out for stage in stages.values() for out in stage.get("outs") or ()]
                     folders_of_outputs |= {here / out["path"] for out in outs}
                     outputs += _outputs_of_lock(root, here, stages)
                 else:
+                    content = read_mapping(here / name)
                     stage, place = (here / name).relative_to(root).as_posix(), here / str(content.get("wdir", "."))
                     for out in content.get("outs") or ():
                         flags = {"is_cached": bool(out.get("cache", True)), "is_imported": bool(content.get("deps"))}
                         outputs.append(_output(root, place, out, stage, **flags))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                raise _broken(here / name, f"{type(error).__name__} {error}") from None
+                raise broken(here / name, f"{type(error).__name__} {error}") from None
         plain = {name for name in subfolders if name[0] != "." and not (here / name / "pyvenv.cfg").exists()}
         subfolders[:] = sorted(name for name in plain if here / name not in folders_of_outputs)
     checked = [output for output in outputs if output is not None]
     return checked, len(outputs) - len(checked)
 
 
-def read_stages(lock: Path) -> dict[str, Any]:
-    """Returns the stages of a `dvc.lock` by their names; none where there is no such file."""
-    return (_read_mapping(lock).get("stages") or {}) if lock.exists() else {}
-
-
 def _outputs_of_lock(root: Path, here: Path, locked: Mapping[str, Any]) -> Iterator[Output | None]:
     """Yields the outputs of the stages in a `dvc.lock`; `dvc.yaml` says which are not cached (`cache: false`)."""
     definition = here / "dvc.yaml"
-    stages = (_read_mapping(definition).get("stages") or {}) if definition.exists() else {}
+    stages = (read_mapping(definition).get("stages") or {}) if definition.exists() else {}
     prefix = "" if here == root else f"{here.relative_to(root).as_posix()}/dvc.yaml:"
     for name, stage in locked.items():
         defined = stages.get(name.partition("@")[0]) or {}
@@ -162,20 +161,6 @@ def _output(root: Path, folder: Path, out: Mapping[str, Any], stage: str, **flag
     if not is_inside or out.get("hash") != "md5" or "md5" not in out:
         return None
     return Output(path.relative_to(root).as_posix(), stage, str(out["md5"]), int(out.get("size", 0)), **flags)
-
-
-def _read_mapping(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _broken(file, " ".join(str(error).split())) from None
-    if not isinstance(content, dict | None):
-        raise _broken(file, f"it holds a {type(content).__name__}, not a mapping")
-    return content or {}
-
-
-def _broken(file: Path, reason: str) -> DataError:
-    return DataError(f"{file} is broken: {reason}; restore it from git: git checkout -- {file.name}")
 
 
 def check_remote(context: CheckContext) -> Finding:

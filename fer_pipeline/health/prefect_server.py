@@ -16,6 +16,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from fer_pipeline.core.documents import MAX_JSON, parse_json
 from fer_pipeline.health.machine import query_gpus
 from fer_pipeline.health.software import CheckContext, Finding, grade, installed_version
 
@@ -41,7 +42,7 @@ def request(context: CheckContext, path: str, body: dict[str, Any] | None = None
     try:
         question = urllib.request.Request(address, data=data, headers=headers)
         with urllib.request.urlopen(question, timeout=TIMEOUT_SECONDS) as answer:
-            return json.loads(answer.read() or b"null"), answer.headers.get("Date", "")
+            return parse_json(answer.read(MAX_JSON) or b"null"), answer.headers.get("Date", "")
     except urllib.error.HTTPError as error:
         raise ConnectionError(f"{address} answers {error.code} {error.reason}") from None
     except (OSError, ValueError) as error:

@@ -4,11 +4,11 @@ The lock holds what the settings were when DVC looked, which is after a stage ha
 holds what the stage used. They differ only where somebody edited the settings meanwhile.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fer_pipeline.core.documents import read_json
 from fer_pipeline.core.settings import first_difference, merge_settings
 
 
@@ -29,10 +29,10 @@ def find_contradictions(root: Path, stages: Mapping[str, Any]) -> Iterator[Contr
         for out in entry.get("outs") or ():
             for path in sorted(path for name in FILES for path in (root / out["path"]).glob(name)):
                 try:
-                    recorded = json.loads(path.read_bytes())
-                except (OSError, ValueError):
+                    pairs = list(_pairs(stage, params, read_json(path)))
+                except (OSError, ValueError, AttributeError, TypeError):
                     continue  # damaged bytes are found by their hash
-                for key, locked, found in _pairs(stage, params, recorded):
+                for key, locked, found in pairs:
                     # The lock lacks defaults, and a file may not record everything.
                     if (difference := first_difference(locked, found, key, common=True)) is not None:
                         yield Contradiction(stage, path, *difference)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64, Int64, UInt64
 
-from fer_pipeline.artifacts.arrow import is_among
+from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
 from fer_pipeline.artifacts.mined import mined_schema
 from fer_pipeline.artifacts.scores import Scores
+from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.seeds import derive
@@ -95,17 +95,18 @@ def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array
         )
     try:
         if path.suffix == ".parquet":
-            table = pq.read_table(path)
+            table = ParquetFile(path, required({}, remedy="name a Parquet or CSV file in mine.exclude")).read()
         else:
             as_text = pyarrow.csv.ConvertOptions(column_types={"face_id": pa.string()})
             table = pyarrow.csv.read_csv(path, convert_options=as_text)
-    except (OSError, pa.ArrowInvalid) as error:
+        if (count := table.column_names.count("face_id")) != 1:
+            what, names = f"{count} columns" if count else "no column", one_line(", ".join(table.column_names), 160)
+            raise DataError(f"mine.exclude: {path} has {what} face_id, it has {names}; name a file with one")
+        return table.column("face_id").cast(pa.string()).drop_null().unique()
+    except (OSError, pa.ArrowException) as error:
         raise DataError(
-            f"mine.exclude: {path} cannot be read ({' '.join(str(error).split())}); name a Parquet or CSV file"
+            f"mine.exclude: {path} cannot be read ({one_line(error, 200)}); name a Parquet or CSV file"
         ) from None
-    if "face_id" not in table.column_names:
-        raise DataError(f"mine.exclude: {path} has no column face_id, it has {', '.join(table.column_names)}")
-    return table.column("face_id").cast(pa.string()).drop_null().unique()
 
 
 def random_faces(candidates: Candidates, *, number: int, seed: int) -> Int64[np.ndarray, " k"]:

@@ -7,7 +7,7 @@ The card says all that is needed to use the weights: network, order of the class
 trained with and on. The same weights and card give the same bytes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fer_pipeline.core.documents import brief, one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing, write_json
 from fer_pipeline.networks.backbones import build
@@ -69,10 +70,29 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
             f"{folder} was trained with the classes {', '.join(card.classes)}, expected {', '.join(classes)} in this "
             "order; train it again or set classes to its own"
         )
-    model = build(card.network, len(card.classes), seed=0)
+    tensors = read_tensors(folder / WEIGHTS)
     try:
-        model.load_state_dict(read_tensors(folder / WEIGHTS))
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:200]
-        raise DataError(f"{folder / WEIGHTS} does not fit its card ({first}); train the model again") from None
+        with torch.device("meta"):  # shapes alone: what a card asks for may be larger than any memory
+            expected = build(card.network, len(card.classes), seed=0).state_dict()
+    except (NotImplementedError, RuntimeError):  # a network of timm's may compute with its numbers as it is built
+        expected = build(card.network, len(card.classes), seed=0).state_dict()
+    if fault := _first_difference(tensors, expected):
+        raise DataError(f"{folder / WEIGHTS} does not fit its card ({fault}); train the model again")
+    model = build(card.network, len(card.classes), seed=0)
+    model.load_state_dict(tensors)
     return Classifier(model, card, device=resolve_device(device))
+
+
+def _first_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Describes the first tensor that is missing, unknown or of another shape or type; empty where there is none."""
+    for name in [*expected, *found]:
+        if name not in found:
+            return f"it lacks {name}"
+        if name not in expected:
+            return f"it has the unknown tensor {one_line(name, 80)}"
+        shape, wanted = tuple(found[name].shape), tuple(expected[name].shape)
+        if shape != wanted:
+            return f"{name} has the shape {brief(shape)}, expected {wanted}"
+        if found[name].is_floating_point() != expected[name].is_floating_point():
+            return f"{name} holds {found[name].dtype}, expected {expected[name].dtype}"
+    return ""

@@ -18,7 +18,9 @@ from fer_pipeline.core.settings import Settings
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as JPEG and Pillow have it
 
+MAX_SIZE = 2048  # pixels: beyond any crop, and one image of it is still 50 MB
 Triple = tuple[float, float, float]
+Deviation = Annotated[float, Field(gt=0)]
 Crops = UInt8[Tensor, "n h w 3"]  # RGB, as stored
 Inputs = Float[Tensor, "n 3 s s"]  # of a network
 
@@ -27,7 +29,7 @@ class Normalisation(Settings):
     """How pixels from 0 to 255 become the numbers that a set of weights was trained on."""
 
     mean: Triple = (0.5, 0.5, 0.5)
-    std: Triple = (0.5, 0.5, 0.5)
+    std: tuple[Deviation, Deviation, Deviation] = (0.5, 0.5, 0.5)
     channels: Literal["rgb", "bgr"] = "rgb"
     scale: Annotated[float, Field(gt=0)] = 1 / 255
 
@@ -35,7 +37,7 @@ class Normalisation(Settings):
 class Preprocessing(Normalisation):
     """All that happens to an aligned crop before the first convolution."""
 
-    size: Annotated[int, Field(ge=8)]
+    size: Annotated[int, Field(ge=8, le=MAX_SIZE)]
     grey: bool = False
 
     def apply(self, images: UInt8[np.ndarray | Tensor, "n h w 3"]) -> Float[Tensor, "n 3 s s"]:

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
-from fer_pipeline.core.settings import Settings, validate
-from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
+from fer_pipeline.core.settings import PlainName, Settings, validate
+from fer_pipeline.networks.preprocessing import MAX_SIZE, Normalisation, Preprocessing
 
 CARD = "card.json"
 CARD_VERSION = 1
@@ -18,11 +18,12 @@ class NetworkSettings(Settings):
     """A backbone by name and what stands around it."""
 
     name: str = "small"  # small, resnet18/34/50, vgg16, ir_se50, iresnet50, timm/<name of timm>
-    size: Annotated[int, Field(ge=8)] | None = None  # side of the input in pixels; null: that of the crops
+    size: Annotated[int, Field(ge=8, le=MAX_SIZE)] | None = None  # side of the input in pixels; null: that of the crops
     grey: bool = False
-    width: Annotated[int, Field(ge=4)] = 16  # of `small` only: channels of its first layer
+    width: Annotated[int, Field(ge=4, le=512)] = 16  # of `small` only: channels of its first layer
     norm: Literal["batch", "group"] = "batch"  # of `small` only: group has no running statistics
-    feature_dim: Annotated[int, Field(ge=2)] | None = None  # null: the backbone's own; else one more layer of that size
+    # null: the backbone's own; else one more layer of that size
+    feature_dim: Annotated[int, Field(ge=2, le=16_384)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the features, before the head
     normalisation: Normalisation | None = None  # null: that of the weights, or mean = std = 0.5 without weights
 
@@ -40,7 +41,7 @@ def preprocessing_of(settings: NetworkSettings, weights: Normalisation | None) -
 class Card(Settings):
     version: int = CARD_VERSION
     network: NetworkSettings
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[PlainName, ...], Field(min_length=1)]
     preprocessing: Preprocessing
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)

@@ -4,7 +4,8 @@ Nothing is left to chance: every name of the file and every tensor of the backbo
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, refuse_stand_in
 from fer_pipeline.core.settings import Settings
@@ -154,8 +156,34 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         fault = "cannot be read ({}); fetch the file again"
         if not isinstance(error, SafetensorError | RuntimeError | EOFError | OSError | ValueError):
             fault = "hold more than tensors and are refused ({}); save a plain state_dict"
-        raise DataError(f"weights {path} {fault.format(' '.join(str(error).split())[:160])}") from None
-    return {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
+        raise DataError(f"weights {path} {fault.format(one_line(error, 160))}") from None
+    tensors = {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
+    for name, tensor in tensors.items():  # a stride of 0 makes any shape of a few bytes
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not _is_dense(tensor):
+            raise DataError(
+                f"weights {path} hold {one_line(name, 80)}, which is no plain tensor; save a plain state_dict"
+            )
+    return tensors
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+@contextmanager
+def refuse_state(path: Path, remedy: str) -> Iterator[None]:
+    """Makes a DataError of whatever goes wrong while a state of ours is loaded and put to use."""
+    try:
+        yield
+    except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", None) is not None:
+            raise  # that says nothing of the file
+        raise DataError(f"{path} is damaged ({one_line(error, 120)}); {remedy}") from None
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Reads what `torch.save` wrote of tensors, numbers, texts, lists and mappings; use it under `refuse_state`."""
+    return dict(torch.load(path, map_location=device, weights_only=True))
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
@@ -167,7 +195,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
                 f"weights {path} hold no state_dict, found {type(loaded).__name__}; save a plain state_dict"
             )
         loaded = inner[0]
-    names = dict(loaded)
+    names = {name: value for name, value in loaded.items() if isinstance(name, str)}
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in names):
             names = {name.removeprefix(prefix): value for name, value in names.items()}

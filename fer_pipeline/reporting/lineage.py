@@ -14,7 +14,7 @@ import yaml
 
 from fer_pipeline.artifacts.census import SplitCensus, most_frequent, read_census, read_shared
 from fer_pipeline.artifacts.contents import SharedCounts
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.artifacts.locked_stages import read_stages
 from fer_pipeline.core.settings import ProjectSettings
 
 NO_GIT = "not a git checkout"
@@ -81,27 +81,20 @@ def read_lineage(root: Path, project: ProjectSettings) -> Lineage:
         settings = params.read_text(encoding="utf-8", errors="replace")
     else:
         settings = yaml.safe_dump(project.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    return Lineage(read_commit(root), read_stages(root / "dvc.lock"), settings)
+    return Lineage(read_commit(root), load_stages(root / "dvc.lock"), settings)
 
 
-def read_stages(lock: Path) -> tuple[Stage, ...]:
-    """Read the stages of `dvc.lock`, in its order; a damaged file is a DataError."""
-    if not lock.exists():
-        return ()
-    try:
-        stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        return tuple(_stage(str(name), entry) for name, entry in stages.items() if name != "report")
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{lock} cannot be read ({reason}); restore it or run: dvc repro") from None
+def load_stages(lock: Path) -> tuple[Stage, ...]:
+    """Load the stages of `dvc.lock`, in its order."""
+    return tuple(_stage(name, entry) for name, entry in read_stages(lock).items() if name != "report")
 
 
 def _stage(name: str, entry: dict[str, Any]) -> Stage:
-    command = entry.get("cmd", "")
-    text = " && ".join(map(str, command)) if isinstance(command, list) else str(command)
+    command = entry.get("cmd") or ""
+    text = " && ".join(command) if isinstance(command, list) else command
     reads, writes = (
-        {str(item["path"]): str(next((item[kind] for kind in HASHES if kind in item), "")) for item in items}
-        for items in (entry.get("deps", []), entry.get("outs", []))
+        {item["path"]: str(next((item[kind] for kind in HASHES if kind in item), "")) for item in items or ()}
+        for items in (entry.get("deps"), entry.get("outs"))
     )
     return Stage(name, text, reads, writes)
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float64
 
-from fer_pipeline.artifacts.faces import decode_one, open_shard
+from fer_pipeline.artifacts.faces import decode_crop, encoded_images, open_shard
 from fer_pipeline.artifacts.metrics import read_failures
 from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_sweep
 from fer_pipeline.artifacts.scores import read_scores
@@ -217,10 +217,14 @@ def load_crops(folder: Path, face_ids: set[str]) -> dict[str, str]:
     for path in sorted(folder.glob("part-*.parquet")) if face_ids else ():
         shard = open_shard(path)
         for group in range(shard.num_row_groups):
-            present = shard.read_row_group(group, columns=["face_id"])["face_id"].to_pylist()
+            present = shard.read_row_group(group, ["face_id"])["face_id"].to_pylist()
             places = [index for index, face_id in enumerate(present) if face_id in face_ids]
-            images = shard.read_row_group(group, columns=["image"])["image"] if places else []
-            crops |= {present[place]: crop_uri(decode_one(images[place]["bytes"].as_py())) for place in places}
+            if places:
+                images = encoded_images(shard.read_row_group(group, ["image.bytes"]).combine_chunks().to_batches()[0])
+                crops |= {
+                    present[place]: crop_uri(decode_crop(images[place], f"{path}, {present[place]}"))
+                    for place in places
+                }
     return crops
 
 

@@ -7,13 +7,12 @@ from the results and decides nothing.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fer_pipeline.artifacts.distilled import CARD
+from fer_pipeline.artifacts.distilled import DistilledCard, read_distilled_card, read_probe
 from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_timings
-from fer_pipeline.core.files import read_json
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
 from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
@@ -101,17 +100,15 @@ class DistilledSet(NamedTuple):
 
 def load_distilled_set(folder: Path) -> DistilledSet:
     """Load one distilled set with its probe, where one was run."""
-    card, name = read_json(folder / CARD), folder.name
-    previews = {label: folder / "previews" / f"{label}.png" for label in card["classes"]}
-    path = folder / "probe.json"
-    probe: dict[str, Any] = read_json(path) if path.exists() else {"reason": "no probe was run"}
+    card, name, probe = read_distilled_card(folder), folder.name, read_probe(folder)
+    previews = {label: folder / "previews" / f"{label}.png" for label in card.classes}
     history = read_history(folder) if (folder / HISTORY).exists() else []
-    curves = {kind: probe.get(kind) or [] for kind in PROBES}
-    summary, note, runs = _summarise(card, history), probe.get("reason") or "no probe was run", curves["saved_image"]
-    if runs and not probe.get("reason"):
-        mean, chance = float(np.mean([curve[-1]["test"] for curve in runs])), percent(probe["chance"])
+    curves = {kind: [[dict(row) for row in curve] for curve in getattr(probe, kind)] for kind in PROBES}
+    summary, note, runs = _summarise(card, history), probe.reason or "no probe was run", curves["saved_image"]
+    if runs and not probe.reason:
+        mean, chance = float(np.mean([curve[-1]["test"] for curve in runs])), percent(probe.chance)
         note = f"{percent(mean)} % at the end, mean of {plural(len(runs), 'run')}; chance is {chance} %"
-    probe_chart, history_chart = _probe_chart(curves, probe.get("chance")), _history_chart(history)
+    probe_chart, history_chart = _probe_chart(curves, probe.chance), _history_chart(history)
     charts = {f"probe_{name}": probe_chart, f"distillation_{name}": history_chart}
     rows = [
         {"distilled": name, "left_out": kind, "run": run, **row}
@@ -123,11 +120,11 @@ def load_distilled_set(folder: Path) -> DistilledSet:
     return DistilledSet(name, pictures, summary, note, charts, rows)
 
 
-def _summarise(card: Mapping[str, Any], history: History) -> str:
-    images = card["steps"] * card["images_per_step"]
-    text = f"{plural(images, 'image')} in {plural(card['steps'], 'step')}, {card['height']} {TIMES} {card['width']} px"
-    if "source_images" in card:
-        text += f", distilled from {plural(card['source_images'], 'real face')}"
+def _summarise(card: DistilledCard, history: History) -> str:
+    images = card.steps * card.images_per_step
+    text = f"{plural(images, 'image')} in {plural(card.steps, 'step')}, {card.height} {TIMES} {card.width} px"
+    if card.source_images is not None:
+        text += f", distilled from {plural(card.source_images, 'real face')}"
     if history and {"loss", "loss_before"} <= set(history[0]):
         last = history[-1]
         text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"

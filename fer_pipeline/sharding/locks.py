@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from fer_pipeline.core.documents import one_line, parse_json
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import remove
 
@@ -109,7 +110,7 @@ def _lock(descriptor: int, operation: int) -> bool | None:
 
 def _holder(descriptor: int) -> str:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
+        holder = parse_json(os.pread(descriptor, 4096, 0))
+        return one_line(f"process {holder['pid']} on {holder['host']}, since {holder['since']}", 200)
     except (ValueError, KeyError, TypeError):
         return "it has just begun"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from fer_pipeline.artifacts.distilled import DistilledSet, read_saved, saved_name, write_distilled
+from fer_pipeline.artifacts.distilled import DistilledSet, read_probe, read_saved, saved_name, write_distilled
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
-from fer_pipeline.core.files import file_sha256, read_json, write_json
+from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.settings import STORE, PlainName, PlainPath, ProjectSettings, Summary
 from fer_pipeline.distillation.loop import distill
@@ -106,9 +106,8 @@ def _summary(source: Source, config: Config, out: Path, *, reused: bool) -> Summ
         for name, count in zip(source.classes, source.counts(), strict=True)
         if count == 0
     ]
-    probed = read_json(out / "probe.json")
-    if probed["reason"]:
-        warnings.append(probed["reason"])
+    if reason := read_probe(out).reason:
+        warnings.append(reason)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in source.left_out.items() if count)
     line = (
         f"{len(source.labels):,} {source.kind} images{f' (left out: {left_out})' if left_out else ''} -> "

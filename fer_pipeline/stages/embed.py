@@ -101,7 +101,7 @@ def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, ve
 
 def part_of(job: Job[Path], items: int, folder: Path) -> Job[Path]:
     """Makes a job of the first faces of another, to see how long they take; their shard is written into `folder`."""
-    first = next(open_shard(job.payload).iter_batches(items))
+    first = next(open_shard(job.payload).iter_batches(items, ["face_id", "image"]))
     faces = folder / f"{job.key}-{items}.parquet"
     write_parquet(faces, pa.Table.from_batches([first]))
     return Job(f"{job.key}-{items}", job.name, first.num_rows, faces)

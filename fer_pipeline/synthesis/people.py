@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 from pydantic import Field
 
+from fer_pipeline.core.documents import read_yaml
 from fer_pipeline.core.settings import Settings
 
 Kind = Literal["other", "mixed", "weak", "prototype"]
@@ -33,7 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[Share, Share]
 Activation = Float[np.ndarray, "units 2"]  # one row a unit in `ORDER`; columns: left and right in the frontal picture
 
-_TABLES = yaml.safe_load(Path(__file__).with_name("expressions.yaml").read_text(encoding="utf-8"))
+_TABLES = read_yaml(Path(__file__).with_name("expressions.yaml"))
 UNITS: dict[int, str] = _TABLES["units"]
 ORDER: tuple[int, ...] = tuple(UNITS)
 PROTOTYPES: dict[str, dict[int, float]] = _TABLES["prototypes"]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
 
+from fer_pipeline.core.documents import read_yaml
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Settings, validate
 from fer_pipeline.synthesis import painting
@@ -64,7 +64,7 @@ class Style(Settings):
     quality: tuple[int, int] = (85, 95)
 
 
-STYLES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("styles.yaml").read_text(encoding="utf-8"))
+STYLES: dict[str, dict[str, Any]] = read_yaml(Path(__file__).with_name("styles.yaml"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,9 @@ from typing import Literal
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import torch
 from jaxtyping import Int64
 
-from fer_pipeline.artifacts.arrow import unreadable
 from fer_pipeline.artifacts.faces import decode_one, encoded_images, open_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Resources
@@ -67,7 +65,9 @@ class ShardImages:
         self.paths, self.keep, self._threads = paths, keep, threads
         groups, self.encoded_bytes = [], 0
         for shard, path in enumerate(paths):
-            footer = open_shard(path).metadata
+            shard_file = open_shard(path)
+            shard_file.require(["image"])
+            footer = shard_file.metadata
             column = [footer.schema.column(index).path for index in range(len(footer.schema))].index("image.bytes")
             for number in range(footer.num_row_groups):
                 group = footer.row_group(number)
@@ -113,10 +113,9 @@ class ShardImages:
     def _decode(self, encoded: memoryview, position: int) -> np.ndarray:
         try:
             picture = decode_one(encoded)
-        except (ValueError, OSError) as error:
-            first = " ".join(str(error).split())[:120]
+        except ValueError as error:
             raise DataError(
-                f"{self._place(position)} holds no readable picture ({first}); remove the shard and rerun its stage"
+                f"{self._place(position)} holds no readable picture ({error}); remove the shard and rerun its stage"
             ) from None
         self._shape = self._shape or picture.shape
         if picture.shape != self._shape:
@@ -135,10 +134,7 @@ class ShardImages:
             self._encoded_groups.move_to_end(group)
             return self._encoded_groups[group]
         shard, number = int(self._shard[group]), int(self._number[group])
-        try:
-            table = self._open(shard).read_row_group(number, columns=["image.bytes"], use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise unreadable(self.paths[shard], error, "Parquet shard") from None
+        table = self._open(shard).read_row_group(number, ["image.bytes"], use_threads=False)
         images = encoded_images(table.combine_chunks().to_batches()[0])
         self._encoded_groups[group] = images
         self._bytes_in_memory += sum(image.nbytes for image in images)

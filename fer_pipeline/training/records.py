@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from fer_pipeline.artifacts.history import Row
-from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
+from fer_pipeline.networks.weights import read_state, refuse_state
 
 STATE = "epoch.pt"
 LIVE = "dvclive"
@@ -52,14 +52,11 @@ def restore(folder: Path, parts: Mapping[str, Any], device: torch.device) -> tup
     path = folder / STATE
     if not path.exists():
         return Progress(), {}
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
-        first = " ".join(str(error).split())[:120]
-        raise DataError(f"{path} is damaged ({first}); remove it and run the stage again") from None
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    return Progress(**saved["progress"]), saved["optimizers"]
+    with refuse_state(path, "remove it and run the stage again"):
+        saved = read_state(path, device)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        return Progress(**saved["progress"]), saved["optimizers"]
 
 
 def log_row(live: Any, row: Row) -> None:

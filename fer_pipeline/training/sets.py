@@ -122,7 +122,10 @@ def read_images(
     subjects = columns.column("subject").fill_null("").combine_chunks().dictionary_encode()  # an object for equal ones
     points = None
     if landmarks:
-        points = columns.column("landmarks").combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
+        column = columns.column("landmarks").combine_chunks()
+        if missing := column.null_count or column.values.null_count:
+            raise DataError(f"{folder} has {missing:,} faces without landmarks, which the strategy reads; rerun align")
+        points = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),

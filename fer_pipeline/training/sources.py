@@ -15,6 +15,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import validate
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
@@ -36,12 +37,12 @@ class Source(ABC):
         check_classes(folder, classes)
         if self.label is None:
             return None
-        if self.label not in open_shard(shard_paths(folder)[0]).schema_arrow.names:
+        if self.label not in open_shard(shard_paths(folder)[0]).names:
             raise DataError(
                 f"{folder} has no column {self.label}; name a folder of {MADE_BY[self.label]} for this source"
             )
         labels = read_table(folder, [self.label]).column(self.label).drop_null().to_numpy()
-        return np.bincount(labels, minlength=len(classes))
+        return np.bincount(labels[labels >= 0], minlength=len(classes))
 
     @abstractmethod
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
@@ -78,7 +79,7 @@ class DistilledImages(Source):
         images, labels = distilled.flat()
         names = np.array([f"distilled/{index}" for index in range(len(labels))], dtype=object)
         subjects = np.full(len(labels), "", dtype=object)
-        space = Preprocessing.model_validate(dict(distilled.preprocessing))
+        space = validate(Preprocessing, dict(distilled.preprocessing), where=f"{folder}, preprocessing")
         return image_set(torch.from_numpy(images), torch.from_numpy(labels), names, subjects, space=space)
 
 

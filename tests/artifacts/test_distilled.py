@@ -1,16 +1,19 @@
 """What is written comes back, several sets join in order of their names, and what does not fit is refused."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from fer_pipeline.artifacts.arrays import write_arrays
 from fer_pipeline.artifacts.distilled import (
     DistilledSet,
     read_distilled,
+    read_probe,
     read_saved,
     saved_name,
-    write_arrays,
     write_distilled,
 )
 from fer_pipeline.core.errors import DataError
@@ -98,3 +101,66 @@ def test_saved_epochs_come_back_by_number(tmp_path: Path) -> None:
     saved = read_saved(tmp_path)
     assert list(saved) == [9, 20, 100]
     assert saved[20].max() == 20
+
+
+def test_a_card_of_another_kind_is_one_line(tmp_path: Path) -> None:
+    write_distilled(tmp_path, _distilled(1), {})
+    path = tmp_path / "card.json"
+    card = read_json(path)
+    for change, told in (
+        ({"classes": None}, "classes: Input should be a valid list"),
+        ({"classes": []}, "classes: List should have at least 1 item"),
+        ({"classes": ["../a", "b"]}, "classes.0: String should match pattern"),
+        ({"preprocessing": 0.5}, "preprocessing: Input should be a valid dictionary"),
+        ({"steps": True}, "steps: Input should be a valid integer"),
+        ({"height": 3.7}, "height: Input should be a valid integer"),
+        ({"width": -1}, "width: Input should be greater than 0"),
+        ({"steps": 2**40}, "does not fit its card.json"),
+        ({"classes": ["a"]}, "does not fit its card.json"),
+    ):
+        path.write_text(json.dumps({**card, **change}))
+        with pytest.raises(DataError, match=re.escape(told)) as raised:
+            read_distilled(tmp_path)
+        assert str(raised.value).isprintable()
+    for missing in ("classes", "preprocessing", "steps"):
+        path.write_text(json.dumps({name: value for name, value in card.items() if name != missing}))
+        with pytest.raises(DataError, match=f"the key '{missing}' is missing"):
+            read_distilled(tmp_path)
+    path.write_text("[1]")
+    with pytest.raises(DataError, match="is no card of a distilled set"):
+        read_distilled(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"labels": None}, "it lacks labels"),
+        ({"labels": np.zeros((2, 2), np.int32)}, "labels is I32 [2, 2], expected I64 [steps images_per_step]"),
+        ({"labels": np.zeros((3, 2), np.int64)}, "labels is I64 [3, 2], expected"),
+        ({"images": np.zeros((2, 2, 4, 4, 5), np.float32)}, "images is F32 [2, 2, 4, 4, 5], expected F32 [steps "),
+        ({"images": np.zeros((2, 2), np.float32)}, "images is F32 [2, 2], expected"),
+        ({"step_sizes": np.full(2, np.nan, np.float32)}, "holds step_sizes that are not finite"),
+        ({"labels": np.full((2, 2), 2**40)}, "does not fit its card.json"),
+        ({"labels": np.full((2, 2), -1)}, "does not fit its card.json"),
+    ],
+)
+def test_arrays_of_another_form_are_one_line(tmp_path: Path, arrays: dict[str, np.ndarray | None], told: str) -> None:
+    right = _distilled(1)
+    write_distilled(tmp_path, right, {})
+    all_arrays = {name: getattr(right, name) for name in ("images", "labels", "step_sizes")} | arrays
+    write_arrays(tmp_path / "distilled.safetensors", {name: one for name, one in all_arrays.items() if one is not None})
+    with pytest.raises(DataError, match=re.escape(told)):
+        read_distilled(tmp_path)
+
+
+def test_a_probe_is_read_or_told(tmp_path: Path) -> None:
+    assert read_probe(tmp_path).reason == "no probe was run"
+    curve = [{"epoch": epoch, "train": 1.0, "test": 0.5} for epoch in (1, 2)]
+    content = {"reason": "", "chance": 0.5, "moments": [1], "saved_image": [curve, curve], "unseen_image": []}
+    path = tmp_path / "probe.json"
+    path.write_text(json.dumps(content))
+    assert [[row.test for row in run] for run in read_probe(tmp_path).saved_image] == [[0.5, 0.5]] * 2
+    for change in ({"saved_image": [[]]}, {"saved_image": [curve, curve[:1]]}, {"chance": 7}, {"saved_image": [[1]]}):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(DataError, match="is no probe of a distilled set"):
+            read_probe(tmp_path)

@@ -131,12 +131,14 @@ def test_a_walk_holds_no_more_of_the_file_in_memory_than_a_block(tmp_path: Path)
 def test_files_that_embed_did_not_write_are_told(tmp_path: Path) -> None:
     path = tmp_path / "part-00000.arrow"
     for column, told in (
-        (pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), "expected lists of half-precision numbers"),
+        (pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)), r"has fixed_size_list.*float.*expected .*halffloat"),
         (pa.array([1]), "has int64"),
     ):
-        with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, pa.schema({"vector": column.type})) as file:
-            file.write_batch(pa.RecordBatch.from_arrays([column], names=["vector"]))
-        with pytest.raises(DataError, match=rf"was not written by embed .*{told}.*rerun embed") as raised:
+        columns = [pa.array(["a"]), column]
+        batch = pa.RecordBatch.from_arrays(columns, names=["face_id", "vector"])
+        with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, batch.schema) as file:
+            file.write_batch(batch)
+        with pytest.raises(DataError, match=rf"is of another program .*{told}.*rerun embed") as raised:
             embedding_paths(tmp_path)
         assert "\n" not in str(raised.value)
 
@@ -150,12 +152,14 @@ def test_damage_in_a_walk_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_a_face_without_a_vector_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("vector", "told"), [(None, "has no vector in 1 of 2 rows"), ([None] + [1.0] * 7, "nulls")])
+def test_a_face_without_a_vector_is_told(tmp_path: Path, vector: list[float | None] | None, told: str) -> None:
     path = tmp_path / "part-00000.arrow"
     write(path, batch(0, 2))
     schema = pa.ipc.open_file(path).schema
-    column = pa.array([[1.0] * 8, None], pa.list_(pa.float16(), 8))
+    column = pa.array([[1.0] * 8, vector], pa.list_(pa.float16(), 8))
     with pa.OSFile(str(path), "wb") as stream, pa.ipc.new_file(stream, schema) as file:
         file.write_batch(pa.RecordBatch.from_arrays([pa.array(["a", "b"]), column], schema=schema))
-    with pytest.raises(DataError, match="1 faces without a vector"):
-        list(stream_embeddings(path, rows=4))
+    for read in (iter_embeddings, lambda path: stream_embeddings(path, rows=4)):
+        with pytest.raises(DataError, match=rf"{told}.*rerun embed"):
+            list(read(path))

@@ -131,7 +131,7 @@ def test_reading_holds_a_batch_and_a_row_group_of_pictures(tmp_path: Path) -> No
 
 def test_a_shard_of_something_else_is_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"face_id": ["a"], "label": [1]}), tmp_path / "part-00000.parquet")
-    with pytest.raises(DataError, match=r"part-00000\.parquet has no column image; it is no shard of faces"):
+    with pytest.raises(DataError, match=r"part-00000\.parquet has no column image; found face_id, label; remove it"):
         list(faces.iter_encoded(tmp_path / "part-00000.parquet", 4))
 
 
@@ -144,3 +144,66 @@ def test_a_shard_damaged_inside_is_one_line(folder: Path) -> None:
     with pytest.raises(DataError, match=r"part-00001\.parquet is no readable Parquet shard") as raised:
         list(faces.iter_encoded(path, 64))
     assert "\n" not in str(raised.value)
+
+
+def test_shards_without_faces_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "part-00000.parquet"
+    faces.write_shard(path, rows(range(0)))
+    assert list(faces.iter_encoded(path, 4)) == []
+    assert (len(faces.read_faces(tmp_path)), faces.read_faces(tmp_path).classes) == (0, CLASSES)
+    faces.write_shard(tmp_path / "part-00001.parquet", rows(range(2)))
+    assert faces.read_faces(tmp_path).face_id.tolist() == ["set/0", "set/1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("face_id", [None, "b", "c"], "has no face_id in 1 of 3 rows"),
+        ("face_id", [1, 2, 3], "column face_id has int64, expected string"),
+        ("image", [None] * 3, "column image has null, expected struct"),
+        ("image", [b"1", b"2", b"3"], "column image has binary, expected struct"),
+        (
+            "image",
+            [{"bytes": b"no picture", "path": None}] * 3,
+            "the crop of .*, set/0 is no picture",
+        ),
+        ("image", [{"bytes": None, "path": "x"}] * 3, "column image has struct<bytes: null"),
+        ("label", [0, 1, 3], "has the label 3, expected a number from 0 to 2"),
+        ("label", [0, 1, -2], "has the label -2, expected a number from 0 to 2"),
+        ("label", [2**62] * 3, f"has the label {2**62}, expected"),
+        ("label", [0.5] * 3, "column label has double, expected int64"),
+        ("label", ["anger"] * 3, "column label has string, expected int64"),
+        ("subject", [7] * 3, "column subject has int64, expected string"),
+    ],
+)
+def test_a_wrong_column_is_one_line(tmp_path: Path, name: str, values: list[object], told: str) -> None:
+    right = rows(range(3))
+    place = right.column_names.index(name)
+    pq.write_table(right.set_column(place, name, pa.array(values)), tmp_path / "part-00000.parquet")
+    with pytest.raises(DataError, match=told) as raised:
+        faces.read_faces(tmp_path)
+    assert str(raised.value).isprintable()
+
+
+def test_a_column_less_or_more_is_one_line(tmp_path: Path) -> None:
+    right = rows(range(3))
+    for table, told in (
+        (right.drop_columns(["label"]), "has no column label; found face_id, image, subject, split"),
+        (right.append_column("subject", right["subject"]), "has 2 columns subject"),
+    ):
+        pq.write_table(table, tmp_path / "part-00000.parquet")
+        with pytest.raises(DataError, match=told):
+            faces.read_faces(tmp_path)
+        with pytest.raises(DataError, match=told):
+            faces.read_table(tmp_path, ["face_id", "label", "subject"])
+
+
+def test_a_picture_of_too_many_pixels_is_none(tmp_path: Path) -> None:
+    """A few kilobytes that stand for a hundred megabytes."""
+    stream = io.BytesIO()
+    Image.new("L", (6000, 6000)).save(stream, "PNG")
+    with pytest.raises(ValueError, match="6000 x 6000 pixels, more than any crop has"):
+        faces.decode_one(stream.getvalue())
+    for encoded in (b"", b"\xff\xd8", b"\xff\xd8" + bytes(2**17), b"\x89PNG\r\n\x1a\n" + bytes(50)):
+        with pytest.raises(ValueError, match=r"^[^\n]+$"):
+            faces.decode_one(encoded)

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.metrics import read_predictions, write_predictions
+from fer_pipeline.artifacts.arrow import encode_metadata
+from fer_pipeline.artifacts.metrics import read_failures, read_predictions, write_predictions
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import write_json
 from fer_pipeline.evaluation.predictions import Predictions
 
 
@@ -47,8 +49,33 @@ def test_confusions_and_clusters(predictions: Predictions) -> None:
 
 
 def test_damage_is_an_error_of_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="does not exist; run the stage evaluate"):
+    with pytest.raises(DataError, match="does not exist; run: dvc repro evaluate"):
         read_predictions(tmp_path / "none.parquet")
     (tmp_path / "bad.parquet").write_bytes(b"no table")
-    with pytest.raises(DataError, match="is no predictions table"):
+    with pytest.raises(DataError, match="is no readable predictions table"):
         read_predictions(tmp_path / "bad.parquet")
+
+
+def test_tables_that_do_not_fit_their_metadata_are_one_line(tmp_path: Path, predictions: Predictions) -> None:
+    path = tmp_path / "predictions.parquet"
+    write_predictions(path, predictions)
+    table = pq.read_table(path)
+    about = {"classes": ["anger", "fear"], "seeds": [10, 3]}
+    for change, told in (
+        ({"classes": ["anger", "joy"]}, "KeyError.'fear'"),
+        ({"classes": ["anger"]}, r"column probabilities_10 has fixed_size_list.*\[2\], expected .*\[1\]"),
+        ({"seeds": [10, 7]}, "has no column probabilities_7"),
+        ({"seeds": []}, "at least one array"),
+        ({"seeds": ["10"]}, "seeds.0: Input should be a valid integer"),
+    ):
+        pq.write_table(table.replace_schema_metadata(encode_metadata(**{**about, **change})), path)
+        with pytest.raises(DataError, match=rf"predictions\.parquet .*{told}"):
+            read_predictions(path)
+
+
+@pytest.mark.parametrize("name", ["../../secret", "a/b", "", ".hidden", "a\x1bb"])
+def test_failures_name_no_file_elsewhere(tmp_path: Path, name: str) -> None:
+    row = {"face_id": "a", "label": name, "predicted": "fear", "probability": 0.5, "rank": 1}
+    write_json(tmp_path / "failures.json", [row])
+    with pytest.raises(DataError, match=r"0\.label: String should match pattern"):
+        read_failures(tmp_path)

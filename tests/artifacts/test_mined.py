@@ -13,6 +13,23 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_json
 
 CLASSES = ("anger", "fear")
+SUMMARY = {
+    "classes": [*CLASSES],
+    "margins": {"anger": 0.2, "fear": None},
+    "pools": {
+        "p": {
+            **{"faces": 4, "excluded": 0, "no_direction": 0, "below_margin": 2, "over_cap": 0, "kept": 2},
+            "by_class": {"anger": 2, "fear": 0},
+        }
+    },
+    "kept": 2,
+    "by_class": {
+        "anger": {"kept": 2, "precision": 0.5, "low": 0.25, "high": 0.75},
+        "fear": {"kept": 0, "precision": None, "low": None, "high": None},
+    },
+    "precision": {"estimate": 0.5, "low": 0.25, "high": 0.75},
+    "seed": 1,
+}
 
 
 def table() -> pa.Table:
@@ -69,5 +86,31 @@ def test_sweep_has_a_row_for_all_and_for_each_class() -> None:
 
 
 def test_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "summary.json", {"kept": 2})
-    assert read_summary(tmp_path) == {"kept": 2}
+    write_json(tmp_path / "summary.json", SUMMARY)
+    assert read_summary(tmp_path) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"classes": ["anger"]}, "it does not count every one of its classes"),
+        ({"kept": -1}, "kept: Input should be greater than or equal to 0"),
+        ({"kept": "2"}, "kept: Input should be a valid integer"),
+        ({"margins": {"anger": 0.2}}, "it does not count every one of its classes"),
+        ({"pools": {"p": []}}, "pools.p: Input should be a valid dictionary"),
+        ({"precision": {"estimate": 7, "low": None, "high": None}}, "precision.estimate: Input should be less than"),
+        ({"by_class": None}, "by_class: Input should be a valid dictionary"),
+    ],
+)
+def test_a_summary_of_another_form_is_one_line(tmp_path: Path, change: dict[str, object], told: str) -> None:
+    write_json(tmp_path / "summary.json", {**SUMMARY, **change})
+    with pytest.raises(DataError, match=f"is no summary of mined faces .*{told}"):
+        read_summary(tmp_path)
+
+
+def test_rows_with_labels_of_nobody_are_refused(tmp_path: Path) -> None:
+    for label in (-1, 2, 2**40):
+        right = table()
+        write_rows(tmp_path / MINED, right.set_column(2, right.schema.field(2), pa.array([0, label])))
+        with pytest.raises(DataError, match="has labels that are none of 2 classes; rerun mine"):
+            read_rows(tmp_path, MINED, classes=CLASSES)

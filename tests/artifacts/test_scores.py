@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from fer_pipeline.artifacts.arrays import write_arrays
 from fer_pipeline.artifacts.scores import (
     HELDOUT,
     Centroids,
@@ -77,8 +78,46 @@ def test_centroids_keep_every_digit(tmp_path: Path) -> None:
 
 
 def test_missing_or_damaged_centroids_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="does not exist; run: dvc repro score"):
         read_centroids(tmp_path)
     (tmp_path / "centroids.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is damaged"):
+        read_centroids(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        (1, pa.array([[0.5, np.nan]], pa.list_(pa.float32(), 2)), "cosines or margins that are not finite"),
+        (2, pa.array([2]), "classes outside of the 2 of the settings"),
+        (2, pa.array([-1]), "classes outside of the 2 of the settings"),
+        (3, pa.array([np.inf], pa.float32()), "cosines or margins that are not finite"),
+        (4, pa.array([2**40]), "classes outside of the 2 of the settings"),
+        (4, pa.array([None], pa.int64()), "has no label in 1 of 1 rows"),
+    ],
+)
+def test_numbers_of_nothing_are_one_line(tmp_path: Path, column: int, value: pa.Array, told: str) -> None:
+    schema = score_schema(CLASSES, labelled=True)
+    columns = rows([[0.5, 0.25]], label=[1]).columns
+    columns[column] = value
+    write_scores(tmp_path / HELDOUT, schema, [pa.RecordBatch.from_arrays(columns, schema=schema)])
+    with pytest.raises(DataError, match=rf"{told}.*rerun score"):
+        read_heldout(tmp_path, classes=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("change", "about", "told"),
+    [
+        ({"counts": np.array([1, 2, 3])}, "anger\nfear", r"counts is I64 \[3\], expected I64 \[classes\]"),
+        ({"counts": np.array([1.0, 2.0])}, "anger\nfear", r"counts is F64 \[2\], expected I64"),
+        ({"vectors": np.full((2, 5), np.nan)}, "anger\nfear", "holds vectors that are not finite"),
+        ({}, "anger", "does not name its classes"),
+    ],
+)
+def test_centroids_of_another_form_are_one_line(
+    tmp_path: Path, change: dict[str, np.ndarray], about: str, told: str
+) -> None:
+    arrays = {"vectors": np.ones((2, 5)), "counts": np.array([3, 4]), **change}
+    write_arrays(tmp_path / "centroids.safetensors", arrays, {"classes": about})
+    with pytest.raises(DataError, match=rf"{told}.*run: dvc repro score"):
         read_centroids(tmp_path)

@@ -233,3 +233,24 @@ def test_a_set_that_cannot_be_read_is_found_before_a_run(params: Path, root: Pat
     assert "all settings are valid" in check.run(params=params)
     (params.parent / "list.csv").write_text("picture,label\na.jpg,fury\n")
     assert "fury" in told(params)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    ["stages: [a]", "stages: {a: b}", "stages: {a: {outs: 3}}", "stages: {a: {do: 1}}", "stages: {a: {outs: [[b]]}}",
+     "stages: {a: {foreach: '${seeds}', outs: [[]]}}", "stages: {a: {foreach: '${seeds.x}', outs: [b]}}"],
+)  # fmt: skip
+def test_a_graph_of_another_form_is_one_line(graph: str, params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(params.parent)
+    Path("dvc.yaml").write_text(graph)
+    with pytest.raises(DataError, match=r"dvc\.yaml is no graph of stages .*git checkout -- dvc\.yaml") as raised:
+        check.check(params)
+    assert str(raised.value).isprintable()
+
+
+def test_a_stage_may_loop_over_a_list(params: Path, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(params.parent)
+    graph = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    graph["stages"]["more"] = {"foreach": ["a", "b"], "do": {"cmd": "x", "outs": ["data/more/${item}"]}}
+    Path("dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
+    assert check.check(params).project.anchor

@@ -226,7 +226,7 @@ def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
     [
         (b"stages: [", "dvc.lock is broken: while parsing"),
         (b"- a", "it holds a list, not a mapping"),
-        (b"stages: {make: {outs: [{hash: md5}]}}", "dvc.lock is broken: KeyError 'path'"),
+        (b"stages: {make: {outs: [{hash: md5}]}}", "dvc.lock is broken: the key 'make.outs.0.path' is missing"),
         (b"\xff\xfe", "dvc.lock is broken: 'utf-8' codec"),
     ],
 )
@@ -263,3 +263,13 @@ def test_settings_are_those_that_dvc_itself_reads(project: Written) -> None:
     assert ours.link_types == tuple(theirs["cache"]["type"])
     assert (ours.default, ours.remotes["near"].verify) == (theirs["core"]["remote"], theirs["remote"]["near"]["verify"])
     assert ours.remotes["far"].folder is None
+
+
+@pytest.mark.parametrize("text", ["['remote \"a\"']\nurl = a,b\n", "[cache]\ndir = a,b\n", "[core]\nremote = a,b\n"])
+def test_a_setting_that_is_a_list_is_one_line(project: Written, text: str) -> None:
+    project.write(".dvc/config", text.encode())
+    code, output = project.fsck()
+    assert (code, output.count("\n")) == (1, 1)
+    assert ".dvc/config has the value ['a', 'b'] for " in output
+    project.write(".dvc/config", b"[cache]\ntype = reflink,copy\n")  # which DVC takes for the same as in quotes
+    assert read_config(project.folder).link_types == ("reflink", "copy")

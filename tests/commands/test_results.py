@@ -35,3 +35,8 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
 def test_nothing_to_show_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run: dvc repro"):
         results.run(reports=tmp_path)
+
+
+def test_a_cell_is_one_line_whatever_its_file_is_called() -> None:
+    lines = results.format_table([("name", "n"), ("a\n\x1b[31mb", "1"), ("  c", "2")])
+    assert lines == [r"name         n", r"a \x1b[31mb  1", r"  c          2"]

@@ -10,6 +10,7 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import (
     DatasetSettings,
     ProjectSettings,
+    Resources,
     Settings,
     first_difference,
     load_params,
@@ -195,3 +196,26 @@ def test_shipped_settings_share_nothing(root: Path) -> None:
 def test_the_first_difference_of_settings(before: dict, now: dict, all_keys: object, common_keys: object) -> None:
     assert first_difference(before, now) == all_keys
     assert first_difference(before, now, common=True) == common_keys
+
+
+def test_a_value_of_any_size_is_told_in_a_line(tmp_path: Path) -> None:
+    for value in ("x" * 10**6, [["y" * 1000] * 50] * 50, {"z" * 10**6: 1}):
+        with pytest.raises(ConfigError) as raised:
+            read_project(write(tmp_path, world(seeds=value)))
+        assert len(str(raised.value)) < 1000
+        assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["a: 2026-13-45", f"a: {'9' * 5000}", "a: " + "[" * 10_000, "a: !!bool x", "a: 2__"])
+def test_whatever_yaml_raises_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"{text}\n- b", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"params\.yaml is not valid YAML: .*; correct it$") as raised:
+        load_params(tmp_path / "params.yaml")
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf"])
+def test_a_number_is_finite(tmp_path: Path, value: str) -> None:
+    (tmp_path / "params.yaml").write_text(f"memory_gb: {value}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="memory_gb: Input should be a finite number"):
+        validate(Resources, load_params(tmp_path / "params.yaml"), where="resources")

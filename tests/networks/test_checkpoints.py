@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.networks import checkpoints
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
@@ -88,3 +90,61 @@ def test_damage_is_one_line(saved, tmp_path: Path) -> None:
 def test_an_absent_device_is_refused(saved) -> None:
     with pytest.raises(Exception, match="cuda:99"):
         load_checkpoint(saved[0], device="cuda:99")
+
+
+def test_a_card_takes_no_memory_for_what_its_weights_lack(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three numbers in a card may ask for more memory than any machine has; the shapes alone are compared first."""
+    folder = saved[0]
+    card = json.loads((folder / "card.json").read_text())
+    built = []
+
+    def build_and_note(*args: Any, **options: Any) -> Any:
+        model = build(*args, **options)
+        built.extend(parameter.device.type for parameter in model.parameters())
+        return model
+
+    monkeypatch.setattr(checkpoints, "build", build_and_note)
+    for change, told in {
+        "width": (512, r"does not fit its card \(backbone\.stem\.0\.weight has the shape \(8, 3, 3, 3\), expected "),
+        "feature_dim": (16_384, r"does not fit its card \(neck\.0\.weight has the shape "),
+        "norm": ("group", r"does not fit its card \(it has the unknown tensor backbone\.[\w.]+\)"),
+    }.items():
+        value, words = told
+        (folder / "card.json").write_text(json.dumps({**card, "network": {**card["network"], change: value}}))
+        with pytest.raises(DataError, match=words):
+            load_checkpoint(folder)
+    assert set(built) == {"meta"}
+    (folder / "card.json").write_text(json.dumps(card))
+    load_checkpoint(folder)
+    assert set(built) == {"meta", "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("network.width", 10**5, r"network\.width: Input should be less than or equal to 512, found 100000"),
+        ("network.feature_dim", 10**8, r"network\.feature_dim: Input should be less than or equal to 16384"),
+        ("network.size", 10**6, r"network\.size: Input should be less than or equal to 2048"),
+        ("network.dropout", 1e308, r"network\.dropout: Input should be less than 1"),
+        ("preprocessing.size", 2**40, r"preprocessing\.size: Input should be less than or equal to 2048"),
+        ("preprocessing.std", [0.5, 0, 0.5], r"preprocessing\.std\.1: Input should be greater than 0"),
+        ("preprocessing.mean", [0.5, 0.5], r"preprocessing\.mean\.2.*missing"),
+        ("classes", [], r"classes: .* at least 1 item"),
+        ("classes", ["anger", "../joy", "x"], r"classes\.1: String should match pattern"),
+        ("classes", "anger", r"classes: Input should be a valid tuple"),
+        ("training", [1], r"training: Input should be a valid dictionary"),
+        ("preprocessing.mean", "x" * 10**6, r"preprocessing\.mean: Input should be a valid tuple, found 'x+\.\.\.x+'$"),
+    ],
+)
+def test_every_number_of_a_card_is_bounded(saved, place: str, value: Any, told: str) -> None:
+    path = saved[0] / "card.json"
+    card = json.loads(path.read_text())
+    *outer, name = place.split(".")
+    (card[outer[0]] if outer else card)[name] = value
+    path.write_text(json.dumps(card))
+    with pytest.raises(ConfigError, match=told) as raised:
+        load_checkpoint(saved[0])
+    assert len(str(raised.value)) < 600
+    path.write_text(json.dumps(card).replace(json.dumps(value), "[1, NaN, Infinity]"))
+    with pytest.raises(DataError, match="NaN is no number of JSON"):
+        load_checkpoint(saved[0])

@@ -123,3 +123,26 @@ def test_what_a_failed_download_leaves_is_called_what_it_is(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_tensors(tmp_path / name, sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"a": torch.zeros(1).expand(2**40)}, "hold a, which is no plain tensor"),
+        ({"a": torch.eye(3).to_sparse()}, "hold a, which is no plain tensor"),
+        ({"a": torch.empty(3, device="meta")}, "hold a, which is no plain tensor"),
+        ([torch.zeros(3)], "hold no state_dict, found list"),
+        ({"x\x1b[31m\n": torch.zeros(1).expand(5)}, r"hold x.x1b.31m, which is no plain tensor"),
+    ],
+)
+def test_what_is_no_plain_tensor_is_refused(tmp_path: Path, content: object, told: str) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(DataError, match=told) as raised:
+        read_tensors(tmp_path / "net.pth")
+    assert str(raised.value).isprintable()
+
+
+def test_names_that_are_no_text_are_left_out(tmp_path: Path) -> None:
+    torch.save({1: torch.zeros(2), "module.a": torch.ones(2)}, tmp_path / "net.pth")
+    read = read_tensors(tmp_path / "net.pth")
+    assert {name: tensor.tolist() for name, tensor in read.items()} == {"a": [1, 1]}

@@ -12,6 +12,7 @@ from dvc.repo.experiments.utils import check_ref_format
 from dvc.scm import Git
 
 from pipelines import FlowError
+from pipelines.cleanup import fail_in_one_line
 from pipelines.repository import check_experiment_name
 from pipelines.sweep import name_trial, read_grid, set_params, sweep
 from pipelines.workspace import describe_workspace, list_changed_settings, read_params
@@ -96,7 +97,7 @@ def test_a_grid_is_read_as_yaml(words: list[str], grid: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["mine.value"], ["=1"], ["a="], ["a=1", "a=2"], ["a=[1"], ["a=1]"], ["a=2026-13-45"]]
+    "words", [["mine.value"], ["=1"], ["a="], ["a=1", "a=2"], ["a=[1"], ["a=1]"], ["a=2026-13-45"], ["a=" + "[" * 5000]]
 )
 def test_what_is_no_setting_to_vary_is_told(words: list[str]) -> None:
     with pytest.raises(FlowError, match="is no setting to vary; say PATH=VALUE,VALUE"):
@@ -181,3 +182,19 @@ def test_a_sweep_refuses_names_and_revisions_in_one_line(
     assert state.message.startswith(line)
     assert "\n" not in state.message
     assert not [*folder.glob("canary*"), *tmp_path.glob("work@*")]
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "2026-13-45", "9" * 5000, "!!python/name:os.system x", "0o9" * 2000])
+def test_settings_that_cannot_be_read_are_one_line(value: str) -> None:
+    with pytest.raises(FlowError, match=r"params\.yaml cannot be read: .*; correct it and commit$") as raised:
+        set_params(f"a: {value}\na: 1\n", {"a": 7})
+    assert len(str(raised.value)) < 300
+
+
+def test_a_fault_is_one_plain_line_wherever_it_is_shown() -> None:
+    """Also in the message of a failed state, and in a table, which take it as text."""
+    assert str(FlowError("no\n  such \x1b[31mname")) == r"no such \x1b[31mname"
+    state = fail_in_one_line(lambda: set_params("a: 1", {"b\n\x1b[31m": 2}))()
+    assert state.message is not None
+    assert state.message.isprintable()
+    assert len(str(FlowError("x" * 10**6))) == 2000

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.reporting.lineage import NO_GIT, read_commit, read_lineage, read_stages
+from fer_pipeline.reporting.lineage import NO_GIT, load_stages, read_commit, read_lineage
 
 
 def test_stages_and_hashes_of_the_lock(whole: Any) -> None:
-    [mine] = read_stages(whole.project.root / "dvc.lock")  # the report's own entry is that of an earlier run
+    [mine] = load_stages(whole.project.root / "dvc.lock")  # the report's own entry is that of an earlier run
     assert mine.name == "mine"
     assert [(path, digest[:8]) for path, digest in (*mine.reads.items(), *mine.writes.items())] == [
         ("data/scores", "01234567"),
@@ -22,11 +22,11 @@ def test_stages_and_hashes_of_the_lock(whole: Any) -> None:
 
 
 def test_damaged_lock_is_an_error_of_one_line(tmp_path: Path) -> None:
-    assert read_stages(tmp_path / "dvc.lock") == ()
+    assert load_stages(tmp_path / "dvc.lock") == ()
     for text in ("stages: [", "stages: {a: {deps: [{}]}}"):
         (tmp_path / "dvc.lock").write_text(text)
-        with pytest.raises(DataError, match="cannot be read"):
-            read_stages(tmp_path / "dvc.lock")
+        with pytest.raises(DataError, match="is broken"):
+            load_stages(tmp_path / "dvc.lock")
 
 
 def test_commit_of_a_checkout(tmp_path: Path) -> None:

@@ -171,9 +171,9 @@ def test_damage_and_emptiness_are_one_line(
 ) -> None:
     made = project(faces=20)
     for name, words in {
-        "reports/metrics/vas/film/predictions.parquet": "no predictions table",
-        "data/truth/street.parquet": "no table of face_id and dominant",
-        "data/mined/sweep.parquet": "cannot be read",
+        "reports/metrics/vas/film/predictions.parquet": "no readable predictions table",
+        "data/truth/street.parquet": "no readable table of face_id and dominant",
+        "data/mined/sweep.parquet": "no readable Parquet file",
         "reports/census/studio.json": "not valid JSON",
         "models/final/vas/10/history.csv": "no table of numbers",
     }.items():

@@ -51,7 +51,7 @@ def other_crop(path: Path) -> None:
         (cut_short, "is no readable Parquet shard"),
         (empty, "is no readable Parquet shard"),
         (flip_a_byte, SWAPPED),
-        (other_schema, "has no column face_id and image: it is no shard of faces"),
+        (other_schema, "has no column face_id, image; found x"),
         (other_classes, "holds the classes fear, anger, neutral, expected anger, fear, neutral"),
         (other_crop, "holds crops of 24 px, the other shards of 16 px"),
     ],
