@@ -49,7 +49,7 @@ def hash_shards(store: Store, shards: Mapping[str, str], *, name: str) -> list[S
                 write_contents(path, [pa.Table.from_batches(hash_faces(faces), CONTENTS)])
 
             was_there = store.make(key, make)
-            (advance.skip if was_there else advance)(1)
+            advance(1, earlier=was_there)
             paths[file.partition("/")[0]].append(store.shard(key))
     return [SplitContents(paths[split], split) for split in sorted(paths)]
 

@@ -26,6 +26,7 @@ from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     fsync_path,
+    read_json,
     refuse_damage,
     remove,
     replacing,
