@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, AnyStr
 
 from fer_pipeline.core.errors import DataError
 
+LONGEST_LINE = 1_000_000  # characters of a table's line, or of a row over several
 RERUN = "run the stage that writes it (dvc repro)"
 
 
@@ -106,6 +107,19 @@ def read_json(path: Path) -> Any:
     """Reads JSON; a missing or damaged file is a DataError."""
     with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it", missing=RERUN):
         return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(stream: IO[AnyStr], file: Path) -> Iterator[AnyStr]:
+    """Yields the lines of a table; DataError at one that is too long, of which no more is read."""
+    number = 1
+    while line := stream.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"{file}, line {number}, is over {LONGEST_LINE:,} characters long; expected a table; correct the line "
+                f"or name another file"
+            )
+        yield line
+        number += 1
 
 
 def fresh_folder(path: Path) -> Path:

@@ -12,17 +12,18 @@ is the file's name. One that is missing, listed twice or outside the image root 
 import codecs
 import csv
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TextIO
 
 from pydantic import Field
 
 from fer_pipeline.core.errors import DataError, OptionError
-from fer_pipeline.core.files import refuse_stand_in
+from fer_pipeline.core.files import LONGEST_LINE, read_lines, refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.datasets._files import (
@@ -39,6 +40,7 @@ from fer_pipeline.datasets._files import (
 DELIMITERS = (",", ";", "\t", "|")
 BLANK = " "  # any number of blanks; guessed only where all rows have as many words, since names may hold blanks
 ROWS_TRIED = 50
+SHOWN = 50  # columns in a message, and characters of the name of one
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"} | {
     codecs.BOM_UTF16_LE: "utf-16",  # the beginning of UTF-32's too
     codecs.BOM_UTF16_BE: "utf-16",
@@ -75,7 +77,9 @@ class Table:
         number = self.columns.count(column.strip())
         if number != 1:
             fault = f"has {number} columns called" if number else "has no column"
-            fault = f"{self.file} {fault} {column!r}; found {', '.join(map(repr, self.columns))}"
+            more = f" and {len(self.columns) - SHOWN:,} more" if len(self.columns) > SHOWN else ""
+            found = ", ".join(repr(name[:SHOWN]) for name in self.columns[:SHOWN])
+            fault = f"{self.file} {fault} {column!r}; found {found}{more}"
             if self.lacks_header:
                 raise OptionError(f"{fault}, which is a row and no line of names", columns="[NAME, NAME, …]")
             raise OptionError(fault, **{kind: "NAME"})
@@ -149,14 +153,22 @@ def _guess_delimiter(file: Path, encoding: str) -> str:
 
 
 def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    number = 0
+    number = size = 0
+
+    def read_row_by_row(stream: TextIO) -> Iterator[str]:
+        nonlocal size
+        for line in read_lines(stream, file):
+            size += len(line)
+            if size > LONGEST_LINE:
+                raise csv.Error(f"a row of over {LONGEST_LINE:,} characters")
+            # Blanks at the end of a line would be one more cell.
+            yield f"{line.rstrip()}\n" if delimiter == BLANK else line
+
     try:
         with file.open(encoding=encoding, newline="") as stream:
-            # Blanks at the end of a line would be one more cell.
-            lines = (f"{line.rstrip()}\n" for line in stream) if delimiter == BLANK else stream
-            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == BLANK)
+            reader = csv.reader(read_row_by_row(stream), delimiter=delimiter, skipinitialspace=delimiter == BLANK)
             for cells in reader:
-                number = reader.line_num
+                number, size = reader.line_num, 0
                 if any(cell.strip() for cell in cells):
                     yield number, cells
     except UnicodeError as error:
@@ -237,7 +249,7 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
         if not name:
             raise DataError(f"{where}: the column {options.image!r} is empty; name the picture or remove the line")
         file = root.locate(name, where=where)
-        if "\\" in name and not file.exists():
+        if "\\" in name and not os.path.exists(file):
             # Lists made on Windows separate folders by backslashes.
             file = root.locate(name.replace("\\", "/"), where=where)
         words = {kind: cells[place].strip() or None for kind, place in places.items()}
@@ -261,9 +273,9 @@ def _check(table: Table, root: PictureRoot, options: Options) -> None:
                 f"{table.file} lists {sample.id!r} twice, in lines {seen[sample.id]} and {line}; keep one of the rows"
             )
         seen[sample.id] = line
-        if sample.path.is_file():
+        if os.path.isfile(sample.path):  # whatever its name, where pathlib raises for one that is too long
             continue
-        if sample.path.exists():
+        if os.path.exists(sample.path):
             raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
         if options.missing == "error":
             missing.append(sample.path.relative_to(root.folder).as_posix())
