@@ -13,11 +13,14 @@ from typing import Any
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 MOST_METADATA = 16_000_000  # bytes before the pixels; the depth maps of telephones take 10 million
+REFUSED_MEMORY = 95_000_000  # bytes that a picture may take that is refused by its header
+LARGEST_WEBP = REFUSED_MEMORY // 3  # bytes of a file: its reader copies them twice before it tells the size
 MOST_NUMBERS = 250_000  # in a tag, as the tiles of 50 million pixels; Python takes 300 bytes for each of them
 MOST_SCANS = 1_000  # of a JPEG: each takes time for all blocks of the picture
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # in Pillow; 4 in other modes
-DECODER_BYTES = {"WEBP": 20, "AVIF": 12, "JPEG2000": 24, "GIF": 4}  # a pixel, beside the picture itself
+DECODER_BYTES = {"WEBP": 14, "AVIF": 12, "GIF": 1}  # a pixel, beside the picture itself
+JPEG2000_BYTES = 5  # a pixel and band
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by their type
 OPAQUE_TYPES = (1, 2, 6, 7)  # whose values stay bytes
 DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop)
@@ -30,7 +33,8 @@ class HeaderStream(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self.most: int | None = MOST_METADATA
+        self.tags = check_tags(data) if data.startswith((b"II", b"MM")) else 0  # of a TIFF, whose readers bound them
+        self.most = None if self.tags else min(MOST_METADATA, max(10**6, (REFUSED_MEMORY - len(data)) // 3))
         self.taken = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -53,14 +57,17 @@ def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: boo
     """
     pixel = 3 * results + DECODER_BYTES.get(picture.format or "", 0)
     pixel += PIXEL_BYTES.get(picture.mode, 4) if by_pillow else 0
-    size = len(stream.getbuffer())
-    others = size + 3 * stream.taken + sum(map(sys.getsizeof, picture.info.values()))
+    if picture.format == "JPEG2000":
+        pixel += JPEG2000_BYTES * len(picture.getbands())
+    size = len(stream.getvalue())  # which is no copy, as `getbuffer` would make one
+    taken = 0 if stream.tags else 3 * stream.taken
+    others = size + taken + sum(map(sys.getsizeof, picture.info.values()))
     if picture.format == "WEBP":
         others += 2 * size  # it copies the file twice
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         pixel += _coefficient_bytes(picture, stream)
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        others += check_tags(stream.getvalue()) + _block_bytes(picture)
+        others += 3 * stream.tags + _block_bytes(picture)
         if picture.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
             pixel += PIXEL_BYTES.get(picture.mode, 4)
     return others + pixel * picture.width * picture.height
@@ -82,6 +89,8 @@ def _coefficient_bytes(picture: JpegImagePlugin.JpegImageFile, stream: HeaderStr
 def _block_bytes(picture: TiffImagePlugin.TiffImageFile) -> int:
     """Returns the size of the buffer for a strip or a tile, which may be larger than the picture."""
     tags: Any = picture.tag_v2
+    if picture.info.get("compression") == "raw":
+        return 0
     names = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH, TiffImagePlugin.ROWSPERSTRIP)
     width, height, rows = (value if isinstance(value := tags.get(name), int) else None for name in names)
     if width is None or height is None:

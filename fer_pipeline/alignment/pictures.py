@@ -30,7 +30,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
-from fer_pipeline.alignment.picture_memory import HeaderStream, check_tags, estimate_bytes
+from fer_pipeline.alignment.picture_memory import LARGEST_WEBP, HeaderStream, check_tags, estimate_bytes
 from fer_pipeline.core.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
@@ -38,7 +38,7 @@ TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
 MEMORY = 280_000_000  # bytes that a picture may take while it is decoded; more where `max_pixels` says so
 BYTES_PER_PIXEL = 6  # of `max_pixels` where it is raised
-PIXELS_PER_STRIP = 1_000_000
+PIXELS_PER_STRIP = 250_000
 LARGEST_PROFILE_KEPT = 4_000_000  # bytes
 
 # By EXIF orientation: whether rows and columns change places, and their directions in the upright picture.
@@ -81,7 +81,8 @@ class PictureSettings(Settings):
 def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the picture, or raises a `Rejection`.
 
-    Its reasons are empty, not_an_image, too_many_pixels, too_small, truncated, damaged and damaged_profile.
+    Its reasons are empty, not_an_image, too_large_a_file, too_many_pixels, too_small, truncated, damaged and
+    damaged_profile.
     """
     if not data:
         raise Rejection("empty")
@@ -103,9 +104,9 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
 
 
 def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
-    if data.startswith((b"II", b"MM")):
-        check_tags(data)
-    stream = HeaderStream(data)
+    stream, most = HeaderStream(data), max(MEMORY, BYTES_PER_PIXEL * settings.max_pixels)
+    if (data.startswith(b"RIFF") and len(data) > LARGEST_WEBP) or len(data) + 3 * stream.tags > most:
+        raise Rejection("too_large_a_file")
     with Image.open(stream, formats=FORMATS) as picture:
         stream.most = None
         width, height = picture.size
@@ -113,7 +114,6 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
             raise Rejection("too_many_pixels")
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
-        most = max(MEMORY, BYTES_PER_PIXEL * settings.max_pixels)
         pixels = None
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
             turned = _find_orientation(picture) > 1
