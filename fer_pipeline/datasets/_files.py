@@ -122,10 +122,10 @@ def parse_split(word: str, own: Mapping[str, Split] | None, *, where: str) -> Sp
     try:
         return known[word.strip().lower()]
     except KeyError:
-        fault = f"{where}: {word!r} is no known split (known: {', '.join(sorted(known))})"
+        fault = f"{where}: {word[:50]!r} is no known split (known: {', '.join(sorted(known))})"
         if own is None:
             raise DataError(f"{fault}; fetch the file again") from None
-        raise OptionError(fault, splits=f"{{{word}: train}} (or val, or test)") from None
+        raise OptionError(fault, splits=f"{{{word[:50]}: train}} (or val, or test)") from None
 
 
 def find_only_file(path: Path, suffix: str, **remedies: str) -> Path:
@@ -216,7 +216,7 @@ class PictureRoot:
             is_link = stat.S_ISLNK(os.lstat(file).st_mode)
         except OSError:
             file = self.match(name, where=where) or file
-            is_link = file.is_symlink()
+            is_link = os.path.islink(file)  # whatever its name, where pathlib raises for one that is too long
         # The folders on the way may be links too, and thousands of pictures share them.
         if file.parent not in self._checked:
             self.check_link(file.parent, where=where)

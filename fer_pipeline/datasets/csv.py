@@ -14,12 +14,14 @@ import csv
 import io
 import os
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal, TextIO
 
+import numpy as np
 from pydantic import Field
 
 from fer_pipeline.core.errors import DataError, OptionError
@@ -41,6 +43,7 @@ DELIMITERS = (",", ";", "\t", "|")
 BLANK = " "  # any number of blanks; guessed only where all rows have as many words, since names may hold blanks
 ROWS_TRIED = 50
 SHOWN = 50  # columns in a message, and characters of the name of one
+SHOWN_NAME = 300  # characters of a picture's name in a message
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"} | {
     codecs.BOM_UTF16_LE: "utf-16",  # the beginning of UTF-32's too
     codecs.BOM_UTF16_BE: "utf-16",
@@ -265,27 +268,39 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
 
 
 def _check(table: Table, root: PictureRoot, options: Options) -> None:
+    hashes = array("q")  # of the ids, which may be millions
+    missing, first = 0, ""
+    for line, sample in _rows(table, root, options):
+        hashes.append(hash(sample.id))
+        if os.path.isfile(sample.path):
+            continue
+        if os.path.exists(sample.path):
+            raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
+        if options.missing == "error":
+            first = first or sample.path.relative_to(root.folder).as_posix()
+            missing += 1
+    if not hashes:
+        raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
+    values, numbers = np.unique(hashes, return_counts=True)
+    if len(values) < len(hashes):
+        _refuse_doubles(table, root, options, frozenset(values[numbers > 1].tolist()))
+    if missing:
+        fault = (
+            f"{missing:,} of {len(hashes):,} pictures that {table.file} lists are not in {root.folder} (first: "
+            f"{first[:SHOWN_NAME]}{root.suggest(first)})"
+        )
+        if is_absolute(first):
+            raise OptionError(f"{fault}, but by their place on another machine", prefixes="[BEGINNING] (it is cut off)")
+        raise OptionError(fault, images="FOLDER", missing="reject")
+
+
+def _refuse_doubles(table: Table, root: PictureRoot, options: Options, hashes: frozenset[int]) -> None:
+    """Refuses the first picture that is listed twice, among those of some hashes."""
     seen: dict[str, int] = {}
-    missing: list[str] = []
     for line, sample in _rows(table, root, options):
         if sample.id in seen:
             raise DataError(
                 f"{table.file} lists {sample.id!r} twice, in lines {seen[sample.id]} and {line}; keep one of the rows"
             )
-        seen[sample.id] = line
-        if os.path.isfile(sample.path):  # whatever its name, where pathlib raises for one that is too long
-            continue
-        if os.path.exists(sample.path):
-            raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
-        if options.missing == "error":
-            missing.append(sample.path.relative_to(root.folder).as_posix())
-    if not seen:
-        raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
-    if missing:
-        fault = (
-            f"{len(missing):,} of {len(seen):,} pictures that {table.file} lists are not in {root.folder} (first: "
-            f"{missing[0]}{root.suggest(missing[0])})"
-        )
-        if is_absolute(missing[0]):
-            raise OptionError(f"{fault}, but by their place on another machine", prefixes="[BEGINNING] (it is cut off)")
-        raise OptionError(fault, images="FOLDER", missing="reject")
+        if hash(sample.id) in hashes:
+            seen[sample.id] = line
