@@ -102,7 +102,9 @@ def check_tags(data: bytes) -> int:
     """Returns how many bytes the tags of a TIFF, or of EXIF data, hold; ValueError where one has too many numbers."""
     data = data.removeprefix(b"Exif\0\0")
     order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]
-    pointer, number, entry = (struct.Struct(order + form) for form in (("Q", "Q", "HHQQ") if big else ("L", "H", "HHLL")))
+    pointer, number, entry = (
+        struct.Struct(order + form) for form in (("Q", "Q", "HHQQ") if big else ("L", "H", "HHLL"))
+    )
     total, seen, directories = 0, set(), [8 if big else 4]
     directories = [pointer.unpack_from(data, place)[0] for place in directories if place + pointer.size <= len(data)]
     while directories:

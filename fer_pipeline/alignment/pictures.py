@@ -1,9 +1,9 @@
 """Decode untrusted bytes to an upright 8-bit RGB picture, or raise a `Rejection` with a short stable reason.
 
-The size is judged by the header before a pixel is decoded, and what the decoding and the conversion will take of memory
-(`MEMORY`), which differs by format and mode. Colours are converted in strips of rows. A JPEG whose data the decoder had to guess is damaged:
-libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first. Else the picture is what a viewer
-shows a person, since people labelled what they saw:
+The size is judged by the header before a pixel is decoded, and so is the memory that decoding and conversion will take,
+which differs by format and mode (`picture_memory`); colours are converted in strips of rows. A JPEG whose data the
+decoder had to guess is damaged: libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first.
+Else the picture is what a viewer shows a person, since people labelled what they saw:
 
 - *Orientation* of EXIF (or XMP, where Pillow reads it) is applied, once: Pillow turns a TIFF itself while it loads it.
 - *Colour*: an embedded ICC profile is converted to sRGB, as browsers do. One that moves no colour by more than two
@@ -139,7 +139,7 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
                 pixels[first : first + len(strip)] = np.asarray(rgb)
         if orientation == 1:
             return pixels
-        upright, stored = _turned(*pixels.shape[:2], orientation)
+        upright, stored = _turned(pixels.shape[:2], orientation)
         stored[:] = pixels
         return upright
 
@@ -155,10 +155,10 @@ def _find_orientation(picture: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
-def _turned(height: int, width: int, orientation: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns an empty upright picture for one that is stored with so many rows and columns, and its view as stored."""
+def _turned(size: tuple[int, ...], orientation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an empty upright picture for one that is stored in (rows, columns), and its view as stored."""
     transposed, down, right = UPRIGHT[orientation]
-    upright = np.empty((width, height, 3) if transposed else (height, width, 3), np.uint8)
+    upright = np.empty((*(reversed(size) if transposed else size), 3), np.uint8)
     return upright, (upright.swapaxes(0, 1) if transposed else upright)[::down, ::right]
 
 
@@ -169,7 +169,7 @@ def _convert(
     background: tuple[int, int, int],
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the upright picture in 8 bits, converted in strips."""
-    upright, stored = _turned(picture.height, picture.width, orientation)
+    upright, stored = _turned((picture.height, picture.width), orientation)
     to_eight_bits = _scale_grey(picture) if picture.mode.startswith(("I", "F")) else lambda strip: strip
     for first, strip in _crops(picture):
         rgb = _to_rgb(to_eight_bits(strip), transform, background)

@@ -51,7 +51,9 @@ def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None,
 @contextmanager
 def _reading(path: Path) -> Iterator[Iterator[dict[str, str]]]:
     with (
-        refuse_damage(path, "is no table of results", "run: dvc repro report", missing="run: dvc repro", kind=csv.Error),
+        refuse_damage(
+            path, "is no table of results", "run: dvc repro report", missing="run: dvc repro", kind=csv.Error
+        ),
         path.open(encoding="utf-8", newline="") as stream,
     ):
         yield csv.DictReader(read_lines(stream, path))

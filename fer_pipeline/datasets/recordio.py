@@ -99,7 +99,9 @@ class RecordFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads a range of bytes, as many as there are."""
-        return os.pread(self._descriptor, length, offset) if offset < self.size else b""  # which may be no offset at all
+        return (
+            os.pread(self._descriptor, length, offset) if offset < self.size else b""
+        )  # which may be no offset at all
 
     def _join(self, parts: tuple[tuple[int, int], ...]) -> bytes:
         return struct.pack("<I", MAGIC).join(self.read(*part) for part in parts)

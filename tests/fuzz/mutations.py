@@ -64,7 +64,7 @@ WORDS = (
     b"a" * 200_000,
 )
 TEXTS = (".json", ".yaml", ".yml", ".lock", ".dvc", ".csv", ".idx")
-MOST_ROWS = 2000
+MOST_ROWS = 300
 
 
 def mutate(name: str, data: bytes, random: Random, others: list[bytes]) -> bytes:
@@ -163,9 +163,20 @@ def mutate_table(data: bytes, random: Random, *, is_parquet: bool) -> bytes:
     elif kind == 1:
         table = table.append_column(name, column)
     elif kind == 2:
-        table = table.rename_columns([random.choice(["", "a\nb", "x" * 5000]) if one == name else one for one in table.column_names])
+        table = table.rename_columns(
+            [random.choice(["", "a\nb", "x" * 5000]) if one == name else one for one in table.column_names]
+        )
     elif kind == 3:
-        types = (pa.string(), pa.int8(), pa.int64(), pa.float64(), pa.binary(), pa.bool_(), pa.null(), pa.list_(pa.string()))
+        types = (
+            pa.string(),
+            pa.int8(),
+            pa.int64(),
+            pa.float64(),
+            pa.binary(),
+            pa.bool_(),
+            pa.null(),
+            pa.list_(pa.string()),
+        )
         chosen = random.choice(types)
         try:
             column = column.cast(chosen)
@@ -175,7 +186,11 @@ def mutate_table(data: bytes, random: Random, *, is_parquet: bool) -> bytes:
     elif kind == 4:
         table = table.set_column(place, table.schema.field(place), pa.nulls(len(table), column.type))
     elif kind == 5:
-        rows = [random.randrange(len(table)) for _ in range(random.choice((0, 1, len(table), MOST_ROWS)))] if len(table) else []
+        rows = (
+            [random.randrange(len(table)) for _ in range(random.choice((0, 1, len(table), MOST_ROWS)))]
+            if len(table)
+            else []
+        )
         table = table.take(pa.array(rows, pa.int64()))
     elif kind == 6:
         metadata = dict(table.schema.metadata or {})

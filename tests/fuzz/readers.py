@@ -17,7 +17,18 @@ from PIL import Image, ImageCms
 
 from fer_pipeline.alignment.pictures import Rejection, decode_picture
 from fer_pipeline.alignment.shards import write_faces
-from fer_pipeline.artifacts import census, contents, distilled, embeddings, faces, history, metrics, mined, scores, split
+from fer_pipeline.artifacts import (
+    census,
+    contents,
+    distilled,
+    embeddings,
+    faces,
+    history,
+    metrics,
+    mined,
+    scores,
+    split,
+)
 from fer_pipeline.artifacts import truth as truths
 from fer_pipeline.artifacts.auxiliary import class_counts, collect_faces
 from fer_pipeline.artifacts.input_hashes import InputHashes
@@ -64,7 +75,11 @@ class Reader:
 def write_pictures(folder: Path) -> None:
     """Every format in the modes that go other ways through the decoder, with an orientation and a profile."""
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
-    rgb, grey, deep = Image.fromarray(pixels[..., :3]), Image.fromarray(pixels[..., 0]), pixels[..., 0].astype(np.uint16)
+    rgb, grey, deep = (
+        Image.fromarray(pixels[..., :3]),
+        Image.fromarray(pixels[..., 0]),
+        pixels[..., 0].astype(np.uint16),
+    )
     exif = Image.Exif()
     exif[0x0112] = 6
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
@@ -147,7 +162,10 @@ def write_project(folder: Path) -> None:
     save_checkpoint(folder / "model", model, card)
     torch.save({"state_dict": model.state_dict()}, folder / "model" / "weights.pth")
     split.write_split(folder / "model", face_id=names.to_pylist(), label=whole, part=["fit", "heldout"] * 6)
-    contents.write_contents(folder / "contents.parquet", [pa.Table.from_batches(contents.hash_faces(folder / "faces" / "part-00000.parquet"))])
+    contents.write_contents(
+        folder / "contents.parquet",
+        [pa.Table.from_batches(contents.hash_faces(folder / "faces" / "part-00000.parquet"))],
+    )
     rejected = [census.RejectedSample("a", "a.png", "train", "no_face")]
     manifest = folder / "shard"
     manifest.mkdir()
@@ -172,7 +190,9 @@ def write_project(folder: Path) -> None:
     settings = {**project_settings().model_dump(mode="json"), "mine": {"by": "margin", "cap": 500}}
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     stage = {"cmd": "true", "deps": ["data/scores"], "outs": ["data/mined", {"reports/a.json": {"cache": False}}]}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"mine": stage, "report": {"foreach": ["a"], "do": stage}}}))
+    (folder / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": {"mine": stage, "report": {"foreach": ["a"], "do": stage}}})
+    )
     (folder / "raw.dvc").write_text(
         "outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  size: 12\n  nfiles: 3\n  hash: md5\n  path: raw\n"
     )
@@ -275,7 +295,9 @@ def read_settings(folder: Path) -> None:
 
 
 def write_sweep(folder: Path) -> None:
-    (folder / "params.yaml").write_text("seeds: [0, 1] # a comment\nmine: {by: margin, cap: 500}\nalign:\n  crop: 112\n")
+    (folder / "params.yaml").write_text(
+        "seeds: [0, 1] # a comment\nmine: {by: margin, cap: 500}\nalign:\n  crop: 112\n"
+    )
 
 
 def read_sweep(folder: Path) -> None:
@@ -305,8 +327,12 @@ READERS = {
     "mined": Reader(write_project, ("data/mined/*", "data/truth/*"), read_mined),
     "metrics": Reader(write_project, ("reports/metrics/vas/studio/*.*", "failures.json"), read_metrics),
     "results": Reader(write_project, ("reports/tables/*",), lambda folder: results.run(reports=folder / "reports")),
-    "courses": Reader(write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses),
-    "distilled": Reader(write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/card.json"), read_distilled),
+    "courses": Reader(
+        write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses
+    ),
+    "distilled": Reader(
+        write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/card.json"), read_distilled
+    ),
     "census": Reader(write_project, ("reports/census/studio.json", "census/*.json"), read_census),
     "manifest": Reader(
         write_project,
@@ -326,6 +352,8 @@ READERS = {
     "pipelines.sweep": Reader(write_sweep, ("params.yaml",), read_sweep),
     "dvc": Reader(write_project, ("dvc.lock", "dvc.yaml", "*.dvc"), read_dvc_files),
     "pipelines.results": Reader(
-        write_project, ("data/mined/summary.json", "reports/metrics/*/*/*.json"), lambda folder: read_results(folder).flat()
+        write_project,
+        ("data/mined/summary.json", "reports/metrics/*/*/*.json"),
+        lambda folder: read_results(folder).flat(),
     ),
 }

@@ -4,11 +4,12 @@
     python -m tests.fuzz.run --only 1234 --keep FOLDER READER              one input again, its files left in a folder
 
 An input is made from the reader's name, the seed and its number alone. A reader accepts, or refuses by the error that
-its user sees as one line; anything else is a fault: another exception, more than one line, a process that ends or is stuck,
-and more memory over the start than `ACCEPTED` or `REFUSED`. Input 0 is the file as it was written.
+its user sees as one line. Anything else is a fault: another exception, more than one line, a process that ends or is
+stuck, and more memory over the start than `ACCEPTED` or `REFUSED`. Input 0 is the file as it was written.
 """
 
 import argparse
+import faulthandler
 import multiprocessing
 import os
 import resource
@@ -68,7 +69,9 @@ class Count:
             if limit is None:
                 lines.append(f"{self.reader} {number}: {said} ({again} {number} {self.reader})")
             elif memory > limit:
-                lines.append(f"{self.reader} {number}: {outcome} with {memory:,} bytes ({again} {number} {self.reader})")
+                lines.append(
+                    f"{self.reader} {number}: {outcome} with {memory:,} bytes ({again} {number} {self.reader})"
+                )
         if self.results and self.results[0].number == 0 and self.results[0].outcome != "accepted":
             lines.append(f"{self.reader} 0: the file as it was written is not accepted: {self.results[0].said}")
         return lines
@@ -101,6 +104,7 @@ def count(name: str, inputs: int, *, seed: int = 0, method: str = "forkserver") 
 
 def _read_all(name: str, seed: int, first: int, end: int, folder: Path, sender: Connection) -> None:
     reader = READERS[name]
+    faulthandler.disable()  # a test's own, which would tell of a death in the middle of its report
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # C libraries write there
     warnings.simplefilter("ignore")
     space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + ADDRESS_SPACE
