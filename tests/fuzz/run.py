@@ -149,7 +149,7 @@ def run(reader: Reader, folder: Path) -> tuple[Outcome, str, int]:
         outcome, said = "accepted", ""
     except reader.refusals as error:
         said = str(error)
-        is_line = said and said.isprintable() and len(said) < 5000
+        is_line = said and said.replace("\t", " ").isprintable() and len(said) < 5000
         outcome, said = ("refused", said) if is_line else ("fault", f"no line for a person: {said[:300]!r}")
     except BaseException as error:
         outcome, said = "fault", f"{type(error).__name__}: {str(error)[:200]!r}{_place(error)}"
