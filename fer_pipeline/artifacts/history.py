@@ -40,7 +40,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         refuse_damage(path, "is no table of numbers", "rerun its stage (dvc repro)", missing=RERUN, kind=csv.Error),
         path.open(encoding="utf-8", newline="") as stream,
     ):
-        rows = csv.DictReader(read_lines(stream, path))
+        rows = csv.DictReader(read_lines(stream.readline, path))
         return [{name: float(value or "nan") for name, value in row.items()} for row in rows]
 
 

@@ -56,7 +56,7 @@ def _reading(path: Path) -> Iterator[Iterator[dict[str, str]]]:
         ),
         path.open(encoding="utf-8", newline="") as stream,
     ):
-        yield csv.DictReader(read_lines(stream, path))
+        yield csv.DictReader(read_lines(stream.readline, path))
 
 
 def _with_interval(row: dict[str, str], key: str, ends: str, *, sign: str = "") -> str:

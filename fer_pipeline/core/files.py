@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, AnyStr
+from typing import Any, AnyStr
 
 from fer_pipeline.core.errors import DataError
 
@@ -109,10 +109,10 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_lines(stream: IO[AnyStr], file: Path) -> Iterator[AnyStr]:
-    """Yields the lines of a table; DataError at one that is too long, of which no more is read."""
+def read_lines(readline: Callable[[int], AnyStr], file: Path) -> Iterator[AnyStr]:
+    """Yields a table's lines by its stream's `readline`; DataError at one that is too long, which is read no further."""
     number = 1
-    while line := stream.readline(LONGEST_LINE + 1):
+    while line := readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
             raise DataError(
                 f"{file}, line {number}, is over {LONGEST_LINE:,} characters long; expected a table; correct the line "

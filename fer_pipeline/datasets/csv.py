@@ -160,7 +160,7 @@ def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, lis
 
     def read_row_by_row(stream: TextIO) -> Iterator[str]:
         nonlocal size
-        for line in read_lines(stream, file):
+        for line in read_lines(stream.readline, file):
             size += len(line)
             if size > LONGEST_LINE:
                 raise csv.Error(f"a row of over {LONGEST_LINE:,} characters")

@@ -40,7 +40,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         raise OptionError(f"{path} is no file and holds no {' or '.join(names)}", file="FILE")
     refuse_stand_in(file)
     with file.open("rb") as stream:
-        lines = read_lines(stream, file)
+        lines = read_lines(stream.readline, file)
         header = next(lines, b"")
         columns = [name.strip().strip('"').lower() for name in header.decode("utf-8-sig", "replace").split(",")]
         if "pixels" not in columns:

@@ -250,7 +250,7 @@ def read_index(index: Path, *, most: int) -> tuple[Int64[np.ndarray, " n"], Int6
         raise DataError(f"{index} is empty; {INDEX_REMEDY}")
     refuse_stand_in(index)
     with index.open(encoding="latin-1") as stream:
-        lines = islice(read_lines(stream, index), most + 1)
+        lines = islice(read_lines(stream.readline, index), most + 1)
         try:
             table = np.loadtxt(lines, dtype=np.int64, ndmin=2)
             fault = f"{table.shape[1]} columns" if len(table) <= most else f"over {most:,} lines, more than its records"
