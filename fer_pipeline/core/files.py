@@ -110,7 +110,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(readline: Callable[[int], AnyStr], file: Path) -> Iterator[AnyStr]:
-    """Yields a table's lines by its stream's `readline`; DataError at one that is too long, which is read no further."""
+    """Yields a table's lines by its stream's `readline`; DataError at one that is too long, and no more is read."""
     number = 1
     while line := readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:
