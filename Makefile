@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults check format bench bench-peers serve
+.PHONY: help install demo test faults fuzz check format bench bench-peers serve
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -45,6 +45,10 @@ test: $(VENV)/.installed
 FAULTS = tests/pipelines/test_faults.py tests/walk/test_races.py
 faults: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q $(FAULTS)
+
+# make fuzz   2,500 changed files for every reader of files, in child processes: a table, and what repeats each fault; minutes
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 python -m tests.fuzz.run $(READERS)
 
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed

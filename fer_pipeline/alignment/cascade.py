@@ -98,7 +98,7 @@ class Detector:
         return [faces for chunk in _chunks(images) for faces in self._detect_in_chunk(chunk)]
 
     def _detect_in_chunk(self, images: Sequence[np.ndarray]) -> list[list[DetectedFace]]:
-        shrunk = [_shrink(torch.tensor(image, device=self.device), self.settings.max_side) for image in images]
+        shrunk = [_shrink(image, self.settings.max_side, self.device) for image in images]
         pictures = SummedAreaTables.from_images(shrunk)
         candidates = self._propose(pictures)
         candidates, (scores, offsets) = self._run_on_crops(self.networks.rnet, pictures, candidates, size=24)
@@ -192,14 +192,32 @@ def _chunks(images: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
         yield chunk
 
 
-def _shrink(image: UInt8[Tensor, "_ _ 3"], max_side: int) -> UInt8[Tensor, "_ _ 3"]:
+def _shrink(image: UInt8[np.ndarray, "_ _ 3"], max_side: int, device: torch.device) -> UInt8[Tensor, "_ _ 3"]:
+    """Returns the picture on the device, its longer side at most `max_side`."""
     height, width = image.shape[:2]
     scale = max_side / max(height, width)
     if scale >= 1:
-        return image
+        return torch.tensor(image, device=device)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    pixels = F.interpolate(image.permute(2, 0, 1)[None].float(), size=size, mode="area")
+    if device.type == "cpu":
+        return torch.from_numpy(_average_areas(image, *size))
+    pixels = F.interpolate(torch.tensor(image, device=device).permute(2, 0, 1)[None].float(), size=size, mode="area")
     return pixels[0].permute(1, 2, 0).to(torch.uint8)
+
+
+def _average_areas(image: UInt8[np.ndarray, "_ _ 3"], height: int, width: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Does what torch's area interpolation does, to the bit, a row at a time: that takes 15 bytes a pixel of floats."""
+    (top, bottom), (left, right) = (
+        (np.arange(inner) * outer // inner, -(np.arange(1, inner + 1) * -outer // inner))
+        for inner, outer in ((height, image.shape[0]), (width, image.shape[1]))
+    )
+    shrunk, sums = np.empty((height, width, 3), np.uint8), np.zeros((image.shape[1] + 1, 3), np.int64)
+    columns = (right - left).astype(np.float32)[:, None]
+    for row in range(height):
+        np.cumsum(image[top[row] : bottom[row]].sum(axis=0, dtype=np.int64), axis=0, out=sums[1:])
+        rows = np.float32(bottom[row] - top[row])
+        shrunk[row] = (sums[right] - sums[left]).astype(np.float32) / rows / columns
+    return shrunk
 
 
 def place_cells(x: Indices, y: Indices, *, scale: float, stride: int, cell: int) -> Boxes:

@@ -1,8 +1,9 @@
 """Decode untrusted bytes to an upright 8-bit RGB picture, or raise a `Rejection` with a short stable reason.
 
-The size is judged by the header before a pixel is decoded. A JPEG whose data the decoder had to guess is damaged:
-libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first. Else the picture is what a viewer
-shows a person, since people labelled what they saw:
+The size is judged by the header before a pixel is decoded, and so is the memory that decoding and conversion will take,
+which differs by format and mode (`picture_memory`); colours are converted in strips of rows. A JPEG whose data the
+decoder had to guess is damaged: libjpeg only warns of it and Pillow hides that, so its strict decoding is asked first.
+Else the picture is what a viewer shows a person, since people labelled what they saw:
 
 - *Orientation* of EXIF (or XMP, where Pillow reads it) is applied, once: Pillow turns a TIFF itself while it loads it.
 - *Colour*: an embedded ICC profile is converted to sRGB, as browsers do. One that moves no colour by more than two
@@ -19,6 +20,7 @@ shows a person, since people labelled what they saw:
 
 import io
 import warnings
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -28,19 +30,27 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
+from fer_pipeline.alignment.picture_memory import LARGEST_WEBP, HeaderStream, check_tags, estimate_bytes
 from fer_pipeline.core.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
 TRANSPARENT_MODES = ("RGBA", "RGBa", "LA", "La", "PA")
 
-UPRIGHT = {  # by EXIF orientation; ImageOps.exif_transpose also writes metadata anew, which fails on damaged ones
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+MEMORY = 280_000_000  # bytes that a picture may take while it is decoded; more where `max_pixels` says so
+BYTES_PER_PIXEL = 6  # of `max_pixels` where it is raised
+PIXELS_PER_STRIP = 250_000
+LARGEST_PROFILE_KEPT = 4_000_000  # bytes
+
+# By EXIF orientation: whether rows and columns change places, and their directions in the upright picture.
+UPRIGHT = {
+    1: (False, 1, 1),
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, -1, 1),
+    7: (True, -1, -1),
+    8: (True, 1, -1),
 }
 
 BITS = (8, 10, 12, 14, *range(16, 33))  # of deep grey
@@ -71,7 +81,8 @@ class PictureSettings(Settings):
 def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Returns the picture, or raises a `Rejection`.
 
-    Its reasons are empty, not_an_image, too_many_pixels, too_small, truncated, damaged and damaged_profile.
+    Its reasons are empty, not_an_image, too_large_a_file, too_many_pixels, too_small, truncated, damaged and
+    damaged_profile.
     """
     if not data:
         raise Rejection("empty")
@@ -93,7 +104,11 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
 
 
 def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"]:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+    stream, most = HeaderStream(data), max(MEMORY, BYTES_PER_PIXEL * settings.max_pixels)
+    if (data.startswith(b"RIFF") and len(data) > LARGEST_WEBP) or len(data) + 3 * stream.tags > most:
+        raise Rejection("too_large_a_file")
+    with Image.open(stream, formats=FORMATS) as picture:
+        stream.most = None
         width, height = picture.size
         if width * height > settings.max_pixels:
             raise Rejection("too_many_pixels")
@@ -101,6 +116,9 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
             raise Rejection("too_small")
         pixels = None
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
+            turned = _find_orientation(picture) > 1
+            if estimate_bytes(picture, stream, by_pillow=False, results=1 + turned) > most:
+                raise Rejection("too_many_pixels")
             try:  # the same pixels as Pillow's, twice as fast
                 pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
             except ValueError as error:
@@ -108,18 +126,67 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
                 if settings.damaged == "reject" and "extraneous" not in str(error).lower():
                     raise
         if pixels is None:
+            if estimate_bytes(picture, stream, by_pillow=True) > most:
+                raise Rejection("too_many_pixels")
             picture.load()  # first, because Pillow turns a TIFF here, and forgets that it was to be turned
-        try:
-            orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
-        except Exception:  # damaged metadata says nothing about the pixels
-            orientation = 1
+        orientation = _find_orientation(picture)
         transform = _find_transform(picture, keep_damaged=settings.damaged == "keep")
-        if pixels is not None and orientation not in UPRIGHT and transform is None:
+        if pixels is None:
+            return _convert(picture, orientation, transform, settings.background)
+        if transform is not None:
+            for first, strip in _strips(pixels):
+                rgb = _to_rgb(Image.fromarray(strip), transform, settings.background)
+                pixels[first : first + len(strip)] = np.asarray(rgb)
+        if orientation == 1:
             return pixels
-        upright = _to_eight_bits(picture) if pixels is None else Image.fromarray(pixels)
-        if orientation in UPRIGHT:
-            upright = upright.transpose(UPRIGHT[orientation])
-        return np.array(_to_rgb(upright, transform, settings.background))
+        upright, stored = _turned(pixels.shape[:2], orientation)
+        stored[:] = pixels
+        return upright
+
+
+def _find_orientation(picture: Image.Image) -> int:
+    """Returns EXIF's number; 1 where it is none, or the metadata are damaged, which says nothing about the pixels."""
+    try:
+        if isinstance(exif := picture.info.get("exif"), bytes):
+            check_tags(exif)
+        orientation = int(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def _turned(size: tuple[int, ...], orientation: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an empty upright picture for one that is stored in (rows, columns), and its view as stored."""
+    transposed, down, right = UPRIGHT[orientation]
+    upright = np.empty((*(reversed(size) if transposed else size), 3), np.uint8)
+    return upright, (upright.swapaxes(0, 1) if transposed else upright)[::down, ::right]
+
+
+def _convert(
+    picture: Image.Image,
+    orientation: int,
+    transform: ImageCms.ImageCmsTransform | None,
+    background: tuple[int, int, int],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the upright picture in 8 bits, converted in strips."""
+    upright, stored = _turned((picture.height, picture.width), orientation)
+    to_eight_bits = _scale_grey(picture) if picture.mode.startswith(("I", "F")) else lambda strip: strip
+    for first, strip in _crops(picture):
+        rgb = _to_rgb(to_eight_bits(strip), transform, background)
+        stored[first : first + strip.height] = np.asarray(rgb)
+    return upright
+
+
+def _strips(pixels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    rows = max(1, PIXELS_PER_STRIP // pixels.shape[1])
+    return ((first, pixels[first : first + rows]) for first in range(0, len(pixels), rows))
+
+
+def _crops(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yields strips with the number of their first row; they keep palette and transparency."""
+    rows = max(1, PIXELS_PER_STRIP // picture.width)
+    for first in range(0, picture.height, rows):
+        yield first, picture.crop((0, first, picture.width, min(first + rows, picture.height)))
 
 
 def _find_transform(picture: Image.Image, *, keep_damaged: bool) -> ImageCms.ImageCmsTransform | None:
@@ -129,7 +196,9 @@ def _find_transform(picture: Image.Image, *, keep_damaged: bool) -> ImageCms.Ima
     if "icc_profile" not in picture.info:
         return None
     try:
-        transform = _build_transform(picture.info["icc_profile"])
+        profile = picture.info["icc_profile"]
+        kept = len(profile or b"") <= LARGEST_PROFILE_KEPT
+        transform = _build_transform(profile) if kept else _build_transform.__wrapped__(profile)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # Pillow gives None for a profile in a broken chunk
         if keep_damaged:
             return None
@@ -193,30 +262,42 @@ def _transform(picture: Image.Image, transform: ImageCms.ImageCmsTransform) -> I
     return rgb
 
 
-def _to_eight_bits(picture: Image.Image) -> Image.Image:
-    """Scales deeper grey by its range; Pillow's own conversion would clip it."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
+def _scale_grey(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Returns what scales a strip of deeper grey by the picture's range; Pillow's own conversion would clip it."""
     tags: Any = picture.tag_v2 if isinstance(picture, TiffImagePlugin.TiffImageFile) else {}
-    levels = np.asarray(picture)
     signed = tags.get(TiffImagePlugin.SAMPLEFORMAT) == (2,)
-    if picture.mode == "I" and not signed:
-        levels = levels.view(np.uint32)  # Pillow has no other place for them
-    levels = levels.astype(np.float64)
+
+    def levels_of(strip: Image.Image) -> np.ndarray:
+        levels = np.asarray(strip)
+        if picture.mode == "I" and not signed:
+            levels = levels.view(np.uint32)  # Pillow has no other place for them
+        return levels.astype(np.float64)
+
     limits = [2**bits - 1 for bits in BITS]
     if picture.mode == "F":
         limits.insert(0, 1)
     elif signed and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (16,):
         limits = [*limits[:4], 32767]
-    if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > limits[-1]:
-        raise Rejection("damaged")
-    highest = next(limit for limit in limits if max(levels.max(), _stated_maximum(picture, tags)) <= limit)
-    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero, which Pillow heeds up to 8 bits only
-        levels = highest - levels
-    grey = Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
-    if isinstance(transparent := picture.info.get("transparency"), int):
-        grey.putalpha(Image.fromarray(np.where(np.asarray(picture) == transparent, 0, 255).astype(np.uint8)))
-    return grey
+    brightest = _stated_maximum(picture, tags)
+    for _, strip in _crops(picture):
+        levels = levels_of(strip)
+        if not np.isfinite(levels).all() or levels.min() < 0 or levels.max() > limits[-1]:
+            raise Rejection("damaged")
+        brightest = max(brightest, levels.max())
+    highest = next(limit for limit in limits if brightest <= limit)
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # which Pillow heeds up to 8 bits only
+    transparent = picture.info.get("transparency")
+
+    def to_eight_bits(strip: Image.Image) -> Image.Image:
+        levels = levels_of(strip)
+        if white_is_zero:
+            levels = highest - levels
+        grey = Image.fromarray(np.rint(levels * (255 / highest)).astype(np.uint8))
+        if isinstance(transparent, int):
+            grey.putalpha(Image.fromarray(np.where(np.asarray(strip) == transparent, 0, 255).astype(np.uint8)))
+        return grey
+
+    return to_eight_bits
 
 
 def _stated_maximum(picture: Image.Image, tags: Any) -> float:

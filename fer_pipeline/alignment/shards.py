@@ -35,6 +35,7 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import DatasetSettings, validate
+from fer_pipeline.datasets._files import TooLargeError
 from fer_pipeline.sharding.jobs import Advance, Job, Maker, Work
 
 VERSION = 1
@@ -300,6 +301,8 @@ def make_shard(
     def read_or_reject(sample: Sample) -> bytes | Rejection:
         try:
             return read(sample)
+        except TooLargeError:
+            return Rejection("too_large_a_file")
         except (DataError, OSError):
             return Rejection("unreadable")
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fer_pipeline.core.files import RERUN, read_json, refuse_damage, write_json, write_text
+from fer_pipeline.core.files import RERUN, read_json, read_lines, refuse_damage, write_json, write_text
 
 HISTORY = "history.csv"
 Row = dict[str, float | int]
@@ -36,8 +36,11 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, float | int]]) -> No
 def read_history(folder: Path) -> list[dict[str, float]]:
     """Reads the rows, an empty cell as NaN; a missing or damaged file is a DataError."""
     path = folder / HISTORY
-    with refuse_damage(path, "is no table of numbers", "rerun its stage (dvc repro)", missing=RERUN):
-        rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+    with (
+        refuse_damage(path, "is no table of numbers", "rerun its stage (dvc repro)", missing=RERUN, kind=csv.Error),
+        path.open(encoding="utf-8", newline="") as stream,
+    ):
+        rows = csv.DictReader(read_lines(stream.readline, path))
         return [{name: float(value or "nan") for name, value in row.items()} for row in rows]
 
 

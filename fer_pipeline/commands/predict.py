@@ -32,11 +32,10 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link, replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Summary, validate
-from fer_pipeline.datasets._files import PictureRoot, format_left_out, say_empty
+from fer_pipeline.datasets._files import PictureRoot, TooLargeError, format_left_out, read_picture, say_empty
 from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint
 
 FACES_PER_CALL = 256
-LARGEST_FILE = 500_000_000  # bytes; what is larger is no picture of faces, and is not read into memory
 BOX = ("x1", "y1", "x2", "y2")
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 LANDMARKS = tuple(f"{point}_{axis}" for point in POINTS for axis in "xy")
@@ -156,10 +155,10 @@ def find_faces(
 
 def _read(path: Path) -> bytes | Rejection:
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
-            return Rejection("unreadable")
-        return path.read_bytes() if path.stat().st_size <= LARGEST_FILE else Rejection("too_large_a_file")
-    except OSError:
+        return read_picture(path)
+    except TooLargeError:
+        return Rejection("too_large_a_file")
+    except DataError:
         return Rejection("unreadable")
 
 

@@ -1,11 +1,12 @@
 """Print the results of `reports/tables`: a table, the gains over the baseline, the report's path."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fer_pipeline.core.documents import one_line
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.files import read_lines, refuse_damage
 
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -16,23 +17,24 @@ def run(*, reports: Path = Path("reports")) -> str:
     Args:
         reports: What `report` wrote.
     """
-    rows = [
-        [
-            *(row[key] for key in ("recipe", "target", "faces", "seeds")),
-            *(_with_interval(row, key, f"{key}_seeds") for key in FIGURES),
-            f"{float(row['class_accuracy_sd']):.3f}",
+    with _reading(reports / "tables" / "results.csv") as results:
+        rows = [
+            [
+                *(row[key] for key in ("recipe", "target", "faces", "seeds")),
+                *(_with_interval(row, key, f"{key}_seeds") for key in FIGURES),
+                f"{float(row['class_accuracy_sd']):.3f}",
+            ]
+            for row in results
         ]
-        for row in _read(reports / "tables" / "results.csv")
-    ]
     header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
     lines = format_table([header, *rows], rule=True)
-    if differences := _read(reports / "tables" / "differences.csv"):
-        baseline = differences[0]["against"]  # the first rows are against the baseline
-        gains = [
-            [row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")]
-            for row in differences
-            if row["against"] == baseline and row["metric"] == "mean_class_accuracy"
-        ]
+    baseline, gains = "", []
+    with _reading(reports / "tables" / "differences.csv") as differences:
+        for row in differences:
+            baseline = baseline or row["against"]  # the first rows are against the baseline
+            if row["against"] == baseline and row["metric"] == "mean_class_accuracy":
+                gains.append([row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")])
+    if baseline:
         lines += ["", f"mean class accuracy minus that of {baseline}, paired over seeds"]
         lines += format_table([["recipe", "target", "difference"], *gains], rule=True)
     return "\n".join([*lines, "", "intervals: 95 %, over seeds", f"report: {reports}/index.html"])
@@ -48,11 +50,15 @@ def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None,
     return [lines[0], "  ".join("-" * width for width in widths), *lines[1:]] if rule else lines
 
 
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; run: dvc repro")
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
+@contextmanager
+def _reading(path: Path) -> Iterator[Iterator[dict[str, str]]]:
+    with (
+        refuse_damage(
+            path, "is no table of results", "run: dvc repro report", missing="run: dvc repro", kind=csv.Error
+        ),
+        path.open(encoding="utf-8", newline="") as stream,
+    ):
+        yield csv.DictReader(read_lines(stream.readline, path))
 
 
 def _with_interval(row: dict[str, str], key: str, ends: str, *, sign: str = "") -> str:

@@ -5,10 +5,10 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,7 @@ from fer_pipeline.core import documents
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import describe
 
+LONGEST_LINE = 1_000_000  # characters of a table's line, or of a row over several
 RERUN = "run the stage that writes it (dvc repro)"
 
 
@@ -124,6 +125,19 @@ def read_json(path: Path) -> Any:
     """Reads JSON; a missing or damaged file is a DataError."""
     with refuse_damage(path, "is not valid JSON", "remove it and run the stage that writes it", missing=RERUN):
         return documents.read_json(path)
+
+
+def read_lines(readline: Callable[[int], AnyStr], file: Path) -> Iterator[AnyStr]:
+    """Yields a table's lines by its stream's `readline`; DataError at one that is too long, and no more is read."""
+    number = 1
+    while line := readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            raise DataError(
+                f"{file}, line {number}, is over {LONGEST_LINE:,} characters long; expected a table; correct the line "
+                f"or name another file"
+            )
+        yield line
+        number += 1
 
 
 def fresh_folder(path: Path) -> Path:

@@ -40,6 +40,7 @@ MAGIC = re.compile(  # how files begin of the formats that alignment/pictures.py
     rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-6]\s+[#\d]",
     re.DOTALL,
 )
+LARGEST_FILE = 80_000_000  # bytes of a picture; what is larger is no picture of faces, and is not read into memory
 SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
 
 
@@ -121,10 +122,10 @@ def parse_split(word: str, own: Mapping[str, Split] | None, *, where: str) -> Sp
     try:
         return known[word.strip().lower()]
     except KeyError:
-        fault = f"{where}: {word!r} is no known split (known: {', '.join(sorted(known))})"
+        fault = f"{where}: {word[:50]!r} is no known split (known: {', '.join(sorted(known))})"
         if own is None:
             raise DataError(f"{fault}; fetch the file again") from None
-        raise OptionError(fault, splits=f"{{{word}: train}} (or val, or test)") from None
+        raise OptionError(fault, splits=f"{{{word[:50]}: train}} (or val, or test)") from None
 
 
 def find_only_file(path: Path, suffix: str, **remedies: str) -> Path:
@@ -205,6 +206,8 @@ class PictureRoot:
             DataError: It may be two files; every error says `where`.
         """
         file = Path(os.path.normpath(self.folder / name))
+        if "\0" in name:  # no file can be called so: it is missing
+            return file
         if not file.is_relative_to(self.folder):
             fault = f"{where}: {name!r} lies outside the folder of pictures {self.folder}"
             cut = {"prefixes": "[BEGINNING] (it is cut off)"} if is_absolute(name) else {}
@@ -213,7 +216,7 @@ class PictureRoot:
             is_link = stat.S_ISLNK(os.lstat(file).st_mode)
         except OSError:
             file = self.match(name, where=where) or file
-            is_link = file.is_symlink()
+            is_link = os.path.islink(file)  # whatever its name, where pathlib raises for one that is too long
         # The folders on the way may be links too, and thousands of pictures share them.
         if file.parent not in self._checked:
             self.check_link(file.parent, where=where)
@@ -302,13 +305,30 @@ def _plain_stem(name: str) -> str:
 FORMS: tuple[Callable[[str], str], ...] = (_composed, _small, _stem, _plain_stem)
 
 
+class TooLargeError(DataError):
+    """A file or a record is too large for a picture."""
+
+
 def read_range(sample: Sample, options: Settings) -> bytes:
     """Reads the bytes of a sample as they are; DataError where there are none or in a pipe, which waits for ever."""
+    return read_picture(sample.path, offset=sample.offset, length=sample.length)
+
+
+def read_picture(path: Path, *, offset: int = 0, length: int = -1) -> bytes:
+    """Reads a picture's file, or a range of it; DataError where there is none, or in a pipe or a device.
+
+    Raises:
+        TooLargeError: It has over `LARGEST_FILE` bytes, and is not read.
+    """
     try:
-        if not stat.S_ISREG(os.stat(sample.path).st_mode):
-            raise DataError(f"{sample.path} is no plain file; replace it by a picture")
-        with sample.path.open("rb") as stream:
-            stream.seek(sample.offset)
-            return stream.read(sample.length)
-    except OSError as error:
-        raise DataError(f"{sample.path} cannot be read ({error.strerror})") from None
+        state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise DataError(f"{path} is no plain file; replace it by a picture")
+        size = max(0, state.st_size - offset) if length < 0 else length
+        if size > LARGEST_FILE:
+            raise TooLargeError(f"{path} is no picture: {size:,} bytes, at most {LARGEST_FILE:,} are read; remove it")
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from None

@@ -12,17 +12,20 @@ is the file's name. One that is missing, listed twice or outside the image root 
 import codecs
 import csv
 import io
+import os
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, TextIO
 
+import numpy as np
 from pydantic import Field
 
 from fer_pipeline.core.errors import DataError, OptionError
-from fer_pipeline.core.files import refuse_stand_in
+from fer_pipeline.core.files import LONGEST_LINE, read_lines, refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.datasets._files import (
@@ -39,6 +42,8 @@ from fer_pipeline.datasets._files import (
 DELIMITERS = (",", ";", "\t", "|")
 BLANK = " "  # any number of blanks; guessed only where all rows have as many words, since names may hold blanks
 ROWS_TRIED = 50
+SHOWN = 50  # columns in a message, and characters of the name of one
+SHOWN_NAME = 300  # characters of a picture's name in a message
 MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"} | {
     codecs.BOM_UTF16_LE: "utf-16",  # the beginning of UTF-32's too
     codecs.BOM_UTF16_BE: "utf-16",
@@ -75,7 +80,9 @@ class Table:
         number = self.columns.count(column.strip())
         if number != 1:
             fault = f"has {number} columns called" if number else "has no column"
-            fault = f"{self.file} {fault} {column!r}; found {', '.join(map(repr, self.columns))}"
+            more = f" and {len(self.columns) - SHOWN:,} more" if len(self.columns) > SHOWN else ""
+            found = ", ".join(repr(name[:SHOWN]) for name in self.columns[:SHOWN])
+            fault = f"{self.file} {fault} {column!r}; found {found}{more}"
             if self.lacks_header:
                 raise OptionError(f"{fault}, which is a row and no line of names", columns="[NAME, NAME, …]")
             raise OptionError(fault, **{kind: "NAME"})
@@ -149,14 +156,22 @@ def _guess_delimiter(file: Path, encoding: str) -> str:
 
 
 def _lines(file: Path, delimiter: str, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    number = 0
+    number = size = 0
+
+    def read_row_by_row(stream: TextIO) -> Iterator[str]:
+        nonlocal size
+        for line in read_lines(stream.readline, file):
+            size += len(line)
+            if size > LONGEST_LINE:
+                raise csv.Error(f"a row of over {LONGEST_LINE:,} characters")
+            # Blanks at the end of a line would be one more cell.
+            yield f"{line.rstrip()}\n" if delimiter == BLANK else line
+
     try:
         with file.open(encoding=encoding, newline="") as stream:
-            # Blanks at the end of a line would be one more cell.
-            lines = (f"{line.rstrip()}\n" for line in stream) if delimiter == BLANK else stream
-            reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == BLANK)
+            reader = csv.reader(read_row_by_row(stream), delimiter=delimiter, skipinitialspace=delimiter == BLANK)
             for cells in reader:
-                number = reader.line_num
+                number, size = reader.line_num, 0
                 if any(cell.strip() for cell in cells):
                     yield number, cells
     except UnicodeError as error:
@@ -237,7 +252,7 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
         if not name:
             raise DataError(f"{where}: the column {options.image!r} is empty; name the picture or remove the line")
         file = root.locate(name, where=where)
-        if "\\" in name and not file.exists():
+        if "\\" in name and not os.path.exists(file):
             # Lists made on Windows separate folders by backslashes.
             file = root.locate(name.replace("\\", "/"), where=where)
         words = {kind: cells[place].strip() or None for kind, place in places.items()}
@@ -253,27 +268,39 @@ def _rows(table: Table, root: PictureRoot, options: Options) -> Iterator[tuple[i
 
 
 def _check(table: Table, root: PictureRoot, options: Options) -> None:
+    hashes = array("q")  # of the ids, which may be millions
+    missing, first = 0, ""
+    for line, sample in _rows(table, root, options):
+        hashes.append(hash(sample.id))
+        if os.path.isfile(sample.path):
+            continue
+        if os.path.exists(sample.path):
+            raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
+        if options.missing == "error":
+            first = first or sample.path.relative_to(root.folder).as_posix()
+            missing += 1
+    if not hashes:
+        raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
+    values, numbers = np.unique(hashes, return_counts=True)
+    if len(values) < len(hashes):
+        _refuse_doubles(table, root, options, frozenset(values[numbers > 1].tolist()))
+    if missing:
+        fault = (
+            f"{missing:,} of {len(hashes):,} pictures that {table.file} lists are not in {root.folder} (first: "
+            f"{first[:SHOWN_NAME]}{root.suggest(first)})"
+        )
+        if is_absolute(first):
+            raise OptionError(f"{fault}, but by their place on another machine", prefixes="[BEGINNING] (it is cut off)")
+        raise OptionError(fault, images="FOLDER", missing="reject")
+
+
+def _refuse_doubles(table: Table, root: PictureRoot, options: Options, hashes: frozenset[int]) -> None:
+    """Refuses the first picture that is listed twice, among those of some hashes."""
     seen: dict[str, int] = {}
-    missing: list[str] = []
     for line, sample in _rows(table, root, options):
         if sample.id in seen:
             raise DataError(
                 f"{table.file} lists {sample.id!r} twice, in lines {seen[sample.id]} and {line}; keep one of the rows"
             )
-        seen[sample.id] = line
-        if sample.path.is_file():
-            continue
-        if sample.path.exists():
-            raise DataError(f"{table.file}, line {line}: {sample.path} is no plain file; correct or remove the row")
-        if options.missing == "error":
-            missing.append(sample.path.relative_to(root.folder).as_posix())
-    if not seen:
-        raise DataError(f"{table.file} has no row below its column names; it needs one row a picture")
-    if missing:
-        fault = (
-            f"{len(missing):,} of {len(seen):,} pictures that {table.file} lists are not in {root.folder} (first: "
-            f"{missing[0]}{root.suggest(missing[0])})"
-        )
-        if is_absolute(missing[0]):
-            raise OptionError(f"{fault}, but by their place on another machine", prefixes="[BEGINNING] (it is cut off)")
-        raise OptionError(fault, images="FOLDER", missing="reject")
+        if hash(sample.id) in hashes:
+            seen[sample.id] = line

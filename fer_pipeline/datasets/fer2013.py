@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fer_pipeline.core.errors import DataError, OptionError
-from fer_pipeline.core.files import refuse_stand_in
+from fer_pipeline.core.files import read_lines, refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import parse_split, read_range
@@ -40,15 +40,16 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         raise OptionError(f"{path} is no file and holds no {' or '.join(names)}", file="FILE")
     refuse_stand_in(file)
     with file.open("rb") as stream:
-        header = stream.readline()
+        lines = read_lines(stream.readline, file)
+        header = next(lines, b"")
         columns = [name.strip().strip('"').lower() for name in header.decode("utf-8-sig", "replace").split(",")]
         if "pixels" not in columns:
             raise DataError(
-                f"{file} has no column 'pixels'; found {', '.join(map(repr, columns[:8]))}; "
+                f"{file} has no column 'pixels'; found {', '.join(repr(name[:50]) for name in columns[:8])}; "
                 f"this adapter reads fer2013.csv (emotion,pixels,Usage)"
             )
         start, row = len(header), 0
-        for line in stream:
+        for line in lines:
             if line.strip():
                 yield _sample(line, start, row, columns, file)
                 row += 1

@@ -21,6 +21,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -28,15 +29,18 @@ import numpy as np
 from jaxtyping import Int64
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import refuse_stand_in
+from fer_pipeline.core.files import read_lines, refuse_stand_in
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.datasets._files import find_only_file
+from fer_pipeline.datasets._files import LARGEST_FILE, TooLargeError, find_only_file
 
 MAGIC = 0xCED7230A
 FRAME = struct.Struct("<II")
 HEADER = struct.Struct("<IfQQ")
 REMEDY = "fetch or copy the file again and compare its size"
+SMALLEST_RECORD = FRAME.size + HEADER.size
+SPARE_LINES = 1_000_000  # of an index, for records that a .rec cut short has lost
+MOST_PARTS = 1_000  # of a record; the magic word occurs once in 16 GB of pictures
 PARTS = "parts"  # the key of a record of several parts
 INDEX_REMEDY = "replace it by the whole index, or remove it to read the .rec from its start"
 
@@ -95,7 +99,9 @@ class RecordFile:
 
     def read(self, offset: int, length: int) -> bytes:
         """Reads a range of bytes, as many as there are."""
-        return os.pread(self._descriptor, length, offset)
+        return (
+            os.pread(self._descriptor, length, offset) if offset < self.size else b""
+        )  # which may be no offset at all
 
     def _join(self, parts: tuple[tuple[int, int], ...]) -> bytes:
         return struct.pack("<I", MAGIC).join(self.read(*part) for part in parts)
@@ -120,6 +126,8 @@ class RecordFile:
             if end > self.size:
                 raise self._truncated(number, offset)
             parts.append((place + FRAME.size, length))
+            if len(parts) > MOST_PARTS or (len(parts) > 1 and sum(size for _, size in parts) > LARGEST_FILE):
+                raise self._damaged(number, offset, f"it has over {MOST_PARTS:,} parts, or {LARGEST_FILE:,} bytes")
             place = min(end + -(end - offset) % 4, self.size)  # the last record's padding may be missing without loss
         return first, tuple(parts), place
 
@@ -177,6 +185,11 @@ def read(sample: Sample, options: Options) -> bytes:
     with RecordFile(sample.path) as records:
         if sample.key == PARTS:
             return records.picture(records.record(int(sample.id), sample.offset))
+        if sample.length > LARGEST_FILE:
+            raise TooLargeError(
+                f"record {sample.id} of {sample.path} is no picture: {sample.length:,} bytes, at most {LARGEST_FILE:,} "
+                f"are read; remove it"
+            )
         picture = records.read(sample.offset, sample.length)
     if len(picture) < sample.length:
         raise DataError(f"{sample.path} ends within record {sample.id}; {REMEDY}")
@@ -216,7 +229,7 @@ def _records(records: RecordFile, index: Path | None) -> Iterator[tuple[int, Rec
             yield number, record
             number, offset = number + 1, record.end
         return
-    keys, offsets = read_index(index)
+    keys, offsets = read_index(index, most=records.size // SMALLEST_RECORD + SPARE_LINES)
     if len(keys):
         # A file cut short is refused before any work, not after hours of it.
         last = offsets.argmax()
@@ -231,17 +244,19 @@ def _records(records: RecordFile, index: Path | None) -> Iterator[tuple[int, Rec
         yield number, records.record(number, int(offsets[place]))
 
 
-def read_index(index: Path) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-    """Reads the keys and the offsets in an `.idx`: two tab-separated whole numbers a line."""
+def read_index(index: Path, *, most: int) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Reads the keys and the offsets in an `.idx`: two tab-separated whole numbers a line, at most so many lines."""
     if index.stat().st_size == 0:
         raise DataError(f"{index} is empty; {INDEX_REMEDY}")
     refuse_stand_in(index)
-    try:
-        table = np.loadtxt(index, dtype=np.int64, ndmin=2)
-        fault = f"{table.shape[1]} columns"
-    except ValueError as error:
-        table, fault = np.empty((0, 0), np.int64), str(error)
-    if table.shape[1] != 2 or (table < 0).any() or len(np.unique(table[:, 0])) < len(table):
+    with index.open(encoding="latin-1") as stream:
+        lines = islice(read_lines(stream.readline, index), most + 1)
+        try:
+            table = np.loadtxt(lines, dtype=np.int64, ndmin=2)
+            fault = f"{table.shape[1]} columns" if len(table) <= most else f"over {most:,} lines, more than its records"
+        except (ValueError, OverflowError) as error:
+            table, fault = np.empty((0, 0), np.int64), str(error)
+    if table.shape[1] != 2 or len(table) > most or (table < 0).any() or len(np.unique(table[:, 0])) < len(table):
         raise DataError(
             f"{index} is no index of a .rec (expected two whole numbers a line, no key twice; {fault}); {INDEX_REMEDY}"
         )

@@ -20,7 +20,7 @@ from fer_pipeline.artifacts.mined import mined_schema
 from fer_pipeline.artifacts.scores import Scores
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import file_sha256
+from fer_pipeline.core.files import file_sha256, read_lines
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.mining.calibration import Calibration
 from fer_pipeline.mining.margin import first_of_class
@@ -97,6 +97,7 @@ def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array
         if path.suffix == ".parquet":
             table = ParquetFile(path, required({}, remedy="name a Parquet or CSV file in mine.exclude")).read()
         else:
+            _require_utf8_names(path)
             as_text = pyarrow.csv.ConvertOptions(column_types={"face_id": pa.string()})
             table = pyarrow.csv.read_csv(path, convert_options=as_text)
         if (count := table.column_names.count("face_id")) != 1:
@@ -107,6 +108,16 @@ def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array
         raise DataError(
             f"mine.exclude: {path} cannot be read ({one_line(error, 200)}); name a Parquet or CSV file"
         ) from None
+
+
+def _require_utf8_names(path: Path) -> None:
+    """Refuses a CSV file whose names of columns are no UTF-8; of those pyarrow raises what it does for nothing else."""
+    with path.open("rb") as stream:
+        names = next((line for line in read_lines(stream.readline, path) if line.strip()), b"")
+    try:
+        names.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"mine.exclude: {path} is no text in UTF-8; save it so, or name a Parquet file") from None
 
 
 def random_faces(candidates: Candidates, *, number: int, seed: int) -> Int64[np.ndarray, " k"]:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from fer_pipeline.alignment import cascade
@@ -92,6 +94,18 @@ def test_a_large_picture_is_searched_in_a_shrunken_copy(portraits: list[np.ndarr
         # Three pixels for each: the centre of the first is at 1.
         np.testing.assert_allclose(ours[0].landmarks, 3 * theirs[0].landmarks + 1, atol=0.1)
         np.testing.assert_allclose(ours[0].box, 3 * theirs[0].box, atol=0.1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(65, 400), width=st.integers(65, 400), share=st.floats(0.16, 0.99), seed=st.integers(0, 99))
+def test_the_shrunken_copy_is_torchs_to_the_bit(height: int, width: int, share: float, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[: height // 2] = image[0, 0]  # equal pixels, whose mean no rounding may lower
+    most = max(64, int(share * max(height, width)))
+    size = [max(1, round(side * (most / max(height, width)))) for side in (height, width)]
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    expected = torch.nn.functional.interpolate(pixels, size=size, mode="area")[0].permute(1, 2, 0).to(torch.uint8)
+    assert torch.equal(cascade._shrink(image, most, torch.device("cpu")), expected)
 
 
 def test_faces_cut_by_the_frame_are_better_padded(portraits: list[np.ndarray]) -> None:

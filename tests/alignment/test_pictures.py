@@ -4,7 +4,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from torchvision.io import ImageReadMode, decode_image
 
+from fer_pipeline.alignment import pictures
 from fer_pipeline.alignment.pictures import PictureSettings, Rejection, decode_picture
+
+
+@pytest.fixture(autouse=True, scope="module")
+def many_strips() -> Iterator[None]:
+    """Converts these small pictures in several strips, as large ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "PIXELS_PER_STRIP", 200)
+        yield
 
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:

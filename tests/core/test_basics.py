@@ -1,11 +1,15 @@
 """Names, seeds, fingerprints, files and plugins against independent truths."""
 
 import hashlib
+import io
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import BASIC_7, BASIC_8, canonical
@@ -13,6 +17,7 @@ from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     read_json,
+    read_lines,
     remove,
     replacing,
     replacing_folder,
@@ -158,3 +163,20 @@ def test_a_broken_adapter_is_one_line(tmp_path: Path, monkeypatch, source: str, 
     (folder / "broken.py").write_text(source, encoding="utf-8")
     with pytest.raises(ConfigError, match=line):
         load("fer_pipeline.datasets", "broken")
+
+
+@given(text=st.text(alphabet='ab,"\r\n\0é\u2028', max_size=200), longest=st.integers(1, 30))
+def test_lines_are_pythons_up_to_one_that_is_too_long(text: str, longest: int) -> None:
+    expected = list(io.StringIO(text, newline=""))
+    first_long = next((place for place, line in enumerate(expected) if len(line) > longest), None)
+    found: list[str] = []
+    stream = io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8", newline="")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        nullcontext()
+        if first_long is None
+        else pytest.raises(DataError, match=f"t.csv, line {first_long + 1}, is over {longest} characters long"),
+    ):
+        patch.setattr("fer_pipeline.core.files.LONGEST_LINE", longest)
+        found += read_lines(stream.readline, Path("t.csv"))
+    assert found == expected[:first_long]

@@ -1,0 +1,123 @@
+"""Estimate from a picture's header what memory its decoding takes, before a pixel of it is decoded.
+
+What counts is the file itself, what its metadata become, the decoder's own buffers, the picture as Pillow keeps it (4
+bytes a pixel of RGB) and the 3 bytes a pixel of the result. The decoders' buffers were measured with Pillow 13. Headers
+that cost more to read than a picture's are errors: what is small in a file may be large in memory.
+"""
+
+import io
+import struct
+import sys
+from typing import Any
+
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+
+MOST_METADATA = 16_000_000  # bytes before the pixels; the depth maps of telephones take 10 million
+REFUSED_MEMORY = 95_000_000  # bytes that a picture may take that is refused by its header
+LARGEST_WEBP = REFUSED_MEMORY // 3  # bytes of a file: its reader copies them twice before it tells the size
+MOST_NUMBERS = 250_000  # in a tag, as the tiles of 50 million pixels; Python takes 300 bytes for each of them
+MOST_SCANS = 1_000  # of a JPEG: each takes time for all blocks of the picture
+
+PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # in Pillow; 4 in other modes
+DECODER_BYTES = {"WEBP": 14, "AVIF": 12, "GIF": 1}  # a pixel, beside the picture itself
+JPEG2000_BYTES = 5  # a pixel and band
+TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by their type
+OPAQUE_TYPES = (1, 2, 6, 7)  # whose values stay bytes
+DIRECTORIES = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, ExifTags.IFD.Interop)
+
+PngImagePlugin.MAX_TEXT_MEMORY = MOST_METADATA
+
+
+class HeaderStream(io.BytesIO):
+    """The bytes of a file; `taken` counts what is read of them, and too much of it is an error while `most` is set."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.tags = check_tags(data) if data.startswith((b"II", b"MM")) else 0  # of a TIFF, whose readers bound them
+        self.most = None if self.tags else min(MOST_METADATA, max(10**6, (REFUSED_MEMORY - len(data)) // 3))
+        self.taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(size)
+        if size is not None and size >= 0:  # some decoders begin by taking the whole file
+            self.taken += len(found)
+            if self.most is not None and self.taken > self.most:
+                raise OSError(f"over {self.most:,} bytes of metadata")
+        return found
+
+
+def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: bool, results: int = 1) -> int:
+    """Returns the bytes of memory that decoding takes at most.
+
+    Args:
+        picture: With its header read and no more.
+        stream: That it was read from.
+        by_pillow: Whether Pillow decodes it, or simplejpeg into the result.
+        results: How many arrays of the result are needed at once.
+    """
+    pixel = 3 * results + DECODER_BYTES.get(picture.format or "", 0)
+    pixel += PIXEL_BYTES.get(picture.mode, 4) if by_pillow else 0
+    if picture.format == "JPEG2000":
+        pixel += JPEG2000_BYTES * len(picture.getbands())
+    size = len(stream.getvalue())  # which is no copy, as `getbuffer` would make one
+    taken = 0 if stream.tags else 3 * stream.taken
+    others = size + taken + sum(map(sys.getsizeof, picture.info.values()))
+    if picture.format == "WEBP":
+        others += 2 * size  # it copies the file twice
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        pixel += _coefficient_bytes(picture, stream)
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        others += 3 * stream.tags + _block_bytes(picture)
+        if picture.tag_v2.get(ExifTags.Base.Orientation, 1) != 1:
+            pixel += PIXEL_BYTES.get(picture.mode, 4)
+    return others + pixel * picture.width * picture.height
+
+
+def _coefficient_bytes(picture: JpegImagePlugin.JpegImageFile, stream: HeaderStream) -> int:
+    """Returns what a pixel takes where the whole picture's coefficients are kept until its last scan is read."""
+    data, end, layers = stream.getvalue(), stream.tell(), picture.layers
+    length = 6 + 2 * layers  # of the first scan's header if it has all colours
+    if "progressive" not in picture.info and data[end - length : end - length + 3] == bytes((0, length, layers)):
+        return 0
+    if data.count(b"\xff\xda") > MOST_SCANS:
+        raise ValueError(f"over {MOST_SCANS:,} scans")
+    shares = [(vertical, horizontal) for _, vertical, horizontal, _ in picture.layer]
+    whole = max(vertical for vertical, _ in shares) * max(horizontal for _, horizontal in shares)
+    return -(-2 * sum(vertical * horizontal for vertical, horizontal in shares) // max(1, whole))
+
+
+def _block_bytes(picture: TiffImagePlugin.TiffImageFile) -> int:
+    """Returns the size of the buffer for a strip or a tile, which may be larger than the picture."""
+    tags: Any = picture.tag_v2
+    if picture.info.get("compression") == "raw":
+        return 0
+    names = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH, TiffImagePlugin.ROWSPERSTRIP)
+    width, height, rows = (value if isinstance(value := tags.get(name), int) else None for name in names)
+    if width is None or height is None:
+        width, height = picture.width, min(picture.height, picture.height if rows is None else rows)
+    return width * height * max(4, sum(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) // 8)
+
+
+def check_tags(data: bytes) -> int:
+    """Returns how many bytes the tags of a TIFF, or of EXIF data, hold; ValueError where one has too many numbers."""
+    data = data.removeprefix(b"Exif\0\0")
+    order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]
+    pointer, number, entry = (
+        struct.Struct(order + form) for form in (("Q", "Q", "HHQQ") if big else ("L", "H", "HHLL"))
+    )
+    total, seen, directories = 0, set(), [8 if big else 4]
+    directories = [pointer.unpack_from(data, place)[0] for place in directories if place + pointer.size <= len(data)]
+    while directories:
+        place = directories.pop()
+        if place in seen or place + number.size > len(data):
+            continue
+        seen.add(place)
+        first, count = place + number.size, number.unpack_from(data, place)[0]
+        for at in range(first, min(first + count * entry.size, len(data) - entry.size + 1), entry.size):
+            tag, kind, numbers, value = entry.unpack_from(data, at)
+            total += min(numbers * TAG_BYTES.get(kind, 0), len(data))
+            if kind not in OPAQUE_TYPES and kind in TAG_BYTES and MOST_NUMBERS < numbers <= len(data):
+                raise ValueError(f"over {MOST_NUMBERS:,} numbers in a tag")
+            if tag in DIRECTORIES:
+                directories.append(value)
+    return total

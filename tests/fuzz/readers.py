@@ -1,0 +1,359 @@
+"""List every reader of bytes from outside, with a small project to read and the files that are changed in it."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from PIL import Image, ImageCms
+
+from fer_pipeline.alignment.pictures import Rejection, decode_picture
+from fer_pipeline.alignment.shards import write_faces
+from fer_pipeline.artifacts import (
+    census,
+    contents,
+    distilled,
+    embeddings,
+    faces,
+    history,
+    metrics,
+    mined,
+    scores,
+    split,
+)
+from fer_pipeline.artifacts import truth as truths
+from fer_pipeline.artifacts.auxiliary import class_counts, collect_faces
+from fer_pipeline.artifacts.input_hashes import InputHashes
+from fer_pipeline.artifacts.store import Store, read_checksums
+from fer_pipeline.commands import results
+from fer_pipeline.core.errors import PipelineError
+from fer_pipeline.core.plugins import load
+from fer_pipeline.core.settings import read_project, validate
+from fer_pipeline.health import dvc_project, recorded_settings
+from fer_pipeline.mining.candidates import collect_candidates, read_exclusions
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import Card, NetworkSettings
+from fer_pipeline.networks.weights import read_tensors
+from fer_pipeline.reporting import lineage, mining, trainings
+from pipelines import FlowError
+from pipelines.artifacts import read_results
+from pipelines.sweep import set_params
+from pipelines.workspace import describe_workspace, order_new_stages, read_locked_stages
+from tests.datasets.conftest import load_example_module
+from tests.project import project_settings
+from tests.reporting.conftest import Project
+from tests.stages.conftest import face_rows
+
+CLASSES = ("anger", "fear", "neutral")
+torch.set_num_threads(1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """`read` reads what `write` left in a folder; of the `files` there (patterns) one is changed.
+
+    With `one_at_a_time` only the changed one is there.
+    """
+
+    write: Callable[[Path], object]
+    files: tuple[str, ...]
+    read: Callable[[Path], object]
+    one_at_a_time: bool = False
+    refusals: tuple[type[Exception], ...] = (PipelineError, Rejection, FlowError)
+
+
+def write_pictures(folder: Path) -> None:
+    """Every format in the modes that go other ways through the decoder, with an orientation and a profile."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 4), np.uint8)
+    rgb, grey, deep = (
+        Image.fromarray(pixels[..., :3]),
+        Image.fromarray(pixels[..., 0]),
+        pixels[..., 0].astype(np.uint16),
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "plain.jpeg": (rgb, {}),
+        "progressive.jpeg": (rgb, {"progressive": True, "exif": exif, "icc_profile": srgb}),
+        "inks.jpeg": (Image.fromarray(pixels, "CMYK"), {"icc_profile": lab}),
+        "plain.png": (rgb, {"exif": exif, "icc_profile": srgb}),
+        "deep.png": (Image.fromarray(deep * 200), {}),
+        "palette.png": (rgb.quantize(30), {"transparency": 3}),
+        "plain.gif": (grey, {"save_all": True, "append_images": [rgb], "comment": b"a comment"}),
+        "plain.bmp": (rgb, {}),
+        "plain.webp": (Image.fromarray(pixels), {"exif": exif}),
+        "moving.webp": (rgb, {"save_all": True, "append_images": [grey.convert("RGB")], "lossless": True}),
+        "plain.tiff": (rgb, {"exif": exif, "icc_profile": srgb}),
+        "packed.tiff": (Image.fromarray(deep * 9), {"compression": "tiff_lzw"}),
+        "floats.tiff": (Image.fromarray(pixels[..., 0].astype(np.float32)), {"compression": "tiff_adobe_deflate"}),
+        "inks.tiff": (Image.fromarray(pixels, "CMYK"), {"compression": "jpeg"}),
+        "plain.ppm": (rgb, {}),
+        "plain.jp2": (rgb, {}),
+        "plain.avif": (rgb, {"exif": exif}),
+    }
+    for name, (picture, options) in pictures.items():
+        picture.save(folder / name, **options)
+
+
+def read_picture(folder: Path) -> None:
+    (path,) = folder.iterdir()
+    decode_picture(path.read_bytes())
+
+
+@lru_cache
+def build_example(name: str) -> dict[str, Any]:
+    """The adapter's own small example, built once, to say where it is and with which options it is read."""
+    with TemporaryDirectory() as folder:
+        return {"root": Path(folder), **load_example_module(name).build(Path(folder) / "example")}
+
+
+def write_example(name: str, folder: Path) -> None:
+    load_example_module(name).build(folder / "example")
+
+
+def read_example(name: str, folder: Path) -> None:
+    """All samples, and each of their pictures; one that is refused spoils no other."""
+    example = build_example(name)
+    adapter = load("fer_pipeline.datasets", name)
+    options = validate(adapter.Options, example["options"], where="options")
+    for sample in adapter.samples(folder / Path(example["path"]).relative_to(example["root"]), options):
+        try:
+            decode_picture(adapter.read(sample, options))
+        except (PipelineError, Rejection):
+            pass
+
+
+def write_project(folder: Path) -> None:
+    """A whole small project, as the stages leave it, with what the report does not read."""
+    uses = {"baseline": "labelled", "vas": "mined", "das": "distilled"}
+    Project(
+        folder, classes=CLASSES, seeds=(0,), pools=("street",), targets=("studio",), recipes=uses, faces=9, crop=16,
+        pool_faces=40,
+    ).build()  # fmt: skip
+    table = face_rows("street", range(12))
+    faces.write_shard(folder / "faces" / "part-00000.parquet", table)
+    names = table.column("face_id").combine_chunks()
+    vectors = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    (folder / "embeddings").mkdir()
+    shard = folder / "embeddings" / "part-00000.arrow"
+    embeddings.write_embeddings(shard, [(names, vectors)], dimensions=8, model="0" * 64, shard="street")
+    street = folder / "data" / "scores" / "street"
+    schema = scores.score_schema(CLASSES, labelled=True)
+    whole = np.arange(12, dtype=np.int64) % 3
+    cosine, margin = np.eye(3, dtype=np.float32)[whole], np.ones(12, np.float32)
+    batch = scores.score_batch(schema, face_id=names, cosine=cosine, nearest=whole, margin=margin, label=whole)
+    scores.write_scores(street / scores.HELDOUT, schema, [batch])
+    scores.write_centroids(street, scores.Centroids(vectors[:3].astype(np.float64), whole[:3] + 1, CLASSES))
+    network = NetworkSettings(name="small", width=4, size=16)
+    model = build(network, 3, seed=0)
+    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=16))
+    save_checkpoint(folder / "model", model, card)
+    torch.save({"state_dict": model.state_dict()}, folder / "model" / "weights.pth")
+    split.write_split(folder / "model", face_id=names.to_pylist(), label=whole, part=["fit", "heldout"] * 6)
+    contents.write_contents(
+        folder / "contents.parquet",
+        [pa.Table.from_batches(contents.hash_faces(folder / "faces" / "part-00000.parquet"))],
+    )
+    rejected = [census.RejectedSample("a", "a.png", "train", "no_face")]
+    manifest = folder / "shard"
+    manifest.mkdir()
+    shutil.copy(folder / "faces" / "part-00000.parquet", manifest / "faces.parquet")
+    history.write_json(manifest / "manifest.json", {"labels": {"0": 12}, "rejected": [rejected[0]._asdict()]})
+    census.write_census(folder / "census", {}, rejected, {}, {"test": contents.SharedCounts(1, 2)})
+    pq.write_table(pa.table({"face_id": ["a", "b"]}), folder / "exclude.parquet")
+    (folder / "exclude.csv").write_text("face_id,why\na,x\nb,y\n")
+    tables = folder / "reports" / "tables"
+    tables.mkdir(exist_ok=True)
+    figures = [f"{name}{end}" for name in results.FIGURES for end in ("", "_seeds_low", "_seeds_high")]
+    head = ["recipe", "target", "seeds", "faces", *figures, "class_accuracy_sd"]
+    (tables / "results.csv").write_text(",".join(head) + "\nvas,film,2,56" + ",0.5" * (len(figures) + 1) + "\n")
+    (tables / "differences.csv").write_text(
+        "recipe,against,target,metric,difference,seeds_low,seeds_high\nvas,baseline,film,mean_class_accuracy,0.1,0,1\n"
+    )
+    store = Store(folder / "store", owner="align@street")
+    store.make("ab" * 32, lambda path: path.write_bytes(b"a shard"))
+    store.record_run(["ab" * 32])
+    with InputHashes(store.memory("hashes.json")) as hashes:
+        hashes.hash_file(shard)
+    settings = {**project_settings().model_dump(mode="json"), "mine": {"by": "margin", "cap": 500}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    stage = {"cmd": "true", "deps": ["data/scores"], "outs": ["data/mined", {"reports/a.json": {"cache": False}}]}
+    (folder / "dvc.yaml").write_text(
+        yaml.safe_dump({"stages": {"mine": stage, "report": {"foreach": ["a"], "do": stage}}})
+    )
+    (folder / "raw.dvc").write_text(
+        "outs:\n- md5: 0123456789abcdef0123456789abcdef.dir\n  size: 12\n  nfiles: 3\n  hash: md5\n  path: raw\n"
+    )
+
+
+def read_scored(folder: Path) -> None:
+    street = folder / "data" / "scores" / "street"
+    pools = {"street": scores.read_scores(street, classes=CLASSES)}
+    scores.read_heldout(street, classes=CLASSES)
+    scores.read_centroids(street)
+    collect_candidates(pools, exclude=pa.array(["a"]), test_faces={})
+
+
+def read_embedded(folder: Path) -> None:
+    for path in embeddings.embedding_paths(folder / "embeddings"):
+        for batch in embeddings.iter_embeddings(path, batch_size=5):
+            batch.vector.sum(), batch.face_id.to_pylist()
+        for block in embeddings.stream_embeddings(path, rows=5):
+            [part.sum() for part in block.parts], block.face_id.to_pylist()
+
+
+def read_aligned(folder: Path) -> None:
+    place = folder / "faces"
+    faces.read_classes(place), faces.read_metadata(place)
+    faces.read_table(place, ["face_id", "label", "subject", "split"]).to_pylist()
+    faces.read_faces(place)
+    for path in faces.shard_paths(place):
+        for _, images in faces.iter_encoded(path, 5):
+            [bytes(image) for image in images]
+        list(contents.hash_faces(path))
+
+
+def read_auxiliary(folder: Path) -> None:
+    place = folder / "data" / "auxiliary" / "street"
+    class_counts(place)
+    list(faces.iter_faces(place, 7, label="pseudo_label"))
+    collect_faces(place, pa.array(["street/0001"]), folder / "spill.arrow")
+    mining.load_crops(place, {"street/0001"})
+
+
+def read_mined(folder: Path) -> None:
+    place = folder / "data" / "mined"
+    for name in (mined.MINED, mined.RANDOM):
+        mined.read_rows(place, name, classes=CLASSES).to_pylist()
+    mined.read_summary(place)
+    mined.read_sweep(place)
+    truth = truths.read_truth(folder / "data" / "truth", ["street"])
+    mining.load_sweep(folder / "data", classes=CLASSES, truth=truth)
+    mining.load_mined_faces(folder / "data", classes=CLASSES, truth=truth, per_class=3)
+
+
+def read_metrics(folder: Path) -> None:
+    place = folder / "reports" / "metrics" / "vas" / "studio"
+    metrics.read_predictions(place / metrics.PREDICTIONS)
+    metrics.read_failures(place / "failures")
+
+
+def read_courses(folder: Path) -> None:
+    trainings.load_histories(folder / "models" / "final", ["vas"], [0])
+    trainings.load_timings(folder / "reports" / "timings", ["vas", "baseline"], baseline="baseline")
+    history.read_history(folder / "data" / "distilled" / "auxiliary")
+
+
+def read_distilled(folder: Path) -> None:
+    distilled.read_distilled(folder / "data" / "distilled", classes=CLASSES)
+
+
+def read_census(folder: Path) -> None:
+    census.read_census(folder / "reports" / "census" / "studio.json")
+    census.read_shared(folder / "census" / "summary.json")
+
+
+def read_checkpoint(folder: Path) -> None:
+    load_checkpoint(folder / "model").predict(np.zeros((1, 16, 16, 3), np.uint8))
+
+
+def read_split(folder: Path) -> None:
+    split.read_split(folder / "model", num_classes=3).labels_of(pa.array(["street/1"]), ["fit"])
+
+
+def read_contents(folder: Path) -> None:
+    path = folder / "contents.parquet"
+    contents.read_contents(path).to_pylist()
+    contents.faces_with(path, contents.read_test_contents(folder, ["contents"]))
+    contents.count_shared(contents.SplitContents([path], "train"), contents.SplitContents([path], "test"))
+
+
+def read_store(folder: Path) -> None:
+    store = Store(folder / "store", owner="align@street")
+    store.last_runs()
+    for path in (folder / "store" / "checksums").rglob("*.json"):
+        read_checksums(path)
+    with InputHashes(store.memory("hashes.json")) as hashes:
+        hashes.hash_file(folder / "embeddings" / "part-00000.arrow")
+
+
+def read_settings(folder: Path) -> None:
+    describe_workspace(folder)
+    read_project(folder / "params.yaml")
+
+
+def write_sweep(folder: Path) -> None:
+    (folder / "params.yaml").write_text(
+        "seeds: [0, 1] # a comment\nmine: {by: margin, cap: 500}\nalign:\n  crop: 112\n"
+    )
+
+
+def read_sweep(folder: Path) -> None:
+    text = (folder / "params.yaml").read_text(encoding="utf-8", errors="replace")
+    set_params(text, {"mine.cap": 1, "seeds": [3]})
+
+
+def read_dvc_files(folder: Path) -> None:
+    lock = folder / "dvc.lock"
+    dvc_project.read_outputs(folder)
+    lineage.read_stages(lock)
+    stages = dvc_project.read_stages(lock)
+    list(recorded_settings.find_contradictions(folder, stages))
+    order_new_stages(lock, read_locked_stages(lock)[:1], ["report", "mine"])
+
+
+READERS = {
+    "pictures": Reader(write_pictures, ("*",), read_picture, one_at_a_time=True),
+    **{
+        f"datasets.{name}": Reader(partial(write_example, name), ("*",), partial(read_example, name))
+        for name in ("csv", "fer2013", "image_folder", "recordio", "synthetic")
+    },
+    "embeddings": Reader(write_project, ("embeddings/*",), read_embedded),
+    "scores": Reader(write_project, ("data/scores/street/*",), read_scored),
+    "faces": Reader(write_project, ("faces/*",), read_aligned),
+    "auxiliary": Reader(write_project, ("data/auxiliary/street/*/*",), read_auxiliary),
+    "mined": Reader(write_project, ("data/mined/*", "data/truth/*"), read_mined),
+    "metrics": Reader(write_project, ("reports/metrics/vas/studio/*.*", "failures.json"), read_metrics),
+    "results": Reader(write_project, ("reports/tables/*",), lambda folder: results.run(reports=folder / "reports")),
+    "courses": Reader(
+        write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses
+    ),
+    "distilled": Reader(
+        write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/card.json"), read_distilled
+    ),
+    "census": Reader(write_project, ("reports/census/studio.json", "census/*.json"), read_census),
+    "manifest": Reader(
+        write_project,
+        ("shard/manifest.json",),
+        lambda folder: write_faces(folder / "set", {"train/part-00000.parquet": folder / "shard"}, CLASSES, [], {}, {}),
+    ),
+    "split": Reader(write_project, ("model/split.parquet",), read_split),
+    "contents": Reader(write_project, ("contents.parquet",), read_contents),
+    "exclusions (csv)": Reader(write_project, ("exclude.csv",), lambda folder: read_exclusions(folder / "exclude.csv")),
+    "exclusions (parquet)": Reader(
+        write_project, ("exclude.parquet",), lambda folder: read_exclusions(folder / "exclude.parquet")
+    ),
+    "checkpoint": Reader(write_project, ("model/*.safetensors", "model/card.json"), read_checkpoint),
+    "weights": Reader(write_project, ("model/weights.pth",), lambda folder: read_tensors(folder / "model/weights.pth")),
+    "store": Reader(write_project, ("store/*/*.json", "store/checksums/*/*.json"), read_store),
+    "settings": Reader(write_project, ("params.yaml",), read_settings),
+    "pipelines.sweep": Reader(write_sweep, ("params.yaml",), read_sweep),
+    "dvc": Reader(write_project, ("dvc.lock", "dvc.yaml", "*.dvc"), read_dvc_files),
+    "pipelines.results": Reader(
+        write_project,
+        ("data/mined/summary.json", "reports/metrics/*/*/*.json"),
+        lambda folder: read_results(folder).flat(),
+    ),
+}
