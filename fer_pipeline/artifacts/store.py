@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
+from fer_pipeline.core import documents
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import (
     file_sha256,
     fresh_folder,
     fsync_path,
-    read_json,
     refuse_damage,
     remove,
     replacing,
@@ -111,7 +111,7 @@ class Run(NamedTuple):
 
 def _read_run(record: Path) -> Run:
     with refuse_damage(record, "is no record of a run", "remove it, and its shards stay until that run is made again"):
-        content = read_json(record)
+        content = documents.read_json(record)
         return Run(str(content.get("id", "")), frozenset(map(str, content["keys"])))
 
 

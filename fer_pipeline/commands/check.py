@@ -125,12 +125,12 @@ def check_commands(params: Path) -> None:
         values = load_commented(params.read_text(encoding="utf-8"), YAML(typ="safe"))
     except DocumentError as error:
         raise ConfigError(f"{params}: DVC cannot read it: {error}") from None
-    for name, stage in (load_params(GRAPH).get("stages") or {}).items():
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
+        stages = [(name, dict(stage)) for name, stage in (load_params(GRAPH).get("stages") or {}).items()]
+    for name, stage in stages:
         for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
-            try:
+            with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
                 texts = list(_pasted(stage, part, values))
-            except RecursionError:
-                raise ConfigError(f"{params}: an alias stands in what it names; write the values out") from None
             for text in texts:
                 if not plain.fullmatch(text):
                     raise ConfigError(

@@ -238,7 +238,7 @@ def test_a_set_that_cannot_be_read_is_found_before_a_run(params: Path, root: Pat
 @pytest.mark.parametrize(
     "graph",
     ["stages: [a]", "stages: {a: b}", "stages: {a: {outs: 3}}", "stages: {a: {do: 1}}", "stages: {a: {outs: [[b]]}}",
-     "stages: {a: {foreach: '${seeds}', outs: [[]]}}", "stages: {a: {foreach: '${seeds.x}', outs: [b]}}"],
+     "stages: {a: {foreach: '${seeds}', outs: [[]]}}"],
 )  # fmt: skip
 def test_a_graph_of_another_form_is_one_line(graph: str, params: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(params.parent)

@@ -216,7 +216,7 @@ def test_paths_with_blanks_and_letters_of_any_script_are_read_as_they_are(projec
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("recipes: {a: {sources: &a {b: *a}}}\n", r"an alias stands in what it names; write the values out"),
+        ("recipes: {a: {sources: &a {b: *a}}}\n", r"\*a stands in what it names"),
         # A line ends there for one reader, and a comment begins: the other reads on.
         ("pools: [a\u2028# , $(touch canary)]\n", "would stand in cmd of the stage score|not valid YAML"),
         ("pools: 3\ndatasets: a\nrecipes: null\n", None),  # of which DVC makes no stage

@@ -54,7 +54,7 @@ def test_only_what_died_in_this_workspace_is_marked(
     for name in runs.keys() - {"elsewhere", "unsigned"}:
         tag_run(tmp_path, runs[name])
     tag_run(tmp_path / "elsewhere", runs["elsewhere"])
-    assert sorted(client.read_flow_run(runs["dead"]).tags) == sorted(["mine", workspace_tag(tmp_path)])
+    assert sorted(client.read_flow_run(runs["dead"]).tags) == sorted(["dvc", "mine", workspace_tag(tmp_path)])
     tasks = {
         name: client.create_task_run(step, runs["dead"], dynamic_key=name, state=state).id
         for name, state in {"at work": Running(), "done": Completed(name="Cached")}.items()

@@ -66,7 +66,8 @@ def test_prefect_knows_every_word(root: Path, pool: str) -> None:
         assert set(deployment["concurrency_limit"]) <= set(ConcurrencyLimitSpec.model_fields)
         assert deployment["concurrency_limit"]["limit"] == 1
         assert deployment["concurrency_limit"]["collision_strategy"] == ConcurrencyLimitStrategy.ENQUEUE.value
-        assert (deployment["name"], deployment["work_pool"]["name"]) == (pool, pool)
+        flow = deployment["entrypoint"].rpartition(":")[2]
+        assert (deployment["name"], deployment["work_pool"]["name"]) == (f"{flow}-{pool}", pool)
 
 
 @pytest.mark.parametrize("pool", POOLS)

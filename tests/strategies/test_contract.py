@@ -25,6 +25,7 @@ from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
+from fer_pipeline.training.shares import ignore_steps
 from fer_pipeline.training.sources import DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
 from fer_pipeline.training.worker import make_worker
@@ -82,7 +83,7 @@ def sets_of(name: str, world: str, options: Any) -> Mapping[str, ImageSet]:
     return {key: one for key, one in streams_of(name, options).items() if declared[key].required or key == world}
 
 
-def run(name: str, root: Path, world: str, *, options: Any = None, advance=lambda steps: None, epochs: int = 2) -> Path:
+def run(name: str, root: Path, world: str, *, options: Any = None, advance=ignore_steps, epochs: int = 2) -> Path:
     module = load("fer_pipeline.strategies", name)
     state = root.with_name(f"{root.name}-state")
     for folder in (root, state):

@@ -59,7 +59,7 @@ def test_the_walk(
         "neutral": "8",
         "surprise": "8",
     }
-    assert "reports/index.html" in shown["report"]["data"]
+    assert "reports/runs/" in shown["report"]["data"]
     lock = (made / "dvc.lock").read_bytes()
 
     with (made / "reports/tables/results.csv").open(encoding="utf-8") as stream:
