@@ -118,6 +118,8 @@ def _read_all(name: str, seed: int, first: int, end: int, folder: Path, sender: 
         for timer, seconds in TIMERS:
             signal.setitimer(timer, seconds)
         sender.send((number, *run(reader, folder)))
+    sender.close()
+    os._exit(0)  # what the process that was forked has registered for its end is none of this one's
 
 
 def write_files(reader: Reader, folder: Path) -> dict[Path, bytes]:
