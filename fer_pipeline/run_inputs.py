@@ -44,11 +44,12 @@ class RunInputs:
         ]
         self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
         self._checked: CheckedSettings | None = None
+        self._definition: dict[str, Any] = {}  # of the stage in dvc.yaml, which DVC reads before it starts a stage
         self._files: dict[Path, str] = {}
 
     def add_settings(self, checked: CheckedSettings) -> None:
         """Notes the settings that the stage runs with, and the state of the files that they and the options name."""
-        self._checked = checked
+        self._checked, self._definition = checked, _definition(self.stage)
         self._paths += paths_in(checked.configs[self.stage])
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
@@ -90,7 +91,7 @@ class RunInputs:
             config = validate(type(checked.configs[self.stage]), values.get(self.stage), where=str(self.params))
         except ConfigError as error:
             return f"{error}: it was edited"
-        keys = _tracked_keys(self.stage)
+        keys = _tracked_keys(self._definition)
         before, now = (
             {self.stage: settings.model_dump(mode="json"), **_select(shared, keys, self._names)}
             for settings, shared in ((checked.configs[self.stage], checked.project), (config, project))
@@ -102,7 +103,7 @@ class RunInputs:
 
     def _changed_code(self) -> str | None:
         """Compares the loaded modules that DVC tracks; comments, docstrings and formatting make no difference."""
-        tracked = [str(one) for one in _definition(self.stage).get("deps") or [PACKAGE.name]]
+        tracked = [str(one) for one in self._definition.get("deps") or [PACKAGE.name]]
         patterns = [re.sub(r"\$\{[^}]*\}", "*", one) for one in tracked if one.startswith(PACKAGE.name)]
         for module in list(sys.modules.values()):
             path = Path(getattr(module, "__file__", None) or "")
@@ -122,10 +123,10 @@ class RunInputs:
         return {folder: state for path in self._paths for folder, state in _states(path)}
 
 
-def _tracked_keys(stage: str) -> list[str]:
+def _tracked_keys(definition: Mapping[str, Any]) -> list[str]:
     """Returns the keys of the settings that DVC records for a stage; without a graph, all that stages share."""
     shared = {*ProjectSettings.model_fields} - {"resources"}  # which change no result
-    keys = _definition(stage).get("params") or sorted(shared)
+    keys = definition.get("params") or sorted(shared)
     return [key for key in keys if isinstance(key, str) and key.partition(".")[0] in shared]
 
 

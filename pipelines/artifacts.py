@@ -173,12 +173,13 @@ def publish_stages(stages: Mapping[str, Stage], outcomes: Mapping[str, str], cha
 
 def publish_run(workspace: Path, outcomes: Mapping[str, str], run: UUID) -> None:
     """Publish the figures of a run, what changed with it and its report; a server that is away fails no run."""
+    after: Results | None = None
     with _warn_of_errors():
-        publish_results(read_results(workspace, outcomes), read_differences(workspace, outcomes))
+        after = read_results(workspace, outcomes)
+        publish_results(after, read_differences(workspace, outcomes))
     with _warn_of_errors():
         changed = any(outcome != Outcome.CACHED for outcome in outcomes.values())
-        if changed and (before := read_results_at(workspace, "HEAD")):
-            after = read_results(workspace, outcomes)
+        if changed and after is not None and (before := read_results_at(workspace, "HEAD")):
             publish_difference(compare_results(before, after), "the last commit", after.withheld)
     with _warn_of_errors():
         if report := _keep_report(workspace, run):

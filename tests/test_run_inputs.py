@@ -187,5 +187,7 @@ def test_code_of_a_running_stage(folder: Path, added: bytes, line: str | None) -
     inputs._code[path.parents[1] / "strategies" / "supervised.py"] = b"was = 1"
     inputs.require_unchanged()
     (folder / "dvc.yaml").unlink()
+    inputs = align_inputs(folder)
+    inputs._code[path.parents[1] / "strategies" / "supervised.py"] = b"was = 1"
     with pytest.raises(DataError, match=r"strategies/supervised\.py changed"):
         inputs.require_unchanged()
