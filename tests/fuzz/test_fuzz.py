@@ -1,5 +1,6 @@
 """No changed file makes a reader do anything but accept it, or refuse it in a line, within bounds of memory."""
 
+import mmap
 import os
 import signal
 from pathlib import Path
@@ -21,6 +22,13 @@ class Refused(Exception):  # noqa: N818 - as the readers say it
     """What the reader below says to its user, as it stands."""
 
 
+def take(size: int) -> None:
+    """Touches pages that are surely new: a large process may have freed as many, which its fork would take again."""
+    with mmap.mmap(-1, size) as memory:
+        for start in range(0, size, mmap.PAGESIZE):
+            memory[start] = 1
+
+
 def misbehave(folder: Path) -> None:
     """Does what no reader may, by the number of the input."""
     number = int((folder / "number").read_text())
@@ -31,9 +39,9 @@ def misbehave(folder: Path) -> None:
     if number == 3:
         raise Refused("two\nlines")
     if number == 4:
-        bytearray(b"x") * (run.ACCEPTED + 50_000_000)
+        take(run.ACCEPTED + 50_000_000)
     if number == 5:
-        bytearray(b"x") * (run.REFUSED + 50_000_000)
+        take(run.REFUSED + 50_000_000)
         raise Refused("one line")
     if number == 6:
         os._exit(3)
