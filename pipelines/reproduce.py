@@ -316,7 +316,9 @@ def _run_stages(scheduler: Scheduler, context: RunContext) -> None:
                 current.append(address)
                 ended.put(address)
                 continue
-            upstream: Any = [allow_failure(futures[one]) for one in start.stage.upstream if one in futures]
+            # Prefect allows upstream failures, but makes a task behind a cancelled or skipped one wait for ever.
+            known = [futures[one] for one in start.stage.upstream if one in futures]
+            upstream: Any = [allow_failure(future) for future in known if not future.state.is_cancelled()]
             attempt = run_stage.with_options(retries=BUSY_RETRIES + start.stage.needs.retries)
             futures[address] = attempt.submit(address, start, context, wait_for=upstream)  # pyright: ignore[reportCallIssue]
             futures[address].add_done_callback(lambda _, address=address: ended.put(address))
