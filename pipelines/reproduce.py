@@ -333,14 +333,13 @@ def _run_stages(scheduler: Scheduler, context: RunContext) -> None:
 
 
 def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:
-    """Return the final state of the run: one line; the outcomes are its data."""
+    """Return the final state of the run: one line; without data, of which Prefect would make an error of its own."""
     counts, again = Counter(outcomes.values()), "Run again to go on from there."
     summary = f"{len(outcomes)} stages: " + ", ".join(f"{counts[end]} {end}" for end in Outcome if counts[end])
-    data = {address: str(outcome) for address, outcome in outcomes.items()}
     if failed := [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]:
-        return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}", data=data)
+        return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}")
     if ended := [address for address, outcome in outcomes.items() if outcome is Outcome.CANCELLED]:
-        return Cancelled(message=f"ended while {', '.join(ended)} ran; {summary}", data=data)
+        return Cancelled(message=f"ended while {', '.join(ended)} ran; {summary}")
     if counts[Outcome.SKIPPED]:
-        return Cancelled(message=f"ended while no stage ran; {summary}", data=data)
-    return Completed(message=summary, data=data)
+        return Cancelled(message=f"ended while no stage ran; {summary}")
+    return Completed(message=summary)

@@ -204,6 +204,10 @@ def _runs_flows(served: Served) -> None:
     run = served.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
     served.until(lambda: served.api.run(run)["state"]["type"] in ("FAILED", "CRASHED"))
     assert "nothing_of_that_name" in served.api.run(run)["state"]["message"]
+    served.until(lambda: not any("prefect.engine" in " ".join(process.cmdline()) for process in served.children()))
+    assert "Traceback" not in served.text, "the state has said it in a line"
+    logs = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+    assert "nothing_of_that_name" in logs[-1]["message"]
 
 
 def _answers_doctor(served: Served) -> None:
