@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
 
+from fer_pipeline.alignment.av1 import count_pixels
+
 MOST_METADATA = 16_000_000  # bytes before the pixels; the depth maps of telephones take 10 million
 REFUSED_MEMORY = 95_000_000  # bytes that a picture may take that is refused by its header
 LARGEST_WEBP = REFUSED_MEMORY // 3  # bytes of a file: its reader copies them twice before it tells the size
@@ -125,6 +127,10 @@ def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: boo
     size = len(stream.getvalue())  # which is no copy, as `getbuffer` would make one
     taken = 0 if stream.tags else 3 * stream.taken
     others = size + taken + sum(map(sys.getsizeof, picture.info.values()))
+    if picture.format == "AVIF":
+        known = 2 if picture.mode in ("RGBA", "LA") else 1  # transparency is a picture of its own
+        hidden = count_pixels(stream.getvalue()) - known * picture.width * picture.height
+        others += DECODER_BYTES["AVIF"] * max(0, hidden)
     if picture.format == "WEBP":
         others += 2 * size  # it copies the file twice
     if isinstance(picture, JpegImagePlugin.JpegImageFile):

@@ -79,6 +79,11 @@ def scans() -> bytes:
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 5000
 
 
+def in_a_small_box(data: bytes) -> bytes:
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", 64, 64) + data[place + 8 :]
+
+
 def cut(make: Make, share: float) -> Make:
     return lambda: (data := make())[: int(len(data) * share)]
 
@@ -111,6 +116,7 @@ PICTURES: dict[str, tuple[Make, str]] = {  # and the outcome that is expected
     "segments": (lambda: with_segments(*[(0xE1, b"Exif\0\0" + bytes(65_000))] * 900), "damaged"),
     "many scans": (scans, "damaged"),
     "tile": (lambda: tiff(TILE, tags=IN_A_TILE), "too_many_pixels"),
+    "frame larger than its box": (lambda: in_a_small_box(plain("RGB", 5000, "AVIF", speed=10)()), "too_many_pixels"),
     "cut, JPEG": (cut(plain("RGB", 6800, "JPEG"), 0.95), "truncated"),
     "cut, progressive": (cut(plain("RGB", 6600, "JPEG", progressive=True), 0.95), "truncated"),
     "cut, PNG": (cut(plain("RGB", 6600, "PNG"), 0.95), "truncated"),
