@@ -207,11 +207,13 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
 
 
 def _fits(value: Tensor | None, parameter: Tensor) -> bool:
-    """Tells whether a value kept for each number of a weight, or one for all, is whole and finite."""
+    """Tells whether a value kept for each number of a weight, or the count of steps, is whole and finite."""
     if value is None:
         return True
     is_whole = value.layout is torch.strided and value.is_floating_point() and _is_dense(value)
-    return is_whole and value.shape in (parameter.shape, ()) and bool(value.isfinite().all())
+    if value.ndim == 0 and parameter.ndim:
+        return is_whole and 0 <= float(value) < float("inf")
+    return is_whole and value.shape == parameter.shape and bool(value.isfinite().all())
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:

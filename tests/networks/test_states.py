@@ -60,6 +60,7 @@ def spoil(**values: Any) -> Callable[[dict[str, Any]], None]:
         (spoil(exp_avg=torch.zeros(3)), "an optimiser's exp_avg does not fit its weight"),
         (spoil(exp_avg=torch.zeros(1).expand(2, 3)), "an optimiser's exp_avg does not fit its weight"),
         (spoil(exp_avg_sq=torch.full((2, 3), torch.nan)), "an optimiser's exp_avg_sq does not fit its weight"),
+        (spoil(step=torch.tensor(-1e9)), "an optimiser's step does not fit its weight"),
         (spoil(step=torch.zeros(2)), "an optimiser's step does not fit its weight"),
         (lambda state: state.pop("state"), "state"),
     ],
