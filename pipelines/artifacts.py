@@ -12,6 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
@@ -36,6 +37,7 @@ DIFFERENCES = Path("reports/tables/differences.csv")
 MINED_FACES = ("mined faces",)
 SMALL = 0.00005  # what four decimals would show as nothing
 REPORTS_KEPT = 50
+LONGEST_LINE = 1_000_000  # characters; a longer one is no row of that table
 DIFFERENCE_COLUMNS = ("difference", "seeds_low", "seeds_high")
 
 
@@ -148,8 +150,9 @@ def read_differences(workspace: Path, outcomes: Mapping[str, str]) -> dict[tuple
     if maker is None or outcomes.get(maker, Outcome.SKIPPED) in UNSUCCESSFUL:
         return {}
     found: dict[tuple[str, str], tuple[float, str]] = {}
-    with suppress(OSError, ValueError), (workspace / DIFFERENCES).open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
+    damage = (OSError, ValueError, TypeError, KeyError, csv.Error)
+    with suppress(*damage), (workspace / DIFFERENCES).open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(iter(partial(stream.readline, LONGEST_LINE), "")):
             if row.get("metric") == MAIN_FIGURES[0]:
                 difference, low, high = (100 * float(row[name] or "nan") for name in DIFFERENCE_COLUMNS)
                 text = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] against {row['against']}".replace(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64
+from pydantic import TypeAdapter
 from torch import Tensor
 from torch.nn import functional
 
@@ -34,7 +35,7 @@ from fer_pipeline.distillation.start import (
 )
 from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
 from fer_pipeline.networks.checkpoints import Classifier
-from fer_pipeline.networks.weights import read_state, refuse_state
+from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
 
 STATE = "state.pt"
 
@@ -169,7 +170,10 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
         return []
     with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
         state = read_state(path)
-        synthetic.images.copy_(state["images"])
-        synthetic.raw_sizes.copy_(state["raw_sizes"])
-        optimizer.load_state_dict(state["optimizer"])
-        return list(state["history"])
+        for name, tensor in (("images", synthetic.images), ("raw_sizes", synthetic.raw_sizes)):
+            if state[name].shape != tensor.shape or not state[name].isfinite().all():
+                raise ValueError(f"its {name} have another shape, or are not finite")
+            tensor.copy_(state[name])
+        restore_optimizer(optimizer, state["optimizer"])
+        TypeAdapter(list[Row]).validate_python(state["history"], strict=True)  # which makes floats of integers
+        return state["history"]

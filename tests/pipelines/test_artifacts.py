@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 from prefect.client.schemas.actions import ArtifactCreate
 
-from pipelines import artifacts
+from pipelines import FlowError, artifacts
 from pipelines.artifacts import (
     MINED_FACES,
     Change,
@@ -166,6 +166,22 @@ def test_differences_are_those_of_the_report_of_this_run(tmp_path: Path) -> None
     }
     assert read_differences(tmp_path, {"report": "Skipped"}) == {}
     assert read_differences(tmp_path, {"evaluate": "Completed"}) == {}
+
+
+@pytest.mark.parametrize("row", ["vas", "vas,b,street,mean_class_accuracy,x,0,0", '"' + "a" * 200_000, "a" * 2_000_000])
+def test_a_damaged_table_of_differences_hides_no_other_figure(tmp_path: Path, row: str) -> None:
+    (tmp_path / "reports" / "tables").mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_text("stages: {report: {outs: [{path: reports/tables}]}}")
+    head = "recipe,against,target,metric,difference,seeds_low,seeds_high\n"
+    (tmp_path / "reports" / "tables" / "differences.csv").write_text(head + row)
+    assert read_differences(tmp_path, {"report": "Completed"}) == {}
+
+
+@pytest.mark.parametrize("outs", ["5", "[a]", "[{md5: b}]", "[[c]]"])
+def test_outputs_of_a_lock_that_are_none_are_one_line(tmp_path: Path, outs: str) -> None:
+    (tmp_path / "dvc.lock").write_text(f"stages: {{report: {{outs: {outs}}}}}")
+    with pytest.raises(FlowError, match=r"^[^\n]+dvc\.lock is broken: [^\n]+; restore it from git[^\n]+$"):
+        read_differences(tmp_path, {"report": "Completed"})
 
 
 def test_one_fault_hides_nothing_else(
