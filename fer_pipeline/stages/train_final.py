@@ -4,6 +4,9 @@ Source: OS-FER (arXiv:2005.08551), section 3.5, eq. 2. For a fair comparison all
 initial weights, divide the labelled set alike and take the same number of steps, that of `training.epochs` over the
 labelled set. A recipe names its strategy and a folder for each source that the strategy reads.
 
+All seeds have the same validation faces: those of `train_primitive`, which that labeller did not learn from either. Its
+held-out faces are trained on here.
+
 A finished model is kept in the store under all that it depends on: settings, data, initial weights, and the code of its
 strategy and of the training. `training.seeds` says how the seeds share the machine.
 """
@@ -109,6 +112,7 @@ def run(
         folders=sources,
         shares={VALIDATION: own.validation},
         by_subject=own.by_subject,
+        split_seed=project.seeds[0],
         classes=classes,
         data=data,
         store=store,
