@@ -48,10 +48,11 @@ def write_tables(folder: Path, data: ReportData) -> None:
     ]
     tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
-    means = ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")
+    means = ("seconds_per_step", "steps_per_epoch", "labelled_seen", "stopped_rising", "times_baseline")
     tables["timings"] = [
         {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}
         | {name: getattr(row, name) for name in means}
+        | {"steps": " ".join(map(str, row.steps))}
         for row in data.timings
     ]
     splits = [(one, *pair) for one in data.census for pair in one.splits.items()]

@@ -26,6 +26,7 @@ from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sets import folder_sha256
 
 STAGE = "train_primitive"
+INSTEAD = "training.select: last and a number of epochs or steps"
 
 
 class SplitSettings(Settings):
@@ -50,8 +51,8 @@ class Config(ModelSettings):
 
     @model_validator(mode="after")
     def _best_needs_validation(self) -> "Config":
-        if self.training.select == "best" and self.split.validation == 0:
-            raise ValueError("training.select: best needs split.validation above 0; or set training.select: last")
+        if self.split.validation == 0 and (needs := self.training.needs_validation):
+            raise ValueError(f"training.{needs} needs split.validation above 0; or set {INSTEAD}")
         return self
 
 

@@ -188,5 +188,7 @@ def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
         "steps_per_epoch": result.steps_per_own_epoch,
         "seconds_per_epoch": per_step * result.steps_per_own_epoch,
         "images": result.images,
+        "times_seen": result.times_seen,
+        "stopped_rising": result.fitted.stopped_rising,
         "advice": list(result.advice),
     }

@@ -54,6 +54,7 @@ class Project:
     pool_faces: int = 120
     absent: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"film": ("fear",)})
     odd_name: str = ""
+    stopped_rising: bool | None = None
     resampling: Resampling = Resampling(bootstrap=200)  # noqa: RUF009
 
     @property
@@ -141,6 +142,8 @@ class Project:
                 "seconds_per_step": 0.05,
                 "steps_per_epoch": 20,
                 "steps": 200,
+                "times_seen": {"labelled": 20.0},
+                "stopped_rising": self.stopped_rising,
             }
             for k, seed in enumerate(self.seeds)
         }

@@ -204,15 +204,21 @@ def test_no_byte_depends_on_where_the_images_lie(run, recipe: str) -> None:
     assert not any("do not fit" in line for line in run(recipe, name="streamed", seeds=seeds, store="two")[0].warnings)
 
 
-def test_two_processes_train_one_seed_as_one_does(run) -> None:
+@pytest.mark.parametrize(
+    "length", [{}, {"epochs": None, "until": {"at_most": 6, "patience": 1, "smallest_gain": 0.3, "decay": 0.5}}]
+)
+def test_two_processes_train_one_seed_as_one_does(run, length: dict[str, Any]) -> None:
     plain = {
         "network": {"width": 4, "norm": "group"},
-        "training": {**FAST["training"], "augment": {"flip": 0, "translate": 0}},
+        "training": {**FAST["training"], "augment": {"flip": 0, "translate": 0}, **length},
     }
     _, alone = run("mined", name="alone", store="one", **plain)
     summary, both = run("mined", name="both", store="two", workers=2, resources={"parallel": "data"}, **plain)
     assert summary.counts["trained"] == 1
     assert contents(both).keys() == contents(alone).keys()
+    cards = [read_card(out / "10").training for out in (alone, both)]
+    assert cards[0]["steps"] == cards[1]["steps"]
+    assert cards[0]["stopped_rising"] is cards[1]["stopped_rising"] is (True if length else None)
     weights = [load_checkpoint(out / "10").model.state_dict() for out in (alone, both)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-5)
@@ -274,6 +280,7 @@ def test_overrides_reach_the_training_and_unequal_ones_are_told(run) -> None:
         ({"options": {"mixx": "pooled"}}, "unknown key 'mixx'; known keys are anchor_share"),
         ({"options": {"mined_ratio": 2}}, "mined_ratio is of mix: beside"),
         ({"validation": 0.0}, "select: best needs validation above 0"),
+        ({"validation": 0.0, "training": {"epochs": None, "until": {"at_most": 9}}}, "until needs validation above 0"),
     ],
 )
 def test_wrong_overrides_are_one_line_before_any_work(run, tmp_path: Path, overrides, words: str) -> None:
