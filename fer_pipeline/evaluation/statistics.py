@@ -338,7 +338,8 @@ def _figures(results: Sequence[Evaluation], metric: str) -> dict[int | None, flo
 
 
 def _replicates(result: Evaluation, chosen: dict[int | None, float], metric: str) -> Float[np.ndarray, "b s"]:
-    places = list(range(len(result.seeds))) if None in chosen else [list(result.seeds).index(seed) for seed in chosen]
+    seeds = list(result.seeds)
+    places = [seeds.index(seed) for seed in chosen if seed is not None] or list(range(len(seeds)))
     return result.replicates.metrics[:, places, METRICS.index(metric)]
 
 
