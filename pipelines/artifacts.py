@@ -38,7 +38,7 @@ MINED_FACES = ("mined faces",)
 SMALL = 0.00005  # what four decimals would show as nothing
 REPORTS_KEPT = 50
 LONGEST_LINE = 1_000_000  # characters; a longer one is no row of that table
-DIFFERENCE_COLUMNS = ("difference", "seeds_low", "seeds_high")
+DIFFERENCE_COLUMNS = ("difference", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def compare_results(before: Results, after: Results) -> list[Change]:
 def read_differences(workspace: Path, outcomes: Mapping[str, str]) -> dict[tuple[str, str], tuple[float, str]]:
     """Return by (recipe, target) the difference in the first main figure that the report of this run has, and a text.
 
-    The text gives it in points with its interval over seeds and the recipe that it is against: the baseline, whose rows
-    come before those of the controls.
+    The text gives it in points with its interval over seeds and persons, and the recipe that it is against: the
+    baseline, whose rows come before those of the controls.
     """
     maker = next((stage for path, stage in read_makers(workspace / LOCK).items() if path == "reports/tables"), None)
     if maker is None or outcomes.get(maker, Outcome.SKIPPED) in UNSUCCESSFUL:

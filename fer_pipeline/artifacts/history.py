@@ -7,14 +7,16 @@
   `accuracy_before`, `accuracy` on real images before and after the unrolled steps, `step_size_<step>`.
 - `reports/timings/<recipe>.json`: `{"recipe": name, "seeds": {seed: {...}}}`, and of every seed: `device`, `processes`,
   `steps`, `seconds`, `seconds_waited_for_images`, `seconds_per_step`, `steps_per_epoch` and `seconds_per_epoch` (an
-  epoch is once through all images that the recipe uses), `images`, `advice`. A seed without known times is left out.
+  epoch is once through all images that the recipe uses), `images`, `times_seen` (how often each image of a source was,
+  in the mean), `stopped_rising` (whether the validation had; null for a fixed number of steps), `advice`. A seed
+  without known times is left out.
 """
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fer_pipeline.core.files import RERUN, read_json, read_lines, refuse_damage, write_json, write_text
 
@@ -49,8 +51,23 @@ def write_timings(path: Path, recipe: str, seeds: Mapping[int, Mapping[str, Any]
     write_json(path, {"recipe": recipe, "seeds": {str(seed): timing for seed, timing in seeds.items()}})
 
 
-def read_timings(path: Path) -> list[dict[str, float]]:
-    """Reads `FIGURES` of every seed; a damaged file is a DataError."""
+class SeedTiming(NamedTuple):
+    """What the training of one seed took: `FIGURES`, how often it saw each labelled face, whether it was done."""
+
+    figures: dict[str, float]
+    labelled_seen: float
+    stopped_rising: bool | None
+
+
+def read_timings(path: Path) -> list[SeedTiming]:
+    """Reads what the training of every seed took; a damaged file is a DataError."""
     content = read_json(path)
     with refuse_damage(path, "is no record of timings", "run: dvc repro train_final"):
-        return [{key: float(seed[key]) for key in FIGURES} for seed in content["seeds"].values()]
+        return [
+            SeedTiming(
+                {key: float(seed[key]) for key in FIGURES},
+                float(seed["times_seen"]["labelled"]),
+                None if seed["stopped_rising"] is None else seed["stopped_rising"] is True,
+            )
+            for seed in content["seeds"].values()
+        ]

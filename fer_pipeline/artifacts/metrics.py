@@ -1,9 +1,9 @@
 """Read and write what `evaluate` leaves in `reports/metrics/<recipe>/<target>/`.
 
-- `metrics.json`: the figures of `evaluation.statistics.summarise`, for `dvc metrics`.
+- `metrics.json`: the figures of `evaluation.statistics.summarise`, for `dvc metrics`, and how they were resampled.
 - `predictions.parquet`, one row a test face: `face_id`, `label` and `subject` (names), per seed `predicted_<seed>` (a
   name) and `probabilities_<seed>` (f32, one for each class of the list in the metadata). Names, no numbers, so that SQL
-  reads well.
+  reads well. `trained` in the metadata is false for a network as it comes in a package, whose one row is of no seed.
 - `confusion.csv`, one row a face and seed, as DVC's confusion template counts them: `actual`, `predicted`, `seed`.
 - `failures/`: the most confident mistakes as PNG files, and `failures.json`, a list with `face_id`, `label`,
   `predicted`, `probability`, `rank` (within the true class, from 1) and `file` of each.
@@ -21,7 +21,9 @@ from pydantic import TypeAdapter
 from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.files import read_json, read_png, refuse_damage, write_bytes, write_json, write_text
 from fer_pipeline.evaluation.predictions import Failure, Predictions
+from fer_pipeline.evaluation.statistics import Resampling
 
+METRICS = "metrics.json"
 PREDICTIONS = "predictions.parquet"
 RERUN = "remove it and run: dvc repro evaluate"
 PREDICTED = arrow.required({"face_id": pa.string(), "label": pa.string()}, remedy=RERUN)
@@ -35,7 +37,7 @@ def write_metrics(
     failures: Sequence[tuple[Failure, bytes]],
 ) -> None:
     """Write all files of one recipe on one target; a failure comes with the PNG of its face."""
-    write_json(folder / "metrics.json", figures)
+    write_json(folder / METRICS, figures)
     write_predictions(folder / PREDICTIONS, predictions)
     lines = ["actual,predicted,seed"]
     for seed, row in zip(predictions.seeds, predictions.predicted, strict=True):
@@ -59,7 +61,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     for seed, row, chosen in zip(predictions.seeds, predictions.probabilities, predictions.predicted, strict=True):
         columns[f"predicted_{seed}"] = pa.array(names[chosen].tolist(), pa.string())
         columns[f"probabilities_{seed}"] = arrow.matrix_column(row.astype(np.float32))
-    metadata = arrow.encode_metadata(classes=list(predictions.classes), seeds=list(predictions.seeds))
+    about = {"classes": list(predictions.classes), "seeds": list(predictions.seeds), "trained": predictions.trained}
+    metadata = arrow.encode_metadata(**about)
     arrow.write_rows(path, pa.table(columns, metadata=metadata))
 
 
@@ -82,6 +85,7 @@ def read_predictions(path: Path) -> Predictions:
             labels=np.asarray([number[name] for name in table["label"].to_pylist()], dtype=np.int64),
             subjects=np.asarray([subject or "" for subject in table["subject"].to_pylist()], dtype=object),
             probabilities=shares,
+            trained=about.get("trained", True) is True,
         )
 
 
@@ -89,6 +93,13 @@ def _prediction_schema(num_classes: int, seeds: Sequence[int]) -> pa.Schema:
     shares = pa.list_(pa.float32(), num_classes)
     fields = [*PREDICTED, *arrow.required({f"probabilities_{seed}": shares for seed in seeds})]
     return pa.schema(fields, metadata=PREDICTED.metadata)
+
+
+def read_resampling(folder: Path) -> Resampling:
+    """Read how the figures of a recipe on a target were resampled; a missing or damaged file is a DataError."""
+    path = folder / METRICS
+    with refuse_damage(path, "does not say how it was resampled", RERUN):
+        return Resampling.model_validate(read_json(path)["resampling"])
 
 
 def read_failures(folder: Path) -> list[tuple[Failure, bytes]]:

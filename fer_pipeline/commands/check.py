@@ -105,6 +105,8 @@ def check(params: Path) -> CheckedSettings:
     try:
         _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
         for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
+            if project.train == project.anchor:
+                _check_parts(configs["train_primitive"].split, recipe.config, name)
             _check_networks({f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options})
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
@@ -225,12 +227,25 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
     }.items():
         if unknown := sorted(set(recipes) - set(project.recipes)):
             raise ConfigError(f"{params}, {key}: no recipe {unknown[0]!r}; choose from {sorted(project.recipes)}")
+    if both := sorted(set(report.peers) & set(project.recipes)):
+        raise ConfigError(f"{params}, report.peers: {both[0]!r} is a recipe; name networks that no recipe trains")
     drawn = configs["synthesize"].sets
     for name, dataset in project.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:
             raise ConfigError(
                 f"{params}, datasets.{name}: no set of that name in synthesize.sets, which draws {sorted(drawn)}"
             )
+
+
+def _check_parts(labeller: Any, final: Any, recipe: str) -> None:
+    """Refuses a final validation part that is not the labeller's own: it would hold faces that taught the labeller."""
+    parts = (final.validation, final.by_subject)
+    if final.validation and parts != (labeller.validation, labeller.by_subject):
+        wanted = f"{labeller.validation} and {str(labeller.by_subject).lower()}"
+        raise ConfigError(
+            f"train_final.validation and by_subject (recipe {recipe}): {parts[0]} and {str(parts[1]).lower()}, but "
+            f"train_primitive.split has {wanted}, and both divide the same faces; make them equal, or validation 0"
+        )
 
 
 def _check_networks(groups: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.files import read_lines, refuse_damage
 
+DECISION = {"p_corrected": "p", "claim": "claim", "seeds_for_a_point": "seeds for a point"}
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 
 
@@ -21,7 +22,7 @@ def run(*, reports: Path = Path("reports")) -> str:
         rows = [
             [
                 *(row[key] for key in ("recipe", "target", "faces", "seeds")),
-                *(_with_interval(row, key, f"{key}_seeds") for key in FIGURES),
+                *(_with_interval(row, key, f"{key}_seeds_") for key in FIGURES),
                 f"{float(row['class_accuracy_sd']):.3f}",
             ]
             for row in results
@@ -33,11 +34,13 @@ def run(*, reports: Path = Path("reports")) -> str:
         for row in differences:
             baseline = baseline or row["against"]  # the first rows are against the baseline
             if row["against"] == baseline and row["metric"] == "mean_class_accuracy":
-                gains.append([row["recipe"], row["target"], _with_interval(row, "difference", "seeds", sign="+")])
+                gain = _with_interval(row, "difference", sign="+")
+                gains.append([*(row[key] for key in ("recipe", "target")), gain, *(row[key] or "" for key in DECISION)])
     if baseline:
-        lines += ["", f"mean class accuracy minus that of {baseline}, paired over seeds"]
-        lines += format_table([["recipe", "target", "difference"], *gains], rule=True)
-    return "\n".join([*lines, "", "intervals: 95 %, over seeds", f"report: {reports}/index.html"])
+        lines += ["", f"mean class accuracy minus that of {baseline}, with intervals over seeds and persons"]
+        lines += ["a row with p decides: its interval and p are corrected for the number of such rows"]
+        lines += format_table([["recipe", "target", "difference", *DECISION.values()], *gains], rule=True)
+    return "\n".join([*lines, "", "other intervals: 95 %, over seeds", f"report: {reports}/index.html"])
 
 
 def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None, rule: bool = False) -> list[str]:
@@ -61,7 +64,7 @@ def _reading(path: Path) -> Iterator[Iterator[dict[str, str]]]:
         yield csv.DictReader(read_lines(stream.readline, path))
 
 
-def _with_interval(row: dict[str, str], key: str, ends: str, *, sign: str = "") -> str:
-    low, high = row[f"{ends}_low"], row[f"{ends}_high"]
+def _with_interval(row: dict[str, str], key: str, ends: str = "", *, sign: str = "") -> str:
+    low, high = row[f"{ends}low"], row[f"{ends}high"]
     value = f"{float(row[key]):{sign}.3f}"
     return f"{value} [{float(low):{sign}.3f}, {float(high):{sign}.3f}]" if low and high else value

@@ -25,6 +25,7 @@ class Predictions:
     labels: Int[np.ndarray, " n"]
     subjects: np.ndarray
     probabilities: Float[np.ndarray, "s n c"]
+    trained: bool = True  # false: a network as it comes in a package, whose one row is of no seed
 
     @property
     def predicted(self) -> Int[np.ndarray, "s n"]:

@@ -1,29 +1,41 @@
-"""Compute means with 95 % intervals, and paired differences, from several seeds' predictions on one test set.
+"""Compute means with 95 % intervals, and say which differences between recipes may be claimed.
 
-Two sources of doubt are kept apart, since they answer different questions:
+Two sources of doubt stand beside the figures of a single recipe:
 
-- *Seeds* (would another training run say the same?): Student's t interval of the mean over seeds, and of the mean of
-  the per-seed differences where two recipes are compared. One seed has no interval.
+- *Seeds* (would another training run say the same?): Student's t interval of the mean over seeds.
 - *Test samples* (would other test faces say the same?): the percentile bootstrap (Efron and Tibshirani, An Introduction
   to the Bootstrap, 1993, chapter 13), the trained models held fixed, the figure being the mean over the seeds.
   Where the subjects of the faces are known, whole subjects are drawn with replacement, because the faces of a person
   are not independent; else faces are drawn within each true class (stratified), so that a rare class is never lost.
   A replicate in which a class has no face leaves that class out of its mean, as `metrics` does.
-  Comparisons are paired: both recipes meet the same replicates.
+
+A *difference* varies with both, so that its interval joins them (`contrast`). Its parts are the variance over the seeds
+of the seed-by-seed differences, with n - 1 degrees of freedom, and the variance of the paired bootstrap (both recipes
+meet the same replicates), corrected for its bias, with as many degrees of freedom as the persons that show each class
+give. The half-width at level 1 - a is sqrt(sum of t²(1 - a/2; its degrees of freedom) · variance over the parts).
+Source: Banerjee, Approximate confidence interval for linear functions of means of k populations when the population
+variances are not equal, Sankhya 22 (1960), 357-358. It covers at least 1 - a at every ratio of the parts, because
+P(chi² with one degree of freedom <= x) is concave in x; Satterthwaite's approximation does not where three seeds happen
+to agree. What varies with seed and person at once is in both parts, which errs to the same side.
+
+`decide` corrects for the number of comparisons (Holm, A simple sequentially rejective multiple test procedure,
+Scandinavian Journal of Statistics 6, 1979, 65-70): the chance that any of them is claimed though no recipe differs is
+at most 5 %.
 
 `summarise` nests the figures as `metrics.json` holds them, so that `dvc metrics show` reads them: the four figures as
 means over the seeds on the top level, then `over_seeds` (with two seeds or more), `over_samples` (the bootstrap's),
 every class and every seed. All are fractions of 1.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
-from scipy.special import stdtrit
+from scipy.special import ndtr, stdtrit
 
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings
@@ -66,6 +78,13 @@ def mean_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, len(array))
 
 
+class Part(NamedTuple):
+    """One part of the variance of an estimate, with the degrees of freedom of its own estimate."""
+
+    variance: float
+    freedom: float
+
+
 def replicate_weights(
     labels: Int[np.ndarray, " n"], *, subjects: Sequence[str] | None, draws: int, seed: int
 ) -> tuple[Int[np.ndarray, "b u"], Int[np.ndarray, " n"]]:
@@ -88,10 +107,26 @@ def replicate_weights(
 
 @dataclass(frozen=True)
 class Replicates:
-    """The bootstrap's replicates, means over the seeds: the four figures, and the confusion with rows that sum to 1."""
+    """The bootstrap's replicates, and the number of units (persons, or faces) in all and with each class present."""
 
-    metrics: Float[np.ndarray, "b 4"]
-    confusion: Float[np.ndarray, "b c c"]  # rows of a class that a replicate lacks are NaN
+    metrics: Float[np.ndarray, "b s 4"]  # the figures of every seed
+    confusion: Float[np.ndarray, "b c c"]  # rows sum to 1, mean over the seeds; NaN for a class that a replicate lacks
+    num_units: int
+    units_by_class: Int[np.ndarray, " k"]  # of the classes present
+
+    def variance(self, differences: Float[np.ndarray, " b"], metric: str) -> "Part":
+        """Return the variance between test samples of what has these replicates.
+
+        The plug-in variance is too small by (m - 1) / m where m units show a class; a class shown by one unit alone
+        leaves no spread to see, and the part is not finite.
+        """
+        units = np.array([self.num_units]) if metric == "accuracy" else self.units_by_class
+        if units.min() < 2:
+            return Part(math.inf, 1)
+        shares, draws = 1 / units, np.isfinite(differences).sum()
+        unbiased = np.nanvar(differences, ddof=1) * (1 / (units - 1)).sum() / shares.sum()
+        freedom = min(self.num_units - 1, shares.sum() ** 2 / (shares**2 / (units - 1)).sum())
+        return Part(float(unbiased), float(1 / (1 / freedom + 1 / (draws - 1))))  # the draws are a sample as well
 
 
 def bootstrap(
@@ -114,9 +149,11 @@ def bootstrap(
     for start in range(0, draws, step):
         counts = weights[start : start + step].astype(np.float64) @ per_unit
         confusion = counts.reshape(-1, num_seeds, num_classes, num_classes)
-        metrics.append(all_metrics(confusion).mean(1))
+        metrics.append(all_metrics(confusion))
         rows.append(row_shares(confusion).mean(1))
-    return Replicates(np.concatenate(metrics), np.concatenate(rows))
+    classes, pairs = np.unique(labels), np.unique(np.stack([labels, unit]), axis=1)
+    by_class = (pairs[0] == classes[:, None]).sum(1)
+    return Replicates(np.concatenate(metrics), np.concatenate(rows), weights.shape[1], by_class)
 
 
 def percentile_interval(replicates: Float[np.ndarray, " b"], *, estimate: float, count: int) -> Interval:
@@ -155,6 +192,11 @@ class Evaluation:
     over_seeds: dict[str, Interval]
     over_samples: dict[str, Interval]
     replicates: Replicates
+    resampling: Resampling
+
+    def by_seed(self, metric: str) -> dict[int, float]:
+        """One figure of every seed."""
+        return {seed: getattr(figures, metric) for seed, figures in self.seeds.items()}
 
     @property
     def first(self) -> Metrics:
@@ -174,8 +216,8 @@ class Evaluation:
         return percentile_interval(self.replicates.confusion[:, actual, predicted], estimate=estimate, count=support)
 
 
-def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
-    """Compute the figures of every seed and resample the test faces."""
+def evaluate(predictions: Predictions, resampling: Resampling, *, target: str) -> Evaluation:
+    """Compute the figures of every seed and resample the faces of a target, for every recipe alike."""
     confusions = zip(predictions.seeds, predictions.confusions, strict=True)
     seeds = {seed: measure(confusion, classes=predictions.classes) for seed, confusion in confusions}
     subjects = predictions.clusters if resampling.by_subject else None
@@ -185,25 +227,161 @@ def evaluate(predictions: Predictions, resampling: Resampling) -> Evaluation:
         num_classes=len(predictions.classes),
         subjects=subjects,
         draws=resampling.bootstrap,
-        seed=resampling.bootstrap_seed,
+        seed=derive(resampling.bootstrap_seed, target),
     )
     over_seeds = {name: mean_interval([getattr(seed, name) for seed in seeds.values()]) for name in METRICS}
-    faces, columns = len(predictions.labels), zip(METRICS, replicates.metrics.T, strict=True)
+    faces, columns = len(predictions.labels), zip(METRICS, replicates.metrics.mean(1).T, strict=True)
     over_samples = {
         name: percentile_interval(column, estimate=over_seeds[name].mean, count=faces) for name, column in columns
     }
-    return Evaluation(predictions, seeds, over_seeds, over_samples, replicates)
+    return Evaluation(predictions, seeds, over_seeds, over_samples, replicates, resampling)
 
 
-def summarise(predictions: Predictions, resampling: Resampling) -> dict[str, Any]:
-    """Return the content of `metrics.json`."""
-    result = evaluate(predictions, resampling)
+POINT = 0.01  # the difference that `seeds_needed` asks after
+POWER = 0.8
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The mean difference of two recipes with all that it varies with; `unknown` says what leaves no spread to see."""
+
+    mean: float
+    num_seeds: int  # of trainings, or of pairs of them; 0 where neither was trained here
+    seeds: tuple[Part, ...]  # between trainings
+    samples: tuple[Part, ...]  # between the faces of each target
+    samples_alone: float  # the variance that is left with endless seeds
+    unknown: str = ""
+
+    def half_width(self, level: float) -> float:
+        """Half the length of the interval at a level; see the module."""
+        return math.sqrt(sum(stdtrit(one.freedom, (1 + level) / 2) ** 2 * one.variance for one in self._parts))
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The interval over seeds and persons, no ends where it cannot be told."""
+        if self.unknown:
+            return Interval(self.mean, None, None, self.num_seeds)
+        half = self.half_width(level)
+        return Interval(self.mean, self.mean - half, self.mean + half, self.num_seeds)
+
+    @property
+    def p_value(self) -> float:
+        """The level of doubt at which the interval just leaves out zero; 1 where it cannot be told."""
+        if self.unknown or self.mean == 0:
+            return 1.0
+        low, high = -30.0, 0.0  # exponents of ten
+        for _ in range(60):  # halvings, to the last digit
+            middle = (low + high) / 2
+            tails = [stdtrit(one.freedom, 10**middle / 2) ** 2 * one.variance for one in self._parts]
+            low, high = (low, middle) if abs(self.mean) > math.sqrt(sum(tails)) else (middle, high)
+        return float(10**high)
+
+    def seeds_needed(self, level: float) -> int | None:
+        """The seeds with which a difference of a point would be found at a level with a power of 80 %.
+
+        A rough figure, since it rests on the variance between few trainings. None where no number of seeds would do.
+        """
+        number = np.arange(2, MOST_SEEDS + 1) if self.seeds else np.array([1])
+        between = sum(one.variance for one in self.seeds) * self.num_seeds / number
+        whole, tail = sum(one.variance for one in self.samples), (1 + level) / 2
+        squares = stdtrit(np.maximum(number - 1, 1), tail) ** 2 * between
+        for one in self.samples:
+            squares = squares + stdtrit(one.freedom, tail) ** 2 * one.variance * self.samples_alone / (whole or 1.0)
+        spread = np.sqrt(between + self.samples_alone)
+        power = ndtr((POINT - np.sqrt(squares)) / np.maximum(spread, 1e-12))
+        return int(number[power >= POWER][0]) if (power >= POWER).any() else None
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return (*self.seeds, *self.samples)
+
+
+def contrast(pairs: Sequence[tuple[Evaluation, Evaluation]], metric: str) -> Contrast:
+    """Compare two recipes on one target, or on the plain mean over several.
+
+    Seeds that both have are paired, and where there are such the others are left out. A network that is none of our
+    trainings has no seeds: it meets every seed of the other.
+    """
+    first, second = (_figures([pair[side] for pair in pairs], metric) for side in (0, 1))
+    assert all((first, second)), "no seed was measured on all targets"
+    common = [seed for seed in first if seed in second]
+    first, second = ({seed: one[seed] for seed in common or one} for one in (first, second))
+    values = [np.array(list(one.values())) for one in (first, second)]
+    varying = [values[0] - values[1]] if common else values
+    trained = [one for one, names in zip(varying, (first, second), strict=False) if None not in names]
+    seeds = [Part(float(one.var(ddof=1)) / len(one), len(one) - 1) for one in trained if len(one) > 1]
+    samples, alone = [], 0.0
+    for one, other in pairs:
+        drawn = [_replicates(one, first, metric), _replicates(other, second, metric)]
+        part = one.replicates.variance(drawn[0].mean(1) - drawn[1].mean(1), metric)
+        samples.append(Part(part.variance / len(pairs) ** 2, part.freedom))
+        number, both = max(len(first), len(second)), 0.0
+        if number > 1 and {len(first), len(second)} <= {1, number} and math.isfinite(part.variance):
+            singles = [one.replicates.variance(row, metric).variance for row in (drawn[0] - drawn[1]).T]
+            both = (float(np.mean(singles)) - part.variance) / (number - 1)  # what varies with seed and person at once
+        alone += max(0.0, part.variance - max(0.0, both)) / len(pairs) ** 2
+    unknown = "one seed" if len(seeds) < len(trained) else ""
+    if not all(math.isfinite(part.variance) for part in samples):
+        unknown = "a class that one person alone shows"
+    number = min(map(len, trained), default=0)
+    mean = float(values[0].mean() - values[1].mean())
+    return Contrast(mean, number, tuple(seeds), tuple(samples), alone, unknown)
+
+
+def _figures(results: Sequence[Evaluation], metric: str) -> dict[int | None, float]:
+    """One figure of every seed that was measured on all targets, mean over them; under None where it is of no seed."""
+    rows = [result.by_seed(metric) for result in results]
+    if not all(result.predictions.trained for result in results):
+        return {None: float(np.mean([value for row in rows for value in row.values()]))}
+    shared = [seed for seed in rows[0] if all(seed in row for row in rows)]
+    return {seed: float(np.mean([row[seed] for row in rows])) for seed in shared}
+
+
+def _replicates(result: Evaluation, chosen: dict[int | None, float], metric: str) -> Float[np.ndarray, "b s"]:
+    seeds = list(result.seeds)
+    places = [seeds.index(seed) for seed in chosen if seed is not None] or list(range(len(seeds)))
+    return result.replicates.metrics[:, places, METRICS.index(metric)]
+
+
+class Decision(NamedTuple):
+    """What may be said of one comparison among several: nothing unless `p_value` is below 5 %."""
+
+    interval: (
+        Interval  # at the level at which Holm's procedure asks; it leaves out zero where the difference is claimed
+    )
+    p_value: float  # corrected
+    seeds_needed: int | None  # for a difference of a point, at the level of a first comparison
+
+    @property
+    def claim(self) -> Literal["above", "below", "unclear"]:
+        """The side of zero that the difference is claimed to be on."""
+        return self.interval.direction
+
+
+def decide(contrasts: Sequence[Contrast]) -> list[Decision]:
+    """Correct comparisons for their number by Holm's procedure; one that cannot be told counts as well."""
+    doubt, decisions, corrected, divisor = 1 - LEVEL, {}, 0.0, len(contrasts)
+    values = [one.p_value for one in contrasts]
+    for rank, place in enumerate(sorted(range(len(contrasts)), key=values.__getitem__)):
+        if corrected < doubt:
+            divisor = len(contrasts) - rank  # stays, once one is not claimed: none after it is
+        corrected = min(1.0, max(corrected, (len(contrasts) - rank) * values[place]))
+        one, first = contrasts[place], 1 - doubt / len(contrasts)
+        needed = None if one.unknown else one.seeds_needed(first)
+        decisions[place] = Decision(one.interval(1 - doubt / divisor), corrected, needed)
+    return [decisions[place] for place in range(len(contrasts))]
+
+
+def summarise(predictions: Predictions, resampling: Resampling, *, target: str) -> dict[str, Any]:
+    """Return the content of `metrics.json`; `resampling` has the settings, by which the report resamples as well."""
+    result = evaluate(predictions, resampling, target=target)
     first, number = result.first, {name: k for k, name in enumerate(predictions.classes)}
     return {
         **{name: interval.mean for name, interval in result.over_seeds.items()},
         "samples": first.num_samples,
         "support": first.supports,
         "absent_classes": ", ".join(first.absent),
+        "resampling": {name: getattr(resampling, name) for name in Resampling.model_fields},
         "bootstrap_units": "subjects" if resampling.by_subject and predictions.clusters else "faces within classes",
         "over_seeds": {name: _bounds(interval) for name, interval in result.over_seeds.items() if _bounds(interval)},
         "over_samples": {name: _bounds(interval) for name, interval in result.over_samples.items()},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fer_pipeline.core.documents import read_json
+from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import first_difference, merge_settings
 
 
@@ -65,5 +66,6 @@ def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -
         ):
             yield f"{name}.{key}", section.get(key), found
     seed = recorded.get("training", recorded).get("seed")
-    if seed is not None and seed not in (params.get("seeds") or [seed]):
+    seeds = params.get("seeds") or [seed]
+    if seed is not None and seed not in ([derive(one, name) for one in seeds] if name == "train_primitive" else seeds):
         yield "seeds", params["seeds"], [seed]

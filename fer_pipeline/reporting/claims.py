@@ -1,8 +1,8 @@
-"""Say on the page's first screen whether each recipe helps, by how much and how surely, and place the forest plot.
+"""Say first which recipes are claimed to help, by how much and how surely, and place the forest plot.
 
 The rule is fixed beforehand and the same for every outcome: the mean class accuracy, averaged over the targets, of the
-recipe minus the baseline's, paired over the seeds. The whole 95 % interval above zero says "helps", below zero
-"hurts", anything else "no clear effect"; one seed can never decide.
+recipe minus the baseline's. The whole interval over seeds and persons, corrected for the number of comparisons, above
+zero says "helps", below zero "hurts", anything else "no clear effect"; one seed can never decide.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fer_pipeline.evaluation.statistics import Interval
 from fer_pipeline.reporting.charts import Look
 from fer_pipeline.reporting.formatting import listing, plural, points, span
-from fer_pipeline.reporting.results import ALL, METRIC, Difference
+from fer_pipeline.reporting.results import ALL, Comparisons, Difference
 
 EFFECTS = {"above": ("help", "helps"), "below": ("hurt", "hurts"), "unclear": ("show", "shows")}
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
     size: str
     detail: str
     control: str
-    interval: Interval
+    interval: Interval  # corrected
 
     @property
     def sentence(self) -> str:
@@ -37,7 +37,7 @@ class Claim(NamedTuple):
 
 def make_claims(
     recipes: Sequence[str],
-    comparisons: Sequence[Difference],
+    comparisons: Comparisons,
     *,
     baseline: str,
     controls: Mapping[str, str],
@@ -49,20 +49,21 @@ def make_claims(
     """
     claims = []
     for recipe in recipes:
-        rows = _rows(comparisons, recipe, baseline)
+        rows = [row for row, _ in comparisons.get((recipe, baseline), ())]
         if not rows or recipe in controls.values():
             continue
-        subject, interval = descriptions.get(recipe, recipe), rows[-1].over_seeds  # of the mean over several targets
+        subject, deciding = descriptions.get(recipe, recipe), rows[-1]  # of the mean over several targets
+        interval = deciding.interval
         effect = EFFECTS[interval.direction][subject == recipe]
         targets = [row.target for row in rows if row.target != ALL]
         where = f"averaged over {plural(len(targets), 'test set')}" if len(targets) > 1 else f"on {targets[0]}"
-        doubt = "one seed: no interval"
+        doubt = f"{deciding.contrast.unknown}: no interval"
         if interval.low is not None:
-            seeds = plural(interval.count, "seed")
-            doubt = f"95\N{NO-BREAK SPACE}% interval over {seeds}: {span(interval, signed=True)}"
+            seeds = f"{plural(interval.count, 'seed')} and " if interval.count else ""
+            doubt = f"corrected interval over {seeds}persons: {span(interval, signed=True)}"
         control = "No control recipe stands beside it."
-        if against_control := _rows(comparisons, recipe, controls.get(recipe, "")):
-            control = f"Against its control {controls[recipe]}: {_with_span(against_control[-1].over_seeds)}."
+        if against_control := comparisons.get((recipe, controls.get(recipe, ""))):
+            control = f"Against its control {controls[recipe]}: {_with_span(against_control[-1][0].interval)}."
         effect = f"{effect} no clear effect" if interval.direction == "unclear" else effect
         detail = f"points of mean class accuracy, {where}; {doubt}"
         claims.append(Claim(recipe, subject, effect, points(interval.mean), detail, control, interval))
@@ -77,15 +78,39 @@ def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
     names = [f"{one.subject} ({one.recipe})" if subjects.count(one.subject) > 1 else one.subject for one in claims]
     if all(claim.interval.low is None for claim in claims):
         sizes = [f"{name} {claim.size} points" for name, claim in zip(names, claims, strict=True)]
-        return f"One seed only, so no verdict: {listing(sizes)} against {baseline}"
+        lack = "One seed only" if all(claim.interval.count == 1 for claim in claims) else "No interval"
+        return f"{lack}, so no verdict: {listing(sizes)} against {baseline}"
     parts = [f"{name} {claim.effect}" for name, claim in zip(names, claims, strict=True)]
     if len(parts) == 2 and claims[1].subject != claims[1].recipe:  # the name of a recipe keeps its first letter
         parts[1] = parts[1][0].lower() + parts[1][1:]
     return listing(parts)
 
 
-def _rows(comparisons: Sequence[Difference], recipe: str, against: str) -> list[Difference]:
-    return [row for row in comparisons if (row.recipe, row.against, row.metric) == (recipe, against, METRIC)]
+def write_rule(comparisons: Comparisons) -> str:
+    """Write which of the differences that decide are claimed and by which rule, in one sentence."""
+    deciding = [rows[-1][0] for rows in comparisons.values()]
+    claimed = [f"{row.recipe} {row.interval.direction} {row.against}" for row in deciding if _is_claimed(row)]
+    if not deciding:
+        return "Nothing is claimed, since nothing was compared"
+    number = "the only comparison" if len(deciding) == 1 else f"one of the {len(deciding)} comparisons together"
+    return (
+        f"Claimed: {listing(claimed) or 'nothing'}, by the rule that a difference in mean class accuracy counts where "
+        f"its interval over seeds and persons leaves out zero, corrected by Holm's procedure so that {number} is "
+        "claimed with a chance of at most 5\N{NO-BREAK SPACE}% where no recipe differs"
+    )
+
+
+def describe_seeds(row: Difference) -> str:
+    """Say how many seeds a difference of one point would need; nothing where the row does not decide."""
+    if row.decision is None or row.contrast.unknown:
+        return ""
+    if row.decision.seeds_needed is None:
+        return "more seeds cannot help: persons limit" if row.contrast.seeds else "persons limit"
+    return f"{row.decision.seeds_needed}" if row.contrast.seeds else "none is trained"
+
+
+def _is_claimed(row: Difference) -> bool:
+    return row.interval.direction != "unclear"
 
 
 def _with_span(interval: Interval) -> str:
@@ -108,7 +133,7 @@ def place_forest(differences: Sequence[Difference], looks: Mapping[str, Look]) -
     """Place the plot of some differences on a scale with round numbers; None where there are none."""
     if not differences:
         return None
-    ends = [value for row in differences for value in _ends(row.over_seeds)]
+    ends = [value for row in differences for value in _ends(row.interval)]
     low, high = min(0.0, *ends), max(0.0, *ends)
     step = next((step for step in STEPS if (high - low) / step <= 6), STEPS[-1])
     low, high = math.floor(low / step - 0.2) * step, math.ceil(high / step + 0.2) * step
@@ -118,7 +143,7 @@ def place_forest(differences: Sequence[Difference], looks: Mapping[str, Look]) -
 
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(differences, key=lambda row: row.target != ALL):
-        interval, text = row.over_seeds, _with_span(row.over_seeds)
+        interval, text = row.interval, _with_span(row.interval)
         left, right = place(min(_ends(interval))), place(max(_ends(interval)))
         position = {"dot": place(interval.mean), "left": left, "width": round(right - left, 2)}
         words = {"text": text, "description": f"{row.recipe} minus {row.against} on {row.target}: {text} points"}

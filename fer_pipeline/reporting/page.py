@@ -15,11 +15,10 @@ from pydantic import Field
 from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY, read_summary
 from fer_pipeline.artifacts.truth import read_truth
-from fer_pipeline.core.settings import PlainName, ProjectSettings
-from fer_pipeline.evaluation.statistics import Resampling
+from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
 from fer_pipeline.reporting import formatting, mining, results, trainings
 from fer_pipeline.reporting.charts import Charts, choose_looks
-from fer_pipeline.reporting.claims import make_claims, place_forest, write_headline
+from fer_pipeline.reporting.claims import describe_seeds, make_claims, place_forest, write_headline, write_rule
 from fer_pipeline.reporting.formatting import listing, percent, plural
 from fer_pipeline.reporting.leaks import describe_leaks
 from fer_pipeline.reporting.lineage import load_census, read_lineage
@@ -31,13 +30,14 @@ FEW = 20  # test faces of a class below which the page says what one face weighs
 Count = Annotated[int, Field(ge=0)]
 
 
-class PageSettings(Resampling):
-    """What the page shows and how doubt is measured."""
+class PageSettings(Settings):
+    """What the page shows; doubt is measured as `evaluate` was told."""
 
     title: str = "Facial expression report"
     baseline: str = "baseline"  # the recipe that all others are compared with
     controls: dict[PlainName, PlainName] = Field(default_factory=dict)  # recipe: the recipe that is its control
     descriptions: dict[PlainName, str] = Field(default_factory=dict)  # recipe: what it adds, in the plural
+    peers: tuple[PlainName, ...] = ()  # rows that no recipe trains, compared like recipes: folders of reports/metrics
     faces_per_class: Count = 10  # mined faces shown of each class
     failures_per_class: Count = 4  # mistakes shown of each class and target, of those that evaluate wrote
 
@@ -48,16 +48,10 @@ class ReportData:
     def __init__(self, root: Path, project: ProjectSettings, settings: PageSettings) -> None:
         recipes, classes = list(project.recipes), project.classes
         data, metrics = root / "data", root / "reports/metrics"
-        self.results = results.load_results(metrics, project, settings)
-        # By recipe and what it is compared with: differences in mean class accuracy and in accuracy, target by target.
-        self.comparisons: dict[tuple[str, str], list[tuple[Difference, Difference]]] = {}
-        for pair in results.list_pairs(recipes, baseline=settings.baseline, controls=settings.controls):
-            means, accuracies = (
-                results.compute_differences(self.results, *pair, targets=project.targets, metric=metric)
-                for metric in (METRIC, "accuracy")
-            )
-            if means:
-                self.comparisons[pair] = list(zip(means, accuracies, strict=True))
+        self.results = results.load_results(metrics, [*recipes, *settings.peers], project.targets)
+        rows = [*recipes, *settings.peers]
+        pairs = results.list_pairs(rows, baseline=settings.baseline, controls=settings.controls)
+        self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets)
         self.truth = read_truth(data / "truth", project.pools)
         self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth)
         self.mined: dict[str, Any] | None = None  # the summary
@@ -95,16 +89,19 @@ def render(context: dict[str, Any]) -> str:
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
+    environment.filters["describe_seeds"] = describe_seeds
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
     return environment.get_template("index.html.j2").render(style=style, **context)
 
 
 def build_context(data: ReportData, project: ProjectSettings, settings: PageSettings) -> dict[str, Any]:
     """Build everything that the templates name; `charts` holds those that there is something to draw for."""
-    baseline, controls, recipes = settings.baseline, settings.controls, list(project.recipes)
+    baseline, controls, recipes = settings.baseline, settings.controls, [*project.recipes, *settings.peers]
     looks = choose_looks(recipes, baseline=baseline, controls=controls)
     means = [row for row in data.differences if row.metric == METRIC]
-    claims = make_claims(recipes, means, baseline=baseline, controls=controls, descriptions=settings.descriptions)
+    claims = make_claims(
+        recipes, data.comparisons, baseline=baseline, controls=controls, descriptions=settings.descriptions
+    )
     by_target = {
         target: rows
         for target in project.targets
@@ -120,20 +117,22 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "project": project,
         "title": settings.title,
         "baseline": baseline,
-        "draws": settings.bootstrap,
+        "draws": next(iter(data.results.values())).resampling.bootstrap,
         "all_targets": ALL,
         "all_classes": ALL_CLASSES,
         "looks": looks,
         "claims": claims,
         "headline": write_headline(claims, baseline=baseline),
+        "length": trainings.describe_length(data.timings, data.histories),
+        "rule": write_rule(data.comparisons),
         "forest": place_forest([row for row in means if row.against == baseline], looks),
         "levels": {ALL: math.fsum(levels.values()) / len(levels), **levels} if levels else {},
-        "warnings": _warnings(data, project, baseline, by_target),
+        "warnings": _warnings(data, project, recipes, baseline, by_target),
         "by_target": by_target,
         "best": {target: max(rows, key=_level).recipe for target, rows in by_target.items()},
         "confusions": {key: results.shade_confusion(result) for key, result in data.results.items()},
         "num_seeds": max(len(result.seeds) for result in data.results.values()),
-        "resampled": _describe_resampling(by_target, by_subject=settings.by_subject),
+        "resampled": _describe_resampling(by_target),
         "loss": loss,
         "charts": {name: svg for name, svg in charts.items() if svg},
     }
@@ -143,8 +142,8 @@ def _level(result: Result) -> float:
     return result.over_seeds[METRIC].mean
 
 
-def _describe_resampling(by_target: dict[str, list[Result]], *, by_subject: bool) -> str:
-    persons = [target for target, rows in by_target.items() if by_subject and any(rows[0].predictions.subjects)]
+def _describe_resampling(by_target: dict[str, list[Result]]) -> str:
+    persons = [name for name, (one, *_) in by_target.items() if one.resampling.by_subject and one.predictions.clusters]
     faces = [target for target in by_target if target not in persons]
     if not faces:
         return "whole persons are drawn"
@@ -154,9 +153,13 @@ def _describe_resampling(by_target: dict[str, list[Result]], *, by_subject: bool
 
 
 def _warnings(
-    data: ReportData, project: ProjectSettings, baseline: str, by_target: dict[str, list[Result]]
+    data: ReportData,
+    project: ProjectSettings,
+    recipes: list[str],
+    baseline: str,
+    by_target: dict[str, list[Result]],
 ) -> list[str]:
-    every = [(recipe, target) for recipe in project.recipes for target in project.targets]
+    every = [(recipe, target) for recipe in recipes for target in project.targets]
     missing = [f"{recipe} on {target}" for recipe, target in every if (recipe, target) not in data.results]
     warnings = list(data.leaks)
     if missing:
@@ -164,7 +167,8 @@ def _warnings(
     if baseline not in project.recipes:
         choices = listing(list(project.recipes))
         warnings.append(f"There is no recipe “{baseline}” to compare with; set report.baseline to one of {choices}.")
-    short = sorted({result.recipe for result in data.results.values() if len(result.seeds) < len(project.seeds)})
+    own = [result for result in data.results.values() if result.predictions.trained]
+    short = sorted({result.recipe for result in own if len(result.seeds) < len(project.seeds)})
     if short:
         warnings.append(f"Evaluated with fewer than {plural(len(project.seeds), 'seed')}: {listing(short)}.")
     for target, rows in by_target.items():  # where a single test face weighs much

@@ -1,8 +1,11 @@
 """Compute every recipe's results on every target from its predictions, and compare recipes with each other.
 
-All figures come from `predictions.parquet`, so that the page's numbers rest on one file. A difference is paired twice:
-seed by seed (t interval of the mean difference) and test face by test face (both recipes meet the same bootstrap
-replicates). `ALL` stands for the plain mean over the targets, each of equal weight.
+All figures come from `predictions.parquet`, so that the page's numbers rest on one file, and are resampled as
+`evaluate` did. A difference is paired seed by seed and test face by test face (both recipes meet the same bootstrap
+replicates); its interval is over both. `ALL` stands for the plain mean over the targets, each of equal weight.
+
+One difference of each pair decides, and only it may be claimed: that in `METRIC`, on the mean over the targets where
+there are several. All that decide are corrected for their number together. The others are details without a claim.
 """
 
 import itertools
@@ -14,14 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
+from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions, read_resampling
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.evaluation import statistics
-from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import Evaluation, Interval, Resampling, mean_interval, percentile_interval
+from fer_pipeline.evaluation.statistics import Contrast, Decision, Evaluation, Interval, Resampling, contrast, decide
 from fer_pipeline.reporting.charts import BLUE, VERMILION
 from fer_pipeline.reporting.formatting import percent, span
 
@@ -42,37 +42,45 @@ Results = dict[tuple[str, str], Result]  # by recipe and target
 
 
 class Difference(NamedTuple):
-    """One recipe minus another on one target, for one figure."""
+    """One recipe minus another on one target, for one figure; `decision` where it is one of those that decide."""
 
     recipe: str
     against: str
     target: str
     metric: str
-    over_seeds: Interval
-    over_samples: Interval
+    contrast: Contrast
+    decision: Decision | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The interval over seeds and persons: corrected where it decides, else of 95 %."""
+        return self.decision.interval if self.decision else self.contrast.interval()
+
+
+Comparisons = dict[tuple[str, str], list[tuple[Difference, Difference]]]  # in `METRIC` and accuracy, target by target
 
 
 Cell = tuple[str, str, str]  # of the confusion table: text, colour of the background, title
 
 
-def load_results(metrics: Path, project: ProjectSettings, resampling: Resampling) -> Results:
-    """Read and evaluate all predictions there are, in the order of the settings."""
+def load_results(metrics: Path, recipes: Sequence[str], targets: Sequence[str]) -> Results:
+    """Read and evaluate all predictions there are, in the order of the recipes."""
     results = {
-        (recipe, target): compute_result(recipe, target, read_predictions(path), resampling)
-        for recipe in project.recipes
-        for target in project.targets
+        (recipe, target): compute_result(recipe, target, read_predictions(path), read_resampling(path.parent))
+        for recipe in recipes
+        for target in targets
         if (path := metrics / recipe / target / PREDICTIONS).exists()
     }
     if not results:
-        recipes = ", ".join(project.recipes)
-        raise DataError(f"no results in {metrics} for the recipes {recipes}; run: dvc repro evaluate")
+        raise DataError(f"no results in {metrics} for the recipes {', '.join(recipes)}; run: dvc repro evaluate")
+    if len({tuple(vars(result.resampling).items()) for result in results.values()}) > 1:
+        raise DataError(f"the results in {metrics} were resampled in different ways; run: dvc repro evaluate")
     return results
 
 
 def compute_result(recipe: str, target: str, predictions: Predictions, resampling: Resampling) -> Result:
     """Compute the figures of one recipe on one target; all recipes meet the same replicates of a target."""
-    seed = derive(resampling.bootstrap_seed, target)
-    own = statistics.evaluate(predictions, resampling.model_copy(update={"bootstrap_seed": seed}))
+    own = statistics.evaluate(predictions, resampling, target=target)
     return Result(**vars(own), recipe=recipe, target=target)
 
 
@@ -80,6 +88,21 @@ def list_pairs(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, 
     """List which recipes are compared: each with the baseline, then those that have a control with it."""
     pairs = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []
     return pairs + [(name, controls[name]) for name in recipes if name in controls and controls[name] != baseline]
+
+
+def compare_recipes(results: Results, pairs: Sequence[tuple[str, str]], *, targets: Sequence[str]) -> Comparisons:
+    """Compare pairs of recipes, and decide which differences are claimed; one without a common target is left out."""
+    comparisons: Comparisons = {}
+    for pair in pairs:
+        means, accuracies = (
+            compute_differences(results, *pair, targets=targets, metric=m) for m in (METRIC, "accuracy")
+        )
+        if means:
+            comparisons[pair] = list(zip(means, accuracies, strict=True))
+    decisions = decide([rows[-1][0].contrast for rows in comparisons.values()])  # of the mean over several targets
+    for rows, decision in zip(comparisons.values(), decisions, strict=True):
+        rows[-1] = (rows[-1][0]._replace(decision=decision), rows[-1][1])
+    return comparisons
 
 
 def compute_differences(
@@ -91,28 +114,16 @@ def compute_differences(
         for target in targets
         if (recipe, target) in results and (against, target) in results
     }
-    every = [result for pair in pairs.values() for result in pair]
-    seeds = [seed for seed in (every[0].seeds if every else ()) if all(seed in result.seeds for result in every)]
-    if not seeds:
-        return []
-    column = METRICS.index(metric)
-    rows, per_seed, replicates = [], [], []
     for target, (one, other) in pairs.items():
         if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
             both = f"{recipe} and {against}"
             raise DataError(f"{both} were measured on different faces of {target}; run: dvc repro evaluate")
-        first, second = ([getattr(result.seeds[seed], metric) for seed in seeds] for result in (one, other))
-        per_seed.append(np.subtract(first, second))
-        replicates.append(one.replicates.metrics[:, column] - other.replicates.metrics[:, column])
-        mean, faces = float(np.mean(per_seed[-1])), one.first.num_samples
-        over_samples = percentile_interval(replicates[-1], estimate=mean, count=faces)
-        rows.append(Difference(recipe, against, target, metric, mean_interval(per_seed[-1].tolist()), over_samples))
+    if not all(set.intersection(*(set(pair[side].seeds) for pair in pairs.values())) for side in (0, 1) if pairs):
+        return []  # no seed was measured on all targets
+    groups = {target: [pair] for target, pair in pairs.items()}
     if len(pairs) > 1:
-        means = np.mean(per_seed, axis=0)
-        samples = sum(row.over_samples.count for row in rows)
-        pooled = percentile_interval(np.mean(replicates, axis=0), estimate=float(means.mean()), count=samples)
-        rows.append(Difference(recipe, against, ALL, metric, mean_interval(means.tolist()), pooled))
-    return rows
+        groups[ALL] = list(pairs.values())
+    return [Difference(recipe, against, name, metric, contrast(group, metric)) for name, group in groups.items()]
 
 
 def best_recipe(results: Results) -> str:

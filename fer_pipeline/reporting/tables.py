@@ -12,7 +12,8 @@ from typing import Any
 
 from fer_pipeline.core.files import write_text
 from fer_pipeline.evaluation.metrics import METRICS
-from fer_pipeline.evaluation.statistics import Interval
+from fer_pipeline.evaluation.statistics import Interval, Part
+from fer_pipeline.reporting.claims import describe_seeds
 from fer_pipeline.reporting.page import ReportData
 from fer_pipeline.reporting.results import Result
 
@@ -28,8 +29,11 @@ def write_tables(folder: Path, data: ReportData) -> None:
         _add_result(tables, result)
     tables["differences"] = [
         {"recipe": row.recipe, "against": row.against, "target": row.target, "metric": row.metric}
-        | {"difference": row.over_seeds.mean, **_ends("seeds", row.over_seeds), **_ends("faces", row.over_samples)}
-        | {"seeds": row.over_seeds.count}
+        | {"difference": row.contrast.mean, "low": row.interval.low, "high": row.interval.high}
+        | {"p_value": row.contrast.p_value, "p_corrected": row.decision.p_value if row.decision else None}
+        | {"claim": row.decision.claim if row.decision else None, "seeds": row.contrast.num_seeds}
+        | {"sd_seeds": _deviation(row.contrast.seeds), "sd_persons": _deviation(row.contrast.samples)}
+        | {"seeds_for_a_point": describe_seeds(row)}
         for row in data.differences
     ]
     tables["mined"] = [
@@ -44,10 +48,11 @@ def write_tables(folder: Path, data: ReportData) -> None:
     ]
     tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
-    means = ("seconds_per_step", "steps_per_epoch", "steps", "times_baseline")
+    means = ("seconds_per_step", "steps_per_epoch", "labelled_seen", "stopped_rising", "times_baseline")
     tables["timings"] = [
         {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}
         | {name: getattr(row, name) for name in means}
+        | {"steps": " ".join(map(str, row.steps))}
         for row in data.timings
     ]
     splits = [(one, *pair) for one in data.census for pair in one.splits.items()]
@@ -86,6 +91,11 @@ def _cell(value: object) -> str:
         return f"{value:.6f}"
     # A spreadsheet would run a name that begins like a formula.
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else str(value)
+
+
+def _deviation(parts: Sequence[Part]) -> float | None:
+    """The standard deviation of a difference by one of the two things that it varies with."""
+    return math.sqrt(sum(part.variance for part in parts)) if parts else None
 
 
 def _ends(name: str, interval: Interval | None) -> Row:

@@ -1,7 +1,8 @@
 """Read and draw what trainings and distillations cost and how they went (figures 4, 5 and 7 of arXiv:2005.08551).
 
-An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps;
-all recipes take the same number of steps in all. The clock is the one thing here that no seed fixes; it stands apart
+An epoch is once through all images that the recipe uses, so a recipe with ten times the images has ten times the steps
+of an epoch. All recipes take the same number of steps in all, or train until their own validation has stopped rising
+(`describe_length`). The clock is the one thing here that no seed fixes; it stands apart
 from the results and decides nothing.
 """
 
@@ -16,10 +17,11 @@ from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_
 from fer_pipeline.core.files import read_png, refuse_damage
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
-from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
+from fer_pipeline.reporting.formatting import TIMES, data_uri, listing, percent, plural
 
 History = list[dict[str, float]]
 Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
+RISING = 0.002  # mean gain of the last quarter of the validations from which on they count as rising
 PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
 
 
@@ -30,20 +32,65 @@ class Timing(NamedTuple):
     seconds: Interval
     seconds_per_step: float
     steps_per_epoch: float
-    steps: float
+    steps: tuple[int, ...]  # of every seed
+    labelled_seen: float  # times, each labelled face in the mean
+    stopped_rising: bool | None  # in every seed; None where the number of steps was fixed
     times_baseline: float | None
+
+    @property
+    def steps_text(self) -> str:
+        """The steps of all seeds, once where they are equal."""
+        return ", ".join(f"{steps:,}" for steps in (self.steps if len(set(self.steps)) > 1 else self.steps[:1]))
 
 
 def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list[Timing]:
     """Load the timings there are, in the order of the recipes."""
     timings = []
     rows = {name: read_timings(path) for name in recipes if (path := folder / f"{name}.json").exists()}
-    seconds = {name: mean_interval([row["seconds_per_epoch"] for row in rows[name]]) for name in rows if rows[name]}
+    seconds = {
+        name: mean_interval([row.figures["seconds_per_epoch"] for row in rows[name]]) for name in rows if rows[name]
+    }
     base = seconds[baseline].mean if baseline in seconds else 0
     for name, interval in seconds.items():
-        step, steps, total = (sum(row[key] for row in rows[name]) / len(rows[name]) for key in FIGURES[1:])
-        timings.append(Timing(name, interval, step, steps, total, interval.mean / base if base > 0 else None))
+        step, per_epoch = (sum(row.figures[key] for row in rows[name]) / len(rows[name]) for key in FIGURES[1:3])
+        steps = tuple(round(row.figures["steps"]) for row in rows[name])
+        ends = [row.stopped_rising for row in rows[name]]
+        done = None if None in ends else all(ends)
+        seen = float(np.mean([row.labelled_seen for row in rows[name]]))
+        times = interval.mean / base if base > 0 else None
+        timings.append(Timing(name, interval, step, per_epoch, steps, seen, done, times))
     return timings
+
+
+def describe_length(timings: Sequence[Timing], histories: Histories) -> str:
+    """Say by what rule the recipes were trained as long as they were, and which of them may not be finished."""
+    if not timings:
+        return "How long the recipes were trained was not recorded"
+    every = sorted({steps for row in timings for steps in row.steps})
+    number = f"{every[0]:,}" if len(every) == 1 else f"{every[0]:,} to {every[-1]:,}"
+    fixed = [row.recipe for row in timings if row.stopped_rising is None]
+    if not fixed:
+        short = [row.recipe for row in timings if not row.stopped_rising]
+        left = f", but for {listing(short)}, which at_most ended while it was rising" if short else ""
+        return f"Every recipe was trained until its own validation had stopped rising{left} ({number} steps)"
+    which = "Recipes were" if len(fixed) == len(timings) else f"{listing(fixed)} were"
+    said = f"{which} trained for a fixed number of steps ({number}), not until their validation had stopped rising"
+    rising = {name: _is_rising(histories.get(name, ())) for name in fixed}
+    if None in rising.values():
+        return f"{said}; they had no validation part, so whether it was still rising is not known"
+    names = [name for name, still in rising.items() if still]
+    return f"{said}; at the end it was {f'still rising for {listing(names)}' if names else 'not rising any more'}"
+
+
+def _is_rising(runs: Sequence[History]) -> bool | None:
+    """Whether the last quarter of the validations is better than the one before; None where they are too few."""
+    column = "validation_mean_class_accuracy"
+    values = [[row[column] for row in run] for run in runs if run and column in run[0]]
+    quarter = min(map(len, values), default=0) // 4
+    if not quarter:
+        return None
+    gains = [np.mean(run[-quarter:]) - np.mean(run[-2 * quarter : -quarter]) for run in values]
+    return bool(np.mean(gains) > RISING)
 
 
 def load_histories(models: Path, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, list[History]]:

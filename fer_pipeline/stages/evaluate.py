@@ -69,7 +69,7 @@ def run(
                 raise DataError(f"{fault}; its training diverged, rerun it")
             rows.append(row.astype(np.float32))
     predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows))
-    figures = summarise(predictions, config)
+    figures = summarise(predictions, config, target=target)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:
         write_metrics(folder, figures, predictions, add_pictures(failures, faces, config.batch_size))

@@ -2,7 +2,11 @@
 
 Source: OS-FER (arXiv:2005.08551), section 3.5, eq. 2. For a fair comparison all recipes of a seed start from the same
 initial weights, divide the labelled set alike and take the same number of steps, that of `training.epochs` over the
-labelled set. A recipe names its strategy and a folder for each source that the strategy reads.
+labelled set, or end by the same rule, `training.until`. A recipe names its strategy and a folder for each source that
+the strategy reads.
+
+All seeds have the same validation faces: those of `train_primitive`, which that labeller did not learn from either. Its
+held-out faces are trained on here.
 
 A finished model is kept in the store under all that it depends on: settings, data, initial weights, and the code of its
 strategy and of the training. `training.seeds` says how the seeds share the machine.
@@ -38,6 +42,7 @@ from fer_pipeline.training.sources import Source, check_sources
 from fer_pipeline.training.strategy import load_strategy
 
 STAGE = "train_final"
+INSTEAD = "training.select: last and a number of epochs or steps"
 
 
 class Config(ModelSettings):
@@ -50,8 +55,8 @@ class Config(ModelSettings):
 
     @model_validator(mode="after")
     def _best_needs_validation(self) -> "Config":
-        if self.training.select == "best" and self.validation == 0:
-            raise ValueError("training.select: best needs validation above 0; or set training.select: last")
+        if self.validation == 0 and (needs := self.training.needs_validation):
+            raise ValueError(f"training.{needs} needs validation above 0; or set {INSTEAD}")
         return self
 
 
@@ -88,7 +93,7 @@ def run(
     settled = settle(config, settings, recipe=recipe)
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
-    shared = ("network", "weights", "training.epochs", "training.steps", "training.batch")
+    shared = ("network", "weights", "training.epochs", "training.steps", "training.until", "training.batch")
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
     warnings = [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
     for name, folder in sources.items():
@@ -109,6 +114,7 @@ def run(
         folders=sources,
         shares={VALIDATION: own.validation},
         by_subject=own.by_subject,
+        split_seed=project.seeds[0],
         classes=classes,
         data=data,
         store=store,
@@ -153,17 +159,22 @@ def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:
-    figures, steps = [], set()
+    figures, steps, unfinished = [], [], 0
     for seed in seeds:
         card, history = read_card(out / str(seed)), read_history(out / str(seed))
         chosen = history[card.training["chosen_epoch"] - 1]
         figures.append(chosen.get("validation_mean_class_accuracy", float("nan")))
-        steps.add(card.training["steps"])
+        steps.append(card.training["steps"])
+        unfinished += card.training["stopped_rising"] is False
         warnings += [note for note in card.training["notes"] if note not in warnings]
     counts: dict[str, int | float] = {"seeds": len(seeds), "trained": trained, "steps": max(steps)}
-    line = (
-        f"{recipe}: {len(seeds)} models ({trained} trained, {len(seeds) - trained} from the store), {max(steps)} steps"
-    )
+    if unfinished:
+        warnings.append(
+            f"{unfinished} of {len(seeds)} models ended by training.until.at_most while their validation was rising; "
+            "raise it, or the comparison is one of unfinished models"
+        )
+    taken = f"{max(steps)} steps" if len(set(steps)) == 1 else f"{', '.join(map(str, steps))} steps"
+    line = f"{recipe}: {len(seeds)} models ({trained} trained, {len(seeds) - trained} from the store), {taken}"
     if np.isfinite(figures).all():
         counts["validation_mean_class_accuracy"] = float(np.mean(figures))
         line += f", validation mean class accuracy {np.mean(figures):.3f}"

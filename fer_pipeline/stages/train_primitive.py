@@ -3,6 +3,10 @@
 Source: OS-FER (arXiv:2005.08551), section 3.1, eq. 1. Difference: two parts are set aside by seed, whole subjects at a
 time. `validation` chooses the epoch; `heldout` is neither trained on nor in the centroids, so that the precision of
 mining can be estimated on it. Which face is in which part stands in `split.parquet` beside the checkpoint.
+
+Our reading of what the final models may see: `validation` is theirs too, face by face, so that none of their
+validation faces taught the labeller whose pseudo-labels they learn from; they train on `heldout`, by which mining was
+measured and nothing was taught. The seed of the weights is derived for this stage, never one of the final trainings'.
 """
 
 from pathlib import Path
@@ -13,6 +17,7 @@ from pydantic import Field, model_validator
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
+from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies import supervised
@@ -21,6 +26,7 @@ from fer_pipeline.training.seeds import ModelSettings, SeedTraining
 from fer_pipeline.training.sets import folder_sha256
 
 STAGE = "train_primitive"
+INSTEAD = "training.select: last and a number of epochs or steps"
 
 
 class SplitSettings(Settings):
@@ -45,8 +51,8 @@ class Config(ModelSettings):
 
     @model_validator(mode="after")
     def _best_needs_validation(self) -> "Config":
-        if self.training.select == "best" and self.split.validation == 0:
-            raise ValueError("training.select: best needs split.validation above 0; or set training.select: last")
+        if self.split.validation == 0 and (needs := self.training.needs_validation):
+            raise ValueError(f"training.{needs} needs split.validation above 0; or set {INSTEAD}")
         return self
 
 
@@ -58,7 +64,7 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         out: Where checkpoint, history and `split.parquet` are written.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
-    classes, seed = project.classes, project.seeds[0]
+    classes, seed = project.classes, derive(project.seeds[0], STAGE)
     training = SeedTraining(
         owner=STAGE,
         config=config,
@@ -67,6 +73,7 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         folders={"labelled": faces},
         shares={VALIDATION: config.split.validation, HELDOUT: config.split.heldout},
         by_subject=config.split.by_subject,
+        split_seed=project.seeds[0],
         classes=classes,
         data={"faces": folder_sha256(faces)},
         store=store,

@@ -37,11 +37,11 @@ from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import Cosine, Optimizer, Schedule, Step, TrainingSettings
+from fer_pipeline.training.settings import Constant, Cosine, Optimizer, Schedule, Step, TrainingSettings, Until
 from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
-from fer_pipeline.training.validation import better, validate
+from fer_pipeline.training.validation import better, find_end, validate
 from fer_pipeline.training.worker import Worker
 
 NOTEWORTHY_WAITING = 0.05  # of the time of steps
@@ -78,9 +78,13 @@ class Execution:
 
 
 def length(settings: TrainingSettings, num_labelled: int) -> tuple[int, int]:
-    """Steps in all and steps an epoch, from the number of labelled images alone: equal for every recipe."""
+    """Steps in all and steps an epoch, from the number of labelled images alone: equal for every recipe.
+
+    Where the validation says when a training ends, the steps are the most that it may take.
+    """
     steps_per_epoch = math.ceil(num_labelled / settings.batch)
-    total = settings.steps if settings.epochs is None else settings.epochs * steps_per_epoch
+    epochs = settings.until.at_most if settings.until else settings.epochs
+    total = settings.steps if epochs is None else epochs * steps_per_epoch
     assert total is not None
     return total, steps_per_epoch
 
@@ -99,6 +103,7 @@ def fit(
     processes at once, each calls this with its own worker; the leader writes.
     """
     settings, worker, advance = job.settings, execution.worker, execution.advance
+    assert settings.until is None or validation is not None, "only a validation says when to end"
     total_steps, per_epoch = length(settings, len(streams["labelled"].set))
     streams = {name: stream.for_worker(worker) for name, stream in streams.items()}
     loader = Loader(streams, worker.device)
@@ -127,18 +132,21 @@ def fit(
             if phase_steps == 0:  # left out by the strategy's options
                 progress.phase, progress.phase_epochs = number + 1, 0
                 continue
-            _begin_phase(run, phase, settings, phase_steps, saved_optimizers, execution.state)
+            until = settings.until if phase.epochs is phase.steps is None else None
+            planned = until.at_least * per_epoch if until else phase_steps
+            _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
             with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
                 for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
+                    falling = _find_end(progress, phase, settings, until)[:2] if until else None
                     strategy.train()
                     sums: dict[str, Tensor] = {}
                     first, last = epoch * per_epoch, min((epoch + 1) * per_epoch, phase_steps)
                     started, waited = time.perf_counter(), loader.waited
                     for step in range(first, last):
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
-                        _set_rates(run, phase, settings)
+                        _set_rates(run, phase, settings, falling)
                         torch.manual_seed(run.child_seed())  # dropout's numbers: a function of the step like all else
                         batches = next(batches_of_steps)
                         with worker.fabric.autocast():
@@ -171,6 +179,9 @@ def fit(
                     row |= {f"train_{name}": float(value) / (last - first) for name, value in sums.items()}
                     row |= {f"validation_{name}": value for name, value in metrics.items()}
                     progress.history.append(row)
+                    if until:
+                        _, end, progress.stopped_rising = _find_end(progress, phase, settings, until)
+                        ended = ended or epoch + 1 >= end
                     if metrics and settings.select == "best" and better(metrics, progress.best, settings.monitor):
                         progress.best, progress.epoch = metrics, len(progress.history)
                         progress.best_weights = copy.deepcopy(model.state_dict())
@@ -227,10 +238,32 @@ def _begin_phase(
         run.optimizers[name] = run.worker.fabric.setup_optimizers(optimizer)
 
 
-def _set_rates(run: StepContext, phase: Phase, settings: TrainingSettings) -> None:
+def _find_end(
+    progress: Progress, phase: Phase, settings: TrainingSettings, until: Until
+) -> tuple[int | None, int, bool]:
+    """`find_end` for the phase in progress."""
+    rows = progress.history[len(progress.history) - progress.phase_epochs :]
+    values = [row[f"validation_{settings.monitor}"] for row in rows]
+    cosine = any(isinstance(plan.schedule or settings.schedule, Cosine) for plan in phase.optimizers.values())
+    return find_end(values, until, monitor=settings.monitor, cosine=cosine)
+
+
+def _set_rates(
+    run: StepContext, phase: Phase, settings: TrainingSettings, falling: tuple[int | None, int] | None
+) -> None:
+    """Sets the learning rates of a step; `falling` are the epochs between which a cosine without a length falls."""
     for name, plan in phase.optimizers.items():
-        schedule, total = plan.schedule or settings.schedule, run.phase_steps
-        factor = rate_factor(schedule, run.phase_step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
+        schedule, step, total = plan.schedule or settings.schedule, run.phase_step, run.phase_steps
+        if falling and isinstance(schedule, Cosine):
+            start, end = falling
+            if start is None:
+                schedule = Constant(name="constant", warmup_epochs=schedule.warmup_epochs)
+            else:
+                step, total = step - start * run.steps_per_epoch, (end - start) * run.steps_per_epoch
+                schedule = Cosine(floor=schedule.floor)
+        elif falling:
+            total = falling[1] * run.steps_per_epoch
+        factor = rate_factor(schedule, step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
         for group in run.optimizers[name].param_groups:
             group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor
 
@@ -247,6 +280,7 @@ class TrainingResult(NamedTuple):
     fitted: Progress
     steps_per_own_epoch: int  # to see as many images as its own training set has
     images: dict[str, int]
+    times_seen: dict[str, float]  # each image of a stream, in the mean
     advice: tuple[str, ...]  # of `advise`
 
 
@@ -302,6 +336,7 @@ def train(
     drawn = [name for name in sets if sizes[name]]
     own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
     worker = execution.worker
+    seen = {name: fitted.steps * (sizes[name] / images[name] if sizes[name] else 1.0) for name in images}
     training = {
         **job.about,
         "seed": job.seed,
@@ -312,6 +347,8 @@ def train(
         "steps": fitted.steps,
         "epochs_of_labelled": fitted.steps / length(settings, images["labelled"])[1],
         "epochs_of_own_set": fitted.steps / own_epoch,
+        "times_seen": seen,
+        "stopped_rising": fitted.stopped_rising,
         "chosen_epoch": fitted.epoch,
         "notes": [worker.note] if worker.note else [],
     }
@@ -320,7 +357,7 @@ def train(
             network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
         )
         save_checkpoint(execution.folder, model, card)
-    return TrainingResult(fitted, own_epoch, images, advise(streams, fitted.waited, fitted.seconds))
+    return TrainingResult(fitted, own_epoch, images, seen, advise(streams, fitted.waited, fitted.seconds))
 
 
 def describe_waiting(waited: float, seconds: float) -> str:

@@ -40,6 +40,7 @@ class Progress:
     waited: NonNegativeFloat = 0.0  # of these, for images
     history: list[Row] = field(default_factory=list)
     epoch: NonNegativeInt = 0  # the best so far, from 1; 0 where none is chosen
+    stopped_rising: bool | None = None  # whether the validation had, where it says when a training ends
     best: dict[str, float] | None = None  # its figures
     best_weights: dict[str, Tensor] | None = None
 

@@ -53,6 +53,7 @@ class SeedTraining:
     folders: Mapping[str, Path]  # of the sources
     shares: Mapping[str, float]  # of the labelled set that are not trained on, by part
     by_subject: bool
+    split_seed: int  # of the parts, the same for all seeds
     classes: tuple[str, ...]
     data: dict[str, str]  # hashes of the sources
     store: Path
@@ -98,6 +99,7 @@ class SeedTraining:
         own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
+        parts = (*parts, self.split_seed)
         return {seed: fingerprint(*parts, seed) for seed in seeds}
 
     def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
@@ -146,7 +148,7 @@ class SeedTraining:
             labelled.labels.numpy(),
             labelled.subjects if self.by_subject else np.full(len(labelled), "", dtype=object),
             shares=self.shares,
-            seed=seed,
+            seed=self.split_seed,
             num_classes=len(self.classes),
         )
         if HELDOUT in self.shares and execution.worker.is_leader:
@@ -186,5 +188,7 @@ def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
         "steps_per_epoch": result.steps_per_own_epoch,
         "seconds_per_epoch": per_step * result.steps_per_own_epoch,
         "images": result.images,
+        "times_seen": result.times_seen,
+        "stopped_rising": result.fitted.stopped_rising,
         "advice": list(result.advice),
     }

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
@@ -173,33 +173,47 @@ def partition(
 ) -> np.ndarray:
     """Divides a labelled set: `fit` or one of the names in `shares` for every face.
 
-    Nobody's faces are in two parts: subjects move as a whole (faces without a subject are each their own). Within that
-    every class is divided as the shares say, as well as whole subjects allow. Source: the greedy rule of scikit-learn's
-    StratifiedGroupKFold, here for parts of any size: groups in random order, large first, each to the part where it
-    lessens the squared shortfall of the class counts the most; the rest part `fit` wins ties and keeps at least one
-    face of every class that has one.
+    Nobody's faces are in two parts: subjects move as a whole (faces without a subject are each their own). The parts
+    are taken one after the other, each from what those before it have left, so that a part does not depend on those
+    that come after it: with equal seeds and shares two stages have the same first part, whatever else they set aside.
     """
     assert sum(shares.values()) < 1, "the shares leave nothing to train on"
-    names = [FIT, *shares]
-    wanted = np.array([1 - sum(shares.values()), *shares.values()])
     keys = pa.array([subject or f"\x00{index}" for index, subject in enumerate(subjects)], pa.string())
     group = keys.dictionary_encode().indices.to_numpy()  # in the order of their first faces
     counts = np.zeros((int(group.max(initial=-1)) + 1, num_classes))
     np.add.at(counts, (group, labels), 1)
+    part_of_group, left = np.full(len(counts), FIT, dtype=object), 1.0
+    for name, share in shares.items():
+        free = np.flatnonzero(part_of_group == FIT)
+        taken = _take_share(counts[free], share / left, np.random.default_rng(derive(seed, "partition", name)))
+        part_of_group[free[taken]] = name
+        left -= share
+    return part_of_group[group]
+
+
+def _take_share(
+    counts: Float64[np.ndarray, "g c"], share: float, random: np.random.Generator
+) -> Bool[np.ndarray, " g"]:
+    """Says of each group whether it is among those that make up a share of every class.
+
+    Every class is divided as well as whole groups allow. Source: the greedy rule of scikit-learn's
+    StratifiedGroupKFold, here for two parts of any size: groups in random order, large first, each to the part where it
+    lessens the squared shortfall of the class counts the most; what is left wins ties and keeps at least one face of
+    every class that has one.
+    """
     totals = counts.sum(0)
-    desired = wanted[:, None] * totals[None, :]
+    desired = np.array([1 - share, share])[:, None] * totals[None, :]
     # Per class, not per face: a class with few faces must be divided as well as a class with many.
     importance = 1 / np.maximum(totals, 1)
-    random = np.random.default_rng(derive(seed, "partition"))
     order = random.permutation(len(counts))
     order = order[np.argsort(-counts[order].max(1, initial=0), kind="stable")]
-    assigned = np.zeros((len(names), num_classes))
-    part_of_group = np.zeros(len(counts), np.int64)
+    assigned, taken = np.zeros((2, counts.shape[1])), np.zeros(len(counts), bool)
     for index in order:
         change = ((2 * (assigned - desired) + counts[index]) * counts[index] * importance).sum(1)
-        part_of_group[index] = int(np.argmin(change))
-        assigned[part_of_group[index]] += counts[index]
-    for index in np.flatnonzero((totals > 0) & (counts[part_of_group == 0].sum(0) == 0)):
+        part = int(np.argmin(change))
+        taken[index] = part == 1
+        assigned[part] += counts[index]
+    for index in np.flatnonzero((totals > 0) & (counts[~taken].sum(0) == 0)):
         smallest = min(np.flatnonzero(counts[:, index] > 0), key=lambda group: counts[group].sum())
-        part_of_group[smallest] = 0
-    return np.array(names, dtype=object)[part_of_group[group]]
+        taken[smallest] = False
+    return taken

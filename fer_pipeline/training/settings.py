@@ -83,11 +83,37 @@ class AugmentSettings(Settings):
         return self
 
 
+class Until(Settings):
+    """Train until the validation has stopped rising (`training.monitor`; a loss: falling). Lengths are in epochs.
+
+    A check is the mean of the monitor over the epochs since the last one; it gains where it is better than every check
+    before it by more than `smallest_gain`. After `patience` checks without a gain the training ends; with a cosine,
+    which till then is constant, the learning rate first falls over `decay` times the epochs so far.
+    """
+
+    at_most: Annotated[int, Field(ge=1)]
+    at_least: Annotated[int, Field(ge=1)] = 1  # what a strategy ramps up, it ramps over shares of these
+    checks_every: Annotated[int, Field(ge=1)] = 1
+    patience: Annotated[int, Field(ge=1)] = 5
+    smallest_gain: NonNegativeFloat = 0.002
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.25
+
+    @model_validator(mode="after")
+    def _there_is_time_for_a_check(self) -> "Until":
+        if max(self.at_least, self.checks_every) * (1 + self.decay) > self.at_most:
+            raise ValueError(
+                f"at_most {self.at_most} leaves no time for at_least {self.at_least} and checks_every "
+                f"{self.checks_every} with a decay of {self.decay}"
+            )
+        return self
+
+
 class TrainingSettings(Settings):
     """One training. An epoch is as many steps as it takes `batch` to cover the labelled images once."""
 
     epochs: Annotated[int, Field(ge=1)] | None = 10
     steps: Annotated[int, Field(ge=1)] | None = None  # in place of epochs: null there, a number here
+    until: Until | None = None  # in place of both: each recipe as long as its own validation rises
     batch: Annotated[int, Field(ge=2)] = 64
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Cosine()
@@ -104,8 +130,14 @@ class TrainingSettings(Settings):
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"  # auto: bf16 or 16 on a GPU that has it
     threads: Annotated[int, Field(ge=1)] = 1  # of one training on a CPU; sums, so bytes, depend on it
 
+    @property
+    def needs_validation(self) -> str:
+        """Names the setting that nothing but a validation part can serve; empty where there is none."""
+        return "until" if self.until else "select: best" if self.select == "best" else ""
+
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSettings":
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
+        if [self.epochs, self.steps, self.until].count(None) != 2:
+            found = f"{self.epochs}, {self.steps} and {'a rule' if self.until else None}"
+            raise ValueError(f"set one of epochs, steps and until and the others to null, found {found}")
         return self

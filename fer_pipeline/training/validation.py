@@ -15,6 +15,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.training.images import Rows
 from fer_pipeline.training.losses import smoothed_cross_entropy
 from fer_pipeline.training.sets import ImageSet
+from fer_pipeline.training.settings import Until
 
 BATCH = 256
 
@@ -47,6 +48,27 @@ def validate(
         "accuracy": metrics.accuracy,
         "mean_class_accuracy": metrics.mean_class_accuracy,
     }
+
+
+def find_end(values: Sequence[float], until: Until, *, monitor: str, cosine: bool) -> tuple[int | None, int, bool]:
+    """Says when a training ends, of which an epoch each has given the `values` of its monitor.
+
+    Returns the epoch after which the learning rate falls (None as long as the validation rises), the last epoch
+    (`at_most` as long as it is not known), and whether the validation had stopped rising. A function of the values, so
+    that a resumed training and every process of several come to the same.
+    """
+    decay = until.decay if cosine else 0.0
+    longest = int(until.at_most / (1 + decay))
+    sign, every = -1.0 if monitor == "loss" else 1.0, until.checks_every
+    best, idle = -math.inf, 0
+    for epoch in range(every, min(len(values), longest) + 1, every):
+        check = sign * float(np.mean(values[epoch - every : epoch]))
+        best, idle = (check, 0) if check > best + until.smallest_gain else (best, idle + 1)
+        if idle >= until.patience and epoch >= until.at_least:
+            return epoch, epoch + math.ceil(decay * epoch), True
+    if len(values) >= longest:
+        return longest, until.at_most, False
+    return None, until.at_most, False
 
 
 def better(new: dict[str, float], old: dict[str, float] | None, monitor: str) -> bool:

@@ -101,6 +101,32 @@ def test_profiles_are_listed_and_put_in_place(root: Path, tmp_path: Path, monkey
     assert link.is_symlink()
 
 
+@pytest.mark.parametrize(
+    ("split", "final", "fits"),
+    [
+        ({"validation": 0.1, "heldout": 0.2}, {"validation": 0.1}, True),
+        ({"validation": 0.1, "heldout": 0.2}, {"validation": 0}, True),
+        ({"validation": 0.1, "heldout": 0.2}, {"validation": 0.2}, False),
+        ({"validation": 0, "heldout": 0.2}, {"validation": 0.1}, False),
+        ({"validation": 0.1}, {"validation": 0.1, "by_subject": False}, False),
+    ],
+)
+def test_the_labeller_and_the_final_models_have_one_validation_part(params: Path, split, final, fits: bool) -> None:
+    change(params, "train_primitive", split=split)
+    change(params, "train_final", **final)
+    if fits:
+        check.check(params)
+        return
+    with pytest.raises(ConfigError, match=r"train_final\.validation .* both divide the same faces; make them equal"):
+        check.check(params)
+
+
+def test_a_peer_is_no_recipe(params: Path) -> None:
+    change(params, "report", peers=["vas"])
+    with pytest.raises(ConfigError, match=r"report\.peers: 'vas' is a recipe; name networks that no recipe trains"):
+        check.check(params)
+
+
 @pytest.mark.parametrize("key", ["controls", "descriptions"])
 def test_the_report_names_recipes_that_there_are(params: Path, key: str) -> None:
     change(params, "report", **{key: {"vsa": "baseline"}})

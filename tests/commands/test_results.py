@@ -19,15 +19,16 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
     alone = ["das", "film", "1", "56", *["0.6", "", ""] * 4]
     (tables / "results.csv").write_text("\n".join(",".join(row) for row in (head, one, alone)))
     (tables / "differences.csv").write_text(
-        "recipe,against,target,metric,difference,seeds_low,seeds_high\n"
-        "vas,baseline,film,mean_class_accuracy,0.0304,-0.01,0.07\n"
-        "vas,baseline,film,accuracy,0.4,0.3,0.5\n"
-        "das,vas,film,mean_class_accuracy,0.5,0.4,0.6\n"
+        "recipe,against,target,metric,difference,low,high,p_corrected,claim,seeds_for_a_point\n"
+        "vas,baseline,film,mean_class_accuracy,0.0304,-0.01,0.07,0.2,unclear,31\n"
+        "vas,baseline,film,accuracy,0.4,0.3,0.5,,,\n"
+        "das,vas,film,mean_class_accuracy,0.5,0.4,0.6,,,\n"
     )
     lines = results.run(reports=tmp_path).splitlines()
     assert lines[2].split() == ["vas", "film", "56", "2", *["0.512", "[0.500,", "0.525]"] * 3, "0.100"]
     assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
+    assert lines[9].split()[-3:] == ["0.2", "unclear", "31"]
     assert sum("[" in line for line in lines[4:]) == 1, "only against the baseline, in the one figure"
     assert lines[-1] == f"report: {tmp_path}/index.html"
 

@@ -197,7 +197,8 @@ def write_project(folder: Path) -> None:
     head = ["recipe", "target", "seeds", "faces", *figures, "class_accuracy_sd"]
     (tables / "results.csv").write_text(",".join(head) + "\nvas,film,2,56" + ",0.5" * (len(figures) + 1) + "\n")
     (tables / "differences.csv").write_text(
-        "recipe,against,target,metric,difference,seeds_low,seeds_high\nvas,baseline,film,mean_class_accuracy,0.1,0,1\n"
+        "recipe,against,target,metric,difference,low,high,p_corrected,claim,seeds_for_a_point\n"
+        "vas,baseline,film,mean_class_accuracy,0.1,0,1,0.5,unclear,9\n"
     )
     store = Store(folder / "store", owner="align@street")
     store.make("ab" * 32, lambda path: path.write_bytes(b"a shard"))
@@ -271,6 +272,7 @@ def read_mined(folder: Path) -> None:
 def read_metrics(folder: Path) -> None:
     place = folder / "reports" / "metrics" / "vas" / "studio"
     metrics.read_predictions(place / metrics.PREDICTIONS)
+    metrics.read_resampling(place)
     metrics.read_failures(place / "failures")
 
 

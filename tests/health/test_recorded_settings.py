@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fer_pipeline.core.seeds import derive
 from fer_pipeline.health.recorded_settings import find_contradictions
 
 TRAINING = {"settings": {"steps": 500, "batch": 64, "optimizer": {"name": "sgd", "momentum": 0.9}}, "seed": 10}
@@ -15,7 +16,7 @@ CARD = {
     "training": TRAINING | {"options": {"smoothing": 0.1, "weight": 2}},
 }
 FILES: dict[str, dict[str, Any]] = {
-    "models/primitive/card.json": CARD,
+    "models/primitive/card.json": CARD | {"training": CARD["training"] | {"seed": derive(10, "train_primitive")}},
     "models/final/vas/10/card.json": CARD,
     "models/final/vas/11/card.json": CARD | {"training": CARD["training"] | {"seed": 11}},
     "data/mined/summary.json": {"classes": ["a", "b"], "rule": {"by": "margin", "value": 0.2, "cap": None}, "seed": 10},

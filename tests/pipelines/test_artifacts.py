@@ -154,7 +154,7 @@ def test_differences_are_those_of_the_report_of_this_run(tmp_path: Path) -> None
     (tmp_path / "reports" / "tables").mkdir(parents=True)
     (tmp_path / "dvc.lock").write_text("stages: {report: {outs: [{path: reports/tables}]}}")
     (tmp_path / "reports" / "tables" / "differences.csv").write_text(
-        "recipe,against,target,metric,difference,seeds_low,seeds_high,seeds\n"
+        "recipe,against,target,metric,difference,low,high,seeds\n"
         "vas,baseline,street,mean_class_accuracy,0.0125,-0.004,0.029,3\n"
         "vas,baseline,film,mean_class_accuracy,-0.02,,,1\n"
         "vas,random_vas,street,mean_class_accuracy,0.9,0.8,1.0,3\n"

@@ -22,6 +22,7 @@ from fer_pipeline.artifacts.mined import mined_schema, sweep_table
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
+from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.reporting import charts
 from fer_pipeline.stages import report
 from tests.project import recipe_settings
@@ -53,6 +54,8 @@ class Project:
     pool_faces: int = 120
     absent: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"film": ("fear",)})
     odd_name: str = ""
+    stopped_rising: bool | None = None
+    resampling: Resampling = Resampling(bootstrap=200)  # noqa: RUF009
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,7 +63,6 @@ class Project:
         by_use = {use: name for name, use in reversed(self.recipes.items())}
         controls = {name: by_use.get(CONTROLS.get(use, "")) for name, use in self.recipes.items()}
         return {
-            "bootstrap": 200,
             "controls": {name: control for name, control in controls.items() if control},
             "descriptions": {name: DESCRIPTIONS[use] for name, use in self.recipes.items() if use in DESCRIPTIONS},
         }
@@ -122,6 +124,7 @@ class Project:
         folder = self.root / "reports" / "metrics" / recipe / target
         predictions = self.predictions(recipe, target)
         write_predictions(folder / "predictions.parquet", predictions)
+        (folder / "metrics.json").write_text(json.dumps(summarise(predictions, self.resampling, target=target)))
         rows = []
         for one in worst_failures(predictions, per_class=4):
             rows.append({**vars(one), "file": one.file})
@@ -139,6 +142,8 @@ class Project:
                 "seconds_per_step": 0.05,
                 "steps_per_epoch": 20,
                 "steps": 200,
+                "times_seen": {"labelled": 20.0},
+                "stopped_rising": self.stopped_rising,
             }
             for k, seed in enumerate(self.seeds)
         }

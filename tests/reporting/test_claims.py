@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from fer_pipeline.evaluation.statistics import Interval
+from fer_pipeline.evaluation.statistics import Contrast, Decision, Interval, Part
 from fer_pipeline.reporting.charts import choose_looks
-from fer_pipeline.reporting.claims import Claim, make_claims, place_forest, write_headline
-from fer_pipeline.reporting.results import ALL, Difference
+from fer_pipeline.reporting.claims import Claim, describe_seeds, make_claims, place_forest, write_headline, write_rule
+from fer_pipeline.reporting.results import ALL, Comparisons, Difference
 
 RECIPES = ("baseline", "vas", "das", "random_vas")
 DESCRIPTIONS = {"vas": "Mined faces", "das": "Distilled images"}
@@ -17,14 +17,25 @@ def claim(
     rows: list[Difference], recipes: Sequence[str] = RECIPES, descriptions: Mapping[str, str] = DESCRIPTIONS
 ) -> list[Claim]:
     controls = {"vas": "random_vas"}
-    return make_claims(recipes, rows, baseline="baseline", controls=controls, descriptions=descriptions)
+    return make_claims(recipes, compared(rows), baseline="baseline", controls=controls, descriptions=descriptions)
 
 
 def row(
     recipe: str, low: float | None, mean: float, high: float | None, *, against: str = "baseline", target: str = ALL
 ) -> Difference:
     interval = Interval(mean, low, high, 1 if low is None else 5)
-    return Difference(recipe, against, target, "mean_class_accuracy", interval, interval)
+    unknown = "one seed" if low is None else ""
+    seeds = () if low is None else (Part(1e-4, 4),)
+    contrast = Contrast(mean, interval.count, seeds, (Part(1e-6, 50),), 1e-6, unknown)
+    decision = Decision(interval, 0.01, 12) if target == ALL else None
+    return Difference(recipe, against, target, "mean_class_accuracy", contrast, decision)
+
+
+def compared(rows: Sequence[Difference]) -> Comparisons:
+    found: Comparisons = {}
+    for one in rows:
+        found.setdefault((one.recipe, one.against), []).append((one, one))
+    return found
 
 
 def both(recipe: str, *ends: float | None) -> list[Difference]:
@@ -97,3 +108,22 @@ def test_forest_places_by_hand() -> None:
     assert one["text"] == "+1.0 (\N{MINUS SIGN}2.0 to +4.0)"
     assert [text for _, text, _ in forest.ticks][:4] == ["\N{MINUS SIGN}3", "\N{MINUS SIGN}2", "\N{MINUS SIGN}1", "0"]
     assert place_forest([], {}) is None
+
+
+def test_the_rule_counts_what_decides_and_names_what_is_claimed() -> None:
+    rows = [*both("vas", 0.01, 0.02, 0.03), *both("das", -0.01, 0.0, 0.01), *both("random_vas", -0.3, -0.2, -0.1)]
+    said = write_rule(compared(rows))
+    assert said.startswith("Claimed: vas above baseline and random_vas below baseline, by the rule ")
+    assert "one of the 3 comparisons together" in said
+    assert write_rule(compared(both("das", -0.01, 0.0, 0.01))).startswith("Claimed: nothing, by the rule ")
+    assert write_rule({}) == "Nothing is claimed, since nothing was compared"
+
+
+def test_seeds_for_a_point_are_a_number_or_the_reason_why_there_is_none() -> None:
+    decides = row("vas", -0.01, 0.0, 0.01)
+    assert decides.decision is not None
+    assert describe_seeds(decides) == "12"
+    never = decides._replace(decision=decides.decision._replace(seeds_needed=None))
+    assert describe_seeds(never) == "more seeds cannot help: persons limit"
+    assert describe_seeds(row("vas", -0.01, 0.0, 0.01, target="t")) == ""
+    assert describe_seeds(row("vas", None, 0.0, None)) == ""

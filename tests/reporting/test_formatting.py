@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.evaluation.statistics import Interval, Resampling
+from fer_pipeline.evaluation.statistics import Interval, Resampling, mean_interval
 from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Line, Look, bars, choose_looks, dots, lines
 from fer_pipeline.reporting.formatting import count, listing, percent, plural, plus_minus, points, span, visible
 from fer_pipeline.reporting.results import compute_result, mix_with_white, shade_confusion
 from fer_pipeline.reporting.tables import write_table
-from fer_pipeline.reporting.trainings import load_timings
+from fer_pipeline.reporting.trainings import Timing, describe_length, load_timings
 
 
 def test_numbers_in_words() -> None:
@@ -72,6 +72,7 @@ def test_charts_are_the_same_bytes_for_the_same_numbers_and_take_any_name() -> N
 def test_seconds_per_epoch_by_hand(tmp_path: Path) -> None:
     for recipe, seconds in {"baseline": (1.0, 2.0), "vas": (14.0, 16.0)}.items():
         seed = {"seconds_per_step": 0.1, "steps_per_epoch": 10, "steps": 100}
+        seed |= {"times_seen": {"labelled": 12.5}, "stopped_rising": None}
         record = {"seeds": {str(k): {**seed, "seconds_per_epoch": value} for k, value in enumerate(seconds)}}
         (tmp_path / f"{recipe}.json").write_text(json.dumps(record))
     (tmp_path / "das.json").write_text('{"seeds": {}}')
@@ -80,9 +81,29 @@ def test_seconds_per_epoch_by_hand(tmp_path: Path) -> None:
         ("baseline", 1.5, 1.0),
         ("vas", 15.0, 10.0),
     ]
+    assert [(row.steps_text, row.labelled_seen, row.stopped_rising) for row in found] == [("100", 12.5, None)] * 2
     (tmp_path / "das.json").write_text('{"seeds": {"1": {}}}')
     with pytest.raises(DataError, match="no record of timings"):
         load_timings(tmp_path, ["das"], baseline="baseline")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "curve", "said"),
+    [
+        (None, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "fixed number of steps (90 to 120), not until"),
+        (None, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], "at the end it was still rising for vas"),
+        (None, [0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5], "at the end it was not rising any more"),
+        (None, [], "no validation part, so whether it was still rising is not known"),
+        (True, [], "Every recipe was trained until its own validation had stopped rising (90 to 120 steps)"),
+        (False, [], "stopped rising, but for vas, which at_most ended while it was rising (90 to 120 steps)"),
+    ],
+)
+def test_the_page_says_first_how_long_recipes_were_trained(stopped: bool | None, curve: list[float], said: str) -> None:
+    seconds = mean_interval([1.0, 2.0])
+    timing = Timing("vas", seconds, 0.1, 10, (90, 120), 4.5, stopped, None)
+    history = [{"steps": 1.0, "validation_mean_class_accuracy": value} for value in curve] or [{"steps": 1.0}]
+    assert said in describe_length([timing], {"vas": [history]})
+    assert timing.steps_text == "90, 120"
 
 
 def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:

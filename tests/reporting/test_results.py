@@ -1,6 +1,9 @@
 """The page's numbers against scikit-learn and scipy, from the predictions alone."""
 
+import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -9,9 +12,10 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from fer_pipeline.artifacts.metrics import write_metrics
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import Resampling
+from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.reporting.results import best_recipe, compute_differences, compute_result, list_pairs
 
 
@@ -66,7 +70,8 @@ def test_results_table_of_the_page_by_hand(whole: Any) -> None:
             assert cells[4].startswith(f"{100 * np.mean(spread):.1f} ±")
 
 
-def test_differences_of_the_table_are_scipys_paired_ones(whole: Any) -> None:
+def test_differences_of_the_table_by_hand(whole: Any) -> None:
+    """Mean and standard error over the seeds by scipy, per target and on the mean; persons widen the interval."""
     project = whole.project
     rows = {
         (row["recipe"], row["against"], row["target"]): row
@@ -77,24 +82,32 @@ def test_differences_of_the_table_are_scipys_paired_ones(whole: Any) -> None:
     assert ("das", "random_real", "all targets") in rows
     means = {"vas": [], "baseline": []}
     for target in project.targets:
-        values = {name: by_scikit(project.predictions(name, target)) for name in means}
-        for name, found in values.items():
-            means[name].append(found)
+        for name, found in means.items():
+            found.append(by_scikit(project.predictions(name, target)))
+        difference = means["vas"][-1] - means["baseline"][-1]
         row = rows["vas", "baseline", target]
-        low, high = stats.ttest_rel(values["vas"], values["baseline"]).confidence_interval(0.95)
-        assert float(row["difference"]) == pytest.approx(np.mean(values["vas"] - values["baseline"]), abs=1e-6)
-        assert (float(row["seeds_low"]), float(row["seeds_high"])) == pytest.approx((low, high), abs=1e-6)
-    low, high = stats.ttest_rel(np.mean(means["vas"], 0), np.mean(means["baseline"], 0)).confidence_interval(0.95)
+        assert float(row["difference"]) == pytest.approx(difference.mean(), abs=1e-6)
+        assert float(row["sd_seeds"]) == pytest.approx(stats.sem(difference), abs=1e-6)
+        low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+        assert float(row["low"]) < low < high < float(row["high"])
+        assert row["p_corrected"] == row["claim"] == row["seeds_for_a_point"] == ""
     row = rows["vas", "baseline", "all targets"]
-    assert (float(row["seeds_low"]), float(row["seeds_high"])) == pytest.approx((low, high), abs=1e-6)
+    error = stats.sem(np.mean(means["vas"], 0) - np.mean(means["baseline"], 0))
+    assert float(row["sd_seeds"]) == pytest.approx(error, abs=1e-6)
+    assert float(row["p_corrected"]) >= float(row["p_value"])
+    assert (
+        (row["claim"] == "unclear")
+        == (float(row["low"]) <= 0 <= float(row["high"]))
+        == (float(row["p_corrected"]) >= 0.05)
+    )
 
 
 def test_headline_follows_the_interval_over_all_targets(whole: Any) -> None:
     rows = [row for row in whole.table("differences") if row["metric"] == "mean_class_accuracy"]
     overall = {row["recipe"]: row for row in rows if (row["against"], row["target"]) == ("baseline", "all targets")}
     said = re.search(r"<h1>(.*?)\.</h1>", whole.page).group(1)  # type: ignore[union-attr]
-    assert ("Mined faces help" in said) == (float(overall["vas"]["seeds_low"]) > 0)
-    assert ("istilled images help" in said) == (float(overall["das"]["seeds_low"]) > 0)
+    assert ("Mined faces help" in said) == (float(overall["vas"]["low"]) > 0)
+    assert ("istilled images help" in said) == (float(overall["das"]["low"]) > 0)
     assert said in whole.summary.line
 
 
@@ -103,8 +116,42 @@ def test_paired_bootstrap_of_equal_models_is_exactly_zero(whole: Any) -> None:
     predictions = whole.project.predictions("vas", "studio")
     results = {(name, "studio"): compute_result(name, "studio", predictions, resampling) for name in ("a", "b")}
     [row] = compute_differences(results, recipe="a", against="b", targets=["studio", "film"], metric="accuracy")
-    assert (row.over_samples.low, row.over_samples.mean, row.over_samples.high) == (0, 0, 0)
-    assert (row.over_seeds.low, row.over_seeds.high) == (0, 0)
+    assert (row.interval.low, row.interval.mean, row.interval.high) == (0, 0, 0)
+    assert row.contrast.p_value == 1
+
+
+def test_the_page_resamples_as_the_metrics_were(whole: Any) -> None:
+    """One settings, one seed, one method: the interval over test faces is the same number in both places."""
+    for row in whole.table("results"):
+        path = whole.project.root / "reports" / "metrics" / row["recipe"] / row["target"] / "metrics.json"
+        interval = json.loads(path.read_text())["over_samples"]["mean_class_accuracy"]
+        found = [float(row[f"mean_class_accuracy_faces_{end}"]) for end in ("low", "high")]
+        assert found == pytest.approx([interval["low"], interval["high"]], abs=1e-6)
+
+
+def test_results_that_were_resampled_in_different_ways_are_one_line(
+    project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
+    made = project(recipes={"baseline": "labelled", "vas": "mined"}, targets=("film",))
+    made.resampling = Resampling(bootstrap=100)
+    made.evaluate("vas", "film")
+    with pytest.raises(DataError, match="resampled in different ways; run: dvc repro evaluate"):
+        reported(made)
+
+
+def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
+    """A network as it comes: no spread over seeds of its own, the baseline's alone in the difference."""
+    made = project(targets=("studio",), recipes={"baseline": "labelled", "vas": "mined"})
+    one, folder = made.predictions("vas", "studio"), made.root / "reports" / "metrics" / "packaged" / "studio"
+    peer = replace(one, seeds=(0,), probabilities=one.probabilities[:1], trained=False)
+    write_metrics(folder, summarise(peer, made.resampling, target="studio"), peer, [])
+    found = reported(made, peers=["packaged"])
+    rows = {row["recipe"]: row for row in found.table("differences") if row["metric"] == "mean_class_accuracy"}
+    difference = by_scikit(peer) - by_scikit(made.predictions("baseline", "studio"))
+    assert float(rows["packaged"]["difference"]) == pytest.approx(difference.mean(), abs=1e-6)
+    assert float(rows["packaged"]["sd_seeds"]) == pytest.approx(stats.sem(difference), abs=1e-6)
+    assert rows["packaged"]["p_corrected"]
+    assert not any("packaged" in warning for warning in found.summary.warnings)
 
 
 def test_different_faces_cannot_be_compared(whole: Any) -> None:

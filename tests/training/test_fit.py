@@ -13,9 +13,11 @@ import torch
 
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import DataError, PipelineError
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies.supervised import Options
 from fer_pipeline.training.fit import length
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.settings import TrainingSettings, Until
+from fer_pipeline.training.validation import find_end
 
 FILES = ("weights.safetensors", "card.json", "history.csv", "dvclive/metrics.json")
 
@@ -67,6 +69,7 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(train_toy) -> None:
             "select": "last",
             "augment": {"erase": 0.5, "rotate": 9},
         },
+        {"epochs": None, "until": {"at_most": 12, "patience": 1, "smallest_gain": 0.2, "decay": 0.5}},
     ],
 )
 def test_a_pause_changes_no_byte(train_toy, settings) -> None:
@@ -165,7 +168,7 @@ def test_every_setting_changes_the_weights(train_toy) -> None:
         assert digest not in found, f"{change} gives the same network as {found[digest]}"
         found[digest] = change
     tried = {name for change in CHANGES for name in change}
-    untried = {"select", "monitor", "precision", "threads"}  # tested below and in test_parts.py
+    untried = {"until", "select", "monitor", "precision", "threads"}  # tested below and in test_parts.py
     assert tried | untried == set(TrainingSettings.model_fields)
 
 
@@ -194,6 +197,52 @@ def test_the_length_depends_on_the_labelled_images_alone(train_toy, toy) -> None
     assert alone.steps_per_own_epoch == 4
     assert mixed.steps_per_own_epoch == 42  # ceil(660 / 16): the paper's ten times as long epoch
     assert length(TrainingSettings(epochs=None, steps=7), 60) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "cosine", "found"),
+    [
+        # Two checks without a gain after the third epoch: the rate falls from the fifth on, for 0.25 * 5 epochs.
+        ([0.1, 0.2, 0.3, 0.3, 0.3], {"patience": 2}, True, (5, 7, True)),
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.9, 0.9], {"patience": 2}, True, (5, 7, True)),  # what follows changes nothing
+        ([0.1, 0.2, 0.3, 0.3, 0.3], {"patience": 2}, False, (5, 5, True)),
+        ([0.1, 0.2, 0.3, 0.3, 0.3], {"patience": 3}, True, (None, 20, False)),
+        ([0.1, 0.2, 0.3, 0.305, 0.31], {"patience": 2, "smallest_gain": 0.02}, False, (5, 5, True)),
+        ([0.1, 0.2, 0.3, 0.3, 0.3], {"patience": 2, "at_least": 6}, False, (None, 20, False)),
+        ([0.1, 0.2, 0.3, 0.3, 0.3, 0.3], {"patience": 2, "at_least": 6}, False, (6, 6, True)),
+        # Means of two: 0.2, 0.3, 0.25: one check without a gain.
+        ([0.1, 0.3, 0.2, 0.4, 0.1, 0.4], {"patience": 1, "checks_every": 2}, False, (6, 6, True)),
+        ([0.02 * epoch for epoch in range(16)], {"patience": 1}, True, (16, 20, False)),  # 16 + 4 are at_most
+        ([0.02 * epoch for epoch in range(20)], {"patience": 1}, False, (20, 20, False)),
+    ],
+)
+def test_the_rule_that_ends_a_training_by_hand(values, settings, cosine: bool, found) -> None:
+    until = Until(at_most=20, **settings)
+    assert find_end(values, until, monitor="accuracy", cosine=cosine) == found
+    assert find_end([-value for value in values], until, monitor="loss", cosine=cosine) == found
+
+
+def test_a_training_ends_when_its_validation_has_stopped_rising(train_toy) -> None:
+    """One rule, another length for each: the rate is constant up to there, then falls to nothing; both are told."""
+    until = {"at_most": 40, "patience": 2, "smallest_gain": 0.05, "decay": 0.5}
+    result, folder = train_toy("run", epochs=None, until=until, optimizer={"learning_rate": 0.02})
+    rows = read_history(folder)
+    values = [row["validation_mean_class_accuracy"] for row in rows]
+    start, end, stopped = find_end(values, Until(**until), monitor="mean_class_accuracy", cosine=True)
+    assert stopped is result.fitted.stopped_rising is True
+    assert start is not None
+    assert len(rows) == end < 40
+    assert {row["learning_rate"] for row in rows[:start]} == {0.02}
+    rates = [row["learning_rate"] for row in rows[start:]]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.002
+    card = read_card(folder).training
+    assert card["steps"] == result.fitted.steps == 4 * end
+    assert card["times_seen"] == result.times_seen == {"labelled": 4 * end * 16 / 60}
+    assert card["stopped_rising"] is True
+    short = train_toy("short", epochs=None, until=until | {"at_most": 3, "smallest_gain": 0.0, "patience": 9})[0]
+    assert (short.fitted.steps, short.fitted.stopped_rising) == (12, False)
+    assert train_toy("fixed")[0].fitted.stopped_rising is None
 
 
 def test_history_holds_no_clock_and_all_epochs(train_toy) -> None:

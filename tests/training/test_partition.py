@@ -56,6 +56,15 @@ def test_a_seed_is_a_partition() -> None:
     assert (first != other).any()
 
 
+def test_a_part_does_not_depend_on_those_after_it() -> None:
+    """So the labeller, which holds faces out besides, and the final models have the same validation faces."""
+    labels, subjects = np.arange(120) % 3, np.array([f"p{index // 4}" for index in range(120)], dtype=object)
+    alone = partition(labels, subjects, shares={"validation": 0.1}, seed=4, num_classes=3)
+    beside = partition(labels, subjects, shares=SHARES, seed=4, num_classes=3)
+    assert ((alone == "validation") == (beside == "validation")).all()
+    assert (beside == "heldout").any()
+
+
 def test_nothing_set_aside_is_all_to_train_on() -> None:
     parts = partition(
         np.array([0, 1]), np.array(["", ""], dtype=object), shares={"validation": 0.0}, seed=0, num_classes=2

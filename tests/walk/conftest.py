@@ -80,7 +80,7 @@ def tiny(params: Settings) -> Settings:
         },
         "train_final": {"network": network, "training": training, "validation": 0},
         "evaluate": {"recipes": list(recipes), "bootstrap": 100},
-        "report": {"bootstrap": 100},
+        "report": {},
     }
 
 
