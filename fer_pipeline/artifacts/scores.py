@@ -84,9 +84,11 @@ class Scores:
         """Best cosine minus second best."""
         return self.rankings["margin"].value
 
-    def by_class(self) -> Iterator[Float32[np.ndarray, "_ c"]]:
-        """Yields one score for each class, in parts that share the file's memory: logits, or cosines without them."""
-        return map(arrow.matrix_view, (self.cosine if self.logit is None else self.logit).chunks)
+    def by_class(self, *, logits: bool) -> Iterator[Float32[np.ndarray, "_ c"]]:
+        """Yields one score for each class, logits or cosines, in parts that share the file's memory."""
+        column = self.logit if logits else self.cosine
+        assert column is not None, "no logits were stored"
+        return map(arrow.matrix_view, column.chunks)
 
     def cosine_to(self, label: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Returns the cosine of each face to the centroid of the class that it is given."""

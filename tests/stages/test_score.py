@@ -102,7 +102,7 @@ def test_probabilities_are_those_of_the_network(tmp_path: Path, world: dict, sma
         pictures = dict(zip(table.column("face_id").to_pylist(), table.column("image").to_pylist(), strict=True))
         crops = [decode_crop(pictures[name]["bytes"], name) for name in scores.face_id.to_pylist()]
         expected = classifier.predict(np.stack(crops))
-        found = soft_max(np.concatenate(list(scores.by_class())))
+        found = soft_max(np.concatenate(list(scores.by_class(logits=True))))
         np.testing.assert_allclose(found, expected, atol=2e-3)
         ordered = np.sort(found, axis=1)
         by_largest, by_margin = scores.rankings["probability"], scores.rankings["probability_margin"]
