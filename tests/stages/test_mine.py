@@ -333,11 +333,11 @@ def mixed(seed: int, shares: tuple[float, ...], n: int) -> tuple[np.ndarray, np.
 
 @pytest.fixture
 def rare(tmp_path: Path) -> Path:
-    """A pool of which 8 % show anger, where a third of the anchor does; 200 anchor faces are held out."""
+    """A pool of which 8 % show anger, where a third of the anchor does; 600 anchor faces are held out."""
     _, cosine = mixed(1, (0.08, 0.27, 0.65), 5_000)
     write_pool(tmp_path / "scores", "street", [([f"street/{i}" for i in range(5_000)], cosine)])
-    label, heldout = mixed(2, (1 / 3, 1 / 3, 1 / 3), 200)
-    write_file(tmp_path / "scores" / "street" / HELDOUT, [f"studio/{i}" for i in range(200)], heldout, label)
+    label, heldout = mixed(2, (1 / 3, 1 / 3, 1 / 3), 600)
+    write_file(tmp_path / "scores" / "street" / HELDOUT, [f"studio/{i}" for i in range(600)], heldout, label)
     return tmp_path
 
 
@@ -359,8 +359,8 @@ def test_quotas_are_filled_by_class_and_what_is_missing_is_said(rare: Path) -> N
 
 def test_quotas_by_the_anchors_shares(rare: Path) -> None:
     """The centroids stand on five faces of each class, the held-out faces are those of the fixture."""
-    run(mine.Config(by="count", value=215, shares="anchor"), rare)
-    label, _ = mixed(2, (1 / 3, 1 / 3, 1 / 3), 200)
+    run(mine.Config(by="count", value=615, shares="anchor"), rare)
+    label, _ = mixed(2, (1 / 3, 1 / 3, 1 / 3), 600)
     content = read_json(rare / "mined" / "summary.json")
     kept = [content["by_class"][name]["kept"] for name in CLASSES]
     assert kept == (np.bincount(label) + 5).tolist()
@@ -385,16 +385,16 @@ def test_precision_of_a_rare_class_is_that_of_the_pool_and_not_of_the_anchor(rar
 
 
 def test_held_out_persons_are_drawn_as_wholes_where_their_names_are_known(rare: Path) -> None:
-    """The same faces of 200 persons and of 10: other bounds, the same estimate."""
+    """The same faces of 600 persons and of 10: other bounds, the same estimate."""
     found = {}
-    for name, number in (("many", 200), ("few", 10)):
-        persons = [f"person {i % number}" for i in range(200)]
-        hashes = [number.to_bytes(16, "big") for number in range(200)]
-        columns = [[f"studio/{i}" for i in range(200)], ["train"] * 200, persons, hashes]
+    for name, number in (("many", 600), ("few", 10)):
+        persons = [f"person {i % number}" for i in range(600)]
+        hashes = [number.to_bytes(16, "big") for number in range(600)]
+        columns = [[f"studio/{i}" for i in range(600)], ["train"] * 600, persons, hashes]
         write_contents(rare / "contents" / "studio.parquet", [pa.table(columns, schema=CONTENTS)])
         run(mine.Config(value=0.05), rare, out=name)
         content = read_json(rare / name / "summary.json")
-        assert content["heldout"] == {"faces": 200, "persons": number}
+        assert content["heldout"] == {"faces": 600, "persons": number}
         found[name] = content["by_class"]["anger"]
     assert found["few"]["precision"] == found["many"]["precision"]
     assert found["few"] != found["many"]
