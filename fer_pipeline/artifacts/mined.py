@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fer_pipeline.artifacts.arrow import ParquetFile, required
 from fer_pipeline.artifacts.faces import image_schema
-from fer_pipeline.artifacts.scores import Rule
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
+from fer_pipeline.core.settings import Rule
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"

@@ -13,7 +13,6 @@ surest faces of a large pool, and single precision ends at 1 - 6e-8, where a mar
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +23,7 @@ from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
 from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
+from fer_pipeline.core.settings import Rule
 
 HELDOUT = "heldout.arrow"
 CENTROIDS = "centroids.safetensors"
@@ -40,9 +40,6 @@ COLUMNS = arrow.required(
     remedy=RESCORE,
 ).append(pa.field("logit", pa.list_(pa.float32(), arrow.ANY_LENGTH), nullable=False, metadata=arrow.OPTIONAL))
 LABELLED = COLUMNS.append(pa.field("label", pa.int64(), nullable=False))
-
-Rule = Literal["margin", "probability", "probability_margin"]  # what a face is chosen by, the largest first
-RULES: tuple[Rule, ...] = ("margin", "probability", "probability_margin")
 
 
 @dataclass(frozen=True)

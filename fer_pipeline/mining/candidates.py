@@ -17,11 +17,12 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt64
 
 from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
 from fer_pipeline.artifacts.mined import mined_schema
-from fer_pipeline.artifacts.scores import RULES, Ranking, Rule, Scores
+from fer_pipeline.artifacts.scores import Ranking, Scores
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_lines
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import RULES, Rule
 from fer_pipeline.mining.calibration import Calibration
 from fer_pipeline.mining.margin import first_of_class
 

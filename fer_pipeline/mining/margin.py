@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from pydantic import Field, model_validator
 
-from fer_pipeline.artifacts.scores import RULES, Ranking, Rule
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import Settings
+from fer_pipeline.core.settings import RULES, Rule, Settings
 from fer_pipeline.mining.calibration import Calibration, Labels, OutOfReachError, Values
 
 NO_CAP = np.iinfo(np.int64).max

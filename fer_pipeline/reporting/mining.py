@@ -31,9 +31,9 @@ from jaxtyping import Float64
 from fer_pipeline.artifacts.faces import decode_crop, encoded_images, open_shard
 from fer_pipeline.artifacts.metrics import read_failures
 from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_sweep
-from fer_pipeline.artifacts.scores import RULES, Ranking, Rule, Scores, read_scores
+from fer_pipeline.artifacts.scores import Ranking, Scores, read_scores
 from fer_pipeline.artifacts.truth import Truth
-from fer_pipeline.core.settings import ProjectSettings
+from fer_pipeline.core.settings import RULES, ProjectSettings, Rule
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.reporting import charts
 from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Line, Look, Mark

@@ -16,11 +16,11 @@ from pydantic import Field
 
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, RuleSweep, sweep_table
-from fer_pipeline.artifacts.scores import Rule, Scores, read_centroids, read_heldout, read_scores
+from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import ProjectSettings, Summary
+from fer_pipeline.core.settings import ProjectSettings, Rule, Summary
 from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, calibrate
 from fer_pipeline.mining.candidates import (
     NAMES,

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fer_pipeline.artifacts.scores import RULES, Ranking, Rule
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import validate
+from fer_pipeline.core.settings import RULES, Rule, validate
 from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, calibrate
 from fer_pipeline.mining.margin import (
     NO_CAP,

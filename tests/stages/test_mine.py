@@ -11,7 +11,6 @@ import pytest
 from fer_pipeline.artifacts.contents import CONTENTS, write_contents
 from fer_pipeline.artifacts.scores import (
     HELDOUT,
-    RULES,
     Centroids,
     score_batch,
     score_schema,
@@ -20,6 +19,7 @@ from fer_pipeline.artifacts.scores import (
 )
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, read_json
+from fer_pipeline.core.settings import RULES
 from fer_pipeline.scoring.engines import rank_classes
 from fer_pipeline.stages import mine
 from tests.project import project_settings
