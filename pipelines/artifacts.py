@@ -243,8 +243,11 @@ def publish_results(results: Results, differences: Mapping[tuple[str, str], tupl
         counts = _mapping(counts)
         rows[label] = {"class": str(label), "kept": _format(counts.get("kept")), "margin": _format(margins.get(label))}
         precision = [counts.get(name) for name in ("precision", "low", "high")]
-        if all(map(is_number, precision)):
-            rows[label]["estimated precision"] = "{:.3f} [{:.3f}, {:.3f}]".format(*precision)
+        if is_number(precision[0]):
+            mean, low, high = (f"{value:.3f}" if is_number(value) else "?" for value in precision)
+            rows[label]["estimated precision"] = f"{mean} [{low}, {high}]"
+        elif reason := counts.get("reason"):
+            rows[label]["estimated precision"] = f"not known: {reason}"
     description = "Mined faces" if kept is None else f"Mined faces: {_format(kept)} kept"
     create_table_artifact(key="mined", table=fill_rows(rows.values()), description=description)
 

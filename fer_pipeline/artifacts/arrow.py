@@ -29,6 +29,7 @@ METADATA_KEY = b"fer_pipeline"
 # Of a write to the disk: the system then keeps the file in large pages, and mapping and reading it cost half as much.
 WRITE_BYTES = 2**23
 ANY_LENGTH = 0  # of fixed-size lists, in the columns that a reader expects
+OPTIONAL = {b"optional": b"true"}  # metadata of a column that a file may lack
 RERUN = "remove it and rerun its stage"
 
 
@@ -209,9 +210,10 @@ def check_columns(path: Path, found: pa.Schema, expected: pa.Schema, *, only: bo
 
 def _find_difference(found: pa.Schema, expected: pa.Schema, *, only: bool) -> str:
     names = found.names
-    if absent := [name for name in expected.names if name not in names]:
+    needed = [field.name for field in expected if field.metadata != OPTIONAL]
+    if absent := [name for name in needed if name not in names]:
         return f"has no column {', '.join(absent)}; found {one_line(', '.join(names), 160)}"
-    for field in expected:
+    for field in [field for field in expected if field.name in names]:
         if (count := names.count(field.name)) > 1:
             return f"has {count} columns {field.name}"
         kind = found.field(field.name).type

@@ -1,13 +1,16 @@
 """Read and write what was mined: `data/mined/{mined.parquet, random.parquet, summary.json, sweep.parquet}`.
 
-`mined.parquet` has one row a face that passed the margin rule: `face_id`, `pool`, `label` (the pseudo-label), `cosine`
-to its centroid, `margin`, and `rank` in its class over all pools, from 1, nearest to the centroid first; rows stand in
-order of class and rank. `random.parquet` has the same columns for as many faces drawn at random from the same pools,
-whose label is their nearest class whatever the margin. `sweep.parquet` has a row for each margin and class: `margin`,
-`class` ("*" for all together), `kept`, `heldout`, `precision`, `low`, `high` (null without held-out faces).
+`mined.parquet` has one row a face that passed the rule: `face_id`, `pool`, `label` (the pseudo-label), `cosine` to its
+centroid, `margin` (the value that the rule compares: by a rule of probability, that), and `rank` in its class over all
+pools, from 1, nearest to the centroid or most probable first; rows stand in order of class and rank. `random.parquet`
+has the same columns for as many faces drawn at random from the same pools, whose label is their class by the rule
+whatever the value. `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step keep
+equally many faces by each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*" for all
+together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +23,7 @@ from fer_pipeline.artifacts.arrow import ParquetFile, required
 from fer_pipeline.artifacts.faces import image_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
+from fer_pipeline.core.settings import Rule
 
 MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
@@ -34,8 +38,9 @@ MINED_COLUMNS = {
 REMINE = "remove it and run: dvc repro mine"
 SWEEP_COLUMNS = pa.schema(
     [
-        *required({"margin": pa.float64(), "class": pa.string(), "kept": pa.int64(), "heldout": pa.int64()}),
-        *((name, pa.float64()) for name in ("precision", "low", "high")),
+        *required({"rule": pa.string(), "step": pa.int64(), "class": pa.string()}),
+        *required({"kept": pa.int64(), "heldout": pa.int64()}),
+        *((name, pa.float64()) for name in ("threshold", "precision", "low", "high")),
     ],
     metadata=required({}, remedy=REMINE).metadata,
 )
@@ -69,13 +74,34 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
 
+class PoolShare(_Part):
+    """The share of a true class in the pools, by estimate."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
 class ClassSummary(_Part):
-    """The faces of one class, and the share of them that is right by estimate."""
+    """The faces of one class, and the share of them that is right by estimate; `reason`: why that is not known."""
 
     kept: Count
     precision: Share
     low: Share
     high: Share
+    reason: str = ""
+    pool_share: PoolShare | None = None
+
+
+class RuleSummary(_Part):
+    """What one rule keeps at the same number of faces as were mined before caps, with one threshold for all classes."""
+
+    threshold: float | None
+    kept: Count
+    precision: Share
+    low: Share
+    high: Share
+    by_class: dict[str, ClassSummary]
 
 
 class PoolSummary(_Part):
@@ -110,6 +136,8 @@ class MinedSummary(_Part):
 
     classes: list[str]
     rule: dict[str, Any] = {}
+    ranked_by: Rule = "margin"
+    rules: dict[Rule, RuleSummary] = {}
     margins: dict[str, float | None]
     pools: dict[str, PoolSummary]
     kept: Count
@@ -120,36 +148,53 @@ class MinedSummary(_Part):
     @model_validator(mode="after")
     def _every_class_is_counted(self) -> "MinedSummary":
         counted = [self.margins, self.by_class, *(pool.by_class for pool in self.pools.values())]
+        counted += [rule.by_class for rule in self.rules.values()]
         if any({*self.classes} != {*counts} for counts in counted):
             raise ValueError("it does not count every one of its classes")
         return self
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Reads the rule, the margins, counts and estimated precisions; a damaged file is a DataError."""
+    """Reads the rule, the thresholds (`margins`), counts and estimated precisions; a damaged file is a DataError."""
     content = read_json(folder / SUMMARY)
     with refuse_damage(folder / SUMMARY, "is no summary of mined faces", "run: dvc repro mine"):
         MinedSummary.model_validate(content)
     return content
 
 
-def sweep_table(
-    classes: Sequence[str],
-    *,
-    margin: Float64[np.ndarray, " t"],
-    kept: Int64[np.ndarray, "t c"],
-    heldout: Int64[np.ndarray, "t c"],
-    interval: Float64[np.ndarray, "t c 3"],
-    overall: Float64[np.ndarray, "t 3"],
-) -> pa.Table:
-    """Builds the sweep with one row for each margin and class; NaN becomes null."""
-    names = [ALL_CLASSES, *classes]
-    counts = [np.concatenate([part.sum(axis=1, keepdims=True), part], axis=1).ravel() for part in (kept, heldout)]
-    precisions = np.concatenate([overall[:, None], interval], axis=1).reshape(-1, 3)
+@dataclass(frozen=True)
+class RuleSweep:
+    """What one rule keeps at `t` thresholds that serve all classes, and which precision to expect of it.
+
+    `interval` and `overall` end in the precision, its lower and its upper bound; NaN where they are not known.
+    """
+
+    threshold: Float64[np.ndarray, " t"]
+    kept: Int64[np.ndarray, "t c"]
+    heldout: Int64[np.ndarray, "t c"]
+    interval: Float64[np.ndarray, "t c 3"]
+    overall: Float64[np.ndarray, "t 3"]
+
+
+def sweep_table(classes: Sequence[str], rules: Mapping[Rule, RuleSweep]) -> pa.Table:
+    """Builds the sweep with one row for each rule, step and class; NaN becomes null."""
+    tables = [_rule_table(classes, rule, sweep) for rule, sweep in rules.items()]
+    return pa.concat_tables(tables)
+
+
+def _rule_table(classes: Sequence[str], rule: str, sweep: RuleSweep) -> pa.Table:
+    names, steps = [ALL_CLASSES, *classes], len(sweep.threshold)
+    counts = [
+        np.concatenate([part.sum(axis=1, keepdims=True), part], axis=1).ravel() for part in (sweep.kept, sweep.heldout)
+    ]
+    precisions = np.concatenate([sweep.overall[:, None], sweep.interval], axis=1).reshape(-1, 3)
+    finite = np.where(np.isfinite(sweep.threshold), sweep.threshold, np.nan)  # no threshold keeps so few
     return pa.table(
         {
-            "margin": pa.array(np.repeat(margin, len(names)), pa.float64()),
-            "class": pa.array(names * len(margin), pa.string()),
+            "rule": pa.array([rule] * (steps * len(names)), pa.string()),
+            "step": pa.array(np.repeat(np.arange(steps), len(names)), pa.int64()),
+            "threshold": pa.array(np.repeat(finite, len(names)), pa.float64(), from_pandas=True),
+            "class": pa.array(names * steps, pa.string()),
             "kept": pa.array(counts[0], pa.int64()),
             "heldout": pa.array(counts[1], pa.int64()),
             **{

@@ -1,24 +1,29 @@
 """Read and write scores: `data/scores/<pool>/{part-*.arrow, heldout.arrow, centroids.safetensors, summary.json}`.
 
 Columns: `face_id`, `cosine` fixed-size list of f32[c] in the order of the classes, `nearest` int64 (exact ties: the
-lowest class), `margin` f32, best cosine minus second best. `heldout.arrow` holds the anchor faces that were neither
-trained on nor are in the centroids, and has their true `label` too. A face without a direction (zero feature) has
-cosines of exactly 0.
+lowest class), `margin` f32, best cosine minus second best, and `logit` fixed-size list of f32[c]: what the head of the
+primitive learner makes of the feature, where the features are those that its head takes (`soft_max` gives the
+probabilities). `heldout.arrow` holds the anchor faces that were neither trained on nor are in the centroids, and has
+their true `label` too. A face without a direction (zero feature) has cosines of exactly 0.
+
+Logits and no probabilities are stored, for the same 28 bytes of 7 classes: half precision would tie thousands of the
+surest faces of a large pool, and single precision ends at 1 - 6e-8, where a margin of logits does not.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from fer_pipeline.artifacts import arrow
 from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
 from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
+from fer_pipeline.core.settings import Rule
 
 HELDOUT = "heldout.arrow"
 CENTROIDS = "centroids.safetensors"
@@ -33,23 +38,62 @@ COLUMNS = arrow.required(
         "margin": pa.float32(),
     },
     remedy=RESCORE,
-)
+).append(pa.field("logit", pa.list_(pa.float32(), arrow.ANY_LENGTH), nullable=False, metadata=arrow.OPTIONAL))
 LABELLED = COLUMNS.append(pa.field("label", pa.int64(), nullable=False))
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """What one rule says of many faces: their class, and the value that a threshold is compared with."""
+
+    label: Int64[np.ndarray, " n"]
+    value: Float[np.ndarray, " n"]  # margin: f32, as it is stored; probabilities: f64, which ties fewer of them
+
+    def __getitem__(self, chosen: Int64[np.ndarray, " k"] | Bool[np.ndarray, " n"]) -> "Ranking":
+        return Ranking(self.label[chosen], self.value[chosen])
+
+
+@dataclass(frozen=True)
 class Scores:
-    """Scores of many faces: one entry a face; `best` is the cosine to the nearest centroid."""
+    """Scores of many faces: one entry a face; `best` is the cosine to the nearest centroid.
+
+    `rankings` holds the rules that there are scores for: those by probability where there are logits.
+    """
 
     face_id: pa.ChunkedArray
-    nearest: Int64[np.ndarray, " n"]
-    margin: Float32[np.ndarray, " n"]
+    rankings: dict[Rule, Ranking]
+    cosine: pa.ChunkedArray
     best: Float32[np.ndarray, " n"]
     directed: Bool[np.ndarray, " n"]  # False: a zero feature, which no class may claim
+    logit: pa.ChunkedArray | None = None
     label: Int64[np.ndarray, " n"] | None = None
 
     def __len__(self) -> int:
-        return len(self.nearest)
+        return len(self.best)
+
+    @property
+    def nearest(self) -> Int64[np.ndarray, " n"]:
+        """The class of the nearest centroid."""
+        return self.rankings["margin"].label
+
+    @property
+    def margin(self) -> Float32[np.ndarray, " n"]:
+        """Best cosine minus second best."""
+        return self.rankings["margin"].value
+
+    def by_class(self, *, logits: bool) -> Iterator[Float32[np.ndarray, "_ c"]]:
+        """Yields one score for each class, logits or cosines, in parts that share the file's memory."""
+        column = self.logit if logits else self.cosine
+        assert column is not None, "no logits were stored"
+        return map(arrow.matrix_view, column.chunks)
+
+    def cosine_to(self, label: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+        """Returns the cosine of each face to the centroid of the class that it is given."""
+        parts, start = [np.zeros(0, np.float32)], 0
+        for cosine in map(arrow.matrix_view, self.cosine.chunks):
+            parts.append(np.take_along_axis(cosine, label[start : start + len(cosine), None], axis=1)[:, 0])
+            start += len(cosine)
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
@@ -61,7 +105,23 @@ class Centroids:
     classes: tuple[str, ...]
 
 
-def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema:
+def soft_max(logit: Float[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
+    """Computes the probabilities of logits: exp z_k / sum_j exp z_j, in float64."""
+    powers = np.exp(logit.astype(np.float64) - logit.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def rank_probabilities(logit: Float32[np.ndarray, "n c"]) -> tuple[Ranking, Ranking]:
+    """Ranks faces by their largest probability, and by that minus the second largest; ties go to the lowest class.
+
+    Of a single class there is no second: its probability, 1, stands in.
+    """
+    probability, label = soft_max(logit), logit.argmax(axis=1)
+    two = np.partition(np.pad(probability, ((0, 0), (1, 0))), -2, axis=1)[:, -2:]
+    return Ranking(label, two[:, 1]), Ranking(label, two[:, 1] - two[:, 0])
+
+
+def score_schema(classes: Sequence[str], *, labelled: bool = False, logits: bool = False) -> pa.Schema:
     """Returns the schema of scores against these classes."""
     fields = [
         pa.field("face_id", pa.string()),
@@ -69,6 +129,7 @@ def score_schema(classes: Sequence[str], *, labelled: bool = False) -> pa.Schema
         pa.field("nearest", pa.int64()),
         pa.field("margin", pa.float32()),
     ]
+    fields += [pa.field("logit", pa.list_(pa.float32(), len(classes)))] * logits
     fields += [pa.field("label", pa.int64())] * labelled
     return pa.schema(fields, metadata=arrow.encode_metadata(classes=list(classes)))
 
@@ -80,11 +141,14 @@ def score_batch(
     cosine: Float32[np.ndarray, "n c"],
     nearest: Int64[np.ndarray, " n"],
     margin: Float32[np.ndarray, " n"],
+    logit: Float32[np.ndarray, "n c"] | None = None,
     label: Int64[np.ndarray, " n"] | None = None,
 ) -> pa.RecordBatch:
     """Builds one record batch of scores."""
     columns = [face_id, arrow.matrix_column(cosine), pa.array(nearest), pa.array(margin)]
-    return pa.RecordBatch.from_arrays(columns if label is None else [*columns, pa.array(label)], schema=schema)
+    columns += [] if logit is None else [arrow.matrix_column(logit)]
+    columns += [] if label is None else [pa.array(label)]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def write_scores(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
@@ -107,12 +171,15 @@ def read_heldout(folder: Path, *, classes: Sequence[str]) -> Scores:
 
 
 def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path, labelled: bool = False) -> Scores:
+    logits = False
     for path in paths:
-        stored = arrow.schema_metadata(arrow.open_ipc(path, COLUMNS if not labelled else LABELLED).schema, path)
+        found_schema = arrow.open_ipc(path, COLUMNS if not labelled else LABELLED).schema
+        logits = logits or "logit" in found_schema.names  # all or none: the others are refused below
+        stored = arrow.schema_metadata(found_schema, path)
         if stored.get("classes") != list(classes):
             found = brief(stored.get("classes"))
             raise DataError(f"{where} was scored against the classes {found}, expected {list(classes)}; rerun score")
-    schema = score_schema(classes, labelled=labelled)
+    schema = score_schema(classes, labelled=labelled, logits=logits)
     expected = arrow.required({field.name: field.type for field in schema}, remedy=RESCORE)
     table = pa.concat_tables([arrow.read_ipc(path, expected) for path in paths])
     best, directed = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
@@ -121,12 +188,27 @@ def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path, 
             cosine = arrow.matrix_view(chunk)
         best.append(cosine.max(axis=1))
         directed.append(np.any(cosine, axis=1))
+    rankings: dict[Rule, Ranking] = {
+        "margin": Ranking(table.column("nearest").to_numpy(), table.column("margin").to_numpy())
+    }
+    if logits:
+        pairs = [rank_probabilities(np.zeros((0, len(classes)), np.float32))]
+        for chunk in table.column("logit").chunks:
+            with arrow.refuse_damage(where, expected):
+                logit = arrow.matrix_view(chunk)
+            if not np.isfinite(logit).all():
+                raise DataError(f"{where} has logits that are not finite; rerun score")
+            pairs.append(rank_probabilities(logit))
+        label = np.concatenate([largest.label for largest, _ in pairs])
+        values = [np.concatenate([ranking.value for ranking in column]) for column in zip(*pairs, strict=True)]
+        rankings |= {"probability": Ranking(label, values[0]), "probability_margin": Ranking(label, values[1])}
     scores = Scores(
         face_id=table.column("face_id"),
-        nearest=table.column("nearest").to_numpy(),
-        margin=table.column("margin").to_numpy(),
+        rankings=rankings,
+        cosine=table.column("cosine"),
         best=np.concatenate(best),
         directed=np.concatenate(directed),
+        logit=table.column("logit") if logits else None,
         label=table.column("label").to_numpy() if labelled else None,
     )
     for numbers in (scores.nearest, scores.label):

@@ -1,4 +1,4 @@
-"""Print the results of `reports/tables`: a table, the gains over the baseline, the report's path."""
+"""Print the results of `reports/tables`: a table, the gains over the baseline, what was mined, the report's path."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,41 @@ def run(*, reports: Path = Path("reports")) -> str:
         lines += ["", f"mean class accuracy minus that of {baseline}, with intervals over seeds and persons"]
         lines += ["a row with p decides: its interval and p are corrected for the number of such rows"]
         lines += format_table([["recipe", "target", "difference", *DECISION.values()], *gains], rule=True)
-    return "\n".join([*lines, "", "other intervals: 95 %, over seeds", f"report: {reports}/index.html"])
+    lines += ["", "other intervals: 95 %, over seeds", *_describe_mining(reports / "tables")]
+    return "\n".join([*lines, f"report: {reports}/index.html"])
+
+
+def _describe_mining(tables: Path) -> list[str]:
+    """The mined faces by class, and the rules at equal counts; nothing of what this run does not have."""
+    lines: list[str] = []
+    if (tables / "mined_classes.csv").exists():
+        with _reading(tables / "mined_classes.csv") as classes:
+            rows = [
+                [
+                    row["class"],
+                    row["kept"],
+                    _estimate(row),
+                    row["heldout"],
+                    _estimate(row, "pool_share", "pool_"),
+                    row["reason"],
+                ]
+                for row in classes
+            ]
+        header = ["mined as", "faces", "estimated precision", "held out", "share of the pools", ""]
+        lines += ["", *format_table([header, *rows], rule=True)]
+    if (tables / "rules.csv").exists():
+        with _reading(tables / "rules.csv") as rules:
+            rows = [[row["rule"], row["kept"], _estimate(row)] for row in rules if row["class"] == "*"]
+        lines += ["", "rules at equal counts, before caps"]
+        lines += format_table([["rule", "faces", "estimated precision"], *rows], rule=True)
+    return lines
+
+
+def _estimate(row: dict[str, str], key: str = "precision", ends: str = "") -> str:
+    if not row[key]:
+        return "not known"
+    low, high = (f"{float(row[f'{ends}{end}']):.3f}" if row[f"{ends}{end}"] else "?" for end in ("low", "high"))
+    return f"{float(row[key]):.3f} [{low}, {high}]"
 
 
 def format_table(rows: Sequence[Sequence[str]], *, num_names: int | None = None, rule: bool = False) -> list[str]:

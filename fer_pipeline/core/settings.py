@@ -18,6 +18,8 @@ from fer_pipeline.core.documents import DocumentError, brief, find_alias, one_li
 from fer_pipeline.core.errors import ConfigError
 
 Split = Literal["train", "val", "test"]
+Rule = Literal["margin", "probability", "probability_margin"]  # what a pool face is chosen by, the largest value first
+RULES: tuple[Rule, ...] = get_args(Rule)
 PARAMS, STORE = Path("params.yaml"), Path(".store")  # unless the command line names others
 EXPERIMENT = "DVC_EXP_BASELINE_REV"  # set in the environment by DVC while it runs an experiment
 FACES = Path("data/faces")  # <set>/<split> below

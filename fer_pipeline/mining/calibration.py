@@ -1,64 +1,60 @@
-"""Estimate the precision of a mined set, with an interval, from the scores of held-out anchor faces.
+"""Estimate the precision of a mined set, class by class and with bounds, from the scores of held-out anchor faces.
 
-Held-out faces are neither trained on nor in the centroids. For a margin m and a predicted class k, the precision p_k(m)
-is the share of right ones among the held-out faces that were predicted k with a margin of at least m; its interval is
-Wilson's (Journal of the American Statistical Association 22, 1927). The mined set's precision is the mean of p_k
-weighted by the *mined* counts, so an anchor with other shares of predicted classes does not bias it; its interval
-combines the classes' own (MOVER: Zou & Donner, Statistics in Medicine 27, 2008, eq. 8). What it cannot see: a pool that
-is wilder than the anchor within a predicted class. `class_prior: pool` corrects for other shares of *true* classes (see
-`class_weights`), `estimator: isotonic` for other margins (see `isotonic_share`).
+Held-out faces are neither trained on nor in the centroids. For a threshold m of a rule and a predicted class k, the
+precision p_k(m) is the share of right ones among the held-out faces that were predicted k with a value of at least m.
+`class_prior: pool` weighs every held-out face with the share of its true class in the pool over their number, so that
 
-Beyond the margin that `support` held-out faces of a class still reach, their precision is carried on instead of a share
-of few: precision rises with the margin, so this errs low. A class that is never predicted on the held-out faces has no
-estimate: it is left out of the mean, and a wanted precision selects nothing of it.
+    p_k(m) = q_k P(k, m | k) / sum_y q_y P(k, m | y),   P(k, m | y) = how often a face of class y is predicted k at m,
+
+and takes the interval from replicates in which the shares q and the faces vary together (see `shares`). `anchor` takes
+the mix of the anchor for the pool's, and Wilson's interval (Journal of the American Statistical Association 22, 1927):
+in a pool where a class is rare that is wrong several times over, and the interval does not see it.
+
+The precision of a set is the mean of p_k weighted by the *mined* counts; its interval combines the classes' own (MOVER:
+Zou & Donner, Statistics in Medicine 27, 2008, eq. 8). No number stands on fewer than `support` held-out faces. Beyond
+the threshold that so many of a class still reach, their precision is carried on: precision rises with the threshold, so
+this errs low, and the upper bound is 1. A class with fewer has no estimate: it is left out of the mean, counts as wrong
+in its lower bound and as right in the upper one, and a wanted precision selects nothing of it.
 """
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, Num
+from jaxtyping import Bool, Float, Float64, Int64, Num
 from pydantic import Field
-from scipy.optimize import isotonic_regression
 from scipy.special import ndtri
 
+from fer_pipeline.artifacts.mined import RuleSweep
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.mining.shares import Bounds, PoolShares
 
-ITERATIONS = 10_000
-SMALLEST = 1e-6  # keeps a class that the pool seems to lack from dividing by zero
-
-PerClass = Float64[np.ndarray, "t c"]  # for each of `t` margins and `c` classes
+PerClass = Float64[np.ndarray, "t c"]  # for each of `t` thresholds and `c` classes
 Shares = Float64[np.ndarray, " t"]
 Labels = Int64[np.ndarray, " n"]
-Margins = Float32[np.ndarray, " n"]
+Values = Float[np.ndarray, " n"]
 
 
 class CalibrationSettings(Settings):
     """How the precision of the mined set is estimated."""
 
-    estimator: Literal["tail", "isotonic"] = "tail"  # isotonic: a precision that cannot fall as the margin rises
-    class_prior: Literal["anchor", "pool"] = "anchor"  # pool: true classes weighed by their shares in the pool
-    support: Annotated[int, Field(ge=1)] = 20  # held-out faces below which a class's precision is carried on
+    class_prior: Literal["pool", "anchor"] = "pool"  # whose shares of the true classes; anchor: as if the pool had them
+    support: Annotated[int, Field(ge=1)] = 20  # held-out faces below which nothing is said of a class
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of the intervals
 
 
 class OutOfReachError(DataError):
-    """No margin gives the wanted precision."""
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Scored faces: their nearest class, their margin, and their true label where it is known."""
-
-    nearest: Labels
-    margin: Margins
-    label: Labels | None = None
+    """No threshold gives the wanted precision."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Precisions of `t` margins for `c` classes, NaN without evidence; `heldout` counts the faces behind each."""
+    """Precisions of `t` thresholds for `c` classes; `heldout` counts the faces behind each.
+
+    NaN without evidence. `low` alone is NaN where the class may be absent from the pool.
+    """
 
     precision: PerClass
     low: PerClass
@@ -68,73 +64,125 @@ class Estimate:
     def combined(self, counts: Num[np.ndarray, "t c"]) -> tuple[Shares, Shares, Shares]:
         """Returns precision, low and high of sets with these counts per class: a weighted mean, its interval by MOVER.
 
-        Classes without an estimate are left out; NaN where no class has one.
+        The mean leaves out classes without an estimate, the interval does not: their faces are wrong at its low end and
+        right at its high one, as are those of a class without a lower bound. NaN where no class has an estimate.
         """
-        unknown = np.isnan(self.precision)
-        known = np.where(unknown, 0.0, counts.astype(np.float64))
-        total = known.sum(axis=1, keepdims=True)
+        unknown, faces = np.isnan(self.precision), counts.astype(np.float64)
+        known = np.where(unknown, 0.0, faces)
+        total, everyone = known.sum(axis=1, keepdims=True), faces.sum(axis=1)
         parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
-        share, low, high = (np.where(unknown, 0.0, bound) for bound in (self.precision, self.low, self.high))
+        share, low, high = (np.nan_to_num(bound) for bound in (self.precision, self.low, self.high))
         mean = (parts * share).sum(axis=1)
         below = np.sqrt((parts**2 * (share - low) ** 2).sum(axis=1))
         above = np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
-        return mean, np.clip(mean - below, 0, 1), np.clip(mean + above, 0, 1)
+        covered = np.divide(total[:, 0], everyone, out=np.ones(len(everyone)), where=everyone > 0)
+        return mean, covered * np.clip(mean - below, 0, 1), 1 - covered * (1 - np.clip(mean + above, 0, 1))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Held-out faces and the pool's margins by predicted class, one array a class, ready to answer for any margin."""
+    """Held-out faces and the pool's values by predicted class, one array a class, ready to answer for any threshold."""
 
-    correct: tuple[Bool[np.ndarray, " _"], ...]  # by falling margin
-    margin: tuple[Float64[np.ndarray, " _"], ...]
-    weight: tuple[Float64[np.ndarray, " _"], ...]
-    pool: tuple[Float32[np.ndarray, " _"], ...]  # by rising margin
+    order: tuple[Int64[np.ndarray, " _"], ...]  # places of the held-out faces predicted so, by falling value
+    label: tuple[Int64[np.ndarray, " _"], ...]
+    value: tuple[Float64[np.ndarray, " _"], ...]
+    pool: tuple[Float[np.ndarray, " _"], ...]  # by rising value
+    shares: PoolShares | None  # None: those of the anchor
+    support: Int64[np.ndarray, " c"]  # held-out faces of each true class
     settings: CalibrationSettings
 
     @property
-    def covered(self) -> Bool[np.ndarray, " c"]:
-        """Which classes have any held-out face."""
-        return np.array([len(margin) > 0 for margin in self.margin])
+    def evident(self) -> Bool[np.ndarray, " c"]:
+        """Which classes have held-out faces enough for a number: predicted so and, for shares of the pool, truly so."""
+        predicted = np.array([len(value) for value in self.value])
+        least = predicted if self.shares is None else np.minimum(predicted, self.support)
+        return least >= self.settings.support
+
+    @property
+    def may_be_absent(self) -> Bool[np.ndarray, " c"]:
+        """Which classes the pool may lack, by the lower bound of their share."""
+        return np.zeros(len(self.pool), bool) if self.shares is None else self.shares.low == 0
+
+    def reasons(self) -> list[str]:
+        """Says of each class why its precision, or the lower bound of it, is not known; empty where it is."""
+        few = "{} held-out faces {} so, {} wanted"
+        texts = []
+        for k, (value, support) in enumerate(zip(self.value, self.support.tolist(), strict=True)):
+            number, wanted = len(value), self.settings.support
+            if number < wanted:
+                texts.append(few.format(number, "predicted", wanted))
+            elif not self.evident[k]:
+                texts.append(few.format(support, "labelled", wanted))
+            else:
+                texts.append("its share of the pool may be 0" if self.may_be_absent[k] else "")
+        return texts
 
     def count_passing(self, thresholds: PerClass) -> Int64[np.ndarray, "t c"]:
         """Counts the pool faces of each class that pass, before any cap."""
         columns = [len(pool) - np.searchsorted(pool, thresholds[:, k]) for k, pool in enumerate(self.pool)]
         return np.stack(columns, axis=1)
 
+    def thresholds_for(self, counts: Int64[np.ndarray, " t"]) -> Shares:
+        """Finds the smallest threshold for all classes that at most so many faces pass; infinite where none does."""
+        values = np.sort(np.concatenate(self.pool)).astype(np.float64)
+        if not len(values):
+            return np.full(len(counts), np.inf)
+        places = len(values) - np.minimum(counts, len(values))
+        offers = np.append(values, np.inf)[places]
+        tied = np.searchsorted(values, offers) < places  # the tie crosses the count and stays out as a whole
+        above = np.append(values, np.inf)[np.searchsorted(values, offers, side="right")]
+        return np.where(tied, above, offers)
+
     def estimate(self, thresholds: PerClass) -> Estimate:
-        """Estimates the precision of each class at each of `t` margins."""
-        columns = []
-        for k, (margin, weight, correct) in enumerate(zip(self.margin, self.weight, self.correct, strict=True)):
-            if len(margin) == 0:
-                columns.append([*[np.full(len(thresholds), np.nan)] * 3, np.zeros(len(thresholds), np.int64)])
+        """Estimates the precision of each class at each of `t` thresholds."""
+        columns, evident = [], self.evident
+        for k, value in enumerate(self.value):
+            if not evident[k]:
+                columns.append([*[np.full(len(thresholds), np.nan)] * 3, np.full(len(thresholds), len(value))])
                 continue
-            passing = np.searchsorted(-margin, -thresholds[:, k], side="right")
-            last = margin[min(self.settings.support, len(margin)) - 1]
-            least = np.searchsorted(-margin, -last, side="right")  # faces of equal margin count together
+            passing = np.searchsorted(-value, -thresholds[:, k], side="right")
+            last = value[self.settings.support - 1]
+            least = np.searchsorted(-value, -last, side="right")  # faces of equal value count together
             used = np.maximum(passing, least)
-            total, right = np.cumsum(weight)[used - 1], np.cumsum(weight * correct)[used - 1]
-            # Kish's effective number: unequal weights carry less evidence than their count says.
-            effective = total**2 / np.cumsum(weight**2)[used - 1]
-            share = np.clip(right / total, 0, 1)
-            if self.settings.estimator == "isotonic":
-                share = isotonic_share(correct, margin, weight, pool=self.pool[k], thresholds=thresholds[:, k])
-            columns.append([share, *wilson(share, effective, level=self.settings.level), used])
+            share, low, high = self._interval(k, used)
+            columns.append([share, low, np.where(used > passing, 1.0, high), used])
         return Estimate(*(np.stack(part, axis=1) for part in zip(*columns, strict=True)))
 
-    def margin_for_precision(
-        self, wanted: float, *, group: Int64[np.ndarray, " g"], present: Float32[np.ndarray, " n"], bound: str
-    ) -> float:
-        """Finds the smallest margin at which the estimate (or its lower bound) for the classes of `group` is `wanted`.
+    def _interval(self, k: int, used: Int64[np.ndarray, " t"]) -> tuple[Shares, Shares, Shares]:
+        """The precision of class k over its first `used` held-out faces, and its bounds."""
+        right, label, shares = self.label[k] == k, self.label[k], self.shares
+        if shares is None:
+            share = np.cumsum(right)[used - 1] / used
+            return share, *wilson(share, used, level=self.settings.level)
+        unit = shares.unit[label]
+        whole, part = np.cumsum(unit)[used - 1], np.cumsum(unit * right)[used - 1]
+        share = np.divide(part, whole, out=np.zeros(len(used)), where=whole > 0)
+        weight, tail = shares.weight[:, self.order[k]], (1 - self.settings.level) / 2
 
-        Looked for among the margins of held-out faces, where the estimate changes, and the smallest one of the pool.
+        def replicates(bounds: Bounds) -> Float64[np.ndarray, "b t"]:
+            each = weight * bounds.unit[k][:, label]
+            whole = np.cumsum(each, axis=1)[:, used - 1] + bounds.mistaken[k][:, None]
+            return np.cumsum(each * right, axis=1)[:, used - 1] / np.maximum(whole, np.finfo(float).tiny)
+
+        low, high = np.quantile(replicates(shares.below), tail, axis=0), 1.0
+        high = np.quantile(replicates(shares.above), 1 - tail, axis=0)
+        low = np.full(len(used), np.nan) if self.may_be_absent[k] else np.minimum(low, share)
+        return share, low, np.maximum(high, share)
+
+    def threshold_for_precision(
+        self, wanted: float, *, group: Int64[np.ndarray, " g"], present: Values, bound: str
+    ) -> float:
+        """Finds the smallest threshold at which the estimate (or its lower bound) for the classes of `group` is wanted.
+
+        Looked for among the values of held-out faces, where the estimate changes, and the smallest one of the pool.
         """
         positive = present[present > 0].astype(np.float64)
         if len(positive) == 0:
             return np.inf
         least, most = positive.min(), positive.max()
-        heldout = np.concatenate([self.margin[k] for k in group])
+        heldout = np.concatenate([self.value[k] for k in group])
         offers = np.unique(np.append(heldout[(heldout > least) & (heldout <= most)], least))
-        thresholds = np.full((len(offers), len(self.margin)), np.inf)
+        thresholds = np.full((len(offers), len(self.value)), np.inf)
         thresholds[:, group] = offers[:, None]
         counts = self.count_passing(thresholds)
         precision, low, _ = self.estimate(thresholds).combined(counts)
@@ -149,37 +197,42 @@ class Calibration:
             )
         return float(offers[good[0]])
 
-    def sweep(self, *, points: int, used: Float64[np.ndarray, " u"]) -> dict[str, np.ndarray]:
-        """Estimates at `points` margins, evenly from 0 to the largest of the pool, and at those in use, before caps.
-
-        Returns the margins [t], faces that pass and held-out faces by class [t c], precision, low and high by class
-        [t c 3] and for all classes together [t 3]: what `artifacts.mined.sweep_table` takes.
-        """
+    def grid(self, *, points: int, used: Float64[np.ndarray, " u"]) -> Shares:
+        """Returns `points` thresholds, evenly from 0 to the largest value of the pool, and those in use."""
         top = max((float(pool[-1]) for pool in self.pool if len(pool)), default=0.0)
-        grid = np.unique(np.concatenate([np.linspace(0.0, top, points), used[np.isfinite(used)]]))
-        thresholds = np.repeat(grid[:, None], len(self.pool), axis=1)
-        counts, estimate = self.count_passing(thresholds), self.estimate(thresholds)
+        return np.unique(np.concatenate([np.linspace(0.0, top, points), used[np.isfinite(used)]]))
+
+    def sweep(self, thresholds: Shares) -> RuleSweep:
+        """Estimates at thresholds that serve all classes, before caps."""
+        every = np.repeat(thresholds[:, None], len(self.pool), axis=1)
+        counts, estimate = self.count_passing(every), self.estimate(every)
         interval = np.stack([estimate.precision, estimate.low, estimate.high], axis=2)
         overall = np.stack(estimate.combined(counts), axis=1)
-        return {"margin": grid, "kept": counts, "heldout": estimate.heldout, "interval": interval, "overall": overall}
+        return RuleSweep(thresholds, counts, estimate.heldout, interval, overall)
 
 
 def calibrate(
-    heldout: Predictions, pool: Predictions, settings: CalibrationSettings, *, num_classes: int
+    heldout: Ranking,
+    label: Labels,
+    pool: Ranking,
+    settings: CalibrationSettings,
+    *,
+    shares: PoolShares | None,
+    num_classes: int,
 ) -> Calibration:
-    """Sorts held-out faces, whose labels are known, and pool faces by predicted class."""
-    assert heldout.label is not None
-    order = np.argsort(-heldout.margin, kind="stable")
-    label, nearest, margin = heldout.label[order], heldout.nearest[order], heldout.margin[order].astype(np.float64)
-    weights = np.ones(num_classes)
-    if settings.class_prior == "pool":
-        weights = class_weights(label, nearest, pool.nearest, num_classes=num_classes)
-    groups = [nearest == k for k in range(num_classes)]
+    """Sorts held-out faces, whose labels are known, and pool faces by predicted class, as one rule ranks them.
+
+    `shares` are the pool's, None where the anchor's are to stand for them.
+    """
+    order = np.argsort(-heldout.value, kind="stable")
+    groups = [order[heldout.label[order] == k] for k in range(num_classes)]
     return Calibration(
-        correct=tuple(label[group] == k for k, group in enumerate(groups)),
-        margin=tuple(margin[group] for group in groups),
-        weight=tuple(weights[label[group]] for group in groups),
-        pool=tuple(np.sort(pool.margin[pool.nearest == k]) for k in range(num_classes)),
+        order=tuple(groups),
+        label=tuple(label[group] for group in groups),
+        value=tuple(heldout.value[group].astype(np.float64) for group in groups),
+        pool=tuple(np.sort(pool.value[pool.label == k]) for k in range(num_classes)),
+        shares=shares,
+        support=np.bincount(label, minlength=num_classes),
         settings=settings,
     )
 
@@ -187,74 +240,8 @@ def calibrate(
 def wilson(
     share: Float64[np.ndarray, "*t"], number: Num[np.ndarray, "*t"], *, level: float
 ) -> tuple[Float64[np.ndarray, "*t"], Float64[np.ndarray, "*t"]]:
-    """Computes Wilson's interval of a share of `number` trials (any effective number), two-sided at `level`."""
+    """Computes Wilson's interval of a share of `number` trials, two-sided at `level`."""
     z = float(ndtri(0.5 + level / 2))
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * np.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
     return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-
-
-def isotonic_share(
-    correct: Bool[np.ndarray, " h"],
-    margin: Float64[np.ndarray, " h"],
-    weight: Float64[np.ndarray, " h"],
-    *,
-    pool: Float32[np.ndarray, " n"],
-    thresholds: Float64[np.ndarray, " t"],
-) -> Float64[np.ndarray, " t"]:
-    """Computes the expected precision of the pool's faces at or above each threshold; `pool` rises.
-
-    Isotonic regression (pool adjacent violators) gives each margin a chance of being right; the precision is the mean
-    of those chances over the *pool's* passing faces, so a pool whose passing faces lie lower in the margins than the
-    anchor's is not flattered. Where no pool face passes, the chance at the threshold itself stands in.
-    """
-    steps, place = np.unique(margin, return_inverse=True)
-    total = np.bincount(place, weights=weight)
-    right = np.bincount(place, weights=weight * correct) / total
-    chance = np.asarray(isotonic_regression(right, weights=total, increasing=True).x)
-
-    def chance_at(margins: Float[np.ndarray, " _"]) -> Float64[np.ndarray, " _"]:
-        # A face has the chance of the last step at or below its margin; below the first step, that of the first.
-        return chance[np.maximum(np.searchsorted(steps, margins, side="right") - 1, 0)]
-
-    expected = np.append(0.0, np.cumsum(chance_at(pool)))
-    below = np.searchsorted(pool, thresholds)
-    passing = len(pool) - below
-    mean = (expected[-1] - expected[below]) / np.maximum(passing, 1)
-    return np.where(passing > 0, mean, chance_at(thresholds))
-
-
-def class_weights(
-    label: Int64[np.ndarray, " h"], nearest: Int64[np.ndarray, " h"], pool_nearest: Labels, *, num_classes: int
-) -> Float64[np.ndarray, " c"]:
-    """Divides pool share by held-out share for every true class; 1 for a class without held-out faces.
-
-    The share of right ones among the faces predicted k depends on how frequent each true class is. If a class looks
-    alike in anchor and pool (label shift), the pool's shares q follow from its predictions: the shares of predictions
-    are C q, where C[j, y] is how often a held-out face of class y is predicted j. A held-out face of class y then
-    weighs q[y] / p[y], with p the held-out shares. The intervals take q as known.
-    Those shares are the likeliest by expectation maximisation (Saerens, Latinne & Decaestecker, Neural Computation 14,
-    2002, on hard predictions); predictions that no class explains are left out.
-    """
-    counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, (nearest, label), 1)
-    support = counts.sum(axis=0)
-    known = support > 0
-    weights = np.ones(num_classes)
-    if not len(pool_nearest) or not known.any():
-        return weights
-    confusion = counts[:, known] / support[known]  # columns sum to 1
-    explained = confusion.sum(axis=1) > 0
-    confusion, predicted = confusion[explained], np.bincount(pool_nearest, minlength=num_classes)[explained]
-    shares = np.full(confusion.shape[1], 1.0 / confusion.shape[1])
-    predicted = predicted / max(predicted.sum(), 1)
-    for _ in range(ITERATIONS if predicted.any() else 0):
-        expected = confusion @ shares
-        ratio = np.divide(predicted, expected, out=np.zeros_like(predicted), where=expected > 0)
-        update = shares * (confusion.T @ ratio)
-        update /= update.sum()
-        if np.abs(update - shares).max() < 1e-12:
-            break
-        shares = update
-    weights[known] = np.maximum(shares, SMALLEST) / (support[known] / support.sum())
-    return weights

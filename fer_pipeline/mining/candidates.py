@@ -5,7 +5,7 @@ direction are no candidates; all are counted.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,35 +13,58 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-from jaxtyping import Float32, Float64, Int64, UInt64
+from jaxtyping import Float, Float32, Float64, Int64, UInt64
 
 from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
 from fer_pipeline.artifacts.mined import mined_schema
-from fer_pipeline.artifacts.scores import Scores
+from fer_pipeline.artifacts.scores import Ranking, Scores
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_lines
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import RULES, Rule
 from fer_pipeline.mining.calibration import Calibration
 from fer_pipeline.mining.margin import first_of_class
 
 NOBODY = pa.array([], pa.string())
+NAMES: Mapping[Rule, str] = {
+    "margin": "margin",
+    "probability": "probability",
+    "probability_margin": "probability margin",
+}
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Every face that may be mined, pool after pool; `row` is its place in the pool's scores, which rises in a pool."""
+    """Every face that may be mined, pool after pool; `row` is its place in the pool's scores, which rises in a pool.
+
+    `rankings` has an entry for each rule, `ranked_by` is the one that chooses: `label` and `value` are its own.
+    """
 
     identifiers: Mapping[str, pa.ChunkedArray]  # of all faces of a pool, by its name
     counts: Mapping[str, dict[str, int]]  # of all faces of a pool, and of those that are none, by reason
     pool: Int64[np.ndarray, " n"]
     row: Int64[np.ndarray, " n"]
-    label: Int64[np.ndarray, " n"]
-    margin: Float32[np.ndarray, " n"]
-    best: Float32[np.ndarray, " n"]
+    rankings: Mapping[Rule, Ranking]
+    ranked_by: Rule
+    cosine: Float32[np.ndarray, " n"]  # to the centroid of the label
+    scores: Callable[[], Iterator[Float[np.ndarray, "_ c"]]]  # walks over one score for each class, in order
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.row)
+
+    @property
+    def label(self) -> Int64[np.ndarray, " n"]:
+        return self.rankings[self.ranked_by].label
+
+    @property
+    def value(self) -> Float[np.ndarray, " n"]:
+        return self.rankings[self.ranked_by].value
+
+    @property
+    def best(self) -> Float[np.ndarray, " n"]:
+        """What ranks follow: the nearest to its centroid first by the margin rule, else the largest value."""
+        return self.cosine if self.ranked_by == "margin" else self.value
 
     def face_ids(self, chosen: Int64[np.ndarray, " k"]) -> list[str]:
         """Returns the identifiers of some candidates, given in rising order, without loading a whole pool."""
@@ -54,7 +77,12 @@ class Candidates:
 
 
 def collect_candidates(
-    pools: Mapping[str, Scores], *, exclude: pa.Array, test_faces: Mapping[str, pa.Array], drop: bool = True
+    pools: Mapping[str, Scores],
+    *,
+    exclude: pa.Array,
+    test_faces: Mapping[str, pa.Array],
+    drop: bool = True,
+    ranked_by: Rule = "margin",
 ) -> Candidates:
     """Collects the candidates of all pools, in the order of the pools and their shards.
 
@@ -72,14 +100,36 @@ def collect_candidates(
             "test_faces": int(measured.sum()),
             "no_direction": int((~scores.directed & left).sum()),
         }
-    columns = [
-        (scores.nearest[part], scores.margin[part], scores.best[part])
-        for scores, part in zip(pools.values(), rows, strict=True)
-    ]
-    pool = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
-    identifiers = {name: scores.face_id for name, scores in pools.items()}
-    label, margin, best = map(np.concatenate, zip(*columns, strict=True))
-    return Candidates(identifiers, counts, pool, np.concatenate(rows), label, margin, best)
+    everyone = [*zip(pools.values(), rows, strict=True)]
+    common: list[Rule] = [rule for rule in RULES if all(rule in scores.rankings for scores in pools.values())]
+    rankings: dict[Rule, Ranking] = {
+        rule: _join([scores.rankings[rule][part] for scores, part in everyone]) for rule in common
+    }
+    cosines = [scores.cosine_to(scores.rankings[ranked_by].label)[part] for scores, part in everyone]
+
+    def walk() -> Iterator[Float[np.ndarray, "_ c"]]:
+        for scores, part in everyone:
+            candidate, start = np.zeros(len(scores), bool), 0
+            candidate[part] = True
+            for chunk in scores.by_class(logits="probability" in common):
+                yield chunk[candidate[start : start + len(chunk)]]
+                start += len(chunk)
+
+    return Candidates(
+        identifiers={name: scores.face_id for name, scores in pools.items()},
+        counts=counts,
+        pool=np.repeat(np.arange(len(rows)), [len(part) for part in rows]),
+        row=np.concatenate(rows),
+        rankings=rankings,
+        ranked_by=ranked_by,
+        cosine=np.concatenate(cosines),
+        scores=walk,
+    )
+
+
+def _join(rankings: Sequence[Ranking]) -> Ranking:
+    label, value = ([getattr(one, name) for one in rankings] for name in ("label", "value"))
+    return Ranking(np.concatenate(label), np.concatenate(value))
 
 
 def read_exclusions(path: Path | None, *, sha256: str | None = None) -> pa.Array:
@@ -153,7 +203,9 @@ def rank_faces(
     columns = [
         pa.array(face_ids, pa.string()).take(pa.array(order)),
         pa.array(list(candidates.counts), pa.string()).take(pa.array(candidates.pool[rows])),
-        *(pa.array(values[rows]) for values in (candidates.label, candidates.best, candidates.margin)),
+        pa.array(candidates.label[rows]),
+        pa.array(candidates.cosine[rows]),
+        pa.array(candidates.value[rows].astype(np.float32)),
         pa.array(ranks),
     ]
     return pa.Table.from_arrays(columns, schema=mined_schema(classes))
@@ -170,13 +222,13 @@ def check_any_passed(
         found = sum(counts["test_faces"] for counts in candidates.counts.values())
         pictures = f" ({found:,} are test pictures, which mine.test_faces drops)" if found else ""
         raise DataError(f"no face of {names} is left to mine{pictures}; check mine.exclude and the summary of score")
-    margins = candidates.margin.astype(np.float64)
-    finite = thresholds[np.isfinite(thresholds)]
-    rule = f"a margin of {finite.min():g}" if len(finite) else "the margin rule"
-    offers = [float(f"{margins.max() * share:.2g}") for share in (0.75, 0.5, 0.25)]
-    would = ", ".join(f"{offer:g} would keep {int((margins >= offer).sum()):,}" for offer in offers)
+    values = candidates.value.astype(np.float64)
+    finite, what = thresholds[np.isfinite(thresholds)], NAMES[candidates.ranked_by]
+    rule = f"a {what} of {finite.min():g}" if len(finite) else "the rule"
+    offers = [float(f"{values.max() * share:.2g}") for share in (0.75, 0.5, 0.25)]
+    would = ", ".join(f"{offer:g} would keep {int((values >= offer).sum()):,}" for offer in offers)
     raise DataError(
-        f"{rule} keeps none of {len(margins):,} faces; the largest margin present is {margins.max():.4g} "
+        f"{rule} keeps none of {len(values):,} faces; the largest {what} present is {values.max():.4g} "
         f"({would}); change mine.value"
     )
 
@@ -186,17 +238,18 @@ def describe_empty_classes(
     thresholds: Float64[np.ndarray, " c"],
     calibration: Calibration,
     classes: Sequence[str],
+    what: str,
 ) -> str:
     """Returns one line about the classes without a mined face, empty where there are none."""
     reasons = []
     for k in np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0).tolist():
-        margins = calibration.pool[k]
-        largest = f"largest margin {margins[-1]:.4g}" if len(margins) else "never predicted"
-        wanted = f"asked {thresholds[k]:.4g}" if np.isfinite(thresholds[k]) else "no margin meets the rule"
+        values = calibration.pool[k]
+        largest = f"largest {what} {values[-1]:.4g}" if len(values) else "never predicted"
+        wanted = f"asked {thresholds[k]:.4g}" if np.isfinite(thresholds[k]) else f"no {what} meets the rule"
         reasons.append(f"{classes[k]} ({largest}, {wanted})")
     if not reasons:
         return ""
-    return f"no face was mined for {', '.join(reasons)}; lower mine.value or give the class its own margin"
+    return f"no face was mined for {', '.join(reasons)}; lower mine.value or give the class its own {what}"
 
 
 def summarise(
@@ -207,7 +260,7 @@ def summarise(
     calibration: Calibration,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """Says with which margins what was mined, where every face of every pool went, and which precision to expect."""
+    """Says with which thresholds what was mined, where every face of every pool went, and which precision to expect."""
     pools, labels = np.array(mined.column("pool").to_pylist(), dtype=object), mined.column("label").to_numpy()
     by_pool = {}
     for i, (name, before) in enumerate(candidates.counts.items()):
@@ -222,17 +275,22 @@ def summarise(
         }
     num_mined, estimate = np.bincount(labels, minlength=len(classes)), calibration.estimate(thresholds[None])
     mean, low, high = (_json_number(value[0]) for value in estimate.combined(num_mined[None]))
-    passing = calibration.count_passing(thresholds[None])[0]
+    passing, reasons, shares = calibration.count_passing(thresholds[None])[0], calibration.reasons(), calibration.shares
     by_class = {
         name: {
             "kept": int(num_mined[k]),
             "passed": int(passing[k]),
             "heldout": int(estimate.heldout[0, k]),
             **{key: _json_number(getattr(estimate, key)[0, k]) for key in ("precision", "low", "high")},
+            "reason": reasons[k],
+            "pool_share": None
+            if shares is None
+            else {key: _json_number(getattr(shares, key)[k]) for key in ("share", "low", "high")},
         }
         for k, name in enumerate(classes)
     }
     return {
+        "ranked_by": candidates.ranked_by,
         "margins": {name: _json_number(value) for name, value in zip(classes, thresholds, strict=True)},
         "pools": by_pool,
         "kept": len(mined),
@@ -242,17 +300,48 @@ def summarise(
     }
 
 
+def compare_rules(
+    calibrations: Mapping[Rule, Calibration], *, passed: int, classes: Sequence[str]
+) -> dict[Rule, dict[str, Any]]:
+    """Says what each rule would keep at the same number of faces, with one threshold for all classes, before caps."""
+    compared: dict[Rule, dict[str, Any]] = {}
+    for rule, calibration in calibrations.items():
+        sweep = calibration.sweep(calibration.thresholds_for(np.array([passed])))
+        kept, names = sweep.kept[0], ("precision", "low", "high")
+        compared[rule] = {
+            "threshold": _json_number(sweep.threshold[0]),
+            "kept": int(kept.sum()),
+            **dict(zip(names, map(_json_number, sweep.overall[0]), strict=True)),
+            "by_class": {
+                name: {"kept": int(kept[k]), **dict(zip(names, map(_json_number, sweep.interval[0, k]), strict=True))}
+                for k, name in enumerate(classes)
+            },
+        }
+    return compared
+
+
 def _json_number(value: float) -> float | None:
     """Returns a float for JSON, where neither NaN nor infinity exists."""
     return float(value) if np.isfinite(value) else None
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Says how much was mined of what, and with which expected precision."""
+    """Says how much was mined of what, each number with the precision to expect of it."""
     faces = sum(pool["faces"] for pool in summary["pools"].values())
-    shares = ", ".join(f"{name} {counts['kept']:,}" for name, counts in summary["by_class"].items())
+    classes = ", ".join(
+        f"{name} {counts['kept']:,}{' at ' + _expected(counts) if counts['kept'] else ''}"
+        for name, counts in summary["by_class"].items()
+    )
     expected = summary["precision"]
     precision = "no held-out face to estimate the precision with"
     if expected["estimate"] is not None:
-        precision = f"expected precision {expected['estimate']:.3f} ({expected['low']:.3f} to {expected['high']:.3f})"
-    return f"{summary['kept']:,} of {faces:,} faces mined ({shares}); {precision}"
+        precision = f"expected precision {_expected({**expected, 'precision': expected['estimate']})}"
+    return f"{summary['kept']:,} of {faces:,} faces mined ({classes}); {precision}"
+
+
+def _expected(counts: Mapping[str, Any]) -> str:
+    """`0.71 (0.62 to 0.80)`; "?" where nothing is known."""
+    if counts["precision"] is None:
+        return "?"
+    low = "?" if counts["low"] is None else f"{counts['low']:.2f}"
+    return f"{counts['precision']:.2f} ({low} to {counts['high']:.2f})"

@@ -1,4 +1,4 @@
-"""Find the faces of the pools that are pictures of what will be measured on, by the hashes of their crops.
+"""Find the faces of the pools that are pictures of what will be measured on, and who the held-out faces show.
 
 A model that was trained on a test picture is not measured by it. Equal crops alone are found (see
 `artifacts.contents`); no test label is opened.
@@ -8,9 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
-from fer_pipeline.artifacts.contents import contents_path, faces_with, read_test_contents
+from fer_pipeline.artifacts.arrow import positions_in
+from fer_pipeline.artifacts.contents import contents_path, faces_with, read_contents, read_test_contents
 from fer_pipeline.core.settings import ProjectSettings
 
 
@@ -27,6 +30,20 @@ def find_test_faces(folder: Path | None, project: ProjectSettings) -> tuple[dict
     contents = read_test_contents(folder, measured)
     pools = [pool for pool in project.pools if pool not in unknown]
     return {pool: faces_with(contents_path(folder, pool), contents) for pool in pools}, unknown
+
+
+def number_persons(folder: Path | None, anchor: str, face_id: pa.ChunkedArray) -> Int64[np.ndarray, " n"] | None:
+    """Numbers the persons of some anchor faces, each face without a name its own; None where no name is known."""
+    if folder is None or not contents_path(folder, anchor).exists():
+        return None
+    contents = read_contents(contents_path(folder, anchor))
+    place = positions_in(face_id, contents.column("face_id").combine_chunks())
+    subjects = [*contents.column("subject").to_pylist(), None]  # the last is place -1
+    names = [subjects[index] for index in place.tolist()]
+    if not any(names):
+        return None
+    alone = [name or f"\0{number}" for number, name in enumerate(names)]
+    return np.unique(np.array(alone), return_inverse=True)[1].astype(np.int64)
 
 
 def describe_test_faces(pools: Mapping[str, Mapping[str, Any]], unknown: Sequence[str], *, drop: bool) -> Iterator[str]:

@@ -83,6 +83,15 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
     return Classifier(model, card, device=resolve_device(device))
 
 
+def read_head(folder: Path) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
+    """Reads the weight and the bias of the last layer alone, in single precision."""
+    tensors = read_tensors(folder / WEIGHTS)
+    weight, bias = (tensors.get(f"head.{name}") for name in ("weight", "bias"))
+    if weight is None or bias is None or weight.dim() != 2 or bias.shape != weight.shape[:1]:
+        raise DataError(f"{folder / WEIGHTS} has no linear head; train the model again")
+    return weight.float().numpy(), bias.float().numpy()
+
+
 def _first_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """Describes the first tensor that is missing, unknown or of another shape or type; empty where there is none."""
     for name in [*expected, *found]:

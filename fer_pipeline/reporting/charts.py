@@ -83,6 +83,7 @@ def lines(
     ylabel: str,
     percent: bool = False,
     logarithmic: bool = False,
+    logarithmic_x: bool = False,
     level: Guide | None = None,
     mark: Guide | None = None,
     height: float = 2.9,
@@ -103,6 +104,9 @@ def lines(
         if logarithmic:
             axes.set_yscale("log")
             axes.yaxis.set(major_formatter=_round_number, minor_formatter=_round_number)
+        if logarithmic_x:
+            axes.set_xscale("log")
+            axes.xaxis.set(major_formatter=_round_number, minor_formatter=_round_number)
         if percent:
             axes.yaxis.set_major_formatter(_whole_percent)
         axes.set(xlabel=xlabel, ylabel=ylabel)

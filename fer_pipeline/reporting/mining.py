@@ -2,11 +2,13 @@
 
 The estimate of a pool is the mean of the classes' estimates on held-out anchor faces, weighted by what that pool gave
 to each class; its interval combines theirs (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, equation 8). The
-true share has Wilson's. The random control is treated alike; its estimate is the sweep's at the lowest margin, where
-every face passes.
+true share has Wilson's. Faces of a class without a lower bound count as wrong in that of a set, those of one without an
+estimate as right in the upper bound too. The random control is treated alike; its estimate is the sweep's at the lowest
+threshold, where every face passes.
 
-The true curve of the sweep takes the pool's scores and its truth: at a margin m it is the share of right labels among
-the faces whose margin is at least m, each pool with a known truth by itself.
+The true curve of the sweep takes the pool's scores and its truth: at a threshold m of a rule it is the share of right
+labels among the faces whose value is at least m, each pool with a known truth by itself. Rules are compared where they
+keep equally many faces.
 
 Figure 3 of Liu et al., arXiv:2005.08551: each row is a class and its confidence falls from left to right. The faces
 stand at even steps from the first rank to the last, over all pools, so that the row shows the whole class and not its
@@ -29,15 +31,15 @@ from jaxtyping import Float64
 from fer_pipeline.artifacts.faces import decode_crop, encoded_images, open_shard
 from fer_pipeline.artifacts.metrics import read_failures
 from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_sweep
-from fer_pipeline.artifacts.scores import read_scores
+from fer_pipeline.artifacts.scores import Ranking, Scores, read_scores
 from fer_pipeline.artifacts.truth import Truth
-from fer_pipeline.core.settings import ProjectSettings
+from fer_pipeline.core.settings import RULES, ProjectSettings, Rule
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.reporting import charts
 from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Line, Look, Mark
 from fer_pipeline.reporting.formatting import count, crop_uri, data_uri
 
-Margins = Float64[np.ndarray, " t"]
+Thresholds = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "random"]
 Face = dict[str, Any]
 Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
@@ -67,38 +69,42 @@ def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | N
     table = read_sweep(data / "mined")
     if table is None:
         return None
-    margins, whole = table["margin"].to_numpy(), np.array(table["class"].to_pylist()) == ALL_CLASSES
+    thresholds = table["threshold"].fill_null(np.inf).to_numpy()
+    whole, rules = np.array(table["class"].to_pylist()) == ALL_CLASSES, np.array(table["rule"].to_pylist())
     for pool in truth.pools:
         if (data / "scores" / pool).is_dir():
-            curve = np.where(whole, _true_curve(data / "scores" / pool, margins, classes, truth), np.nan)
+            scores, curve = read_scores(data / "scores" / pool, classes=classes), np.full(len(table), np.nan)
+            for rule, ranking in scores.rankings.items():
+                rows = whole & (rules == rule)
+                curve[rows] = _true_curve(pool, scores, ranking, thresholds[rows], classes, truth)
             table = table.append_column(f"{TRUE}{pool}", pa.array(curve))
     return table
 
 
-def _true_curve(folder: Path, margins: Margins, classes: Sequence[str], truth: Truth) -> Margins:
-    """Compute the share of right labels among the faces with at least each margin; unknown faces are left out."""
-    scores = read_scores(folder, classes=classes)
-    faces = zip(scores.face_id.to_pylist(), scores.nearest, strict=True)
-    right = np.array([truth.right(folder.name, face, classes[int(k)]) for face, k in faces], np.float64)  # None: NaN
+def _true_curve(
+    pool: str, scores: Scores, ranking: Ranking, thresholds: Thresholds, classes: Sequence[str], truth: Truth
+) -> Thresholds:
+    """Compute the share of right labels among the faces with at least each value; unknown faces are left out."""
+    faces = zip(scores.face_id.to_pylist(), ranking.label, strict=True)
+    right = np.array([truth.right(pool, face, classes[int(k)]) for face, k in faces], np.float64)  # None: NaN
     known = np.isfinite(right) & scores.directed
-    right, margin = right[known], scores.margin[known].astype(np.float64)
-    hits = np.concatenate([[0], np.cumsum(right[np.argsort(-margin, kind="stable")])])
-    passed = len(margin) - np.searchsorted(np.sort(margin), margins, side="left")
-    return np.divide(hits[passed], passed, out=np.full(len(margins), np.nan), where=passed > 0)
+    right, value = right[known], ranking.value[known].astype(np.float64)
+    hits = np.concatenate([[0], np.cumsum(right[np.argsort(-value, kind="stable")])])
+    passed = len(value) - np.searchsorted(np.sort(value), thresholds, side="left")
+    return np.divide(hits[passed], passed, out=np.full(len(thresholds), np.nan), where=passed > 0)
 
 
 def compute_precisions(
-    mined: Path, estimates: Mapping[str, Any], sweep: Sweep | None, project: ProjectSettings, truth: Truth
+    mined: Path, summary: Mapping[str, Any], sweep: Sweep | None, project: ProjectSettings, truth: Truth
 ) -> list[Precision]:
     """Compute the precision of mined and random faces: every pool as a whole, and by class where it has faces.
 
-    `mined` is the folder `data/mined`, `estimates` holds `precision`, `low` and `high` of each class or None.
+    `mined` is the folder `data/mined`, `summary` what it says of itself.
     """
-    sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, estimates)]
+    sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, summary["by_class"])]
     if sweep is not None and (mined / RANDOM).exists():
-        rows = sweep.to_pylist()
-        least = min(row["margin"] for row in rows)
-        sets.append(("random", RANDOM, {row["class"]: row for row in rows if row["margin"] == least}))
+        first = sweep.filter((pc.field("rule") == rule_of(summary)) & (pc.field("step") == 0))  # where all faces pass
+        sets.append(("random", RANDOM, {row["class"]: row for row in first.to_pylist()}))
     precisions, classes = [], project.classes
     for kind, file, by_class in sets:
         answers: dict[tuple[str, str], list[bool | None]] = defaultdict(list)
@@ -118,21 +124,24 @@ def compute_precisions(
     return precisions
 
 
+def rule_of(summary: Mapping[str, Any]) -> Rule:
+    """Return the rule that chose the mined faces."""
+    return summary.get("ranked_by", "margin")
+
+
 def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> Interval | None:
-    """Compute the mean precision of a set with these counts per class; classes without an estimate are left out."""
+    """Compute the mean precision of a set with these counts per class; its interval says what the module does."""
     weights = {name: count for name, count in faces.items() if count and by_class[name]["precision"] is not None}
     total = sum(weights.values())
     if not total:
         return None
     parts = [(count / total, by_class[name]) for name, count in weights.items()]
-    mean = sum(part * estimate["precision"] for part, estimate in parts)
-    if any(estimate["low"] is None or estimate["high"] is None for _, estimate in parts):
-        return Interval(mean, None, None, total)
+    mean, covered = sum(part * estimate["precision"] for part, estimate in parts), total / sum(faces.values())
     below, above = (
-        math.sqrt(sum((part * (estimate[end] - estimate["precision"])) ** 2 for part, estimate in parts))
+        math.sqrt(sum((part * ((estimate[end] or 0.0) - estimate["precision"])) ** 2 for part, estimate in parts))
         for end in ("low", "high")
     )
-    return Interval(mean, max(0.0, mean - below), min(1.0, mean + above), total)
+    return Interval(mean, covered * max(0.0, mean - below), 1 - covered * (1 - min(1.0, mean + above)), total)
 
 
 def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> Charts:
@@ -149,26 +158,49 @@ def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], swe
     }
     if sweep is None:
         return drawn
-    margins = {value for value in summary["margins"].values() if value is not None}
-    used = (margins.pop(), "margin used") if len(margins) == 1 else None
-    rows = sweep.filter(pc.field("class") == ALL_CLASSES).sort_by("margin")
-    margin = rows["margin"].to_pylist()
-    passed = np.maximum(rows["kept"].to_numpy(), 0).astype(float)
-    passed[passed == 0] = np.nan  # a logarithm has no zero
-    faces = [Line("kept, all pools", margin, passed.tolist(), INK)]
+    chosen, values = rule_of(summary), {value for value in summary["margins"].values() if value is not None}
+    what = chosen.replace("_", " ")
+    used = (values.pop(), f"{what} used") if len(values) == 1 else None
+    whole = sweep.filter(pc.field("class") == ALL_CLASSES)
+    rows = whole.filter(pc.field("rule") == chosen).sort_by("step")
+    threshold, passed = rows["threshold"].to_pylist(), _faces_kept(rows)
+    faces = [Line("kept, all pools", threshold, passed, INK)]
     mean, low, high = (
         rows[name].to_numpy(zero_copy_only=False).astype(float).tolist() for name in ("precision", "low", "high")
     )
-    curves = [Line("estimated", margin, mean, GREY, "--", low=low, high=high)]
+    curves = [Line("estimated", threshold, mean, GREY, "--", low=low, high=high)]
     names = [name for name in rows.column_names if name.startswith(TRUE)]
     for name, colour in charts.series_colours(names).items():
-        curves.append(Line(f"true, {name.removeprefix(TRUE)}", margin, rows[name].to_pylist(), colour))
-    return drawn | {
-        "sweep_kept": charts.lines(
-            faces, xlabel="margin", ylabel="faces kept", logarithmic=True, mark=used, height=2.5
-        ),
-        "sweep_precision": charts.lines(curves, xlabel="margin", ylabel="right labels", percent=True, mark=used),
+        curves.append(Line(f"true, {name.removeprefix(TRUE)}", threshold, rows[name].to_pylist(), colour))
+    drawn |= {
+        "sweep_kept": charts.lines(faces, xlabel=what, ylabel="faces kept", logarithmic=True, mark=used, height=2.5),
+        "sweep_precision": charts.lines(curves, xlabel=what, ylabel="right labels", percent=True, mark=used),
     }
+    rules = [rule for rule in RULES if rule in summary.get("rules", {})]
+    if len(rules) < 2:
+        return drawn
+    compared = []
+    for rule, colour in charts.series_colours(rules).items():
+        rows = whole.filter(pc.field("rule") == rule).sort_by("step")
+        mean = rows["precision"].to_numpy(zero_copy_only=False).astype(float).tolist()
+        compared.append(Line(rule.replace("_", " "), _faces_kept(rows), mean, colour))
+    number = (float(summary["passed"]), "faces used") if summary.get("passed") else None
+    return drawn | {
+        "sweep_rules": charts.lines(
+            compared,
+            xlabel="faces kept, all pools",
+            ylabel="right labels, estimated",
+            percent=True,
+            logarithmic_x=True,
+            mark=number,
+        )
+    }
+
+
+def _faces_kept(rows: pa.Table) -> list[float]:
+    kept = rows["kept"].to_numpy().astype(float)
+    kept[kept == 0] = np.nan  # a logarithm has no zero
+    return kept.tolist()
 
 
 def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list[Mark]]]:

@@ -61,9 +61,7 @@ class ReportData:
             self.mined_faces = mining.load_mined_faces(
                 data, classes=classes, truth=self.truth, per_class=settings.faces_per_class
             )
-            self.precisions = mining.compute_precisions(
-                data / "mined", self.mined["by_class"], self.sweep, project, self.truth
-            )
+            self.precisions = mining.compute_precisions(data / "mined", self.mined, self.sweep, project, self.truth)
         cards = sorted(data.glob(f"distilled/*/{CARD}"))
         self.distilled = [trainings.load_distilled_set(card.parent) for card in cards]
         self.timings = trainings.load_timings(root / "reports/timings", recipes, baseline=settings.baseline)
@@ -134,6 +132,7 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "num_seeds": max(len(result.seeds) for result in data.results.values()),
         "resampled": _describe_resampling(by_target),
         "loss": loss,
+        "rule": mining.rule_of(data.mined or {}).replace("_", " "),
         "charts": {name: svg for name, svg in charts.items() if svg},
     }
 

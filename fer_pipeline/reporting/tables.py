@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fer_pipeline.artifacts.mined import ALL_CLASSES
 from fer_pipeline.core.files import write_text
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.statistics import Interval, Part
@@ -19,6 +20,8 @@ from fer_pipeline.reporting.results import Result
 
 Row = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
+CLASS_COUNTS = ("kept", "passed", "heldout", "precision", "low", "high")
+RULE_COUNTS = ("kept", "precision", "low", "high")
 POOL_COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
 
 
@@ -45,6 +48,17 @@ def write_tables(folder: Path, data: ReportData) -> None:
         | {**_with_ends("estimated", row.estimated), **_with_ends("true", row.true)}
         | {"gap": row.gap, "truth_unknown": row.unknown}
         for row in data.precisions
+    ]
+    tables["mined_classes"] = [
+        {"class": name, **{key: counts.get(key) for key in CLASS_COUNTS}}
+        | {f"pool_{key}": (counts.get("pool_share") or {}).get(key) for key in ("share", "low", "high")}
+        | {"reason": counts.get("reason", "")}
+        for name, counts in (data.mined["by_class"].items() if data.mined else ())
+    ]
+    tables["rules"] = [
+        {"rule": rule, "class": name, **{key: counts[key] for key in RULE_COUNTS}}
+        for rule, whole in (data.mined or {}).get("rules", {}).items()
+        for name, counts in {ALL_CLASSES: whole, **whole["by_class"]}.items()
     ]
     tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]

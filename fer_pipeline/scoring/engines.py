@@ -1,7 +1,8 @@
-"""Score half-precision features against class centroids: cosines, nearest class and margin, by one of three engines.
+"""Score half-precision features: cosines to class centroids, nearest class, margin and logits, by one of three engines.
 
-Source: arXiv:2005.08551, eq. 5. The paper calls the cosine *similarity* a distance and then selects small ones; here
-d = 1 - cos throughout. A zero feature has no direction: its cosines are 0, and the caller counts it.
+Source: arXiv:2005.08551, eq. 5. The paper calls the cosine *similarity* a distance and then selects small ones; here d
+= 1 - cos throughout. The logits are the head's: W f + b, whose soft-max is what `Classifier.predict` gives but for the
+half precision of the features. A zero feature has no direction: its cosines are 0, and the caller counts it.
 
 `numpy` is the reference in float64. `llvm` makes one pass over the features in half precision, by code compiled for the
 processor (see `kernel`). `faiss` asks a flat inner-product index over the centroids: on the GPU, where there is one,
@@ -65,7 +66,7 @@ def without_direction(cosine: Float32[np.ndarray, "n c"]) -> Bool[np.ndarray, " 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """All cosines of every feature, the nearest class, and best minus second best cosine.
+    """All cosines of every feature, the nearest class, best minus second best cosine, and logits if there is a head.
 
     A zero feature has cosines of 0; one that is not finite has a margin of NaN.
     """
@@ -73,6 +74,18 @@ class ClassScores:
     cosine: Float32[np.ndarray, "n c"]
     nearest: Int64[np.ndarray, " n"]
     margin: Float32[np.ndarray, " n"]
+    logit: Float32[np.ndarray, "n c"] | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last layer of a network: what turns features into the logits of the classes."""
+
+    weight: Float32[np.ndarray, "c d"]
+    bias: Float32[np.ndarray, " c"]
+
+    def logits(self, rows: Rows) -> Float32[np.ndarray, "_ c"]:
+        return rows.astype(np.float32) @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
@@ -90,59 +103,78 @@ class Engine:
 
 
 def score_in_slices(
-    cosines: Callable[[Rows], Float[np.ndarray, "n c"]], centroids: Float64[np.ndarray, "c d"], *, size: int
+    cosines: Callable[[Rows], Float[np.ndarray, "n c"]],
+    centroids: Float64[np.ndarray, "c d"],
+    *,
+    size: int,
+    logits: Callable[[Rows], Float[np.ndarray, "n c"]] | None = None,
 ) -> Callable[[Parts], ClassScores]:
-    """Makes a scoring function of one that computes the cosines of at most `size` features."""
+    """Makes a scoring function of those that compute cosines and logits of at most `size` features."""
 
     def score(parts: Parts) -> ClassScores:
         empty = np.empty((0, centroids.shape[1]), np.float16)
         rows = parts[0] if len(parts) == 1 else np.concatenate([empty, *parts])
         cosine = np.empty((len(rows), len(centroids)), np.float32)
+        logit = np.empty_like(cosine) if logits is not None else None
         with np.errstate(invalid="ignore"):  # of a feature that is not finite
             for start in range(0, len(rows), size):
                 cosine[start : start + size] = cosines(rows[start : start + size])
-            return ClassScores(cosine, *rank_classes(cosine))
+                if logits is not None and logit is not None:
+                    logit[start : start + size] = logits(rows[start : start + size])
+            return ClassScores(cosine, *rank_classes(cosine), logit)
 
     return score
 
 
-def make_engine(name: EngineName, centroids: Float64[np.ndarray, "c d"], *, device: str = "auto") -> Engine:
-    """Returns the engine of this name; `auto` takes FAISS where a GPU may be used, else the fastest on this CPU."""
+def make_engine(
+    name: EngineName, centroids: Float64[np.ndarray, "c d"], head: Head | None = None, *, device: str = "auto"
+) -> Engine:
+    """Returns the engine of this name; `auto` takes FAISS where a GPU may be used, else the fastest on this CPU.
+
+    It computes logits where it is given the head of the network whose features it scores.
+    """
     # LLVM takes a tenth of a second to load, which the commands that score nothing are spared.
     from fer_pipeline.scoring.kernel import is_supported
 
     if device != "cpu" and name in ("auto", "faiss") and num_gpus() > 0:
         from fer_pipeline.scoring.gpu import gpu_engine
 
-        return gpu_engine(centroids, device=device)
+        return gpu_engine(centroids, head, device=device)
     if name == "faiss":
-        return faiss_engine(centroids)
+        return faiss_engine(centroids, head)
     if name == "numpy" or (name == "auto" and not is_supported()):
-        return Engine("numpy", score_in_slices(partial(cosine_reference, centroids=centroids), centroids, size=2048))
+        reference = partial(cosine_reference, centroids=centroids)
+        logits = head.logits if head else None
+        return Engine("numpy", score_in_slices(reference, centroids, size=2048, logits=logits))
     if not is_supported():
         raise ConfigError(
             "score.engine is llvm, but this processor lacks F16C or FMA, which it needs; use auto, faiss or numpy"
         )
-    return llvm_engine(centroids)
+    return llvm_engine(centroids, head)
 
 
-def llvm_engine(centroids: Float64[np.ndarray, "c d"], *, at_once: int | None = None) -> Engine:
+def llvm_engine(
+    centroids: Float64[np.ndarray, "c d"], head: Head | None = None, *, at_once: int | None = None
+) -> Engine:
     """Makes one pass over the features as they lie on disk; `at_once` is the kernel's own and changes no bit."""
     from fer_pipeline.scoring.kernel import Kernel
 
-    kernel = Kernel(unit_rows(centroids), at_once=at_once)
+    kernel = Kernel(unit_rows(centroids), head.weight if head else None, at_once=at_once)
 
     def score(parts: Parts) -> ClassScores:
         total = sum(len(part) for part in parts)
         cosine, nearest = np.empty((total, len(centroids)), np.float32), np.empty(total, np.int64)
         margin = np.empty(total, np.float32)
-        kernel.fill(parts, cosine, nearest, margin)
-        return ClassScores(cosine, nearest, margin)
+        logit = np.empty((total, len(head.bias)), np.float32) if head else None
+        kernel.fill(parts, cosine, nearest, margin, logit)
+        if head and logit is not None:
+            logit += head.bias
+        return ClassScores(cosine, nearest, margin, logit)
 
     return Engine("llvm", score, parallel=True)
 
 
-def faiss_engine(centroids: Float64[np.ndarray, "c d"]) -> Engine:
+def faiss_engine(centroids: Float64[np.ndarray, "c d"], head: Head | None = None) -> Engine:
     """Searches a flat inner-product index of the unit centroids for all classes, and puts them back in order."""
     index = load_faiss().IndexFlatIP(centroids.shape[1])
     index.add(np.ascontiguousarray(unit_rows(centroids), np.float32))
@@ -157,7 +189,8 @@ def faiss_engine(centroids: Float64[np.ndarray, "c d"]) -> Engine:
         lengths[np.isinf(lengths)] = np.nan
         return by_class / lengths[:, None]
 
-    return Engine("faiss", score_in_slices(cosines, centroids, size=65536))
+    logits = head.logits if head else None
+    return Engine("faiss", score_in_slices(cosines, centroids, size=65536, logits=logits))
 
 
 def load_faiss() -> Any:

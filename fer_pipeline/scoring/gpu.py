@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.scoring import engines
-from fer_pipeline.scoring.engines import ClassScores, Engine, Parts, T
+from fer_pipeline.scoring.engines import ClassScores, Engine, Head, Parts, T
 
 READ_AHEAD = 2  # batches: one is being copied, one is being searched
 ROWS = 65536
@@ -33,9 +33,9 @@ class Upload:
 
 
 class Search:
-    """An index of FAISS over the unit centroids, on one GPU."""
+    """An index of FAISS over the unit centroids, and the head if there is one, on one GPU."""
 
-    def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device) -> None:
+    def __init__(self, units: Float32[np.ndarray, "c d"], device: torch.device, head: Head | None = None) -> None:
         faiss = engines.load_faiss()
         import_module("faiss.contrib.torch_utils")  # FAISS then takes tensors where they are, on torch's stream
 
@@ -45,6 +45,7 @@ class Search:
         self.resources = faiss.StandardGpuResources()  # must outlive the index
         self.index = faiss.GpuIndexFlatIP(self.resources, units.shape[1], config)
         self.index.add(torch.from_numpy(units).to(device))
+        self.head = torch.from_numpy(np.column_stack([head.weight, head.bias])).to(device) if head else None
         self.copies = torch.cuda.Stream(device)
 
     def upload(self, parts: Parts) -> Upload:
@@ -58,8 +59,8 @@ class Search:
             arrived.record(self.copies)
         return Upload(features, arrived)
 
-    def cosines(self, upload: Upload) -> Float32[np.ndarray, "n c"]:
-        """Waits for the upload and computes its cosines."""
+    def score(self, upload: Upload) -> ClassScores:
+        """Waits for the upload, computes its cosines and logits, and ranks the classes."""
         with torch.cuda.device(self.device):
             stream = torch.cuda.current_stream()
             if upload.arrived is not None:
@@ -67,7 +68,14 @@ class Search:
             upload.features.record_stream(stream)
             wide = upload.features.float()
             products, order = self.index.search(wide, self.num_classes)
-            return cosines_of(products, order, wide).cpu().numpy()
+            cosine = cosines_of(products, order, wide).cpu().numpy()
+            logit = logits_of(wide, self.head).cpu().numpy() if self.head is not None else None
+        return ClassScores(cosine, *engines.rank_classes(cosine), logit)
+
+
+def logits_of(wide: Float[Tensor, "n d"], head: Float[Tensor, "c e"]) -> Float[Tensor, "n c"]:
+    """Computes the head's logits; its last column is the bias."""
+    return torch.addmm(head[:, -1], wide, head[:, :-1].T)
 
 
 def cosines_of(
@@ -100,13 +108,13 @@ class GpuEngine(Engine):
 
         with closing(prefetch(load, repeat(None), threads=1, ahead=READ_AHEAD)) as uploads:
             while (uploaded := next(uploads)) is not None:
-                cosine = search.cosines(uploaded[1])
-                yield uploaded[0], ClassScores(cosine, *engines.rank_classes(cosine))
+                yield uploaded[0], search.score(uploaded[1])
 
 
-def gpu_engine(centroids: Float64[np.ndarray, "c d"], *, device: str) -> GpuEngine:
-    """Puts the centroids on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
+def gpu_engine(centroids: Float64[np.ndarray, "c d"], head: Head | None = None, *, device: str) -> GpuEngine:
+    """Puts the centroids and the head on the GPU that `device` names: `cuda:1`, or the first for `auto` and `cuda`."""
     index = 0 if device == "auto" else torch.device(device).index or 0
-    search = Search(engines.unit_rows(centroids).astype(np.float32), torch.device("cuda", index))
-    score = engines.score_in_slices(lambda rows: search.cosines(search.upload([rows])), centroids, size=ROWS)
+    search = Search(engines.unit_rows(centroids).astype(np.float32), torch.device("cuda", index), head)
+    cosines, logits = lambda rows: search.score(search.upload([rows])).cosine, head.logits if head else None
+    score = engines.score_in_slices(cosines, centroids, size=ROWS, logits=logits)
     return GpuEngine("faiss", score, search=search)

@@ -1,10 +1,10 @@
-"""Compile code that scores half-precision rows against unit centroids: cosines, nearest class, margin in one pass.
+"""Compile code that scores half-precision rows: cosines to centroids, nearest class, margin and logits in one pass.
 
 BLAS has no product of half with single precision: the features would first be widened in memory, which costs several
-times what reading them costs. Here a row is widened in registers and multiplied with all classes and itself, by code
-that LLVM makes for this processor out of the template `kernel.ll.j2`. Every sum runs over `LANES` partial sums by fused
-multiply-add, added up in a fixed order: a row's bits depend on that row and the centroids alone, not on its neighbours
-nor on the processor's vectors.
+times what reading them costs. Here a row is widened in registers and multiplied with all centroids, the head's vectors
+and itself, by code that LLVM makes for this processor out of the template `kernel.ll.j2`. Every sum runs over `LANES`
+partial sums by fused multiply-add, added up in a fixed order: a row's bits depend on that row and the centroids alone,
+not on its neighbours nor on the processor's vectors.
 """
 
 import ctypes
@@ -32,28 +32,37 @@ def is_supported() -> bool:
 
 
 class Kernel:
-    """Compiled code for some centroids.
+    """Compiled code for some centroids and, where there is one, a head (`[h d]`, whose bias is the caller's to add).
 
     It keeps no state between calls and runs without the interpreter's lock, so that threads may share it.
     """
 
-    def __init__(self, units: Float64[np.ndarray, "c d"], *, at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        units: Float64[np.ndarray, "c d"],
+        head: Float32[np.ndarray, "h d"] | None = None,
+        *,
+        at_once: int | None = None,
+    ) -> None:
         num_classes, self.width = units.shape
+        vectors = units if head is None else np.concatenate([units, head])
         self.padded = -(-self.width // LANES) * LANES
         # Rows begin at cache lines: a register's load across two lines takes twice the time.
-        memory = np.zeros(num_classes * self.padded * 4 + LINE, np.uint8)
+        memory = np.zeros(len(vectors) * self.padded * 4 + LINE, np.uint8)
         start = -memory.ctypes.data % LINE
-        self.table = memory[start : memory.nbytes - LINE + start].view(np.float32).reshape(num_classes, self.padded)
-        self.table[:, : self.width] = units
-        # As many sums at once as the registers hold; more classes take several passes over a row in the first cache.
+        self.table = memory[start : memory.nbytes - LINE + start].view(np.float32).reshape(-1, self.padded)
+        self.table[:, : self.width] = vectors
+        # As many sums at once as the registers hold; more vectors take several passes over a row in the first cache.
         features = llvm.get_host_cpu_features()
         size = at_once or (14 if features.get("avx512f") else 6)
-        groups = [range(begin, min(begin + size, num_classes + 1)) for begin in range(0, num_classes + 1, size)]
+        count = len(vectors) + 1  # of the sums: the last is the row with itself
+        groups = [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
         environment = Environment(line_statement_prefix="#", line_comment_prefix="##", undefined=StrictUndefined)
         template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         text = template.render(
-            classes=num_classes, width=self.padded, groups=groups, lanes=LANES, ahead=AHEAD, line=LINE
-        )
+            classes=num_classes, vectors=len(vectors), width=self.padded, groups=groups, lanes=LANES, ahead=AHEAD,
+            line=LINE,
+        )  # fmt: skip
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         target = llvm.Target.from_default_triple()
@@ -64,7 +73,7 @@ class Kernel:
         passes.getModulePassManager().run(module, passes)
         self.code = llvm.create_mcjit_compiler(module, machine)  # owns the machine code
         self.code.finalize_object()
-        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64)
+        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 6, ctypes.c_int64)
         self.function = signature(self.code.get_function_address("score"))
 
     def fill(
@@ -73,16 +82,21 @@ class Kernel:
         cosine: Float32[np.ndarray, "n c"],
         nearest: Int64[np.ndarray, " n"],
         margin: Float32[np.ndarray, " n"],
+        logit: Float32[np.ndarray, "n h"] | None = None,
     ) -> None:
         """Scores rows that may lie in several places, one after the other.
 
         Zero features have cosines of 0; those that are not finite have cosines and a margin of NaN. Ties go to the
-        lowest class; the margin is infinite where there is one class.
+        lowest class; the margin is infinite where there is one class. `logit`, of as many columns as the head has rows,
+        takes the products with the head.
         """
         assert sum(len(part) for part in parts) == len(cosine) == len(nearest) == len(margin)
+        logit = np.empty((len(cosine), 0), np.float32) if logit is None else logit
         assert cosine.flags.c_contiguous, "cosines are written row by row"
+        assert logit.flags.c_contiguous, "logits are written row by row"
+        assert cosine.shape[1] + logit.shape[1] == len(self.table), "another head than that of the code"
         table = self.table.ctypes.data
-        outs = [(array.ctypes.data, array.strides[0]) for array in (cosine, nearest, margin)]
+        outs = [(array.ctypes.data, array.strides[0]) for array in (cosine, nearest, margin, logit)]
         start = 0
         for part in parts:
             assert part.dtype == np.float16, "features in another precision than half"

@@ -1,9 +1,9 @@
-"""Select the pool faces that get a pseudo-label by the margin rule, over all pools, and rank them.
+"""Select the pool faces that get a pseudo-label by one rule, over all pools, rank them, and compare the rules.
 
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, the
-summary with margins, counts and estimated precision, and the sweep. Faces that are pictures of the test split of a
-target, of the anchor or of the training set (`data/contents`, exact and without labels) are no candidates. Nothing is
-written before every check has passed.
+summary with thresholds, counts and estimated precision, and the sweep over all rules. Faces that are pictures of the
+test split of a target, of the anchor or of the training set (`data/contents`, exact and without labels) are no
+candidates. Nothing is written before every check has passed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+from jaxtyping import Float64
 from pydantic import Field
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, sweep_table
-from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, RuleSweep, sweep_table
+from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
-from fer_pipeline.core.settings import ProjectSettings, Summary
-from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Predictions, calibrate
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import ProjectSettings, Rule, Summary
+from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, calibrate
 from fer_pipeline.mining.candidates import (
+    NAMES,
+    Candidates,
     check_any_passed,
     collect_candidates,
+    compare_rules,
     describe_empty_classes,
     headline,
     random_faces,
@@ -30,14 +35,15 @@ from fer_pipeline.mining.candidates import (
     read_exclusions,
     summarise,
 )
-from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces
+from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
 from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
+from fer_pipeline.mining.shares import PoolShares, estimate_shares
 
 COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
 
 
 class Config(MarginRule, CalibrationSettings):
-    """The margin rule, how its precision is estimated, and what to do when a class stays empty."""
+    """The rule, how its precision is estimated, and what to do when a class stays empty or wants too much."""
 
     sweep_points: Annotated[int, Field(ge=2)] = 101
     exclude: Path | None = None  # Parquet or CSV with a column face_id: faces that must not be mined
@@ -45,10 +51,11 @@ class Config(MarginRule, CalibrationSettings):
     exclude_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     test_faces: Literal["drop", "keep"] = "drop"  # pool faces that are equal to test faces
     empty_class: Literal["warn", "error"] = "warn"
+    beyond_pool: Literal["warn", "error"] = "warn"  # a class's count that is more than the pools hold, by estimate
 
 
 def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, contents: Path | None = None) -> Summary:
-    """Apply the margin rule to all pools together.
+    """Apply the rule to all pools together, and say what the other rules would keep.
 
     Args:
         scores: The folder with a folder of scores for each pool.
@@ -59,31 +66,51 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     caps = config.caps(classes)
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
     by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}
-    centroids = read_centroids(scores / pools[0]).vectors
+    centroids = read_centroids(scores / pools[0])
     for pool in pools[1:]:  # against different ones they cannot share a margin
-        if not np.array_equal(read_centroids(scores / pool).vectors, centroids):
+        if not np.array_equal(read_centroids(scores / pool).vectors, centroids.vectors):
             both = f"{scores / pool} and {scores / pools[0]}"
             raise DataError(f"{both} were scored against different centroids; rerun score")
-    test_faces, unknown = find_test_faces(contents, project)
-    drop = config.test_faces == "drop"
-    candidates = collect_candidates(by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
     heldout = read_heldout(scores / pools[0], classes=classes)
     assert heldout.label is not None
+    for one in (*by_pool.values(), heldout):
+        if config.ranked_by not in one.rankings:
+            raise ConfigError(
+                f"mine chooses by {config.ranked_by}, but {scores} holds no logits; rerun score with the features "
+                "that the primitive learner's head takes, or choose by margin"
+            )
+    test_faces, unknown = find_test_faces(contents, project)
+    drop, chosen = config.test_faces == "drop", config.ranked_by
+    candidates = collect_candidates(by_pool, exclude=exclude, test_faces=test_faces, drop=drop, ranked_by=chosen)
+    persons = number_persons(contents, project.anchor, heldout.face_id)
+    shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))
     directed = heldout.directed
-    calibration = calibrate(
-        Predictions(heldout.nearest[directed], heldout.margin[directed], heldout.label[directed]),
-        Predictions(candidates.label, candidates.margin),
-        config,
-        num_classes=len(classes),
-    )
+    calibrations: dict[Rule, Calibration] = {
+        rule: calibrate(
+            heldout.rankings[rule][directed],
+            heldout.label[directed],
+            ranking,
+            config,
+            shares=shares,
+            num_classes=len(classes),
+        )
+        for rule, ranking in candidates.rankings.items()
+    }
+    calibration = calibrations[chosen]
 
-    thresholds = find_thresholds(config, candidates.label, candidates.margin, calibration=calibration, classes=classes)
-    passed = np.flatnonzero(passes(candidates.label, candidates.margin, thresholds))
+    anchor = centroids.counts + np.bincount(heldout.label, minlength=len(classes))
+    values = config.values(classes, anchor)
+    thresholds = find_thresholds(config, candidates.rankings[chosen], values=values, caps=caps, calibration=calibration)
+    passed = np.flatnonzero(passes(candidates.label, candidates.value, thresholds))
     check_any_passed(candidates, thresholds, passed)
     mined = rank_faces(candidates, passed, caps=caps, classes=classes)
-    empty = describe_empty_classes(mined.column("label").to_numpy(), thresholds, calibration, classes)
+    labels = mined.column("label").to_numpy()
+    empty = describe_empty_classes(labels, thresholds, calibration, classes, NAMES[chosen])
     if empty and config.empty_class == "error":
         raise DataError(f"{empty}, or set mine.empty_class to warn")
+    beyond = describe_beyond_pool(config, values, shares, len(candidates), classes)
+    if beyond and config.beyond_pool == "error":
+        raise DataError(f"{beyond}, or set mine.beyond_pool to warn")
     drawn = random_faces(candidates, number=len(mined), seed=seed)
     control = rank_faces(candidates, drawn, caps=np.full(len(classes), NO_CAP), classes=classes)
 
@@ -93,31 +120,97 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         "seed": seed,
         "random": len(control),
         **summarise(candidates, passed, mined, thresholds, calibration, classes),
+        "rules": compare_rules(calibrations, passed=len(passed), classes=classes),
+        "heldout": {"faces": len(heldout), "persons": None if persons is None else len(np.unique(persons))},
     }
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}
-    sweep = calibration.sweep(points=config.sweep_points, used=np.unique(thresholds))
+    grid = calibration.grid(points=config.sweep_points, used=np.unique(thresholds))
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)
         write_rows(folder / RANDOM, control)
-        write_rows(folder / SWEEP, sweep_table(classes, **sweep))
+        write_rows(folder / SWEEP, sweep_table(classes, sweep_rules(calibrations, chosen, grid)))
         write_json(folder / SUMMARY, summary)
-    warnings = [*([empty] if empty else []), *warn(config, calibration, len(mined), classes)]
+    warnings = [line for line in (empty, beyond) if line]
+    warnings += warn(config, calibration, values, labels, classes)
     warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 
 
-def warn(config: Config, calibration: Calibration, num_mined: int, classes: Sequence[str]) -> Iterator[str]:
-    """Yields what a person should look at: classes without an estimate, too few faces, a list that is not pinned."""
-    blind = [name for name, covered in zip(classes, calibration.covered, strict=True) if not covered]
-    if blind:
-        yield f"no held-out face is predicted {', '.join(blind)}: the estimated precision leaves it out"
+def estimate_pool(
+    settings: CalibrationSettings, candidates: Candidates, heldout: Scores, persons: np.ndarray | None, *, seed: int
+) -> PoolShares | None:
+    """Estimates the shares of the classes in the pools; None where those of the anchor are to stand for them.
+
+    From logits where there are, else from cosines.
+    """
+    directed = heldout.directed
+    if settings.class_prior == "anchor" or not directed.any() or not len(candidates):
+        return None
+    assert heldout.label is not None
+    scores = np.concatenate([*heldout.by_class(logits="probability" in candidates.rankings)])[directed]
+    groups = np.arange(len(heldout)) if persons is None else persons
+    _, person = np.unique(groups[directed], return_inverse=True)
+    return estimate_shares(scores, heldout.label[directed], person, candidates.scores, level=settings.level, seed=seed)
+
+
+def sweep_rules(
+    calibrations: dict[Rule, Calibration], chosen: Rule, grid: Float64[np.ndarray, " t"]
+) -> dict[Rule, RuleSweep]:
+    """Sweeps the rule that chose over a grid of its thresholds, and the others where they keep as many faces."""
+    first = calibrations[chosen].sweep(grid)
+    wanted = first.kept.sum(axis=1)
+    return {
+        rule: first if rule == chosen else one.sweep(one.thresholds_for(wanted)) for rule, one in calibrations.items()
+    }
+
+
+def describe_beyond_pool(
+    config: Config,
+    values: Float64[np.ndarray, " c"],
+    shares: PoolShares | None,
+    number: int,
+    classes: Sequence[str],
+) -> str:
+    """Returns one line about the classes of which more faces are wanted than the pools hold, empty where none is."""
+    if config.by != "count" or not config.split_by_class or shares is None:
+        return ""
+    parts = []
+    for k, name in enumerate(classes):
+        most = np.ceil(shares.high[k] * number)
+        if values[k] > most:  # not so where nothing is known: NaN
+            parts.append(f"{name} ({int(values[k]):,} wanted, at most {int(most):,} there)")
+    if not parts:
+        return ""
+    level = f"{config.level:.0%} interval of the share"
+    return f"more faces are wanted than the pools hold of {', '.join(parts)}, by the {level}; lower mine.value"
+
+
+def warn(
+    config: Config,
+    calibration: Calibration,
+    values: Float64[np.ndarray, " c"],
+    labels: np.ndarray,
+    classes: Sequence[str],
+) -> Iterator[str]:
+    """Yields what a person should look at: classes of which little is known, too few faces, an unpinned list."""
+    reasons = [f"{name} ({reason})" for name, reason in zip(classes, calibration.reasons(), strict=True) if reason]
+    if reasons:
+        yield (
+            f"the precision of {', '.join(reasons)} is not known or has no lower bound: the estimate leaves out what "
+            "is not known, its lower bound counts as wrong what has none; hold out more anchor faces"
+        )
     if config.by == "count":
-        values = config.values(classes)
-        wanted = int(values.sum() if config.split_by_class else values[0])
-        if num_mined < wanted:
-            yield f"{num_mined:,} faces were kept where {wanted:,} were wanted: caps, ties or too few clear margins"
+        kept = np.bincount(labels, minlength=len(classes))
+        if config.split_by_class:
+            short = [
+                f"{name} {kept[k]:,} of {int(values[k]):,}" for k, name in enumerate(classes) if kept[k] < values[k]
+            ]
+            if short:
+                yield f"fewer faces were kept than wanted: {', '.join(short)}; caps, ties or too few clear faces"
+        elif len(labels) < (wanted := int(values[0])):
+            yield f"{len(labels):,} faces were kept where {wanted:,} were wanted: caps, ties or too few clear margins"
     if config.exclude is not None and config.exclude_sha256 is None:
         yield (
             "mine.exclude is not pinned, so a changed list would not mine again; set mine.exclude_sha256: "

@@ -1,8 +1,8 @@
-"""Score one pool and the held-out anchor faces: their cosines to all class centroids.
+"""Score one pool and the held-out anchor faces: their cosines to all class centroids, and the primitive's logits.
 
 Reads `data/embeddings` of the anchor and of the pool and the primitive learner's split; writes `data/scores/<pool>`
-(see `artifacts.scores`). The centroids are those of the anchor's fit part; held-out anchor faces are scored like the
-pool, in `heldout.arrow`.
+(see `artifacts.scores`). Logits are there where the features are those that the head takes. The centroids are those of
+the anchor's fit part; held-out anchor faces are scored like the pool, in `heldout.arrow`.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
-from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.networks.checkpoints import WEIGHTS, read_head
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.scoring.centroids import check_complete, class_centroids, iter_labelled
-from fer_pipeline.scoring.engines import EngineName, make_engine
+from fer_pipeline.scoring.engines import EngineName, Head, make_engine
 from fer_pipeline.scoring.shards import FaceCounts, score_blocks, score_shards
 
 
@@ -59,7 +59,8 @@ def run(
     unlisted = check_complete(anchor, split, folder=anchor_embeddings)
     members = iter_labelled(anchor, split, config.centroids.split("+"))
     vectors, counts = class_centroids(((batch.vector, labels) for batch, labels in members), classes=classes)
-    engine = make_engine(config.engine, vectors, device=project.resources.device)
+    head = find_head(model, width=vectors.shape[1], num_classes=len(classes))
+    engine = make_engine(config.engine, vectors, head, device=project.resources.device)
 
     with replacing_folder(out) as folder, progress(f"score {pool}", None, "faces") as advance:
         write_centroids(folder, Centroids(vectors, counts, classes))
@@ -67,9 +68,10 @@ def run(
             (Block(pa.chunked_array([batch.face_id]), (batch.vector,)), labels)
             for batch, labels in iter_labelled(anchor, split, (HELDOUT_PART,))
         )
-        schema = score_schema(classes, labelled=True)
+        logits = head is not None
+        schema = score_schema(classes, labelled=True, logits=logits)
         heldout = score_blocks(folder / HELDOUT, schema, blocks, engine=engine, source=anchor_embeddings)
-        total, schema, width = FaceCounts(), score_schema(classes), vectors.shape[1]
+        total, schema, width = FaceCounts(), score_schema(classes, logits=logits), vectors.shape[1]
         for shard in score_shards(
             shards, out=folder, schema=schema, engine=engine, dimensions=width, workers=project.resources.workers
         ):
@@ -83,8 +85,12 @@ def run(
             "anchor_unlisted": unlisted,
         }
         by_class = dict(zip(classes, counts.tolist(), strict=True))
-        write_json(folder / "summary.json", {"engine": engine.name, "centroids": by_class, **numbers})
+        about = {"engine": engine.name, "logits": logits, "centroids": by_class}
+        write_json(folder / "summary.json", {**about, **numbers})
     warnings = []
+    if not logits:
+        line = f"the features of {pool} are not those that the head of {model} takes: mine has no rule by probability"
+        warnings.append(line)
     if total.no_direction:
         warnings.append(f"{total.no_direction:,} faces of {pool} have a zero feature and cannot be mined")
     if not heldout.faces:
@@ -92,6 +98,14 @@ def run(
         warnings.append(line)
     line = f"{pool}: {total.faces:,} faces and {heldout.faces:,} held-out anchor faces scored by {engine.name}"
     return Summary("score", line, numbers, tuple(warnings))
+
+
+def find_head(model: Path, *, width: int, num_classes: int) -> Head | None:
+    """Reads the head of a checkpoint; None where it does not take features of this width."""
+    weight, bias = read_head(model)
+    if len(bias) != num_classes:
+        raise DataError(f"{model} has a head of {len(bias)} classes, expected {num_classes}; rerun train_primitive")
+    return Head(weight, bias) if weight.shape[1] == width else None
 
 
 def check_model(model: Path, *, classes: Sequence[str], shards: Sequence[Path]) -> None:

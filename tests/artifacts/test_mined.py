@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.mined import MINED, mined_schema, read_rows, read_summary, sweep_table
+from fer_pipeline.artifacts.mined import MINED, RuleSweep, mined_schema, read_rows, read_summary, sweep_table
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import write_json
 
@@ -61,28 +61,29 @@ def test_other_classes_and_absence_are_refused(tmp_path: Path) -> None:
         read_rows(tmp_path, MINED, classes=("fear", "anger"))
 
 
-def test_sweep_has_a_row_for_all_and_for_each_class() -> None:
+def test_sweep_has_a_row_for_all_and_for_each_class_of_each_rule() -> None:
     interval = np.full((2, 2, 3), np.nan)
     interval[0, 0] = (0.5, 0.4, 0.6)
-    found = sweep_table(
-        CLASSES,
-        margin=np.array([0.0, 0.5]),
+    sweep = RuleSweep(
+        threshold=np.array([0.0, np.inf]),
         kept=np.array([[3, 4], [1, 0]]),
         heldout=np.array([[10, 0], [5, 0]]),
         interval=interval,
         overall=np.array([[0.5, 0.4, 0.6], [np.nan] * 3]),
-    ).to_pylist()
-    assert [(row["margin"], row["class"], row["kept"], row["heldout"]) for row in found] == [
-        (0.0, "*", 7, 10),
-        (0.0, "anger", 3, 10),
-        (0.0, "fear", 4, 0),
-        (0.5, "*", 1, 5),
-        (0.5, "anger", 1, 5),
-        (0.5, "fear", 0, 0),
+    )
+    found = sweep_table(CLASSES, {"margin": sweep, "probability": sweep}).to_pylist()
+    assert [(row["step"], row["threshold"], row["class"], row["kept"], row["heldout"]) for row in found[:6]] == [
+        (0, 0.0, "*", 7, 10),
+        (0, 0.0, "anger", 3, 10),
+        (0, 0.0, "fear", 4, 0),
+        (1, None, "*", 1, 5),
+        (1, None, "anger", 1, 5),
+        (1, None, "fear", 0, 0),
     ]
-    assert [row["precision"] for row in found] == [0.5, 0.5, None, None, None, None]
+    assert [row["precision"] for row in found[:6]] == [0.5, 0.5, None, None, None, None]
     assert found[1]["low"] == 0.4
     assert found[1]["high"] == 0.6
+    assert [row["rule"] for row in found] == ["margin"] * 6 + ["probability"] * 6
 
 
 def test_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -100,6 +101,8 @@ def test_summary_is_read_as_it_was_written(tmp_path: Path) -> None:
         ({"pools": {"p": []}}, "pools.p: Input should be a valid dictionary"),
         ({"precision": {"estimate": 7, "low": None, "high": None}}, "precision.estimate: Input should be less than"),
         ({"by_class": None}, "by_class: Input should be a valid dictionary"),
+        ({"rules": {"margin": {}}}, "the key 'rules.margin.threshold' is missing"),
+        ({"rules": {"luck": {}}}, "rules.luck.*Input should be 'margin'"),
     ],
 )
 def test_a_summary_of_another_form_is_one_line(tmp_path: Path, change: dict[str, object], told: str) -> None:

@@ -23,14 +23,17 @@ from fer_pipeline.core.errors import DataError
 CLASSES = ("anger", "fear")
 
 
-def rows(cosine: list[list[float]], start: int = 0, label: list[int] | None = None) -> pa.RecordBatch:
+def rows(
+    cosine: list[list[float]], start: int = 0, label: list[int] | None = None, logit: list[list[float]] | None = None
+) -> pa.RecordBatch:
     values = np.array(cosine, np.float32).reshape(-1, 2)
     return score_batch(
-        score_schema(CLASSES, labelled=label is not None),
+        score_schema(CLASSES, labelled=label is not None, logits=logit is not None),
         face_id=pa.array([f"set/{start + i}" for i in range(len(values))], pa.string()),
         cosine=values,
         nearest=values.argmax(axis=1),
         margin=np.abs(values[:, 0] - values[:, 1]),
+        logit=None if logit is None else np.array(logit, np.float32),
         label=None if label is None else np.array(label),
     )
 
@@ -46,6 +49,29 @@ def test_round_trip_over_shards(tmp_path: Path) -> None:
     assert scores.best.tolist() == [0.75, 0, 0.5]
     assert scores.directed.tolist() == [True, False, True]
     assert scores.label is None
+
+
+def test_rules_by_probability_by_hand(tmp_path: Path) -> None:
+    """Odds of 1 to 3, and two margins of logits that single precision would both call certain."""
+    logit = [[0, np.log(3)], [30, 0], [31, 0]]
+    batch = rows([[0.5, 0.25]] * 3, logit=logit)
+    write_scores(tmp_path / "part-00000.arrow", score_schema(CLASSES, logits=True), [batch])
+    scores = read_scores(tmp_path, classes=CLASSES)
+    largest, margin = scores.rankings["probability"], scores.rankings["probability_margin"]
+    assert largest.label.tolist() == margin.label.tolist() == [1, 0, 0]
+    np.testing.assert_allclose([largest.value[0], margin.value[0]], [0.75, 0.5], rtol=1e-6)
+    assert largest.value[1] < largest.value[2] < 1
+    assert scores.cosine_to(largest.label).tolist() == [0.25, 0.5, 0.5]
+    write_scores(tmp_path / "part-00001.arrow", score_schema(CLASSES), [rows([[0.5, 0.25]], 3)])
+    with pytest.raises(DataError, match=r"part-00001.arrow has no column logit.*rerun score"):
+        read_scores(tmp_path, classes=CLASSES)
+
+
+def test_logits_that_are_not_finite_are_one_line(tmp_path: Path) -> None:
+    batch = rows([[0.5, 0.25]], logit=[[np.inf, 0]])
+    write_scores(tmp_path / "part-00000.arrow", score_schema(CLASSES, logits=True), [batch])
+    with pytest.raises(DataError, match="logits that are not finite; rerun score"):
+        read_scores(tmp_path, classes=CLASSES)
 
 
 def test_held_out_faces_have_labels(tmp_path: Path) -> None:

@@ -33,6 +33,31 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
     assert lines[-1] == f"report: {tmp_path}/index.html"
 
 
+def test_mined_classes_and_rules_side_by_side(tmp_path: Path) -> None:
+    """A bound or an estimate that is not known is no number."""
+    test_figures_and_intervals(tmp_path)
+    tables = tmp_path / "tables"
+    (tables / "mined_classes.csv").write_text(
+        "class,kept,heldout,precision,low,high,pool_share,pool_low,pool_high,reason\n"
+        "anger,20,25,0.3,,0.61,0.01,0,0.03,its share of the pool may be 0\n"
+        'fear,7,3,,,,,,,"3 held-out faces predicted so, 20 wanted"\n'
+    )
+    (tables / "rules.csv").write_text(
+        "rule,class,kept,precision,low,high\n"
+        "margin,*,27,0.5,0.25,0.75\nmargin,anger,20,0.3,,0.61\nprobability,*,27,0.75,0.5,1\n"
+    )
+    text = results.run(reports=tmp_path)
+    assert [" ".join(line.split()) for line in text.splitlines()[-9:-1] if line] == [
+        "anger 20 0.300 [?, 0.610] 25 0.010 [0.000, 0.030] its share of the pool may be 0",
+        "fear 7 not known 3 not known 3 held-out faces predicted so, 20 wanted",
+        "rules at equal counts, before caps",
+        "rule faces estimated precision",
+        "----------- ----- --------------------",
+        "margin 27 0.500 [0.250, 0.750]",
+        "probability 27 0.750 [0.500, 1.000]",
+    ]
+
+
 def test_nothing_to_show_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run: dvc repro"):
         results.run(reports=tmp_path)

@@ -163,10 +163,12 @@ def write_project(folder: Path) -> None:
     shard = folder / "embeddings" / "part-00000.arrow"
     embeddings.write_embeddings(shard, [(names, vectors)], dimensions=8, model="0" * 64, shard="street")
     street = folder / "data" / "scores" / "street"
-    schema = scores.score_schema(CLASSES, labelled=True)
+    schema = scores.score_schema(CLASSES, labelled=True, logits=True)
     whole = np.arange(12, dtype=np.int64) % 3
     cosine, margin = np.eye(3, dtype=np.float32)[whole], np.ones(12, np.float32)
-    batch = scores.score_batch(schema, face_id=names, cosine=cosine, nearest=whole, margin=margin, label=whole)
+    batch = scores.score_batch(
+        schema, face_id=names, cosine=cosine, nearest=whole, margin=margin, logit=cosine, label=whole
+    )
     scores.write_scores(street / scores.HELDOUT, schema, [batch])
     scores.write_centroids(street, scores.Centroids(vectors[:3].astype(np.float64), whole[:3] + 1, CLASSES))
     network = NetworkSettings(name="small", width=4, size=16)
@@ -221,7 +223,8 @@ def read_scored(folder: Path) -> None:
     pools = {"street": scores.read_scores(street, classes=CLASSES)}
     scores.read_heldout(street, classes=CLASSES)
     scores.read_centroids(street)
-    collect_candidates(pools, exclude=pa.array(["a"]), test_faces={})
+    candidates = collect_candidates(pools, exclude=pa.array(["a"]), test_faces={})
+    assert sum(map(len, candidates.scores())) == len(candidates)
 
 
 def read_embedded(folder: Path) -> None:

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.mining.calibration import (
-    Calibration,
-    CalibrationSettings,
-    Estimate,
-    Predictions,
-    calibrate,
-    class_weights,
-    isotonic_share,
-    wilson,
-)
+from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Estimate, calibrate, wilson
 from fer_pipeline.mining.margin import MarginRule, find_thresholds, passes
 
 CLASSES = ("anger", "fear", "neutral")
@@ -34,12 +26,15 @@ def faces(
 def calibration(heldout, pool, **options) -> Calibration:
     label, nearest, margin = heldout
     _, pool_nearest, pool_margin = pool
+    settings = CalibrationSettings(**{"support": 20, "level": 0.95, "class_prior": "anchor", **options})
     return calibrate(
-        Predictions(nearest, margin, label),
-        Predictions(pool_nearest, pool_margin),
-        CalibrationSettings(**{"support": 20, "level": 0.95, **options}),
-        num_classes=3,
+        Ranking(nearest, margin), label, Ranking(pool_nearest, pool_margin), settings, shares=None, num_classes=3
     )
+
+
+def thresholds_by(rule: MarginRule, pool, made: Calibration) -> np.ndarray:
+    ranking = Ranking(pool[1], pool[2])
+    return find_thresholds(rule, ranking, values=rule.values(CLASSES), caps=rule.caps(CLASSES), calibration=made)
 
 
 def estimate_and_truth(made: Calibration, pool, m: float) -> tuple[float, float, float, float]:
@@ -59,9 +54,12 @@ def test_class_precision_by_hand() -> None:
     found = made.estimate(np.array([[0.0] * 3, [0.5] * 3, [0.6] * 3, [0.85] * 3]))
     np.testing.assert_allclose(found.precision[:, 0], [3 / 5, 3 / 4, 1, 1])
     np.testing.assert_array_equal(found.heldout[:, 0], [5, 4, 2, 2])  # at 0.85 carried on from the support of 2
-    np.testing.assert_array_equal(found.heldout[:, 2], 0)
-    assert np.isnan(found.precision[:, 2]).all()
-    assert made.covered.tolist() == [True, True, False]
+    np.testing.assert_array_equal(found.heldout[:, 1:], [[1, 0]] * 4)
+    assert np.isnan(found.precision[:, 1:]).all(), "one face is fewer than the support of two: no number"
+    assert np.isnan(found.low[:, 1:]).all()
+    assert found.high[:, 0].tolist()[2:] == [1, 1], "carried on from below, where it may be lower than here"
+    assert made.evident.tolist() == [True, False, False]
+    assert made.reasons()[:2] == ["", "1 held-out faces predicted so, 2 wanted"]
 
 
 def test_mined_counts_weigh_the_classes() -> None:
@@ -76,11 +74,10 @@ def test_mined_counts_weigh_the_classes() -> None:
     np.testing.assert_allclose(mean, [0.55])
 
 
-@pytest.mark.parametrize("estimator", ["tail", "isotonic"])
 @pytest.mark.parametrize("m", [0.0, 0.5, 1.0, 2.0])
-def test_estimate_meets_the_truth_of_a_like_pool(estimator: str, m: float) -> None:
+def test_estimate_meets_the_truth_of_a_like_pool(m: float) -> None:
     pool = faces(1, 200_000, (0.5, 0.3, 0.2))
-    made = calibration(faces(0, 20_000, (0.5, 0.3, 0.2)), pool, estimator=estimator)
+    made = calibration(faces(0, 20_000, (0.5, 0.3, 0.2)), pool)
     mean, low, high, truth = estimate_and_truth(made, pool, m)
     deviation = (high - low) / 3.92
     assert abs(mean - truth) < 4 * deviation
@@ -97,58 +94,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert binomtest(hits, 200, 0.95).pvalue > 0.001
 
 
-def test_pool_prior_mends_what_other_true_shares_break() -> None:
-    """An anchor of even classes and a pool nine tenths neutral: what is predicted anger is mostly neutral there."""
-    heldout, pool = faces(3, 50_000, (1 / 3, 1 / 3, 1 / 3)), faces(4, 200_000, (0.05, 0.05, 0.9))
-    passing = (pool[1] == 0) & (pool[2] >= 0.3)
-    truth = (pool[0] == 0)[passing].mean()
-    thresholds = np.full((1, 3), 0.3)
-    plain = calibration(heldout, pool).estimate(thresholds)
-    mended = calibration(heldout, pool, class_prior="pool").estimate(thresholds)
-    assert plain.precision[0, 0] - truth > 0.3
-    assert abs(mended.precision[0, 0] - truth) < 0.02
-    width = mended.high - mended.low
-    assert width[0, 0] > 0  # unequal weights are worth fewer faces
-    assert (width / mended.precision)[0, 0] > ((plain.high - plain.low) / plain.precision)[0, 0]
-
-
-def test_class_weights_recover_the_shares_of_the_pool() -> None:
-    label, nearest, _ = faces(5, 100_000, (0.6, 0.3, 0.1))
-    _, pool_nearest, _ = faces(6, 100_000, (0.1, 0.2, 0.7))
-    weights = class_weights(label, nearest, pool_nearest, num_classes=3)
-    np.testing.assert_allclose(weights * [0.6, 0.3, 0.1], [0.1, 0.2, 0.7], atol=0.02)
-    same = class_weights(label, nearest, nearest, num_classes=3)
-    np.testing.assert_allclose(same, 1, atol=0.02)
-
-
-def test_isotonic_share_by_hand() -> None:
-    """Chances by margin 0.2, 0.4, 0.6: wrong, right, wrong -> 0, then the violators together 0.5."""
-    found = isotonic_share(
-        np.array([False, True, False]),
-        np.array([0.6, 0.4, 0.2])[::-1].copy(),
-        np.ones(3),
-        pool=np.array([0.1, 0.3, 0.5, 0.9], np.float32),
-        thresholds=np.array([0.0, 0.4, 2.0]),
-    )
-    np.testing.assert_allclose(found, [(0 + 0 + 0.5 + 0.5) / 4, 0.5, 0.5])
-
-
-def test_isotonic_is_not_flattered_by_a_pool_of_lower_margins() -> None:
-    """The same chance of being right at every margin, but the pool's passing faces lie lower."""
-    rng = np.random.default_rng(7)
-
-    def world(n: int, power: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        margin = rng.random(n) ** power
-        right = rng.random(n) < 0.5 + 0.5 * margin
-        return np.where(right, 0, 1).astype(np.int64), np.zeros(n, np.int64), margin.astype(np.float32)
-
-    heldout, pool = world(20_000, 0.5), world(100_000, 3)
-    tail, *_, truth = estimate_and_truth(calibration(heldout, pool), pool, 0.2)
-    isotonic, *_ = estimate_and_truth(calibration(heldout, pool, estimator="isotonic"), pool, 0.2)
-    assert abs(tail - truth) > 0.05
-    assert abs(isotonic - truth) < 0.01
-
-
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
 def test_wilson_equals_scipy(level: float) -> None:
     for right, number in [(0, 5), (3, 7), (50, 100), (20, 20)]:
@@ -159,10 +104,22 @@ def test_wilson_equals_scipy(level: float) -> None:
 
 def test_weighted_interval_of_one_class_is_its_own() -> None:
     one = np.array([[0.7, np.nan]])
-    faces = np.array([[5, 9]])
+    faces = np.array([[5, 0]])
     mean, low, high = Estimate(one, one - 0.1, one + 0.2, faces).combined(faces)
     np.testing.assert_allclose([mean[0], low[0], high[0]], [0.7, 0.6, 0.9])
     assert np.isnan(Estimate(one, one, one, faces).combined(np.array([[0, 9]]))[0]).all()
+
+
+def test_what_is_not_known_is_wrong_in_the_lower_bound_and_right_in_the_upper_one() -> None:
+    """40 faces of 0.8 (0.7 to 0.9), 40 of 0.5 without a lower bound, 20 of which nothing is known."""
+    estimate = Estimate(
+        np.array([[0.8, 0.5, np.nan]]), np.array([[0.7, np.nan, np.nan]]), np.array([[0.9, 0.6, np.nan]]),
+        np.array([[30, 30, 3]]),
+    )  # fmt: skip
+    mean, low, high = estimate.combined(np.array([[40, 40, 20]]))
+    np.testing.assert_allclose(mean, 0.65)
+    np.testing.assert_allclose(low, 0.8 * (0.65 - np.hypot(0.05, 0.25)))
+    np.testing.assert_allclose(high, 0.8 * (0.65 + np.hypot(0.05, 0.05)) + 0.2)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -172,7 +129,7 @@ def test_wanted_precision_is_reached_with_as_many_faces_as_possible(per_class: b
     made = calibration(heldout, pool)
     label, nearest, margin = pool
     rule = MarginRule(by="precision", value=0.85, per_class=per_class, bound=bound)
-    found = find_thresholds(rule, nearest, margin, calibration=made, classes=CLASSES)
+    found = thresholds_by(rule, (None, nearest, margin), made)
     assert (found > 0).all()
     kept = passes(nearest, margin, found)
     truth = (label == nearest)[kept].mean()
@@ -196,7 +153,7 @@ def test_a_precision_out_of_reach_tells_the_best() -> None:
     with pytest.raises(
         DataError, match=r"no margin reaches the wanted precision of 0.999: the best estimate .* keeps"
     ) as raised:
-        find_thresholds(MarginRule(by="precision", value=0.999), pool[1], pool[2], calibration=made, classes=CLASSES)
+        thresholds_by(MarginRule(by="precision", value=0.999), pool, made)
     assert "\n" not in str(raised.value)
 
 
@@ -205,28 +162,39 @@ def test_a_class_without_evidence_keeps_nothing_of_a_wanted_precision() -> None:
     seen = nearest != 2
     pool = faces(13, 3_000, (0.5, 0.3, 0.2))
     made = calibration((label[seen], nearest[seen], margin[seen]), pool)
-    found = find_thresholds(MarginRule(by="precision", value=0.8), pool[1], pool[2], calibration=made, classes=CLASSES)
+    found = thresholds_by(MarginRule(by="precision", value=0.8), pool, made)
     assert np.isinf(found).tolist() == [False, False, True]
 
 
 def test_sweep_counts_and_precisions_equal_brute_force() -> None:
     pool, heldout = faces(14, 5_000, (0.5, 0.3, 0.2)), faces(15, 2_000, (0.5, 0.3, 0.2))
     made = calibration(heldout, pool, support=1)
-    table = made.sweep(points=11, used=np.array([0.123, np.inf]))
-    assert table["margin"][0] == 0
-    assert 0.123 in table["margin"]
-    assert len(table["margin"]) == 12
-    assert table["kept"][-1].sum() == 1
-    assert table["margin"][-1] == pool[2].max()
-    for row, m in enumerate(table["margin"][:4]):
+    grid = made.grid(points=11, used=np.array([0.123, np.inf]))
+    assert grid[0] == 0
+    assert 0.123 in grid
+    assert len(grid) == 12
+    assert grid[-1] == pool[2].max()
+    sweep = made.sweep(grid)
+    assert sweep.kept[-1].sum() == 1
+    for row, m in enumerate(grid[:4]):
         for k in range(3):
-            assert table["kept"][row, k] == ((pool[1] == k) & (pool[2] >= m)).sum()
+            assert sweep.kept[row, k] == ((pool[1] == k) & (pool[2] >= m)).sum()
             chosen = (heldout[1] == k) & (heldout[2] >= m)
-            np.testing.assert_allclose(table["interval"][row, k, 0], (heldout[0][chosen] == k).mean())
+            np.testing.assert_allclose(sweep.interval[row, k, 0], (heldout[0][chosen] == k).mean())
         np.testing.assert_allclose(
-            table["overall"][row, 0],
-            (table["kept"][row] * table["interval"][row, :, 0]).sum() / table["kept"][row].sum(),
+            sweep.overall[row, 0], (sweep.kept[row] * sweep.interval[row, :, 0]).sum() / sweep.kept[row].sum()
         )
+
+
+def test_thresholds_for_counts_equal_brute_force() -> None:
+    """The smallest value that at most so many faces reach; a tie that crosses the count stays out as a whole."""
+    rng = np.random.default_rng(16)
+    pool = (None, rng.integers(0, 3, 40), rng.integers(1, 9, 40).astype(np.float32) / 8)
+    made = calibration(faces(17, 100, (0.5, 0.3, 0.2)), pool)
+    counts = np.arange(43)
+    for count, found in zip(counts, made.thresholds_for(counts), strict=True):
+        offers = [value for value in np.unique(pool[2]) if (pool[2] >= value).sum() <= count]
+        assert found == min(offers, default=np.inf)
 
 
 def test_per_class_a_precision_out_of_reach_empties_that_class_alone() -> None:
@@ -236,5 +204,5 @@ def test_per_class_a_precision_out_of_reach_empties_that_class_alone() -> None:
     label = np.where((nearest == 2) & (np.arange(100) % 2 == 0), 1, nearest)
     made = calibration((label, nearest, margin), (label, nearest, margin))
     rule = MarginRule(by="precision", value=0.9, per_class=True)
-    found = find_thresholds(rule, nearest, margin, calibration=made, classes=CLASSES)
+    found = thresholds_by(rule, (None, nearest, margin), made)
     assert found.tolist() == [np.float32(0.1), np.inf, np.inf]

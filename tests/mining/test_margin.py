@@ -6,17 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import validate
-from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, Predictions, calibrate
+from fer_pipeline.core.settings import RULES, Rule, validate
+from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, calibrate
 from fer_pipeline.mining.margin import (
     NO_CAP,
     MarginRule,
+    divide_total,
     find_thresholds,
     first_of_class,
-    margin_for_count,
     ordinals,
     passes,
+    threshold_for_count,
 )
 
 settings.register_profile("no deadline", deadline=None)
@@ -28,12 +30,13 @@ NO_CAPS = np.full(3, NO_CAP)
 
 def no_evidence() -> Calibration:
     labels, margins = np.zeros(0, np.int64), np.zeros(0, np.float32)
-    settings = CalibrationSettings(support=1, level=0.95)
-    return calibrate(Predictions(labels, margins, labels), Predictions(labels, margins), settings, num_classes=3)
+    nobody, settings = Ranking(labels, margins), CalibrationSettings(support=1, level=0.95)
+    return calibrate(nobody, labels, nobody, settings, shares=None, num_classes=3)
 
 
 def thresholds(rule: MarginRule, labels: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    return find_thresholds(rule, labels, margins, calibration=no_evidence(), classes=CLASSES)
+    values, caps = rule.values(CLASSES, np.array([6, 3, 1])), rule.caps(CLASSES)
+    return find_thresholds(rule, Ranking(labels, margins), values=values, caps=caps, calibration=no_evidence())
 
 
 pools = st.integers(1, 60).flatmap(
@@ -63,7 +66,7 @@ def test_a_larger_margin_keeps_a_subset_and_ties_never_pass(pool, one: float, ot
 def test_count_rule_equals_brute_force(pool, wanted: int) -> None:
     """Of all margins present and above 0, the one that keeps most without exceeding `wanted`."""
     labels, margins = pool
-    found = margin_for_count(labels, margins, wanted=wanted, caps=NO_CAPS)
+    found = threshold_for_count(labels, margins, wanted=wanted, caps=NO_CAPS)
     kept = int((margins >= found).sum())
     offers = [int((margins >= m).sum()) for m in np.unique(margins[margins > 0])]
     assert kept == max([count for count in offers if count <= wanted], default=0)
@@ -82,7 +85,7 @@ def test_count_rule_is_exact_without_ties(number: int, wanted: int, seed: int) -
 @given(pools, st.integers(1, 30), st.tuples(*[st.integers(1, 6)] * 3))
 def test_count_rule_counts_what_the_caps_leave(pool, wanted: int, caps: tuple[int, int, int]) -> None:
     labels, margins = pool
-    found = margin_for_count(labels, margins, wanted=wanted, caps=np.array(caps))
+    found = threshold_for_count(labels, margins, wanted=wanted, caps=np.array(caps))
 
     def kept(m: float) -> int:
         return sum(min(caps[k], int(((margins >= m) & (labels == k)).sum())) for k in range(3))
@@ -119,6 +122,34 @@ def test_balanced_subset_takes_as_many_of_every_class() -> None:
         assert margins[kept & (labels == k)].min() > margins[~kept & (labels == k)].max()
 
 
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [("anchor", [24, 12, 4]), ({"anger": 0.0, "fear": 0.5, "neutral": 0.5}, [0, 20, 20])],
+)
+def test_quotas_by_shares_of_the_anchor_or_given(shares, expected: list[int]) -> None:
+    """The anchor has 6, 3 and 1 of ten faces; the pool has as many as wanted of every class, and more."""
+    rng = np.random.default_rng(1)
+    labels, margins = np.repeat(np.arange(3), 50), rng.permutation(150).astype(np.float32) / 256 + 0.01
+    found = thresholds(MarginRule(by="count", value=40, shares=shares), labels, margins)
+    assert np.bincount(labels[passes(labels, margins, found)], minlength=3).tolist() == expected
+
+
+@given(st.integers(1, 1000), st.lists(st.floats(0.01, 1), min_size=1, max_size=8))
+def test_a_divided_total_is_whole_and_within_one_face_of_the_shares(total: int, shares: list[float]) -> None:
+    weights = np.array(shares)
+    parts = divide_total(total, weights)
+    assert parts.sum() == total
+    assert (np.abs(parts - total * weights / weights.sum()) < 1).all()
+
+
+@pytest.mark.parametrize("by", RULES)
+def test_a_rule_is_named_by_its_threshold_or_beside_a_count(by: Rule) -> None:
+    assert MarginRule(by=by, value=0.5).ranked_by == by
+    assert MarginRule(by="count", value=5, rule=by).ranked_by == by
+    assert MarginRule(by="precision", value=0.5, rule=by).ranked_by == by
+    assert MarginRule(by="count", value=5).ranked_by == "margin"
+
+
 def test_a_value_for_each_class() -> None:
     labels, margins = np.array([0, 1, 2, 0]), np.array([0.3, 0.3, 0.3, 0.6], np.float32)
     rule = MarginRule(value={"anger": 0.5, "fear": 0.1, "neutral": 0.9})
@@ -150,6 +181,12 @@ def test_ordinals_count_earlier_entries(labels: np.ndarray) -> None:
         ({"by": "count", "value": 0}, "at least 1"),
         ({"by": "precision", "value": 1.5}, "precision"),
         ({"by": "luck"}, "margin"),
+        ({"by": "probability", "value": 1.5}, "probability and cannot exceed 1"),
+        ({"by": "probability_margin", "rule": "margin", "value": 0.5}, "leave rule out"),
+        ({"value": 0.2, "shares": "anchor"}, "wants by: count"),
+        ({"by": "count", "value": {"anger": 3}, "shares": "anchor"}, "a single value"),
+        ({"by": "count", "value": 30, "per_class": True, "shares": "anchor"}, "no per_class"),
+        ({"by": "count", "value": 30, "shares": {"anger": 0.5, "fear": 0.4}}, "add up to 0.9, expected 1"),
         ({"margin": 0.1}, "known keys"),
     ],
 )
@@ -163,4 +200,6 @@ def test_mappings_must_name_the_classes() -> None:
         MarginRule(value={"anger": 0.1, "fear": 0.1, "joy": 0.1}).values(CLASSES)
     with pytest.raises(ConfigError, match="joy"):
         MarginRule(cap={"joy": 5}).caps(CLASSES)
+    with pytest.raises(ConfigError, match=r"mine\.shares must name every class once: missing \['neutral'\]"):
+        MarginRule(by="count", value=3, shares={"anger": 0.5, "fear": 0.5}).values(CLASSES)
     assert MarginRule(cap={"fear": 5}).caps(CLASSES).tolist() == [NO_CAP, 5, NO_CAP]

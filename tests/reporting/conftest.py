@@ -18,7 +18,7 @@ from fer_pipeline.artifacts.auxiliary import auxiliary_schema
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.artifacts.metrics import write_predictions
-from fer_pipeline.artifacts.mined import mined_schema, sweep_table
+from fer_pipeline.artifacts.mined import RuleSweep, mined_schema, sweep_table
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
@@ -173,9 +173,14 @@ class Project:
             cosine[np.arange(self.pool_faces), true] += np.where(mixed, 0.05, 0.4).astype(np.float32)
             ordered = np.sort(cosine, axis=1)
             nearest, margin = cosine.argmax(1), ordered[:, -1] - ordered[:, -2]
-            schema = score_schema(self.classes)
+            schema, logit = score_schema(self.classes, logits=True), 9 * cosine[:, ::-1]  # another opinion
             batch = score_batch(
-                schema, face_id=pa.array(face_id), cosine=cosine, nearest=nearest.astype(np.int64), margin=margin
+                schema,
+                face_id=pa.array(face_id),
+                cosine=cosine,
+                nearest=nearest.astype(np.int64),
+                margin=margin,
+                logit=logit,
             )
             write_scores(data / "scores" / pool / "part-00000.arrow", schema, [batch])
             dominant = [None if mixed[i] else self.classes[true[i]] for i in range(self.pool_faces)]
@@ -205,8 +210,10 @@ class Project:
         kept = {name: sum(pools[pool]["by_class"][name] for pool in self.pools) for name in self.classes}
         estimate = {
             name: {"kept": kept[name], "passed": kept[name], "heldout": 30, "precision": 0.9, "low": 0.8, "high": 0.96}
+            | {"reason": "", "pool_share": {"share": 0.2, "low": 0.1, "high": 0.3}}
             for name in self.classes
         }
+        estimate[self.classes[-1]] |= {"low": None, "reason": "its share of the pool may be 0"}
         summary = {
             "classes": list(self.classes),
             "rule": {"by": "margin", "value": 0.2},
@@ -217,6 +224,12 @@ class Project:
             "passed": len(mined),
             "random": len(control),
             "by_class": estimate,
+            "ranked_by": "margin",
+            "rules": {
+                rule: {"threshold": 0.2, "kept": len(mined), "precision": precision, "low": 0.5, "high": 0.97}
+                | {"by_class": estimate}
+                for rule, precision in (("margin", 0.9), ("probability", 0.85))
+            },
             "precision": {"estimate": 0.9, "low": 0.86, "high": 0.93, "level": 0.95},
         }
         (data / "mined" / "summary.json").write_text(json.dumps(summary))
@@ -229,15 +242,9 @@ class Project:
         middle = np.clip(0.6 + 0.6 * margin, 0, 0.98)
         overall = np.stack([middle, middle - 0.05, np.minimum(1, middle + 0.05)], axis=1)
         overall[-1] = np.nan
-        table = sweep_table(
-            self.classes,
-            margin=margin,
-            kept=kept,
-            heldout=np.full_like(kept, 30),
-            interval=np.repeat(overall[:, None], size, axis=1),
-            overall=overall,
-        )
-        write_rows(data / "mined" / "sweep.parquet", table)
+        rest = kept, np.full_like(kept, 30), np.repeat(overall[:, None], size, axis=1), overall
+        rules = {"margin": RuleSweep(margin, *rest), "probability": RuleSweep(0.25 + margin, *rest)}
+        write_rows(data / "mined" / "sweep.parquet", sweep_table(self.classes, rules))
 
     def shards(self, folder: Path, rows: list[dict[str, Any]], anchor: Path) -> None:
         schema = auxiliary_schema(anchor, self.classes)

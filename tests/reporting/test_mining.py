@@ -53,7 +53,13 @@ def test_combined_estimate_is_the_weighted_mean_and_one_class_is_itself() -> Non
     both = combine_estimates(by_class, {"a": 3, "b": 1, "c": 9})
     assert both is not None
     assert both.mean == pytest.approx(0.8)
-    assert both.low == pytest.approx(0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.2))
+    known = 4 / 13  # the nine faces of c are wrong at the low end and right at the high one
+    assert both.low == pytest.approx(known * (0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.2)))
+    assert both.high == pytest.approx(1 - known * (0.2 - np.hypot(0.75 * 0.05, 0.25 * 0.1)))
+    by_class["b"]["low"] = None  # may be absent: nothing of it need be right
+    open_end = combine_estimates(by_class, {"a": 3, "b": 1})
+    assert open_end is not None
+    assert open_end.low == pytest.approx(0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.5))
     assert combine_estimates(by_class, {"c": 5}) is None
 
 
@@ -62,13 +68,31 @@ def test_true_curve_of_the_sweep_by_brute_force(whole: Any) -> None:
     rows = [row for row in whole.table("sweep") if row["class"] == "*"]
     scores, true = read_scores(root / "data" / "scores" / "street", classes=classes), truth_of(root, "street")
     faces = scores.face_id.to_pylist()
+    assert {row["rule"] for row in rows} == {"margin", "probability"}
     for row in rows:
-        kept = [i for i in range(len(faces)) if float(scores.margin[i]) >= float(row["margin"])]
+        ranking = scores.rankings[row["rule"]]
+        kept = [i for i in range(len(faces)) if float(ranking.value[i]) >= float(row["threshold"])]
         if kept:
-            share = np.mean([true[faces[i]] == classes[scores.nearest[i]] for i in kept])
+            share = np.mean([true[faces[i]] == classes[ranking.label[i]] for i in kept])
             assert float(row["true_street"]) == pytest.approx(share, abs=1e-6)
         else:
             assert row["true_street"] == ""
+
+
+def test_rules_stand_side_by_side_and_what_is_not_known_is_said(whole: Any) -> None:
+    rows = {(row["rule"], row["class"]): row for row in whole.table("rules")}
+    assert len(rows) == 2 * (1 + len(whole.project.classes))
+    assert float(rows["margin", "*"]["precision"]) == 0.9
+    assert float(rows["probability", "*"]["precision"]) == 0.85
+    assert rows["margin", "*"]["kept"] == rows["probability", "*"]["kept"]
+    last = whole.table("mined_classes")[-1]
+    assert (last["low"], last["reason"]) == ("", "its share of the pool may be 0")
+    assert float(last["pool_share"]) == 0.2
+    assert "Rules at equal counts" in whole.page
+    assert (
+        whole.page.count('90.0 <span class="small">? to 96.0</span>') == 3
+    )  # of the last class, by itself and by rule
+    assert (whole.project.root / "reports" / "figures" / "sweep_rules.svg").is_file()
 
 
 def test_gallery_goes_from_the_first_rank_to_the_last(whole: Any) -> None:

@@ -62,6 +62,7 @@ def test_every_part_is_there(whole: Any) -> None:
         "precision.svg",
         "sweep_kept.svg",
         "sweep_precision.svg",
+        "sweep_rules.svg",
         "probe_auxiliary.svg",
         "distillation_auxiliary.svg",
         "seconds_per_epoch.svg",

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.scoring import engines, kernel
-from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, rank_classes, without_direction
+from fer_pipeline.scoring.engines import TOLERANCE, Head, cosine_reference, rank_classes, without_direction
 
 ENGINES = ("numpy", "llvm", "faiss")
 
@@ -47,6 +47,22 @@ def test_engine_equals_reference(name: str, d: int, c: int, positive: bool) -> N
     np.testing.assert_allclose(found.margin, ordered[:, -1] - ordered[:, -2], rtol=0, atol=2 * TOLERANCE)
     clear = ordered[:, -1] - ordered[:, -2] > 2 * TOLERANCE
     np.testing.assert_array_equal(found.nearest[clear], expected.argmax(axis=1)[clear])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize(("d", "c"), [(512, 7), (33, 2), (100, 15)])
+def test_logits_equal_the_linear_layer_and_change_no_cosine(name: str, d: int, c: int) -> None:
+    features, centroids = world(d + c, d=d, c=c)
+    rng = np.random.default_rng(c)
+    head = Head(rng.standard_normal((c, d)).astype(np.float32), rng.standard_normal(c).astype(np.float32))
+    found = engines.make_engine(name, centroids, head, device="cpu").score([features[:99], features[99:]])
+    expected = features.astype(np.float64) @ head.weight.T.astype(np.float64) + head.bias
+    scale = np.linalg.norm(features.astype(np.float64), axis=1)[:, None]
+    np.testing.assert_allclose(found.logit / scale, expected / scale, rtol=0, atol=2e-5)
+    plain = engines.make_engine(name, centroids, device="cpu").score([features])
+    assert plain.logit is None
+    np.testing.assert_array_equal(found.nearest, plain.nearest)
+    np.testing.assert_allclose(found.cosine, plain.cosine, rtol=0, atol=0 if name == "llvm" else TOLERANCE)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -130,12 +146,13 @@ def test_slices_and_read_only_memory_change_nothing(name: str) -> None:
 def test_the_kernel_gives_a_row_the_same_bits_wherever_it_stands(d: int, at_once: int) -> None:
     """Neighbours, parts, slices, memory that is not aligned, and the sums that go together in registers."""
     features, centroids = world(4, n=700, d=d)
-    whole = engines.make_engine("llvm", centroids).score([features])
+    head = Head(np.ascontiguousarray(centroids[::-1], np.float32), np.ones(len(centroids), np.float32))
+    whole = engines.make_engine("llvm", centroids, head).score([features])
     cuts = [0, 1, 2, 255, 255, 400, 700]
     parts = [features[start:stop] for start, stop in pairwise(cuts)]
     odd = np.empty(features.nbytes + 1, np.uint8)[1:]
     odd[:] = features.reshape(-1).view(np.uint8)
-    other = engines.llvm_engine(centroids, at_once=at_once)
+    other = engines.llvm_engine(centroids, head, at_once=at_once)
     for found in (
         other.score(parts),
         other.score([odd.view(np.float16).reshape(-1, d)]),
@@ -144,6 +161,7 @@ def test_the_kernel_gives_a_row_the_same_bits_wherever_it_stands(d: int, at_once
         assert found.cosine.tobytes() == whole.cosine.tobytes()
         assert found.nearest.tobytes() == whole.nearest.tobytes()
         assert found.margin.tobytes() == whole.margin.tobytes()
+        assert found.logit.tobytes() == whole.logit.tobytes()
 
 
 class Features(dict):

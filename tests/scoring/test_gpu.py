@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fer_pipeline.scoring import gpu
-from fer_pipeline.scoring.engines import TOLERANCE, cosine_reference, make_engine
+from fer_pipeline.scoring.engines import TOLERANCE, ClassScores, Head, cosine_reference, make_engine, rank_classes
 
 
 class Standing(gpu.Search):
@@ -26,8 +26,9 @@ class Standing(gpu.Search):
         self.threads.add(threading.current_thread())
         return gpu.Upload(torch.from_numpy(np.concatenate(parts)), None)
 
-    def cosines(self, upload: gpu.Upload) -> np.ndarray:
-        return cosine_reference(upload.features.numpy(), self.centroids).astype(np.float32)
+    def score(self, upload: gpu.Upload) -> ClassScores:
+        cosine = cosine_reference(upload.features.numpy(), self.centroids).astype(np.float32)
+        return ClassScores(cosine, *rank_classes(cosine))
 
 
 def standing_engine() -> tuple[gpu.GpuEngine, Standing]:
@@ -95,6 +96,13 @@ def test_what_faiss_finds_is_put_in_the_order_of_the_classes() -> None:
     assert np.isnan(cosine[6]).all()
 
 
+def test_logits_of_a_gpu_equal_a_linear_layer() -> None:
+    layer, features = torch.nn.Linear(8, 3), torch.from_numpy(np.random.default_rng(2).standard_normal((9, 8)))
+    head = Head(layer.weight.detach().numpy(), layer.bias.detach().numpy())
+    columns = torch.from_numpy(np.column_stack([head.weight, head.bias]))
+    torch.testing.assert_close(gpu.logits_of(features.float(), columns), layer(features.float()).detach())
+
+
 def big_world() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(6)
     centroids = rng.standard_normal((7, 512))
@@ -120,7 +128,8 @@ def test_streaming_to_the_gpu_equals_one_batch() -> None:
         pytest.skip("no NVIDIA GPU here")
     features, centroids = big_world()
     features[1234, 5] = np.nan
-    engine = make_engine("faiss", centroids)
+    head = Head(centroids.astype(np.float32), np.arange(7, dtype=np.float32))
+    engine = make_engine("faiss", centroids, head)
     pieces = [(start, [features[start : start + 9999]]) for start in range(0, len(features), 9999)]
     found = list(engine.stream(pieces))
     assert [start for start, _ in found] == [start for start, _ in pieces]
@@ -129,3 +138,6 @@ def test_streaming_to_the_gpu_equals_one_batch() -> None:
     clean = np.arange(len(features)) != 1234
     expected = cosine_reference(features[clean], centroids)
     np.testing.assert_allclose(joined[clean], expected, rtol=0, atol=TOLERANCE)
+    logits = np.concatenate([scores.logit for _, scores in found])[clean]
+    exact = features[clean].astype(np.float64) @ centroids.astype(np.float32).T + head.bias
+    np.testing.assert_allclose(logits, exact, rtol=1e-4, atol=1e-2)

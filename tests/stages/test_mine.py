@@ -17,8 +17,9 @@ from fer_pipeline.artifacts.scores import (
     write_centroids,
     write_scores,
 )
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, read_json
+from fer_pipeline.core.settings import RULES
 from fer_pipeline.scoring.engines import rank_classes
 from fer_pipeline.stages import mine
 from tests.project import project_settings
@@ -26,14 +27,19 @@ from tests.project import project_settings
 CLASSES = ("anger", "fear", "neutral")
 
 
-def write_file(path: Path, names: list[str], cosine: np.ndarray, label: np.ndarray | None = None) -> None:
+def write_file(
+    path: Path,
+    names: list[str],
+    cosine: np.ndarray,
+    label: np.ndarray | None = None,
+    logit: np.ndarray | None = None,
+) -> None:
     cosine = np.asarray(cosine, np.float32).reshape(-1, 3)
     nearest, margin = rank_classes(cosine)
-    schema = score_schema(CLASSES, labelled=label is not None)
-    batch = score_batch(
-        schema, face_id=pa.array(names, pa.string()), cosine=cosine, nearest=nearest, margin=margin, label=label
-    )
-    write_scores(path, schema, [batch])
+    logit = None if logit is None else np.asarray(logit, np.float32).reshape(-1, 3)
+    schema = score_schema(CLASSES, labelled=label is not None, logits=logit is not None)
+    columns = {"cosine": cosine, "nearest": nearest, "margin": margin, "label": label, "logit": logit}
+    write_scores(path, schema, [score_batch(schema, face_id=pa.array(names, pa.string()), **columns)])
 
 
 def simulate(seed: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -260,6 +266,141 @@ def test_without_a_leak_or_without_contents_the_same_faces_are_mined(by_hand: Pa
 
 
 @pytest.fixture
+def with_logits(tmp_path: Path) -> Path:
+    """Four faces whose nearest class and likeliest class differ; the odds are written as logarithms of shares."""
+    cosine = np.array([[12, 4, 0], [0, 13, 9], [1, 9, 3], [0, 0, 8]]) / 16
+    logit = np.log([[5, 4, 1], [1, 8, 1], [2, 2, 6], [1, 2, 7]])
+    label, heldout = simulate(1234, 300)
+    scores = tmp_path / "scores" / "street"
+    write_file(scores / "part-00000.arrow", ["s/a", "s/b", "s/c", "s/d"], cosine, logit=logit)
+    write_file(scores / HELDOUT, [f"studio/{i}" for i in range(300)], heldout, label, 9 * heldout)
+    write_centroids(scores, Centroids(np.eye(3), np.full(3, 5), CLASSES))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"value": 5 / 16}, [("s/a", 0, 8 / 16), ("s/e", 1, 6 / 16), ("s/d", 2, 8 / 16)]),
+        ({"by": "probability", "value": 0.7}, [("s/b", 1, 0.8), ("s/d", 2, 0.7)]),
+        ({"by": "probability_margin", "value": 0.39}, [("s/b", 1, 0.7), ("s/d", 2, 0.5), ("s/c", 2, 0.4)]),
+        ({"by": "count", "value": 2, "rule": "probability"}, [("s/b", 1, 0.8), ("s/d", 2, 0.7)]),
+        ({"by": "count", "value": 1, "rule": "probability", "per_class": True}, [("s/a", 0, 0.5), ("s/b", 1, 0.8)]),
+    ],
+)
+def test_every_rule_chooses_names_and_ranks_by_its_own(with_logits: Path, options: dict, expected: list) -> None:
+    value = 0.699 if options.get("by") == "probability" else options["value"]
+    run(mine.Config(**{**options, "value": value}), with_logits)
+    found = rows(with_logits)
+    wanted = [("s/c" if face == "s/e" else face, label, margin) for face, label, margin in expected]
+    wanted += [("s/d", 2, 0.7)] if options.get("per_class") else []
+    assert [(row["face_id"], row["label"]) for row in found] == [row[:2] for row in wanted]
+    np.testing.assert_allclose([row["margin"] for row in found], [row[2] for row in wanted], rtol=1e-6)
+    cosine = dict(zip("abcd", np.array([[12, 4, 0], [0, 13, 9], [1, 9, 3], [0, 0, 8]]) / 16, strict=True))
+    assert [row["cosine"] for row in found] == [cosine[row["face_id"][-1]][row["label"]] for row in found]
+
+
+def test_rules_are_compared_at_equal_counts(with_logits: Path) -> None:
+    run(mine.Config(value=5 / 16), with_logits)
+    content = read_json(with_logits / "mined" / "summary.json")
+    assert content["ranked_by"] == "margin"
+    assert {rule: one["kept"] for rule, one in content["rules"].items()} == dict.fromkeys(RULES, 3)
+    by_probability = content["rules"]["probability"]
+    assert by_probability["threshold"] == pytest.approx(0.6)
+    assert {name: one["kept"] for name, one in by_probability["by_class"].items()} == {
+        "anger": 0,
+        "fear": 1,
+        "neutral": 2,
+    }
+    kept: dict[int, set[int]] = {}
+    for row in pq.read_table(with_logits / "mined" / "sweep.parquet").to_pylist():
+        if row["class"] == "*":
+            kept.setdefault(row["step"], set()).add(row["kept"])
+    assert len(kept) == 102
+    assert all(len(counts) == 1 for counts in kept.values()), "no value is tied here"
+
+
+def test_a_rule_without_logits_is_one_line(by_hand: Path) -> None:
+    with pytest.raises(ConfigError, match=r"chooses by probability, but .* holds no logits.*or choose by margin"):
+        run(mine.Config(by="probability", value=0.5), by_hand)
+
+
+def mixed(seed: int, shares: tuple[float, ...], n: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    label = rng.choice(3, n, p=shares)
+    return label, np.clip(0.2 * np.eye(3)[label] + 0.1 * rng.standard_normal((n, 3)), -1, 1)
+
+
+@pytest.fixture
+def rare(tmp_path: Path) -> Path:
+    """A pool of which 8 % show anger, where a third of the anchor does; 600 anchor faces are held out."""
+    _, cosine = mixed(1, (0.08, 0.27, 0.65), 5_000)
+    write_pool(tmp_path / "scores", "street", [([f"street/{i}" for i in range(5_000)], cosine)])
+    label, heldout = mixed(2, (1 / 3, 1 / 3, 1 / 3), 600)
+    write_file(tmp_path / "scores" / "street" / HELDOUT, [f"studio/{i}" for i in range(600)], heldout, label)
+    return tmp_path
+
+
+def test_quotas_are_filled_by_class_and_what_is_missing_is_said(rare: Path) -> None:
+    summary = run(mine.Config(by="count", value={"anger": 1500, "fear": 100, "neutral": 5_000}), rare)
+    content = read_json(rare / "mined" / "summary.json")
+    kept = {name: one["kept"] for name, one in content["by_class"].items()}
+    assert kept["fear"] == 100
+    most = np.ceil(content["by_class"]["anger"]["pool_share"]["high"] * 5_000)
+    assert 400 < most < 1000, "5,000 faces of which 8 % are truly so"
+    beyond, [short] = summary.warnings[0], [line for line in summary.warnings if line.startswith("fewer")]
+    assert f"more faces are wanted than the pools hold of anger (1,500 wanted, at most {most:.0f} there)" in beyond
+    assert "neutral (5,000" in beyond
+    assert f"anger {kept['anger']:,} of 1,500, neutral {kept['neutral']:,} of 5,000" in short
+    with pytest.raises(DataError, match=r"more faces are wanted .*or set mine.beyond_pool to warn"):
+        run(mine.Config(by="count", value=1500, per_class=True, beyond_pool="error"), rare, out="other")
+    assert not (rare / "other").exists()
+
+
+def test_quotas_by_the_anchors_shares(rare: Path) -> None:
+    """The centroids stand on five faces of each class, the held-out faces are those of the fixture."""
+    run(mine.Config(by="count", value=615, shares="anchor"), rare)
+    label, _ = mixed(2, (1 / 3, 1 / 3, 1 / 3), 600)
+    content = read_json(rare / "mined" / "summary.json")
+    kept = [content["by_class"][name]["kept"] for name in CLASSES]
+    assert kept == (np.bincount(label) + 5).tolist()
+
+
+def test_precision_of_a_rare_class_is_that_of_the_pool_and_not_of_the_anchor(rare: Path) -> None:
+    """Beside every total: counts, estimates and the shares that they rest on."""
+    label, _ = mixed(1, (0.08, 0.27, 0.65), 5_000)
+    found = {}
+    for prior in ("pool", "anchor"):
+        summary = run(mine.Config(value=0.05, class_prior=prior), rare, out=prior)
+        found[prior] = read_json(rare / prior / "summary.json")["by_class"]["anger"]
+    mined = [row for row in rows(rare, out="pool") if row["label"] == 0]
+    truth = np.mean([label[int(row["face_id"].split("/")[1])] == 0 for row in mined])
+    assert found["anchor"]["low"] > truth + 0.05
+    assert found["pool"]["low"] < truth < found["pool"]["high"]
+    assert abs(found["pool"]["precision"] - truth) < 0.15
+    assert found["pool"]["pool_share"]["low"] < (label == 0).mean() < found["pool"]["pool_share"]["high"]
+    assert (
+        f"anger {len(mined):,} at {found['anchor']['precision']:.2f} ({found['anchor']['low']:.2f} to" in summary.line
+    )
+
+
+def test_held_out_persons_are_drawn_as_wholes_where_their_names_are_known(rare: Path) -> None:
+    """The same faces of 600 persons and of 10: other bounds, the same estimate."""
+    found = {}
+    for name, number in (("many", 600), ("few", 10)):
+        persons = [f"person {i % number}" for i in range(600)]
+        hashes = [number.to_bytes(16, "big") for number in range(600)]
+        columns = [[f"studio/{i}" for i in range(600)], ["train"] * 600, persons, hashes]
+        write_contents(rare / "contents" / "studio.parquet", [pa.table(columns, schema=CONTENTS)])
+        run(mine.Config(value=0.05), rare, out=name)
+        content = read_json(rare / name / "summary.json")
+        assert content["heldout"] == {"faces": 600, "persons": number}
+        found[name] = content["by_class"]["anger"]
+    assert found["few"]["precision"] == found["many"]["precision"]
+    assert found["few"] != found["many"]
+
+
+@pytest.fixture
 def simulated(tmp_path: Path) -> tuple[Path, dict[str, int]]:
     """20,000 pool faces in shards of 6,000 with known labels."""
     label, cosine = simulate(0, 20_000)
@@ -276,7 +417,7 @@ def simulated(tmp_path: Path) -> tuple[Path, dict[str, int]]:
         {"by": "precision", "value": 0.85},
         {"by": "precision", "value": 0.85, "per_class": True},
         {"by": "count", "value": 500, "per_class": True},
-        {"value": 0.1, "estimator": "isotonic", "class_prior": "pool"},
+        {"value": 0.1, "class_prior": "anchor"},
     ],
 )
 def test_expected_precision_meets_the_truth(simulated, options: dict) -> None:
@@ -295,7 +436,7 @@ def test_expected_precision_meets_the_truth(simulated, options: dict) -> None:
     for row in pq.read_table(tmp_path / "mined" / "sweep.parquet").to_pylist():
         if (
             row["class"] == "*"
-            and row["margin"] == content["margins"]["anger"]
+            and row["threshold"] == content["margins"]["anger"]
             and len(set(content["margins"].values())) == 1
         ):
             assert row["kept"] == content["kept"]
@@ -337,6 +478,6 @@ def test_without_held_out_faces_there_is_no_estimate(tmp_path: Path) -> None:
     summary = run(mine.Config(value=0.1), tmp_path)
     content = read_json(tmp_path / "mined" / "summary.json")
     assert content["precision"]["estimate"] is None
-    assert "no held-out face is predicted anger, fear, neutral" in summary.warnings[0]
+    assert "anger (0 held-out faces predicted so, 20 wanted), fear (0" in summary.warnings[0]
     with pytest.raises(DataError, match="keeps none"):
         run(mine.Config(by="precision", value=0.9), tmp_path)

@@ -8,9 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings, write_embeddings
-from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores
+from fer_pipeline.artifacts.faces import decode_crop, read_table
+from fer_pipeline.artifacts.scores import read_centroids, read_heldout, read_scores, soft_max
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, read_json
+from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.stages import embed, score
 from tests.project import project_settings
 
@@ -85,6 +87,44 @@ def test_everything_equals_brute_force(tmp_path: Path, world: dict, parts: str, 
     assert summary.counts["faces"] == 45
     assert summary.counts["heldout"] == held.sum()
     assert read_json(tmp_path / "out" / "summary.json")["engine"] == engine
+
+
+@pytest.mark.parametrize("engine", ["numpy", "llvm", "faiss"])
+def test_probabilities_are_those_of_the_network(tmp_path: Path, world: dict, small_faces, engine: str) -> None:
+    """Up to the half precision of the stored features: the whole network sees the crops themselves."""
+    run(score.Config(engine=engine), world, tmp_path / "out")
+    classifier = load_checkpoint(world["model"])
+    for folder, scores in (
+        ("street", read_scores(tmp_path / "out", classes=CLASSES)),
+        ("studio", read_heldout(tmp_path / "out", classes=CLASSES)),
+    ):
+        table = read_table(tmp_path / "faces" / folder, ["face_id", "image"])
+        pictures = dict(zip(table.column("face_id").to_pylist(), table.column("image").to_pylist(), strict=True))
+        crops = [decode_crop(pictures[name]["bytes"], name) for name in scores.face_id.to_pylist()]
+        expected = classifier.predict(np.stack(crops))
+        found = soft_max(np.concatenate(list(scores.by_class(logits=True))))
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        ordered = np.sort(found, axis=1)
+        by_largest, by_margin = scores.rankings["probability"], scores.rankings["probability_margin"]
+        np.testing.assert_array_equal(by_largest.label, found.argmax(axis=1))
+        np.testing.assert_allclose(by_largest.value, ordered[:, -1], rtol=1e-12)
+        np.testing.assert_allclose(by_margin.value, ordered[:, -1] - ordered[:, -2], rtol=0, atol=1e-12)
+        ranked = scores.cosine_to(by_largest.label)
+        np.testing.assert_array_equal(ranked <= scores.best, True)
+        np.testing.assert_array_equal(scores.cosine_to(scores.nearest), scores.best)
+
+
+def test_features_that_the_head_does_not_take_have_no_logits(tmp_path: Path, world: dict) -> None:
+    weights = file_sha256(world["model"] / "weights.safetensors")
+    for name in ("anchor_embeddings", "pool_embeddings"):
+        for path in sorted(world[name].iterdir()):
+            batches = [(batch.face_id, batch.vector[:, :7].astype(np.float32)) for batch in iter_embeddings(path)]
+            path.unlink()
+            write_embeddings(path, batches, dimensions=7, model=weights, shard="x")
+    summary = run(score.Config(), world, tmp_path / "out")
+    assert "mine has no rule by probability" in summary.warnings[0]
+    assert not read_json(tmp_path / "out" / "summary.json")["logits"]
+    assert read_scores(tmp_path / "out", classes=CLASSES).rankings.keys() == {"margin"}
 
 
 def test_shards_keep_their_names_and_bytes(tmp_path: Path, world: dict) -> None:
