@@ -103,9 +103,11 @@ def check(params: Path) -> CheckedSettings:
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
     try:
-        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
+        crop = configs["align"].crop
+        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")}, crop)
         for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
-            _check_networks({f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options})
+            places = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
+            _check_networks(places, crop)
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -233,9 +235,9 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
             )
 
 
-def _check_networks(groups: Mapping[str, Any]) -> None:
-    """Refuses a network that no backbone has, in the fields of some groups of settings by their place in the file."""
-    from fer_pipeline.networks.backbones import NetworkSettings, family  # brings torch
+def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
+    """Refuses networks and stages that there are not, in groups of settings by their place in the file."""
+    from fer_pipeline.networks.backbones import NetworkSettings, family, pooled_dim  # brings torch
 
     for place, settings in groups.items():
         for key, network in settings:
@@ -244,6 +246,8 @@ def _check_networks(groups: Mapping[str, Any]) -> None:
                     family(network.name).layouts(network)
                 except ConfigError as error:
                     raise ConfigError(f"{place}.{key}.name: {error}") from None
+                if network.features is not None:
+                    pooled_dim(network.sized(crop), network.features, where=f"{place}.{key}.features")
 
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:

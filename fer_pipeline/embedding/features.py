@@ -14,11 +14,12 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fer_pipeline.networks.checkpoints import Classifier
+from fer_pipeline.networks.model import ExpressionNet
 
 VERSION = 2  # of the features' bytes: raise it when the same crops and weights give other ones
 
@@ -27,6 +28,17 @@ BATCHES_AHEAD = 2  # on their way to a GPU or back
 
 # What a GPU computes in. float16 is as fast as bfloat16 and eight times finer; bfloat16 does not overflow.
 Precision = Literal["float16", "bfloat16", "float32"]
+
+
+class Features(nn.Module):
+    """A network without its head."""
+
+    def __init__(self, model: ExpressionNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        return self.model.features(x)
 
 
 class Extractor:
@@ -49,7 +61,7 @@ class Extractor:
         self.batch_size = batch_size
         self.dimensions = classifier.model.feature_dim
         self.precision = getattr(torch, precision)
-        network: nn.Module = nn.Sequential(classifier.model.backbone, classifier.model.neck).eval()
+        network: nn.Module = Features(classifier.model).eval()
         self.fused = False
         if fuse:
             on_cpu = network if self.device.type == "cpu" else copy.deepcopy(network).cpu()

@@ -128,6 +128,19 @@ def test_a_misspelt_network_is_one_line(params: Path, name: str, words: str) -> 
         check.check(params)
 
 
+def test_a_stage_that_a_network_lacks_is_one_line(params: Path) -> None:
+    change(params, "train_primitive", network={"name": "small", "features": {"stage5": 2}})
+    with pytest.raises(
+        ConfigError, match=r"train_primitive\.network\.features: small has no stage 'stage5'; there are "
+    ):
+        check.check(params)
+    change(params, "train_primitive", network={"name": "small", "features": {"stage4": 4}})  # of crops of 48 px
+    with pytest.raises(ConfigError, match=r"features: a grid of 4 is larger than the map of stage4, 3 x 3 at 48 px"):
+        check.check(params)
+    change(params, "train_primitive", network={"name": "small", "features": {"stage4": 3}})
+    check.check(params)
+
+
 def test_options_of_no_strategy_are_one_line(params: Path) -> None:
     change(params, "train_final", options={"superwised": {"smoothing": 0.1}})
     with pytest.raises(ConfigError, match=r"no strategy 'superwised'.* of .*supervised"):
