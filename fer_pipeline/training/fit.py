@@ -313,8 +313,9 @@ def train(
         "epochs_of_labelled": fitted.steps / length(settings, images["labelled"])[1],
         "epochs_of_own_set": fitted.steps / own_epoch,
         "chosen_epoch": fitted.epoch,
-        "notes": [worker.note] if worker.note else [],
+        "notes": [*([worker.note] if worker.note else []), *strategy.notes()],
     }
+    training |= {"found": facts} if (facts := strategy.facts()) else {}
     if worker.is_leader:
         card = Card(
             network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}

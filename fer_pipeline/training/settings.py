@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -109,3 +111,11 @@ class TrainingSettings(Settings):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"set either epochs or steps and the other to null, found {self.epochs} and {self.steps}")
         return self
+
+
+class ModelSettings(Settings):
+    """What is trained, from which weights (null: drawn from the seed), and how."""
+
+    network: NetworkSettings = NetworkSettings()
+    weights: WeightSettings | None = None
+    training: TrainingSettings = TrainingSettings()

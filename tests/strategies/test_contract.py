@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -142,19 +143,24 @@ def test_loss_falls_and_the_toy_world_is_learned(name: str, world: str, tmp_path
     options = FAST.get(name, {})
     chosen = load("fer_pipeline.strategies", name).Options(**options)
     rows = read_history(run(name, tmp_path / "run", world, epochs=12, options=chosen))
-    assert rows[-1]["train_labelled"] < rows[0]["train_labelled"]
+    assert rows[-1]["train_labelled"] < (rows[0]["train_labelled"] if len(rows) > 1 else math.log(3) / 2)  # of chance
     assert rows[-1]["validation_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize(("name", "world"), worlds())
 def test_a_pause_changes_no_byte(name: str, world: str, tmp_path: Path) -> None:
-    whole = run(name, tmp_path / "whole", world)
-    steps = 0
+    steps, total = 0, 0
+
+    def count_all(count: int) -> None:
+        nonlocal total
+        total += count
+
+    whole = run(name, tmp_path / "whole", world, advance=count_all)
 
     def pull(count: int) -> None:
         nonlocal steps
         steps += count
-        if steps == 8:
+        if steps == min(8, total):
             raise PulledError
 
     with pytest.raises(PulledError):
@@ -173,6 +179,8 @@ def others(field: Any, value: Any) -> list[Any]:
     for item in (get_args(one)[0] if get_origin(one) is Annotated else one for one in kinds):
         if get_origin(item) is Literal:
             found += [choice for choice in get_args(item) if choice != value]
+        elif get_origin(item) is tuple:
+            found.append(value[:1])
         elif item is bool:
             found.append(not value)
         elif item in (int, float):
