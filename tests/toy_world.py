@@ -46,6 +46,7 @@ def train_in(
     seed: int = 3,
     options=None,
     network=None,
+    weights=None,
     sets=None,
     advance=None,
     device: str | Worker = "cpu",
@@ -60,7 +61,7 @@ def train_in(
     chosen = options or strategy.Options()
     job = TrainingJob(
         network=NetworkSettings(width=4, **(network or {})).sized(SIZE),
-        weights=None,
+        weights=weights,
         classes=CLASSES,
         seed=seed,
         settings=TrainingSettings.model_validate({**plain, **settings}),

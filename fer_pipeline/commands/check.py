@@ -237,7 +237,7 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
 
 def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
     """Refuses networks and stages that there are not, in groups of settings by their place in the file."""
-    from fer_pipeline.networks.backbones import NetworkSettings, family, pooled_dim  # brings torch
+    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_dim  # brings torch
 
     for place, settings in groups.items():
         for key, network in settings:
@@ -248,6 +248,11 @@ def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
                     raise ConfigError(f"{place}.{key}.name: {error}") from None
                 if network.features is not None:
                     pooled_dim(network.sized(crop), network.features, where=f"{place}.{key}.features")
+        first_trained = getattr(getattr(settings, "training", None), "frozen_until", None)
+        if first_trained is not None:
+            where = f"{place}.training.frozen_until"
+            if first_trained == next(iter(check_stages(settings.network.sized(crop), [first_trained], where=where))):
+                raise ConfigError(f"{where}: no stage lies before {first_trained!r}; name a later one, or take it out")
 
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:

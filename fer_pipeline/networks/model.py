@@ -17,6 +17,9 @@ from torch.nn import functional
 class ExpressionNet(nn.Module):
     """A backbone (`[n 3 s s]` to `[n feature_dim]`), an optional layer of other features, dropout and a linear head."""
 
+    loaded: frozenset[str] = frozenset()  # names of the parameters that were filled from weights, where that matters
+    frozen: frozenset[str] = frozenset()  # names of the modules that stay as in use: no statistics, no dropout
+
     def __init__(
         self,
         backbone: nn.Module,
@@ -34,6 +37,39 @@ class ExpressionNet(nn.Module):
         self.feature_dim: int = feature_dim or own
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.feature_dim, num_classes)
+
+    def freeze_before(self, stage: str, *, size: int) -> None:
+        """Takes all that the map before a stage is made of out of training, for good; `size` is that of the input."""
+        names, called = stages_of(self.backbone), set[str]()
+        before = names[names.index(stage) - 1]
+        hooks = [
+            module.register_forward_hook(lambda *_, name=name: called.add(name))
+            for name, module in self.named_modules()
+        ]
+        self.eval()
+        found = cast(Any, self.backbone).feature_maps(torch.zeros(1, 3, size, size), last=before)[before]
+        for hook in hooks:
+            hook.remove()
+        parameters = list(self.parameters())
+        gradients = torch.autograd.grad(found.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:  # the map depends on it
+                parameter.requires_grad_(False)
+        self.frozen |= called
+        self.train()
+
+    def freeze_loaded(self) -> None:
+        """Takes what was filled from weights out of training, for good."""
+        for name in self.loaded:
+            self.get_parameter(name).requires_grad_(False)
+        self.frozen |= {name.rpartition(".")[0] for name in self.loaded}
+        self.train()
+
+    def train(self, mode: bool = True) -> "ExpressionNet":
+        super().train(mode)
+        for name in self.frozen:
+            self.get_submodule(name).training = False
+        return self
 
     def features(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """Computes the penultimate layer: what centroids and cosines are made of."""

@@ -141,6 +141,25 @@ def test_a_stage_that_a_network_lacks_is_one_line(params: Path) -> None:
     check.check(params)
 
 
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("stage7", "small has no stage 'stage7'; there are stage1, "),
+        ("stage1", "no stage lies before 'stage1'; name a later one"),
+    ],
+)
+def test_a_stage_to_train_from_must_exist(params: Path, stage: str, words: str) -> None:
+    settings = {"weights": {"path": "w.safetensors"}, "training": {"frozen_until": stage, "select": "last"}}
+    change(params, "train_final", **settings)
+    with pytest.raises(ConfigError, match=rf"train_final\.training\.frozen_until: {words}"):
+        check.check(params)
+    change(params, "train_final", weights=None, training={"select": "last"})
+    recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
+    change(params, "recipes", vas={**recipes["vas"], "overrides": settings})
+    with pytest.raises(ConfigError, match=rf"recipes\.vas\.overrides\.training\.frozen_until: {words}"):
+        check.check(params)
+
+
 def test_options_of_no_strategy_are_one_line(params: Path) -> None:
     change(params, "train_final", options={"superwised": {"smoothing": 0.1}})
     with pytest.raises(ConfigError, match=r"no strategy 'superwised'.* of .*supervised"):
