@@ -248,6 +248,9 @@ def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
                     raise ConfigError(f"{place}.{key}.name: {error}") from None
                 if network.features is not None:
                     pooled_dim(network.sized(crop), network.features, where=f"{place}.{key}.features")
+        for grids in getattr(getattr(settings, "options", None), "mining_features", ()):
+            if grids is not None:
+                pooled_dim(settings.network.sized(crop), grids, where=f"{place}.options.mining_features")
         first_trained = getattr(getattr(settings, "training", None), "frozen_until", None)
         if first_trained is not None:
             where = f"{place}.training.frozen_until"

@@ -54,6 +54,8 @@ class Card(Settings):
     network: NetworkSettings
     classes: Annotated[tuple[PlainName, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    # of a labeller that mines by the features of other stages than its head reads: these are embedded
+    mining_features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
 

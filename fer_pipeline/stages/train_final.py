@@ -138,6 +138,8 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     except ConfigError as error:
         raise ConfigError(f"recipes.{recipe}.strategy: {error}") from None
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
+    if getattr(options, "mining_features", ()):
+        raise ConfigError(f"recipes.{recipe}: mining_features are of train_primitive, a final model mines nothing")
     sources = module.sources(options)
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")

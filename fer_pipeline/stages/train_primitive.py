@@ -5,6 +5,7 @@ time. `validation` chooses the epoch; `heldout` is neither trained on nor in the
 mining can be estimated on it. Which face is in which part stands in `split.parquet` beside the checkpoint.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -124,7 +125,15 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str,
         line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
     line += f"; strength {training['found']['strength']:g}" if "strength" in training.get("found", {}) else ""
+    if table := training.get("found", {}).get("mining_precision"):
+        counts["mining_precision"] = best = max(precision for _, precision in table)
+        sets = ", ".join(f"{_describe(grids)}: {precision:.3f}" for grids, precision in table)
+        line += f"; mines by {_describe(read_card(out).mining_features)} (precision by centroids {best:.3f}; {sets})"
     if timing is None:
         return Summary(STAGE, f"{line} (from the store)", counts, tuple(warnings))
     line += f"; {describe_waiting(timing['seconds_waited_for_images'], timing['seconds'])}"
     return Summary(STAGE, line, counts, (*warnings, *timing["advice"]))
+
+
+def _describe(grids: Mapping[str, int] | None) -> str:
+    return " + ".join(f"{stage} {grid} x {grid}" for stage, grid in grids.items()) if grids else "the head's features"

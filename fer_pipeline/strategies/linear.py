@@ -7,6 +7,11 @@ features (mean 0, deviation 1 on the faces that are learned). C is the one of `s
 averaged over the faces of a class and then over the classes, in a cross-validation of the labelled set with every
 person in one fold; among equals the smallest. Mined faces are learned in every fold and measured in none.
 
+With `mining_features`, the stages that a labeller mines by are chosen too: of the listed sets of features that with the
+best precision of nearest centroids (arXiv:2005.08551, eq. 4 and 5) in the same folds, averaged over the classes (0 for
+one that nothing is nearest to); among equals the first. Only frozen features can be compared so: a layer that was
+trained on these faces looks better on them than it is.
+
 All sums are in float64. The standardisation is folded into the head, so that the network is like any other: W' = W / s,
 b' = b - W' m. What differs from the source: the classes count alike, and a feature that is constant to the precision
 of float32 is left unscaled.
@@ -27,6 +32,7 @@ from torch.nn import functional
 
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.settings import Grids
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.images import free_memory
@@ -44,6 +50,9 @@ COPIES = 4  # of the features in float64 that are held at once
 class Options(Settings):
     strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, to try
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-validation
+    mining_features: tuple[
+        Grids | None, ...
+    ] = ()  # sets to choose from what is mined by; null: the head's; none: no choice
     flip: bool = False  # learn from the mean of the features of a face and of its mirror image
 
     @field_validator("strengths")
@@ -79,13 +88,16 @@ def settle(config: Config) -> Config:
 
 class Linear(Strategy):
     losses: Tensor
+    precisions: Tensor
 
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.num_classes = options, context.num_classes
+        self.size = context.augmentation.preprocessing.size
         self.network = context.network().requires_grad_(False)
         self.network.head.requires_grad_(True)
         self.register_buffer("losses", torch.zeros(len(options.strengths), dtype=torch.float64))
+        self.register_buffer("precisions", torch.zeros(len(options.mining_features), dtype=torch.float64))
         self.register_buffer("left_out", torch.zeros((), dtype=torch.int64))
 
     def phases(self) -> Sequence[Phase]:
@@ -106,6 +118,10 @@ class Linear(Strategy):
         )
         self.losses.copy_(losses)
         self.get_buffer("left_out").fill_(left_out)
+        for number, grids in enumerate(self.options.mining_features):
+            mined_by = self._features(run, ["labelled"], grids)[0]
+            self.precisions[number] = centroid_precision(mined_by, labels[: len(groups)], groups, folds=folds)
+            run.advance(0)
         mean, deviation = standardisation(x)
         z, axes = coordinates((x - mean) / deviation)
         solution = solve(z, labels, self.num_classes, strength=self._strength)
@@ -119,9 +135,13 @@ class Linear(Strategy):
         return {"loss": loss, "labelled": loss}
 
     def facts(self) -> dict[str, Any]:
-        tried = {f"{one:g}": loss for one, loss in zip(self.options.strengths, self.losses.tolist(), strict=True)}
+        tried = [list(pair) for pair in zip(self.options.strengths, self.losses.tolist(), strict=True)]
         left_out = int(self.get_buffer("left_out"))
-        return {"strength": self._strength, "log_loss_of_strengths": tried, "not_validated": left_out}
+        facts = {"strength": self._strength, "log_loss_of_strengths": tried, "not_validated": left_out}
+        if sets := self.options.mining_features:
+            table = [list(pair) for pair in zip(sets, self.precisions.tolist(), strict=True)]
+            facts |= {"mining_precision": table, "mining_features": sets[int(self.precisions.argmax())]}
+        return facts
 
     def notes(self) -> list[str]:
         notes, tried, left_out = [], self.options.strengths, int(self.get_buffer("left_out"))
@@ -136,20 +156,33 @@ class Linear(Strategy):
     def _strength(self) -> float:
         return self.options.strengths[int(self.losses.argmin())]
 
-    def _features(self, run: StepContext, names: Sequence[str]) -> tuple[Float64[Tensor, "n d"], Int64[Tensor, " n"]]:
+    @torch.inference_mode()
+    def _width(self, grids: Grids | None) -> int:
+        if grids is None:
+            return self.network.feature_dim
+        image = torch.zeros(1, 3, self.size, self.size, device=self.network.head.weight.device)
+        return self.network.eval().pooled(image, grids).shape[1]
+
+    def _features(
+        self, run: StepContext, names: Sequence[str], grids: Grids | None = None
+    ) -> tuple[Float64[Tensor, "n d"], Int64[Tensor, " n"]]:
+        """The features of the faces of some streams, those of the head or of other stages, and the labels."""
         sets = [run.streams[name].set for name in names]
-        faces, width = sum(map(len, sets)), self.network.feature_dim
+
+        def compute(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+            if grids is not None:
+                return self.network.pooled(x, grids)
+            features = self.network.features(x)
+            return (features + self.network.features(x.flip(3))) / 2 if self.options.flip else features
+
+        faces = sum(map(len, sets))
+        width = self._width(grids)
         needed, free = faces * width * 8 * COPIES, free_memory()
         if needed > free:
             raise DataError(
                 f"the features of {faces:,} faces, {width:,} each, want {needed / 2**30:.1f} GiB of memory, and "
                 f"{free / 2**30:.1f} are free; take coarser grids in network.features or fewer mined faces"
             )
-
-        def compute(x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-            features = self.network.features(x)
-            return (features + self.network.features(x.flip(3))) / 2 if self.options.flip else features
-
         x = torch.cat([run.compute(name, self.network, compute, width).double() for name in names])
         if not x.isfinite().all():
             raise DataError("the features of some faces are NaN or infinite; check weights and network.normalisation")
@@ -209,6 +242,20 @@ def cross_validate(
             rest()
     members = [losses[:, labels[:own] == label].nanmean(1) for label in labels[:own].unique()]
     return torch.stack(members).nanmean(0), int(losses[0].isnan().sum())
+
+
+def centroid_precision(
+    x: Float64[Tensor, "n d"], labels: Int64[Tensor, " n"], groups: Int64[np.ndarray, " n"], *, folds: int
+) -> float:
+    """Returns the precision of the nearest centroid by cosine, averaged over the classes, with persons in one fold."""
+    nearest, directions = torch.empty_like(labels), functional.normalize(x, dim=1)
+    for fit, test in GroupKFold(folds).split(np.zeros(len(x)), groups=groups):
+        present, numbers = labels[fit].unique(return_inverse=True)
+        centroids = torch.stack([x[fit][numbers == number].mean(0) for number in range(len(present))])
+        nearest[test] = present[(directions[test] @ functional.normalize(centroids, dim=1).T).argmax(1)]
+    classes = labels.unique()
+    right = [((nearest == k) & (labels == k)).sum().double() / (nearest == k).sum().clamp(min=1) for k in classes]
+    return float(torch.stack(right).mean())
 
 
 def solve(

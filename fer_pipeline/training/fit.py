@@ -343,10 +343,17 @@ def train(
         "chosen_epoch": fitted.epoch,
         "notes": [*([worker.note] if worker.note else []), *strategy.notes()],
     }
-    training |= {"found": facts} if (facts := strategy.facts()) else {}
+    facts = strategy.facts()
+    mining_features = facts.pop("mining_features", None)
+    training |= {"found": facts} if facts else {}
     if worker.is_leader:
         card = Card(
-            network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
+            network=job.network,
+            classes=job.classes,
+            preprocessing=preprocessing,
+            mining_features=mining_features,
+            training=training,
+            data={**job.data},
         )
         save_checkpoint(execution.folder, model, card)
     return TrainingResult(fitted, own_epoch, images, advise(streams, fitted.waited, fitted.seconds))

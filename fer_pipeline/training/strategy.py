@@ -127,7 +127,10 @@ class Strategy(nn.Module):
         return False
 
     def facts(self) -> dict[str, Any]:
-        """What the card says that the strategy found, beside the settings; it must survive in the `state_dict`."""
+        """What the card says that the strategy found, beside the settings; it must survive in the `state_dict`.
+
+        `mining_features` among it are those that are embedded.
+        """
         return {}
 
     def notes(self) -> list[str]:

@@ -141,6 +141,13 @@ def test_a_stage_that_a_network_lacks_is_one_line(params: Path) -> None:
     check.check(params)
 
 
+def test_features_to_mine_by_must_exist(params: Path) -> None:
+    settings = {"strategy": "linear", "training": {}, "weights": {"path": "w"}}
+    change(params, "train_primitive", **settings, options={"mining_features": [{"stage3": 2}, {"stage8": 2}]})
+    with pytest.raises(ConfigError, match=r"train_primitive\.options\.mining_features: small has no stage 'stage8'"):
+        check.check(params)
+
+
 @pytest.mark.parametrize(
     ("stage", "words"),
     [

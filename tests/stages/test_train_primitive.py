@@ -268,6 +268,13 @@ def test_a_linear_head_is_learned_on_loaded_features(run, tmp_path: Path, monkey
     assert card.training["settings"]["steps"] == 1
     assert f"; strength {card.training['found']['strength']:g}; " in summary.line
     assert "from the store" in run("again", **settings)[0].line
+    sets = [{"stage2": 2}, None, {"stage4": 2}]
+    chosen, mined = run("mining", **{**settings, "options": {"folds": 3, "mining_features": sets}})
+    table = {str(grids): precision for grids, precision in read_card(mined).training["found"]["mining_precision"]}
+    best = read_card(mined).mining_features
+    assert table[str(best)] == max(table.values()) == chosen.counts["mining_precision"]
+    assert f"mines by {' + '.join(f'{s} {g} x {g}' for s, g in best.items()) if best else 'the head'}" in chosen.line
+    assert "stage2 2 x 2: " in chosen.line
     assert "from the store" not in run("other", **{**settings, "options": {"folds": 4}})[0].line
     first = contents(out)
     original = linear.solve

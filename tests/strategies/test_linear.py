@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import log_loss, precision_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import RecipeSettings, validate
+from fer_pipeline.embedding.features import Extractor
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final, train_primitive
@@ -112,8 +113,50 @@ def test_the_network_predicts_what_the_regression_does(train_toy, options) -> No
     others = bands(30, 1).all_pixels().numpy()
     expected = model.predict_proba(classifier.features(others).astype(np.float64))
     np.testing.assert_allclose(classifier.predict(others), expected, atol=2e-3)
-    assert list(found["log_loss_of_strengths"]) == [f"{one:g}" for one in chosen.strengths]
-    assert f"{found['strength']:g}" == min(found["log_loss_of_strengths"], key=found["log_loss_of_strengths"].get)
+    assert [strength for strength, _ in found["log_loss_of_strengths"]] == list(chosen.strengths)
+    assert found["strength"] == min(found["log_loss_of_strengths"], key=lambda pair: pair[1])[0]
+
+
+@pytest.mark.parametrize("rare", [False, True])
+def test_the_precision_of_centroids_is_that_of_brute_force(rare: bool) -> None:
+    x, labels, groups = points(90, 8)
+    if rare:  # a class that no other fold has can be nearest to nothing
+        labels = np.where(labels == 3, 0, labels)
+        labels[:3], groups[:3] = 3, 1000
+    nearest = np.empty_like(labels)
+    for fit, test in GroupKFold(3).split(x, groups=groups):
+        classes = sorted(set(labels[fit].tolist()))
+        centroids = np.array([x[fit][labels[fit] == k].mean(0) for k in classes])
+        for row in test:
+            cosines = centroids @ x[row] / np.linalg.norm(centroids, axis=1) / np.linalg.norm(x[row])
+            nearest[row] = classes[int(cosines.argmax())]
+    expected = precision_score(labels, nearest, average="macro", labels=range(CLASSES), zero_division=0)
+    found = linear.centroid_precision(torch.from_numpy(x), torch.from_numpy(labels), groups, folds=3)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert 0 < found < 1
+
+
+def test_what_is_mined_by_is_the_most_precise_of_the_sets(train_toy) -> None:
+    sets = ({"stage4": 1}, {"stage1": 6}, None)
+    chosen = Options(strengths=(0.1,), folds=3, mining_features=sets)
+    network = {"features": {"stage2": 3}}
+    _, folder = train_toy("run", strategy=linear, options=chosen, network=network, epochs=None, steps=1, select="last")
+    card, classifier = read_card(folder), load_checkpoint(folder)
+    faces = bands(60, 0).all_pixels().numpy()
+    model, inputs = classifier.model, card.preprocessing.apply(faces)
+    groups, precisions, found = group_numbers(bands(60, 0).subjects), [], {}
+    for number, grids in enumerate(sets):
+        with torch.no_grad():
+            found[number] = model.features(inputs) if grids is None else model.pooled(inputs, grids)
+        precisions.append(linear.centroid_precision(found[number].double(), bands(60, 0).labels, groups, folds=3))
+    assert [grids for grids, _ in card.training["found"]["mining_precision"]] == list(sets)
+    np.testing.assert_allclose([one for _, one in card.training["found"]["mining_precision"]], precisions)
+    best = int(np.argmax(precisions))
+    assert card.mining_features == sets[best] == {"stage1": 6}
+    extractor = Extractor(classifier)
+    assert extractor.dimensions == 4 * 36
+    np.testing.assert_allclose(extractor(faces), found[best].numpy(), atol=1e-5)
+    assert classifier.features(faces).shape == (60, 8 * 9), "the head reads its own features"
 
 
 def test_what_was_left_out_and_a_strength_at_the_end_are_noted(train_toy) -> None:
@@ -167,6 +210,9 @@ def test_settings_without_a_meaning_are_refused(settings, told) -> None:
         common = train_final.Config.model_validate({"training": {"average": 0.5, "epochs": 7}})
         with pytest.raises(ConfigError, match=rf"recipes\.head \(linear\): .*{told}"):
             train_final.settle(common, recipe, recipe="head")
+        mines = recipe.model_copy(update={"overrides": {"options": {"mining_features": [{"stage2": 2}]}}})
+        with pytest.raises(ConfigError, match=r"recipes\.head: mining_features are of train_primitive"):
+            train_final.settle(common, mines, recipe="head")
 
 
 def test_common_settings_of_recipes_are_left_aside_and_not_recorded() -> None:
