@@ -19,6 +19,7 @@ of float32 is left unscaled.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -58,7 +59,9 @@ class Options(Settings):
     @field_validator("strengths")
     @classmethod
     def _rise(cls, strengths: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(sorted(set(strengths)))
+        if any(low >= high for low, high in pairwise(strengths)):
+            raise ValueError("strengths must rise")
+        return strengths
 
 
 def sources(options: Options) -> dict[str, Source]:
@@ -74,6 +77,8 @@ def settle(config: Config) -> Config:
         raise ConfigError("the strategy linear learns a head alone, on features of loaded weights: set weights")
     if config.network.feature_dim is not None:
         raise ConfigError("network.feature_dim adds a layer that the strategy linear would not train; set it to null")
+    if config.network.dropout:
+        raise ConfigError("network.dropout has no effect with the strategy linear; set it to 0")
     training = TrainingSettings(
         epochs=None,
         steps=1,
@@ -82,11 +87,11 @@ def settle(config: Config) -> Config:
         precision="32-true",
         threads=config.training.threads,
     )
-    network = config.network.model_copy(update={"dropout": 0.0})
-    return config.model_copy(update={"training": training, "network": network})
+    return config.model_copy(update={"training": training})
 
 
 class Linear(Strategy):
+    used_settings = frozenset({"threads"})
     losses: Tensor
     precisions: Tensor
 

@@ -330,10 +330,11 @@ def train(
     drawn = [name for name in sets if sizes[name]]
     own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
     worker = execution.worker
+    used = None if strategy.used_settings is None else set(strategy.used_settings)
     training = {
         **job.about,
         "seed": job.seed,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", include=used),
         "weights": report.line if report else None,
         "images": images,
         "batch_sizes": sizes,

@@ -109,6 +109,8 @@ class BuildContext:
 class Strategy(nn.Module):
     """A method of training: networks, and how they learn from one step's batches."""
 
+    used_settings: frozenset[str] | None = None  # of a training, as the card records them; None: all
+
     def phases(self) -> Sequence[Phase]:
         """The phases in order; by default one, in which `self.network` learns by the training's settings."""
         assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"

@@ -265,7 +265,7 @@ def test_a_linear_head_is_learned_on_loaded_features(run, tmp_path: Path, monkey
     assert classifier.predict(images).argmax(1).tolist() == [0, 1, 2]
     assert classifier.features(images).shape == (3, 8 * 9 + 16 * 4)
     assert card.training["strategy"] == "linear"
-    assert card.training["settings"]["steps"] == 1
+    assert (card.training["steps"], card.training["settings"]) == (1, {"threads": 1})
     assert f"; strength {card.training['found']['strength']:g}; " in summary.line
     assert "from the store" in run("again", **settings)[0].line
     sets = [{"stage2": 2}, None, {"stage4": 2}]

@@ -1,10 +1,12 @@
 """The linear head is scikit-learn's regression on the same features, and its strength that of a brute-force search."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, precision_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
@@ -14,6 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import RecipeSettings, validate
 from fer_pipeline.embedding.features import Extractor
+from fer_pipeline.health.recorded_settings import find_contradictions
+from fer_pipeline.networks.backbones import pooled_dim
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final, train_primitive
@@ -159,6 +163,19 @@ def test_what_is_mined_by_is_the_most_precise_of_the_sets(train_toy) -> None:
     assert classifier.features(faces).shape == (60, 8 * 9), "the head reads its own features"
 
 
+def test_a_card_contradicts_no_settings_that_were_not_used(train_toy, tmp_path: Path) -> None:
+    """All recipes share the settings of a training, and a stage refuses a model that says it was made with others."""
+    chosen = Options(strengths=(0.1,), folds=3)
+    _, folder = train_toy("final/10", strategy=linear, options=chosen, epochs=None, steps=1, threads=2)
+    assert read_card(folder).training["settings"] == {"threads": 2}
+    shared = {"epochs": None, "steps": 500, "batch": 32, "average": 0.9, "select": "best"}
+    for threads, told in ((2, []), (1, ["train_final.training.threads"])):
+        section = {"training": {**shared, "threads": threads}, "options": {"linear": {"strengths": [0.1], "folds": 3}}}
+        params = {"train_final": section, "recipes.head": {"strategy": "linear", "overrides": {}}}
+        stages = {"train_final@head": {"params": {"params.yaml": params}, "outs": [{"path": "final"}]}}
+        assert [one.key for one in find_contradictions(tmp_path, stages)] == told
+
+
 def test_what_was_left_out_and_a_strength_at_the_end_are_noted(train_toy) -> None:
     chosen = Options(strengths=(1e-9, 1e-8), folds=3)
     _, folder = train_toy("run", strategy=linear, options=chosen, epochs=None, steps=1, select="last")
@@ -196,6 +213,7 @@ WEIGHTS = {"path": "weights.safetensors"}
         ({"weights": WEIGHTS, "training": {"average": 0.9}}, r"training\.average has no effect"),
         ({"weights": WEIGHTS, "options": {"smoothing": 0.1}}, r"unknown key 'options\.smoothing'; known keys are "),
         ({"weights": WEIGHTS, "options": {"strengths": []}}, r"options\.strengths: .* at least 1 item"),
+        ({"weights": WEIGHTS, "options": {"strengths": [1, 0.1]}}, r"options\.strengths: strengths must rise"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, told) -> None:
@@ -218,9 +236,17 @@ def test_settings_without_a_meaning_are_refused(settings, told) -> None:
 def test_common_settings_of_recipes_are_left_aside_and_not_recorded() -> None:
     folder = Path("data/faces/anchor/train")
     recipe = RecipeSettings(strategy="linear", sources={"labelled": folder}, deps=(folder,) * 3)
-    common = {"weights": WEIGHTS, "training": {"average": 0.5, "epochs": 7, "threads": 2}, "network": {"dropout": 0.1}}
+    common = {"weights": WEIGHTS, "training": {"average": 0.5, "epochs": 7, "threads": 2}}
     used = train_final.settle(train_final.Config.model_validate(common), recipe, recipe="head").used
     assert (used.training.average, used.training.steps, used.training.threads) == (None, 1, 2)
-    assert used.network.dropout == 0
     assert train_primitive.Config.model_validate({"strategy": "linear", "weights": WEIGHTS}).options == Options()
     assert "strategy" not in train_primitive.Config().model_dump(), "keys of models from before would change"
+
+
+def test_the_example_of_the_readme_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(train_primitive:.*?)```", text, re.DOTALL)
+    config = validate(train_primitive.Config, yaml.safe_load(block)["train_primitive"], where="README.md")
+    assert isinstance(config.options, Options)
+    for grids in (config.network.features, *config.options.mining_features):
+        assert grids is None or pooled_dim(config.network, grids, where="README.md")
