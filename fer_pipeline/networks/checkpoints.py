@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fer_pipeline.core.documents import brief, one_line
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing, write_json
+from fer_pipeline.core.files import file_sha256, replacing, write_json
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.model import ExpressionNet
@@ -81,6 +81,12 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
     model = build(card.network, len(card.classes), seed=0)
     model.load_state_dict(tensors)
     return Classifier(model, card, device=resolve_device(device))
+
+
+def features_id(folder: Path) -> str:
+    """Returns what a checkpoint's features are known by: the hash of its weights, and the stages that its card names."""
+    weights, grids = file_sha256(folder / WEIGHTS), read_card(folder).mining_features
+    return weights if grids is None else " ".join([weights, *(f"{stage}@{grids[stage]}" for stage in sorted(grids))])
 
 
 def _first_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -291,6 +291,11 @@ def train(
                 model.freeze_before(settings.frozen_until, size=network.size or 0)
             if settings.old_layers_rate == 0:
                 model.freeze_loaded()
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError(
+                    "training.old_layers_rate: 0 leaves nothing to learn, since the weights fill the whole network; "
+                    "set weights.head: false, or a rate above 0"
+                )
         return model, preprocessing_of(network, report.normalisation if report else None), report
 
     main = make_network("main")

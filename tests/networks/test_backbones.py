@@ -1,6 +1,7 @@
 """Every family builds networks that keep the contract; registering a family is testing it."""
 
 import copy
+import hashlib
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import available
 from fer_pipeline.embedding.features import Extractor
 from fer_pipeline.networks.backbones import build, family, stage_shapes
-from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.checkpoints import features_id, load_checkpoint, save_checkpoint
 from fer_pipeline.networks.model import stages_of
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
@@ -147,6 +148,11 @@ def test_a_checkpoint_knows_its_features(tmp_path: Path) -> None:
     assert extractor.dimensions == 16 * 16 + 64
     np.testing.assert_allclose(extractor(faces), expected, atol=1e-5)
     np.testing.assert_allclose(classifier.features(faces), expected, atol=1e-6)
+    mining = Card.model_validate({**classifier.card.model_dump(), "mining_features": {"stage3": 2, "stage1": 1}})
+    save_checkpoint(tmp_path / "mining", model, mining)
+    ids = [features_id(tmp_path / name) for name in ("chosen", "mining")]
+    digest = hashlib.sha256((tmp_path / "chosen" / "weights.safetensors").read_bytes()).hexdigest()
+    assert ids == [digest, f"{digest} stage1@1 stage3@2"], "features of other stages must not meet"
     assert '"features"' not in (tmp_path / "plain" / "card.json").read_text(), "cards from before would change"
 
 

@@ -130,6 +130,12 @@ def test_every_weight_is_in_one_group(train_toy, start, monkeypatch) -> None:
         assert set(held) == {id(one) for one in parameters if one.requires_grad}
 
 
+def test_a_network_that_is_frozen_whole_is_one_line(train_toy, start) -> None:
+    weights = start().model_copy(update={"head": True})
+    with pytest.raises(ConfigError, match=r"old_layers_rate: 0 leaves nothing to learn, since .*; set weights\.head"):
+        trained(train_toy, "run", weights, old_layers_rate=0)
+
+
 def test_a_pause_changes_no_byte(train_toy, start) -> None:
     settings = {"weights": start(), **PLAIN, "frozen_until": "stage2", "old_layers_rate": 0.3}
     whole = contents(train_toy("whole", **settings)[1])
