@@ -84,7 +84,7 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
 
 
 def features_id(folder: Path) -> str:
-    """Returns what a checkpoint's features are known by: the hash of its weights, and the stages that its card names."""
+    """Returns what a checkpoint's features are known by: the hash of its weights, and the stages its card names."""
     weights, grids = file_sha256(folder / WEIGHTS), read_card(folder).mining_features
     return weights if grids is None else " ".join([weights, *(f"{stage}@{grids[stage]}" for stage in sorted(grids))])
 
