@@ -46,6 +46,7 @@ def train_in(
     seed: int = 3,
     options=None,
     network=None,
+    weights=None,
     sets=None,
     advance=None,
     device: str | Worker = "cpu",
@@ -54,13 +55,13 @@ def train_in(
 ) -> tuple[TrainingResult, Path]:
     """Trains a tiny network on the toy world in `root / name`; gives the result and its folder."""
     folder, state = root / name, root / f"{name}-state"
-    folder.mkdir(exist_ok=True)
-    state.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
+    state.mkdir(exist_ok=True, parents=True)
     plain = {"epochs": 3, "batch": 16, "optimizer": {"learning_rate": 0.02}, "augment": {"translate": 0.04}}
     chosen = options or strategy.Options()
     job = TrainingJob(
         network=NetworkSettings(width=4, **(network or {})).sized(SIZE),
-        weights=None,
+        weights=weights,
         classes=CLASSES,
         seed=seed,
         settings=TrainingSettings.model_validate({**plain, **settings}),

@@ -103,11 +103,13 @@ def check(params: Path) -> CheckedSettings:
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
     try:
-        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
+        crop = configs["align"].crop
+        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")}, crop)
         for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
             if project.train == project.anchor:
                 _check_parts(configs["train_primitive"].split, recipe.config, name)
-            _check_networks({f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options})
+            places = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
+            _check_networks(places, crop)
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -248,9 +250,9 @@ def _check_parts(labeller: Any, final: Any, recipe: str) -> None:
         )
 
 
-def _check_networks(groups: Mapping[str, Any]) -> None:
-    """Refuses a network that no backbone has, in the fields of some groups of settings by their place in the file."""
-    from fer_pipeline.networks.backbones import NetworkSettings, family  # brings torch
+def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
+    """Refuses networks and stages that there are not, in groups of settings by their place in the file."""
+    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_dim  # brings torch
 
     for place, settings in groups.items():
         for key, network in settings:
@@ -259,6 +261,16 @@ def _check_networks(groups: Mapping[str, Any]) -> None:
                     family(network.name).layouts(network)
                 except ConfigError as error:
                     raise ConfigError(f"{place}.{key}.name: {error}") from None
+                if network.features is not None:
+                    pooled_dim(network.sized(crop), network.features, where=f"{place}.{key}.features")
+        for grids in getattr(getattr(settings, "options", None), "mining_features", ()):
+            if grids is not None:
+                pooled_dim(settings.network.sized(crop), grids, where=f"{place}.options.mining_features")
+        first_trained = getattr(getattr(settings, "training", None), "frozen_until", None)
+        if first_trained is not None:
+            where = f"{place}.training.frozen_until"
+            if first_trained == next(iter(check_stages(settings.network.sized(crop), [first_trained], where=where))):
+                raise ConfigError(f"{where}: no stage lies before {first_trained!r}; name a later one, or take it out")
 
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:

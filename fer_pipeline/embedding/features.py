@@ -14,11 +14,14 @@ from typing import Literal, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fer_pipeline.networks.backbones import pooled_dim
 from fer_pipeline.networks.checkpoints import Classifier
+from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.settings import Grids
 
 VERSION = 2  # of the features' bytes: raise it when the same crops and weights give other ones
 
@@ -29,8 +32,19 @@ BATCHES_AHEAD = 2  # on their way to a GPU or back
 Precision = Literal["float16", "bfloat16", "float32"]
 
 
+class Features(nn.Module):
+    """A network without its head, or the averaged maps of some stages of its backbone."""
+
+    def __init__(self, model: ExpressionNet, grids: Grids | None) -> None:
+        super().__init__()
+        self.model, self.grids = model, grids
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        return self.model.features(x) if self.grids is None else self.model.pooled(x, self.grids)
+
+
 class Extractor:
-    """Computes a classifier's features without its head.
+    """Computes the features that a classifier mines by: its head's, or those that its card names.
 
     `compile` lets torch write kernels for the network: a minute for each process, and it needs a C++ compiler.
     """
@@ -47,9 +61,13 @@ class Extractor:
         self.preprocessing = classifier.card.preprocessing
         self.device = classifier.device
         self.batch_size = batch_size
-        self.dimensions = classifier.model.feature_dim
+        card, model = classifier.card, classifier.model
+        grids = card.mining_features
+        self.dimensions = model.feature_dim
+        if grids is not None:
+            self.dimensions = pooled_dim(card.network, grids, where="mining_features")
         self.precision = getattr(torch, precision)
-        network: nn.Module = nn.Sequential(classifier.model.backbone, classifier.model.neck).eval()
+        network: nn.Module = Features(model, grids).eval()
         self.fused = False
         if fuse:
             on_cpu = network if self.device.type == "cpu" else copy.deepcopy(network).cpu()

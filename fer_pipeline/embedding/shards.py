@@ -57,7 +57,7 @@ class FacesShard:
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What all shards of a run share; `weights` is the hash of the checkpoint's weights.
+    """What all shards of a run share; `weights` is the hash of the checkpoint's weights (`features_id`).
 
     `extractor` holds options of `Extractor`. The shards must hold these `classes`, unless None, and crops of `crop` px.
     """

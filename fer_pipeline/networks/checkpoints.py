@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fer_pipeline.core.documents import brief, one_line
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing, write_json
+from fer_pipeline.core.files import file_sha256, replacing, write_json
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.model import ExpressionNet
@@ -90,6 +90,12 @@ def read_head(folder: Path) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray,
     if weight is None or bias is None or weight.dim() != 2 or bias.shape != weight.shape[:1]:
         raise DataError(f"{folder / WEIGHTS} has no linear head; train the model again")
     return weight.float().numpy(), bias.float().numpy()
+
+
+def features_id(folder: Path) -> str:
+    """Returns what a checkpoint's features are known by: the hash of its weights, and the stages its card names."""
+    weights, grids = file_sha256(folder / WEIGHTS), read_card(folder).mining_features
+    return weights if grids is None else " ".join([weights, *(f"{stage}@{grids[stage]}" for stage in sorted(grids))])
 
 
 def _first_difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

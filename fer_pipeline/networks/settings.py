@@ -14,6 +14,15 @@ CARD = "card.json"
 CARD_VERSION = 1
 
 
+# Stages of a backbone, each with the side of the grid that its map is averaged to.
+Grids = Annotated[dict[str, Annotated[int, Field(ge=1, le=MAX_SIZE)]], Field(min_length=1)]
+
+
+def is_none(value: Any) -> bool:
+    """Leaves a setting of `exclude_if` out of cards and keys, so that those from before there was one stay the same."""
+    return value is None
+
+
 class NetworkSettings(Settings):
     """A backbone by name and what stands around it."""
 
@@ -22,7 +31,9 @@ class NetworkSettings(Settings):
     grey: bool = False
     width: Annotated[int, Field(ge=4, le=512)] = 16  # of `small` only: channels of its first layer
     norm: Literal["batch", "group"] = "batch"  # of `small` only: group has no running statistics
-    # null: the backbone's own; else one more layer of that size
+    # null: the backbone's own features; else {stage: side of the grid its map is averaged to}, joined
+    features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
+    # null: the features as they are; else one more layer of that size
     feature_dim: Annotated[int, Field(ge=2, le=16_384)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the features, before the head
     normalisation: Normalisation | None = None  # null: that of the weights, or mean = std = 0.5 without weights
@@ -43,6 +54,8 @@ class Card(Settings):
     network: NetworkSettings
     classes: Annotated[tuple[PlainName, ...], Field(min_length=1)]
     preprocessing: Preprocessing
+    # of a labeller that mines by the features of other stages than its head reads: these are embedded
+    mining_features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
 

@@ -122,7 +122,7 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "claims": claims,
         "headline": write_headline(claims, baseline=baseline),
         "length": trainings.describe_length(data.timings, data.histories),
-        "rule": write_rule(data.comparisons),
+        "claim_rule": write_rule(data.comparisons),
         "forest": place_forest([row for row in means if row.against == baseline], looks),
         "levels": {ALL: math.fsum(levels.values()) / len(levels), **levels} if levels else {},
         "warnings": _warnings(data, project, recipes, baseline, by_target),

@@ -19,12 +19,12 @@ from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import file_sha256, replacing_folder
+from fer_pipeline.core.files import replacing_folder
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.settings import STORE, PlainName, ProjectSettings, Settings, Summary
 from fer_pipeline.embedding.features import VERSION, Precision
 from fer_pipeline.embedding.shards import EmbedOptions, FacesShard, make_embedder
-from fer_pipeline.networks.checkpoints import WEIGHTS
+from fer_pipeline.networks.checkpoints import features_id
 from fer_pipeline.networks.settings import CARD, read_card
 from fer_pipeline.sharding.jobs import Job, Work
 from fer_pipeline.sharding.run import make_shards
@@ -84,7 +84,7 @@ def plan(config: Config, *, name: str, faces: Path, model: Path, store: Path, ve
             f"{', '.join(card.classes)}; rerun align or train_primitive"
         )
     crops = Counter(shard.crop for shard in shards if shard.crop is not None).most_common(1)
-    weights, card_bytes = file_sha256(model / WEIGHTS), (model / CARD).read_bytes()
+    weights, card_bytes = features_id(model), (model / CARD).read_bytes()
     crop = crops[0][0] if crops else None
     extraction = config.model_dump(include={"batch_size", "fuse", "precision", "compile"})  # what features depend on
     options = EmbedOptions(model, weights, extraction, classes=card.classes, crop=crop)

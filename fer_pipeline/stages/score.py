@@ -16,10 +16,10 @@ from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, writ
 from fer_pipeline.artifacts.split import HELDOUT as HELDOUT_PART
 from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
+from fer_pipeline.core.files import replacing_folder, write_json
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
-from fer_pipeline.networks.checkpoints import WEIGHTS, read_head
+from fer_pipeline.networks.checkpoints import features_id, read_head
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.scoring.centroids import check_complete, class_centroids, iter_labelled
 from fer_pipeline.scoring.engines import EngineName, Head, make_engine
@@ -101,7 +101,10 @@ def run(
 
 
 def find_head(model: Path, *, width: int, num_classes: int) -> Head | None:
-    """Reads the head of a checkpoint; None where it does not take features of this width."""
+    """Reads the head of a checkpoint; None where it takes other features than those that are mined by, or no such width."""
+    card = read_card(model)
+    if card.mining_features not in (None, card.network.features):
+        return None
     weight, bias = read_head(model)
     if len(bias) != num_classes:
         raise DataError(f"{model} has a head of {len(bias)} classes, expected {num_classes}; rerun train_primitive")
@@ -116,7 +119,7 @@ def check_model(model: Path, *, classes: Sequence[str], shards: Sequence[Path]) 
             f"{model} was trained with the classes {', '.join(trained)}, expected {', '.join(classes)} in this order; "
             "rerun train_primitive"
         )
-    weights = file_sha256(model / WEIGHTS)
+    features = features_id(model)
     for shard in shards:
-        if read_model_and_width(shard)[0] != weights:
+        if read_model_and_width(shard)[0] != features:
             raise DataError(f"{shard.parent} holds features of another checkpoint than {model}; rerun embed")

@@ -37,9 +37,10 @@ from fer_pipeline.core.settings import (
     validate,
 )
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.training.seeds import ModelSettings, SeedTraining
+from fer_pipeline.training.seeds import SeedTraining
+from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Source, check_sources
-from fer_pipeline.training.strategy import load_strategy
+from fer_pipeline.training.strategy import load_strategy, settle_settings
 
 STAGE = "train_final"
 INSTEAD = "training.select: last and a number of epochs or steps"
@@ -65,6 +66,7 @@ class Recipe:
     """A recipe's settings, checked: its `Config` with its overrides and without options, and its strategy's parts."""
 
     config: Config
+    used: Config  # what of it the strategy uses
     module: ModuleType
     options: Settings
     sources: dict[str, Source]
@@ -108,7 +110,7 @@ def run(
     data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
     training = SeedTraining(
         owner=f"{STAGE}@{recipe}",
-        config=own,
+        config=settled.used,
         strategy=settings.strategy,
         options=settled.options,
         folders=sources,
@@ -142,11 +144,18 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     except ConfigError as error:
         raise ConfigError(f"recipes.{recipe}.strategy: {error}") from None
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
+    if getattr(options, "mining_features", ()):
+        raise ConfigError(f"recipes.{recipe}: mining_features are of train_primitive, a final model mines nothing")
     sources = module.sources(options)
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
-    return Recipe(own, module, options, sources)
+    given = {section: settings.overrides.get(section) or () for section in ("network", "training")}
+    try:
+        used = settle_settings(module, own, given)
+    except ConfigError as error:
+        raise ConfigError(f"recipes.{recipe} ({settings.strategy}): {error}") from None
+    return Recipe(own, used, module, options, sources)
 
 
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:

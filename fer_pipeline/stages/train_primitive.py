@@ -9,24 +9,29 @@ validation faces taught the labeller whose pseudo-labels they learn from; they t
 measured and nothing was taught. The seed of the weights is derived for this stage, never one of the final trainings'.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.strategies import supervised
+from fer_pipeline.strategies import linear, supervised
 from fer_pipeline.training.fit import describe_waiting
-from fer_pipeline.training.seeds import ModelSettings, SeedTraining
+from fer_pipeline.training.seeds import SeedTraining
 from fer_pipeline.training.sets import folder_sha256
+from fer_pipeline.training.settings import ModelSettings
+from fer_pipeline.training.strategy import settle_settings
 
 STAGE = "train_primitive"
 INSTEAD = "training.select: last and a number of epochs or steps"
+STRATEGIES = {"supervised": supervised, "linear": linear}
 
 
 class SplitSettings(Settings):
@@ -46,14 +51,33 @@ class SplitSettings(Settings):
 class Config(ModelSettings):
     """The section `train_primitive` of params.yaml."""
 
+    strategy: Annotated[Literal["supervised", "linear"], Field(exclude_if=lambda value: value == "supervised")] = (
+        "supervised"  # linear: a head alone, on features of loaded weights
+    )
     split: SplitSettings = SplitSettings()
-    options: supervised.Options = supervised.Options()
+    options: supervised.Options | linear.Options = supervised.Options()  # of the strategy
+
+    @field_validator("options", mode="wrap")
+    @classmethod
+    def _are_of_the_strategy(cls, values: Any, handler: Any, info: Any) -> Any:
+        own = STRATEGIES[info.data.get("strategy", "supervised")].Options
+        return values if isinstance(values, own) else own.model_validate({} if isinstance(values, Settings) else values)
 
     @model_validator(mode="after")
     def _best_needs_validation(self) -> "Config":
-        if self.split.validation == 0 and (needs := self.training.needs_validation):
+        try:
+            used = self.used
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        if self.split.validation == 0 and (needs := used.training.needs_validation):
             raise ValueError(f"training.{needs} needs split.validation above 0; or set {INSTEAD}")
         return self
+
+    @property
+    def used(self) -> "Config":
+        """What of the settings the strategy uses."""
+        given = {"network": self.network.model_fields_set, "training": self.training.model_fields_set}
+        return settle_settings(STRATEGIES[self.strategy], self, given)
 
 
 def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, store: Path = STORE) -> Summary:
@@ -67,8 +91,8 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
     classes, seed = project.classes, derive(project.seeds[0], STAGE)
     training = SeedTraining(
         owner=STAGE,
-        config=config,
-        strategy="supervised",
+        config=config.used,
+        strategy=config.strategy,
         options=config.options,
         folders={"labelled": faces},
         shares={VALIDATION: config.split.validation, HELDOUT: config.split.heldout},
@@ -107,7 +131,16 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str,
     if "validation_mean_class_accuracy" in counts:
         line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
+    line += f"; strength {training['found']['strength']:g}" if "strength" in training.get("found", {}) else ""
+    if table := training.get("found", {}).get("mining_precision"):
+        counts["mining_precision"] = best = max(precision for _, precision in table)
+        sets = ", ".join(f"{_describe(grids)}: {precision:.3f}" for grids, precision in table)
+        line += f"; mines by {_describe(read_card(out).mining_features)} (precision by centroids {best:.3f}; {sets})"
     if timing is None:
         return Summary(STAGE, f"{line} (from the store)", counts, tuple(warnings))
     line += f"; {describe_waiting(timing['seconds_waited_for_images'], timing['seconds'])}"
     return Summary(STAGE, line, counts, (*warnings, *timing["advice"]))
+
+
+def _describe(grids: Mapping[str, int] | None) -> str:
+    return " + ".join(f"{stage} {grid} x {grid}" for stage, grid in grids.items()) if grids else "the head's features"

@@ -119,12 +119,27 @@ class StepContext:
         A network of another architecture wants the `preprocessing` that it came with.
         Every process gets all of them; each computes its part. Memory does not grow with the images.
         """
+
+        def probabilities(x: Float[Tensor, "k 3 s s"]) -> Float[Tensor, "k c"]:
+            return network(x).float().softmax(1)
+
+        return self.compute(stream, network, probabilities, network.head.out_features, preprocessing)
+
+    def compute(
+        self,
+        stream: str,
+        network: ExpressionNet,
+        function: Callable[[Tensor], Tensor],
+        columns: int,
+        preprocessing: Preprocessing | None = None,
+    ) -> Float[Tensor, "n d"]:
+        """What a function of the network makes of all images of a stream, as `predict` does: `columns` for each."""
         images = self.streams[stream].set
         rows = np.array_split(np.arange(len(images)), self.worker.world_size)[self.worker.rank]
-        parts = [torch.zeros(0, network.head.out_features)]
+        parts = [torch.zeros(0, columns)]
         device, chosen = self.worker.device, preprocessing or self.preprocessing
-        for logits in predict_logits(network, images, rows, chosen, device):
-            parts.append(logits.softmax(1).cpu())
+        for values in predict_logits(network, images, rows, chosen, device, function):
+            parts.append(values.cpu())
             self.advance(0)  # no step was made, but whoever watches sees that the training is alive
         return self.worker.gather(torch.cat(parts).to(device)).cpu()
 

@@ -9,7 +9,7 @@ near this loop.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,7 @@ from fer_pipeline.training.validation import better, find_end, validate
 from fer_pipeline.training.worker import Worker
 
 NOTEWORTHY_WAITING = 0.05  # of the time of steps
+FACTOR = "rate_factor"  # of a group of parameters, in its optimiser
 STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the device
 
 
@@ -134,7 +135,8 @@ def fit(
                 continue
             until = settings.until if phase.epochs is phase.steps is None else None
             planned = until.at_least * per_epoch if until else phase_steps
-            _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state)
+            old = _loaded_parameters(strategy)
+            _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state, old=old)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
             with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
@@ -205,12 +207,26 @@ def fit(
     return model.to(device="cpu").eval(), progress
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """A torch optimiser over the parameters that want gradients. Every weight decays alike, as in the papers."""
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], settings: Optimizer, *, old: Collection[int] = (), old_rate: float | None = None
+) -> torch.optim.Optimizer:
+    """A torch optimiser over the parameters that want gradients. Every weight decays alike, as in the papers.
+
+    With `old_rate`, the parameters whose ids are among `old` are a group whose learning rate is multiplied by it.
+    """
     kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
     options = settings.model_dump(exclude={"name", "learning_rate"})
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    return kind(trained, lr=settings.learning_rate, foreach=True, **options)
+    groups: list[Any] = trained
+    if old_rate is not None:
+        new, loaded = ([p for p in trained if (id(p) in old) == among] for among in (False, True))
+        groups = [{"params": one, FACTOR: factor} for one, factor in ((new, 1.0), (loaded, old_rate)) if one]
+    return kind(groups, lr=settings.learning_rate, foreach=True, **options)
+
+
+def _loaded_parameters(strategy: Strategy) -> set[int]:
+    networks = [module for module in strategy.modules() if isinstance(module, ExpressionNet)]
+    return {id(parameter) for one in networks for name, parameter in one.named_parameters() if name in one.loaded}
 
 
 def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
@@ -225,14 +241,22 @@ def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_ep
 
 
 def _begin_phase(
-    run: StepContext, phase: Phase, settings: TrainingSettings, phase_steps: int, saved: Mapping[str, Any], state: Path
+    run: StepContext,
+    phase: Phase,
+    settings: TrainingSettings,
+    phase_steps: int,
+    saved: Mapping[str, Any],
+    state: Path,
+    *,
+    old: Collection[int],
 ) -> None:
     parameters = [id(p) for plan in phase.optimizers.values() for p in plan.module.parameters() if p.requires_grad]
     assert len(parameters) == len(set(parameters)), f"two optimisers of the phase {phase.name} share a weight"
     run.phase, run.phase_steps = phase.name, phase_steps
     run.modules, run.optimizers = {name: plan.module for name, plan in phase.optimizers.items()}, {}
     for name, plan in phase.optimizers.items():
-        optimizer = build_optimizer(plan.module.parameters(), plan.optimizer or settings.optimizer)
+        own, rate = plan.optimizer or settings.optimizer, settings.old_layers_rate
+        optimizer = build_optimizer(plan.module.parameters(), own, old=old, old_rate=rate)
         if saved:
             restore_one(state, optimizer, name, saved)
         run.optimizers[name] = run.worker.fabric.setup_optimizers(optimizer)
@@ -265,7 +289,7 @@ def _set_rates(
             total = falling[1] * run.steps_per_epoch
         factor = rate_factor(schedule, step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
         for group in run.optimizers[name].param_groups:
-            group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor
+            group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor * group.get(FACTOR, 1.0)
 
 
 def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:
@@ -294,9 +318,20 @@ def train(
         name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
-        network = network.sized(job.network.size or 0)
+        is_own, network = network is job.network, network.sized(job.network.size or 0)
         model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
         report = load_weights(model, network, weights) if weights else None
+        if is_own and report:
+            model.loaded = frozenset(report.loaded) & dict(model.named_parameters()).keys()
+            if settings.frozen_until:
+                model.freeze_before(settings.frozen_until, size=network.size or 0)
+            if settings.old_layers_rate == 0:
+                model.freeze_loaded()
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError(
+                    "training.old_layers_rate: 0 leaves nothing to learn, since the weights fill the whole network; "
+                    "set weights.head: false, or a rate above 0"
+                )
         return model, preprocessing_of(network, report.normalisation if report else None), report
 
     main = make_network("main")
@@ -337,10 +372,11 @@ def train(
     own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
     worker = execution.worker
     seen = {name: fitted.steps * (sizes[name] / images[name] if sizes[name] else 1.0) for name in images}
+    used = None if strategy.used_settings is None else set(strategy.used_settings)
     training = {
         **job.about,
         "seed": job.seed,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", include=used),
         "weights": report.line if report else None,
         "images": images,
         "batch_sizes": sizes,
@@ -350,11 +386,19 @@ def train(
         "times_seen": seen,
         "stopped_rising": fitted.stopped_rising,
         "chosen_epoch": fitted.epoch,
-        "notes": [worker.note] if worker.note else [],
+        "notes": [*([worker.note] if worker.note else []), *strategy.notes()],
     }
+    facts = strategy.facts()
+    mining_features = facts.pop("mining_features", None)
+    training |= {"found": facts} if facts else {}
     if worker.is_leader:
         card = Card(
-            network=job.network, classes=job.classes, preprocessing=preprocessing, training=training, data={**job.data}
+            network=job.network,
+            classes=job.classes,
+            preprocessing=preprocessing,
+            mining_features=mining_features,
+            training=training,
+            data={**job.data},
         )
         save_checkpoint(execution.folder, model, card)
     return TrainingResult(fitted, own_epoch, images, seen, advise(streams, fitted.waited, fitted.seconds))

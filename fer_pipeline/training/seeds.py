@@ -22,24 +22,15 @@ from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerp
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
-from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition
-from fer_pipeline.training.settings import TrainingSettings
+from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
 from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
-
-
-class ModelSettings(Settings):
-    """What is trained, from which weights (null: drawn from the seed), and how."""
-
-    network: NetworkSettings = NetworkSettings()
-    weights: WeightSettings | None = None
-    training: TrainingSettings = TrainingSettings()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.settings import NetworkSettings, is_none
+from fer_pipeline.networks.weights import WeightSettings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -129,6 +131,10 @@ class TrainingSettings(Settings):
     monitor: Literal["accuracy", "mean_class_accuracy", "loss"] = "mean_class_accuracy"
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"] = "auto"  # auto: bf16 or 16 on a GPU that has it
     threads: Annotated[int, Field(ge=1)] = 1  # of one training on a CPU; sums, so bytes, depend on it
+    # of networks that start from weights: the stages before this one are not trained, nor are their running statistics
+    frozen_until: Annotated[str | None, Field(exclude_if=is_none)] = None
+    # factor of the learning rate for what the weights filled; 0 leaves it as it is, running statistics too
+    old_layers_rate: Annotated[NonNegativeFloat | None, Field(exclude_if=is_none)] = None
 
     @property
     def needs_validation(self) -> str:
@@ -140,4 +146,19 @@ class TrainingSettings(Settings):
         if [self.epochs, self.steps, self.until].count(None) != 2:
             found = f"{self.epochs}, {self.steps} and {'a rule' if self.until else None}"
             raise ValueError(f"set one of epochs, steps and until and the others to null, found {found}")
+        return self
+
+
+class ModelSettings(Settings):
+    """What is trained, from which weights (null: drawn from the seed), and how."""
+
+    network: NetworkSettings = NetworkSettings()
+    weights: WeightSettings | None = None
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _old_layers_come_from_weights(self) -> "ModelSettings":
+        for name in ("frozen_until", "old_layers_rate"):
+            if self.weights is None and getattr(self.training, name) is not None:
+                raise ValueError(f"training.{name} is about layers that were loaded: set weights, or take it out")
         return self

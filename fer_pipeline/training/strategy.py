@@ -6,6 +6,9 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
     def sources(options) -> dict[str, Source]            the streams that it reads; `labelled` is required
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
+and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
+amount to; a recipe that gives one of those is refused.
+
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
 values of the method, `run.gradients` and `run.apply`. A method with several phases lists them in `phases`; one that
@@ -18,10 +21,11 @@ it over all parts. Random draws come from `run.generator`, and differ among proc
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -37,7 +41,7 @@ from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import Optimizer, Schedule, TrainingSettings
+from fer_pipeline.training.settings import ModelSettings, Optimizer, Schedule, TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class BuildContext:
 class Strategy(nn.Module):
     """A method of training: networks, and how they learn from one step's batches."""
 
+    used_settings: frozenset[str] | None = None  # of a training, as the card records them; None: all
+
     def phases(self) -> Sequence[Phase]:
         """The phases in order; by default one, in which `self.network` learns by the training's settings."""
         assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"
@@ -121,6 +127,17 @@ class Strategy(nn.Module):
     def end_epoch(self, run: StepContext, validation: Mapping[str, float]) -> bool:
         """Called after each epoch with the validation's figures, in every process; True ends the phase."""
         return False
+
+    def facts(self) -> dict[str, Any]:
+        """What the card says that the strategy found, beside the settings; it must survive in the `state_dict`.
+
+        `mining_features` among it are those that are embedded.
+        """
+        return {}
+
+    def notes(self) -> list[str]:
+        """Warnings on what was found, for the card and the stage's summary."""
+        return []
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""
@@ -139,6 +156,23 @@ def load_strategy(name: str) -> ModuleType:
     if not (isinstance(module.Options, type) and issubclass(module.Options, Settings)):
         raise ConfigError(f"{place}: Options must be a class of settings, class Options(Settings)")
     return module
+
+
+Config = TypeVar("Config", bound=ModelSettings)
+
+
+def settle_settings(module: ModuleType, config: Config, given: Mapping[str, Collection[str]]) -> Config:
+    """What of some settings a strategy uses; ConfigError where it cannot use one that was `given`, by its section."""
+    if not hasattr(module, "settle"):
+        return config
+    used = module.settle(config)
+    for section, names in given.items():
+        for name in names:
+            before, after = (getattr(getattr(one, section), name) for one in (config, used))
+            if before != after:
+                strategy = module.__name__.rpartition(".")[2]
+                raise ConfigError(f"{section}.{name} has no effect with the strategy {strategy}; take it out")
+    return used
 
 
 def strategy_files(strategy: ModuleType) -> set[Path]:

@@ -1,7 +1,7 @@
 """Measure a network on labelled images as it will be used: loss, accuracy and mean class accuracy."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,16 +21,24 @@ BATCH = 256
 
 
 def predict_logits(
-    model: ExpressionNet, images: ImageSet, rows: Rows, preprocessing: Preprocessing, device: torch.device
+    model: ExpressionNet,
+    images: ImageSet,
+    rows: Rows,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Float[Tensor, "k c"]]:
-    """Class scores of some rows in batches, in evaluation mode. Every module's mode is as before after each batch."""
+    """Class scores of some rows in batches, or what `compute` makes of their inputs, in evaluation mode.
+
+    Every module's mode is as before after each batch.
+    """
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
     for pixels in prefetch(images.pixels, batches, threads=images.images.threads(device)):
         modes = {module: module.training for module in model.modules()}
         model.eval()
         with torch.inference_mode():
             inputs = pixels.to(device) if images.images.prepared else preprocessing.apply(pixels.to(device))
-            logits = model(inputs).float()
+            logits = (compute or model)(inputs).float()
         for module, training in modes.items():
             module.training = training
         yield logits

@@ -154,6 +154,45 @@ def test_a_misspelt_network_is_one_line(params: Path, name: str, words: str) -> 
         check.check(params)
 
 
+def test_a_stage_that_a_network_lacks_is_one_line(params: Path) -> None:
+    change(params, "train_primitive", network={"name": "small", "features": {"stage5": 2}})
+    with pytest.raises(
+        ConfigError, match=r"train_primitive\.network\.features: small has no stage 'stage5'; there are "
+    ):
+        check.check(params)
+    change(params, "train_primitive", network={"name": "small", "features": {"stage4": 4}})  # of crops of 48 px
+    with pytest.raises(ConfigError, match=r"features: a grid of 4 is larger than the map of stage4, 3 x 3 at 48 px"):
+        check.check(params)
+    change(params, "train_primitive", network={"name": "small", "features": {"stage4": 3}})
+    check.check(params)
+
+
+def test_features_to_mine_by_must_exist(params: Path) -> None:
+    settings = {"strategy": "linear", "training": {}, "weights": {"path": "w"}}
+    change(params, "train_primitive", **settings, options={"mining_features": [{"stage3": 2}, {"stage8": 2}]})
+    with pytest.raises(ConfigError, match=r"train_primitive\.options\.mining_features: small has no stage 'stage8'"):
+        check.check(params)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("stage7", "small has no stage 'stage7'; there are stage1, "),
+        ("stage1", "no stage lies before 'stage1'; name a later one"),
+    ],
+)
+def test_a_stage_to_train_from_must_exist(params: Path, stage: str, words: str) -> None:
+    settings = {"weights": {"path": "w.safetensors"}, "training": {"frozen_until": stage, "select": "last"}}
+    change(params, "train_final", **settings)
+    with pytest.raises(ConfigError, match=rf"train_final\.training\.frozen_until: {words}"):
+        check.check(params)
+    change(params, "train_final", weights=None, training={"select": "last"})
+    recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
+    change(params, "recipes", vas={**recipes["vas"], "overrides": settings})
+    with pytest.raises(ConfigError, match=rf"recipes\.vas\.overrides\.training\.frozen_until: {words}"):
+        check.check(params)
+
+
 def test_options_of_no_strategy_are_one_line(params: Path) -> None:
     change(params, "train_final", options={"superwised": {"smoothing": 0.1}})
     with pytest.raises(ConfigError, match=r"no strategy 'superwised'.* of .*supervised"):

@@ -1,12 +1,23 @@
 """Every family builds networks that keep the contract; registering a family is testing it."""
 
+import copy
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import available
-from fer_pipeline.networks.backbones import build, family
-from fer_pipeline.networks.settings import NetworkSettings, preprocessing_of
+from fer_pipeline.embedding.features import Extractor
+from fer_pipeline.networks.backbones import build, family, stage_shapes
+from fer_pipeline.networks.checkpoints import features_id, load_checkpoint, save_checkpoint
+from fer_pipeline.networks.model import stages_of
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
 
 SMALLEST = {  # a network of every family, with its input and its published number of features
     "resnet": ("resnet18", 32, 512),
@@ -15,6 +26,15 @@ SMALLEST = {  # a network of every family, with its input and its published numb
     "iresnet": ("iresnet50", 32, 512),
     "timm": ("timm/convnext_atto", 32, 320),
     "small": ("small", 48, 128),
+}
+# The channels and side of the map of every stage, counted by hand from the published architectures.
+MAPS = {
+    "resnet": {"stage1": (64, 8), "stage2": (128, 4), "stage3": (256, 2), "stage4": (512, 1)},
+    "vgg": {"stage1": (64, 16), "stage2": (128, 8), "stage3": (256, 4), "stage4": (512, 2), "stage5": (512, 1)},
+    "ir_se": {"stage1": (64, 16), "stage2": (128, 8), "stage3": (256, 4), "stage4": (512, 2)},
+    "iresnet": {"stage1": (64, 16), "stage2": (128, 8), "stage3": (256, 4), "stage4": (512, 2)},
+    "timm": {"stages.0": (40, 8), "stages.1": (80, 4), "stages.2": (160, 2), "stages.3": (320, 1)},
+    "small": {"stage1": (16, 24), "stage2": (32, 12), "stage3": (64, 6), "stage4": (128, 3)},
 }
 
 
@@ -33,6 +53,126 @@ def test_features_and_logits_have_their_shapes(case) -> None:
         assert found.shape == (2, features)
         assert model.feature_dim == model.head.in_features == features
         torch.testing.assert_close(model(x), model.head(found))
+
+
+def noise(size: int, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_stage_has_its_map_and_no_later_one_is_computed(case, request) -> None:
+    name, size, _ = case
+    settings, expected = NetworkSettings(name=name, size=size), MAPS[request.node.callspec.params["case"]]
+    backbone = build(settings, 5, seed=3).backbone.eval()
+    assert stages_of(backbone) == tuple(expected)
+    called: list[nn.Module] = []
+    for module in backbone.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda module, *_: called.append(module))
+    before = 0
+    with torch.no_grad():
+        whole = backbone.feature_maps(noise(size))
+        for number, (stage, (channels, side)) in enumerate(expected.items(), start=1):
+            called.clear()
+            maps = backbone.feature_maps(noise(size), last=stage)
+            assert list(maps) == list(expected)[:number]
+            assert maps[stage].shape == (2, channels, side, side)
+            assert all(torch.equal(maps[one], whole[one]) for one in maps)
+            assert len(called) > before, "a stage that computes nothing"
+            before = len(called)
+    assert stage_shapes(settings) == {stage: (channels, side, side) for stage, (channels, side) in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("family_name", "end"),
+    [
+        ("resnet", lambda backbone, last: last.mean((2, 3))),
+        ("small", lambda backbone, last: last.mean((2, 3))),
+        ("vgg", lambda backbone, last: backbone.classifier(backbone.flatten(backbone.avgpool(last)))),
+        ("ir_se", lambda backbone, last: backbone.output_layer(last)),
+        ("iresnet", lambda backbone, last: backbone.output_layer(last)),
+        ("timm", lambda backbone, last: backbone.forward_head(last)),
+    ],
+)
+def test_the_last_map_is_what_the_networks_own_features_are_made_of(family_name: str, end) -> None:
+    name, size, _ = SMALLEST[family_name]
+    backbone = build(NetworkSettings(name=name, size=size), 5, seed=3).backbone.eval()
+    with torch.no_grad():
+        last = list(backbone.feature_maps(noise(size)).values())[-1]
+        torch.testing.assert_close(end(backbone, last), backbone(noise(size)))
+
+
+def test_features_of_stages_are_the_means_of_the_cells_of_a_grid() -> None:
+    """Side 6 in 4 cells: torch's adaptive pooling lets cell i cover floor(6 i / 4) to ceil(6 (i + 1) / 4)."""
+    settings = NetworkSettings(size=48, features={"stage4": 2, "stage3": 4})
+    model = build(settings, 5, seed=3).eval()
+    with torch.no_grad():
+        maps = model.backbone.feature_maps(noise(48))
+        found = model.features(noise(48)).numpy()
+    cells = []
+    for stage, grid in (("stage3", 4), ("stage4", 2)):  # in the network's order, whatever that of the settings
+        values, side = maps[stage].numpy().astype(np.float64), maps[stage].shape[-1]
+        edges = [(math.floor(side * i / grid), math.ceil(side * (i + 1) / grid)) for i in range(grid)]
+        means = [values[:, :, a:b, c:d].mean((2, 3)) for a, b in edges for c, d in edges]
+        cells.append(np.stack(means, axis=2).reshape(2, -1))  # channels, rows, columns
+    assert model.feature_dim == model.head.in_features == 64 * 16 + 128 * 4
+    np.testing.assert_allclose(found, np.concatenate(cells, axis=1), atol=1e-6)
+
+
+def test_features_of_stages_leave_the_weights_as_they_are_and_end_early() -> None:
+    plain, chosen = (build(NetworkSettings(size=48, features=one), 5, seed=3) for one in (None, {"stage2": 3}))
+    for name, tensor in plain.backbone.state_dict().items():
+        assert torch.equal(tensor, chosen.backbone.state_dict()[name])
+    chosen.backbone.blocks.register_forward_hook(lambda *_: pytest.fail("a stage that no one asked for"))
+    for block in chosen.backbone.blocks:
+        block.register_forward_hook(lambda *_: pytest.fail("a stage that no one asked for"))
+    for model in (chosen, copy.deepcopy(chosen)):
+        assert model(noise(48)).shape == (2, 5)
+    copied = copy.deepcopy(build(NetworkSettings(name="timm/convnext_atto", size=32, features={"stages.1": 2}), 5, 3))
+    with torch.no_grad():
+        for parameter in copied.backbone.parameters():
+            parameter.zero_()
+        assert not copied.features(noise(32)).any(), "the copy computes with the weights of its original"
+
+
+def test_a_checkpoint_knows_its_features(tmp_path: Path) -> None:
+    settings = NetworkSettings(size=32, width=8, features={"stage2": 4, "stage4": 1})
+    model = build(settings, 2, seed=0).eval()
+    for network, folder in ((settings, "chosen"), (NetworkSettings(size=32, width=8), "plain")):
+        card = Card(network=network, classes=("anger", "fear"), preprocessing=Preprocessing(size=32))
+        save_checkpoint(tmp_path / folder, build(network, 2, seed=0), card)
+    faces = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    classifier = load_checkpoint(tmp_path / "chosen")
+    with torch.no_grad():
+        expected = model.features(Preprocessing(size=32).apply(faces)).numpy()
+    extractor = Extractor(classifier, batch_size=2)
+    assert extractor.dimensions == 16 * 16 + 64
+    np.testing.assert_allclose(extractor(faces), expected, atol=1e-5)
+    np.testing.assert_allclose(classifier.features(faces), expected, atol=1e-6)
+    mining = Card.model_validate({**classifier.card.model_dump(), "mining_features": {"stage3": 2, "stage1": 1}})
+    save_checkpoint(tmp_path / "mining", model, mining)
+    ids = [features_id(tmp_path / name) for name in ("chosen", "mining")]
+    digest = hashlib.sha256((tmp_path / "chosen" / "weights.safetensors").read_bytes()).hexdigest()
+    assert ids == [digest, f"{digest} stage1@1 stage3@2"], "features of other stages must not meet"
+    assert '"features"' not in (tmp_path / "plain" / "card.json").read_text(), "cards from before would change"
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "told"),
+    [
+        ("small", {"stage9": 1}, "small has no stage 'stage9'; there are stage1, stage2, stage3, stage4"),
+        ("small", {"stage4": 4}, "a grid of 4 is larger than the map of stage4, 3 x 3 at 48 px; take at most 3"),
+        ("timm/mlp", {"stage1": 1}, "timm/mlp has no stage 'stage1'; it has none; leave the setting out"),
+    ],
+)
+def test_stages_that_there_are_not_and_grids_too_fine_are_one_line(name, features, told, monkeypatch) -> None:
+    if name == "timm/mlp":  # every network of timm's has maps today
+        module = family("timm/convnext_atto")
+        nothing = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        nothing.feature_dim, nothing.stage_names = 3, ()
+        monkeypatch.setattr(module, "build", lambda settings: nothing)
+    with pytest.raises(ConfigError) as raised:
+        build(NetworkSettings(name=name, size=48, features=features), 5, seed=0)
+    assert str(raised.value) == f"network.features: {told}"
 
 
 def test_a_seed_is_a_network_and_leaves_the_global_generator_alone() -> None:

@@ -13,10 +13,13 @@ import torch
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Resources, validate
-from fer_pipeline.networks.checkpoints import load_checkpoint
-from fer_pipeline.networks.settings import read_card
+from fer_pipeline.networks.backbones import build
+from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import Card, NetworkSettings, read_card
 from fer_pipeline.stages import train_primitive
 from fer_pipeline.stages.train_primitive import Config
+from fer_pipeline.strategies import linear
 from fer_pipeline.training import seeds as training_module
 from tests.project import project_settings
 
@@ -196,7 +199,7 @@ def test_orders_differ_and_the_plain_one_is_the_default(run) -> None:
     [
         ({"split": {"validation": 0.0}}, "select: best needs split.validation"),
         ({"split": {"validation": 0.5, "heldout": 0.5}}, "leave nothing to train on"),
-        ({"spilt": {}}, "unknown key 'spilt'; known keys are network, options, split, training, weights"),
+        ({"spilt": {}}, "unknown key 'spilt'; known keys are network, options, split, strategy, training, weights"),
         ({"network": {"name": "small", "widht": 3}}, "unknown key 'network.widht'"),
     ],
 )
@@ -236,3 +239,53 @@ def test_an_edited_strategy_trains_again_and_a_reworded_one_does_not(run, packag
     for text, again in ((edited, True), (reworded, False), (reformatted, False), (source, False)):
         strategy.write_text(text, encoding="utf-8")
         assert trained() == again
+
+
+def linear_settings(tmp_path: Path, **network) -> dict:
+    """A head alone, on the features of a network that lies there."""
+    folder = tmp_path / "start"
+    if not folder.exists():
+        settings = NetworkSettings(width=4, size=SIZE)
+        card = Card(network=settings, classes=CLASSES, preprocessing=Preprocessing(size=SIZE))
+        save_checkpoint(folder, build(settings, 3, seed=5), card)
+    own = {"width": 4, "features": {"stage2": 3, "stage3": 2}, **network}
+    weights = {"path": str(folder / "weights.safetensors")}
+    return {"strategy": "linear", "network": own, "training": {}, "weights": weights, "options": {"folds": 3}}
+
+
+def test_a_linear_head_is_learned_on_loaded_features(run, tmp_path: Path, monkeypatch) -> None:
+    settings = linear_settings(tmp_path)
+    summary, out = run("linear", **settings)
+    classifier, card = load_checkpoint(out, classes=CLASSES), read_card(out)
+    start = load_checkpoint(tmp_path / "start").model.backbone.state_dict()
+    assert all(torch.equal(tensor, start[name]) for name, tensor in classifier.model.backbone.state_dict().items())
+    images = np.full((3, SIZE, SIZE, 3), 90, np.uint8)
+    for label in range(3):
+        images[label, label * 8 : label * 8 + 8] += 60
+    assert classifier.predict(images).argmax(1).tolist() == [0, 1, 2]
+    assert classifier.features(images).shape == (3, 8 * 9 + 16 * 4)
+    assert card.training["strategy"] == "linear"
+    assert (card.training["steps"], card.training["settings"]) == (1, {"threads": 1})
+    assert f"; strength {card.training['found']['strength']:g}; " in summary.line
+    assert "from the store" in run("again", **settings)[0].line
+    sets = [{"stage2": 2}, None, {"stage4": 2}]
+    chosen, mined = run("mining", **{**settings, "options": {"folds": 3, "mining_features": sets}})
+    table = {str(grids): precision for grids, precision in read_card(mined).training["found"]["mining_precision"]}
+    best = read_card(mined).mining_features
+    assert table[str(best)] == max(table.values()) == chosen.counts["mining_precision"]
+    assert f"mines by {' + '.join(f'{s} {g} x {g}' for s, g in best.items()) if best else 'the head'}" in chosen.line
+    assert "stage2 2 x 2: " in chosen.line
+    assert "from the store" not in run("other", **{**settings, "options": {"folds": 4}})[0].line
+    first = contents(out)
+    original = linear.solve
+
+    def pulled(*arguments, **options):
+        if len(arguments[0]) > 60:  # the last of them, on all faces
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(linear, "solve", pulled)
+    with pytest.raises(KeyboardInterrupt):
+        run("paused", store="second", **settings)
+    monkeypatch.setattr(linear, "solve", original)
+    assert contents(run("paused", store="second", **settings)[1]) == first

@@ -169,6 +169,7 @@ def test_every_setting_changes_the_weights(train_toy) -> None:
         found[digest] = change
     tried = {name for change in CHANGES for name in change}
     untried = {"until", "select", "monitor", "precision", "threads"}  # tested below and in test_parts.py
+    untried |= {"frozen_until", "old_layers_rate"}  # in test_freezing.py
     assert tried | untried == set(TrainingSettings.model_fields)
 
 

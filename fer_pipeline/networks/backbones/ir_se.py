@@ -7,12 +7,13 @@ The modules carry the names of the published weights: `input_layer.0.weight`, `b
 """
 
 import math
+from itertools import accumulate, pairwise
 
 from jaxtyping import Float
 from timm.layers.squeeze_excite import SEModule
 from torch import Tensor, nn
 
-from fer_pipeline.networks.backbones import ARCFACE, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import ARCFACE, Layout, has, leaving_out, run_stages
 from fer_pipeline.networks.settings import NetworkSettings
 
 NAMES = ("ir_se50",)
@@ -51,6 +52,7 @@ class ImprovedResidual(nn.Module):
     """Fifty layers from a crop (112 px as published) to 512 features."""
 
     feature_dim = NUM_FEATURES
+    stages = ("stage1", "stage2", "stage3", "stage4")
 
     def __init__(self, size: int, *, squeeze: bool, norm_between: bool, dropout: float) -> None:
         super().__init__()
@@ -72,3 +74,8 @@ class ImprovedResidual(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 512"]:
         return self.output_layer(self.body(self.input_layer(x)))
+
+    def feature_maps(self, x: Float[Tensor, "n 3 h w"], last: str | None = None) -> dict[str, Tensor]:
+        ends = list(accumulate(count for _, count in STAGES))
+        parts = (self.body[start:end] for start, end in pairwise([0, *ends]))
+        return run_stages(self.input_layer(x), zip(self.stages, parts, strict=True), last)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fer_pipeline.networks.backbones import Layout
+from fer_pipeline.networks.backbones import Layout, run_stages
 from fer_pipeline.networks.settings import NetworkSettings
 
 
@@ -45,6 +45,8 @@ class Block(nn.Module):
 class Small(nn.Module):
     """Two convolutions and two blocks of `width` times 1, 2, 4 and 8 channels, averaged over the map."""
 
+    stages = ("stage1", "stage2", "stage3", "stage4")  # one for each halving
+
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
         self.feature_dim = 8 * width
@@ -55,6 +57,9 @@ class Small(nn.Module):
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.blocks(self.stem(x)).mean((2, 3))
+
+    def feature_maps(self, x: Float[Tensor, "n 3 h w"], last: str | None = None) -> dict[str, Tensor]:
+        return run_stages(x, zip(self.stages, (self.stem[:3], self.stem[3:], *self.blocks), strict=True), last)
 
 
 def build(settings: NetworkSettings) -> nn.Module:

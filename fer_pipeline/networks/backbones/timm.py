@@ -1,13 +1,15 @@
 """Build any network of timm by its name there (`timm/convnext_atto`), without its classifier and never downloaded.
 
-Source: Wightman, PyTorch Image Models. Weights in timm's layout have the normalisation that timm notes for them.
+Source: Wightman, PyTorch Image Models. Weights in timm's layout have the normalisation that timm notes for them. The
+stages are those of timm's `feature_info`, by its names of modules (`stages.2`, `layer3`, `blocks.5`).
 """
 
 import difflib
+from types import MethodType
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.backbones import Layout
@@ -31,7 +33,16 @@ def build(settings: NetworkSettings) -> nn.Module:
     except TypeError:  # convolutional networks take any size and no such option
         network = timm.create_model(name, **options)
     network.feature_dim = int(getattr(network, "head_hidden_size", None) or network.num_features)
+    described = getattr(network, "feature_info", None) or () if hasattr(network, "forward_intermediates") else ()
+    network.stage_names = tuple(one["module"] for one in described)  # `stages` is a layer of many
+    network.feature_maps = MethodType(_feature_maps, network)
     return network
+
+
+def _feature_maps(network: Any, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+    names = network.stage_names[: network.stage_names.index(last) + 1 if last else None]
+    options = {"stop_early": True, "intermediates_only": True, "output_fmt": "NCHW"}
+    return dict(zip(names, network.forward_intermediates(x, indices=[*range(len(names))], **options), strict=True))
 
 
 def _name(settings: NetworkSettings) -> str:

@@ -8,12 +8,14 @@ as well be torchvision's ImageNet network, so there the layout must be named.
 
 import re
 from collections import OrderedDict
+from itertools import pairwise
 from typing import Any, cast
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from torchvision.models import vgg
 
-from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out
+from fer_pipeline.networks.backbones import IMAGENET, Layout, has, leaving_out, run_stages
 from fer_pipeline.networks.preprocessing import Normalisation
 from fer_pipeline.networks.settings import NetworkSettings
 
@@ -25,6 +27,7 @@ BGR = Normalisation(mean=(93.5940, 104.7624, 129.1863), std=(1.0, 1.0, 1.0), sca
 CONVOLUTIONS = {(1, 1): 0, (1, 2): 2, (2, 1): 5, (2, 2): 7, (3, 1): 10, (3, 2): 12, (3, 3): 14}
 CONVOLUTIONS |= {(4, 1): 17, (4, 2): 19, (4, 3): 21, (5, 1): 24, (5, 2): 26, (5, 3): 28}
 LAYERS = {"6": "classifier.0", "7": "classifier.3"}
+POOLS = (4, 9, 16, 23, 30)  # places of the max-pools that end the five stages
 
 
 def _rename(name: str) -> str | None:
@@ -44,6 +47,18 @@ def layouts(settings: NetworkSettings) -> dict[str, Layout]:
     }
 
 
+class Vgg(nn.Sequential):
+    """The parts of the network one after the other, by torchvision's names."""
+
+    feature_dim = 4096
+    stages = ("stage1", "stage2", "stage3", "stage4", "stage5")
+
+    def feature_maps(self, x: Float[Tensor, "n 3 h w"], last: str | None = None) -> dict[str, Tensor]:
+        layers = cast(nn.Sequential, self.features)
+        parts = (layers[start + 1 : end + 1] for start, end in pairwise((-1, *POOLS)))
+        return run_stages(x, zip(self.stages, parts, strict=True), last)
+
+
 def build(settings: NetworkSettings) -> nn.Module:
     """Builds the convolutions, fc6 and fc7 with their ReLU and the dropout between them: 4096 features.
 
@@ -51,6 +66,4 @@ def build(settings: NetworkSettings) -> nn.Module:
     """
     whole = cast(Any, vgg.vgg16(weights=None))
     parts = {"features": whole.features, "avgpool": whole.avgpool, "flatten": nn.Flatten()}
-    network = cast(Any, nn.Sequential(OrderedDict(parts, classifier=whole.classifier[:5])))
-    network.feature_dim = 4096
-    return network
+    return Vgg(OrderedDict(parts, classifier=whole.classifier[:5]))
