@@ -27,7 +27,7 @@ from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_r
 # What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
-COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor")
+COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor", "weights")
 
 app = typer.Typer(
     name="fer_pipeline",

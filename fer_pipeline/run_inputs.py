@@ -17,7 +17,7 @@ from fer_pipeline.artifacts.locked_stages import read_stages
 from fer_pipeline.commands.check import GRAPH, CheckedSettings
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.fingerprints import PACKAGE, fingerprint, normalise
-from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, paths_in, validate
+from fer_pipeline.core.settings import ProjectSettings, first_difference, load_params, validate, values_in
 from fer_pipeline.health.recorded_settings import find_contradictions
 
 LOCK = Path("dvc.lock")
@@ -40,7 +40,7 @@ class RunInputs:
         replaced = sorted(written & options.keys()) if stage != "report" else ()  # that writes into a folder that stays
         self.outputs = [options[name] for name in replaced if options[name]]
         self._paths = [
-            path for name, value in options.items() if name not in written | FOLDERS for path in paths_in(value)
+            path for name, value in options.items() if name not in written | FOLDERS for path in values_in(value, Path)
         ]
         self._code = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
         self._checked: CheckedSettings | None = None
@@ -50,7 +50,7 @@ class RunInputs:
     def add_settings(self, checked: CheckedSettings) -> None:
         """Notes the settings that the stage runs with, and the state of the files that they and the options name."""
         self._checked, self._definition = checked, _definition(self.stage)
-        self._paths += paths_in(checked.configs[self.stage])
+        self._paths += values_in(checked.configs[self.stage], Path)
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
         self._files = self._state_of_files()

@@ -29,8 +29,8 @@ from fer_pipeline.core.settings import (
     PLAIN_TEXT,
     ProjectSettings,
     load_params,
-    paths_in,
     validate,
+    values_in,
 )
 
 GRAPH = Path("dvc.yaml")
@@ -104,12 +104,13 @@ def check(params: Path) -> CheckedSettings:
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
     try:
         crop = configs["align"].crop
-        _check_networks({stage: configs[stage] for stage in ("train_primitive", "train_final")}, crop)
+        stages = {stage: configs[stage] for stage in ("train_primitive", "train_final")}
+        _check_networks(stages, project, crop)
         for name, recipe in modules["train_final"].check_recipes(configs["train_final"], project).items():
             if project.train == project.anchor:
                 _check_parts(configs["train_primitive"].split, recipe.config, name)
             places = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
-            _check_networks(places, crop)
+            _check_networks(places, project, crop)
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -190,6 +191,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
     """
     from fer_pipeline.networks.devices import resolve_device  # brings torch
+    from fer_pipeline.networks.weights import WeightSettings, require_file
 
     project, align = checked.project, checked.modules["align"]
     if project.resources.backend == "local":  # what a cluster has is known when it is at work
@@ -201,11 +203,14 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     places = {f"datasets.{name}.path": dataset.path for name, dataset in project.datasets.items()}
     recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], project).items()
     sections = {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
-    places |= {key: path for key, section in sections.items() for path in paths_in(section)}
+    places |= {key: path for key, section in sections.items() for path in values_in(section, Path)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
             advice = f"run `dvc pull {shlex.quote(str(path))}`" if _is_added(path) else "correct the path"
             raise ConfigError(f"{params}, {key}: {path} does not exist; {advice}")
+    for section in sections.values():
+        for weights in values_in(section, WeightSettings):
+            require_file(weights)
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
             if dataset.path.exists():
@@ -250,26 +255,38 @@ def _check_parts(labeller: Any, final: Any, recipe: str) -> None:
         )
 
 
-def _check_networks(groups: Mapping[str, Any], crop: int) -> None:
-    """Refuses networks and stages that there are not, in groups of settings by their place in the file."""
-    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_dim  # brings torch
+def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: int) -> None:
+    """Refuses networks, stages and weights that do not fit, and weights that were trained on a target.
 
+    Groups of settings stand under their place in the file.
+    """
+    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_dim  # brings torch
+    from fer_pipeline.networks.weights import WeightSettings, check_fit, check_unseen, own_side
+
+    datasets = {name: project.dataset(name) for name in project.targets}
+    targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
     for place, settings in groups.items():
-        for key, network in settings:
-            if isinstance(network, NetworkSettings):
-                try:
-                    family(network.name).layouts(network)
-                except ConfigError as error:
-                    raise ConfigError(f"{place}.{key}.name: {error}") from None
-                if network.features is not None:
-                    pooled_dim(network.sized(crop), network.features, where=f"{place}.{key}.features")
+        side = own_side(getattr(settings, "weights", None)) or crop
+        for key, one in settings:
+            where = f"{place}.{key}.name" if isinstance(one, NetworkSettings) else f"{place}.{key}"
+            try:
+                if isinstance(one, NetworkSettings):
+                    family(one.name).layouts(one)
+                elif isinstance(one, WeightSettings):
+                    check_unseen(one, targets)
+                    if key == "weights":
+                        check_fit(one, settings.network)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
+            if isinstance(one, NetworkSettings) and one.features is not None:
+                pooled_dim(one.sized(side), one.features, where=f"{place}.{key}.features")
         for grids in getattr(getattr(settings, "options", None), "mining_features", ()):
             if grids is not None:
-                pooled_dim(settings.network.sized(crop), grids, where=f"{place}.options.mining_features")
+                pooled_dim(settings.network.sized(side), grids, where=f"{place}.options.mining_features")
         first_trained = getattr(getattr(settings, "training", None), "frozen_until", None)
         if first_trained is not None:
             where = f"{place}.training.frozen_until"
-            if first_trained == next(iter(check_stages(settings.network.sized(crop), [first_trained], where=where))):
+            if first_trained == next(iter(check_stages(settings.network.sized(side), [first_trained], where=where))):
                 raise ConfigError(f"{where}: no stage lies before {first_trained!r}; name a later one, or take it out")
 
 

@@ -40,6 +40,7 @@ PlainPath = Annotated[Path, AfterValidator(_is_plain)]
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
 
 
 class Settings(BaseModel):
@@ -262,18 +263,18 @@ def read_project(params: Path) -> ProjectSettings:
     return validate(ProjectSettings, load_params(params), where=str(params))
 
 
-def paths_in(value: Any) -> Iterator[Path]:
-    """Yields the paths in settings or in mappings and lists of them, however deep."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, BaseModel):
-        yield from paths_in(dict(value))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from paths_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from paths_in(item)
+def values_in(group: Any, kind: type[Value]) -> Iterator[Value]:
+    """Yields the values of a type in settings or in mappings and lists of them, however deep."""
+    if isinstance(group, kind):
+        yield group
+    elif isinstance(group, BaseModel):
+        yield from values_in(dict(group), kind)
+    elif isinstance(group, Mapping):
+        for item in group.values():
+            yield from values_in(item, kind)
+    elif isinstance(group, list | tuple):
+        for item in group:
+            yield from values_in(item, kind)
 
 
 def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

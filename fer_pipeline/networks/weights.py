@@ -1,4 +1,4 @@
-"""Load published weights from a local file into a network, with a strict report of what was filled.
+"""Load published weights, by their registered name or from a local file, into a network, and report what was filled.
 
 Nothing is left to chance: every name of the file and every tensor of the backbone is in the report, as loaded, missing,
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,7 +20,8 @@ from torch import Tensor
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, refuse_stand_in
-from fer_pipeline.core.settings import Settings
+from fer_pipeline.core.settings import Settings, first_difference
+from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation
@@ -32,11 +33,30 @@ OWN_PREFIXES = ("backbone.", "neck.", "head.")
 
 
 class WeightSettings(Settings):
-    path: Path
+    """Which weights a network starts from: registered ones by `name`, or those in a file."""
+
+    name: str | None = None  # of `python -m fer_pipeline weights list`
+    path: Path | None = None  # with a name: where its file is; null: where it was installed
     layout: str = "auto"  # torchvision, timm, vgg_face, vgg_face_dag, arcface; checkpoint for one of our own
     sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     least_filled: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of the backbone's numbers that must come from it
     head: bool = False  # of our own checkpoints: also take the head
+    licence: str | None = None  # of a file without a name, for the card
+    # Target data sets that registered weights were trained on, and that are to be evaluated on all the same.
+    allow_seen: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_which(self) -> "WeightSettings":
+        if self.name is None and self.path is None:
+            raise ValueError("set name (registered weights) or path (a file)")
+        if self.name is not None:
+            own = {"layout": "auto", "sha256": None, "head": False, "licence": None}
+            if stated := [key for key, value in own.items() if getattr(self, key) != value]:
+                raise ValueError(f"registered weights bring their own {stated[0]}; leave it out, or the name")
+        return self
+
+    def __str__(self) -> str:
+        return self.name or str(self.path)
 
 
 @dataclass
@@ -45,6 +65,8 @@ class LoadReport:
 
     layout: str
     normalisation: Normalisation
+    origin: dict[str, str] = field(default_factory=dict)  # sha256, licence and more, for the card
+    notes: list[str] = field(default_factory=list)  # what a user should know of them
     filled: float = 0.0
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -65,9 +87,9 @@ class LoadReport:
 @torch.no_grad()
 def load_weights(model: ExpressionNet, network: NetworkSettings, settings: WeightSettings) -> LoadReport:
     """Fills the backbone in place; refuses a file that fits too little of it."""
-    tensors = read_tensors(settings.path, sha256=settings.sha256)
+    tensors = _tensors_of(settings)
     name, layout = choose_layout(network, settings, tensors)
-    report = LoadReport(name, layout.normalisation)
+    report = LoadReport(name, layout.normalisation, describe_origin(settings), note_unknown(settings, layout=name))
     ignored = () if settings.head else ("head.",)
     targets = {
         key: value
@@ -78,13 +100,13 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
         target = layout.rename(source)
         if target is None or source.endswith("num_batches_tracked"):
             report.left_out.append(source)
-        elif target not in targets:
-            report.unexpected.append(source)
+        elif target not in targets:  # of registered weights all names are known: these are of a part that we leave out
+            (report.left_out if settings.name else report.unexpected).append(source)
         elif (reshaped := fit_shape(tensor, targets[target])) is None:
             expected = tuple(targets[target].shape)
             report.misshaped.append(f"{source}: found {tuple(tensor.shape)}, expected {expected}")
         elif target in report.loaded:
-            raise DataError(f"weights {settings.path} give {target} twice in the {name} layout; choose another layout")
+            raise DataError(f"weights {settings} give {target} twice in the {name} layout; choose another layout")
         else:
             targets[target].copy_(reshaped)
             report.loaded.append(target)
@@ -94,7 +116,7 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
     report.missing = [key for key in targets if key in absent and not key.startswith(("neck.", "head."))]
     if report.filled < settings.least_filled:
         raise DataError(
-            f"weights {settings.path} fill {report.line}; expected at least {settings.least_filled:.0%}: "
+            f"weights {settings} fill {report.line}; expected at least {settings.least_filled:.0%}: "
             f"choose weights of {network.name}, another layout or a lower least_filled"
         )
     return report
@@ -102,6 +124,10 @@ def load_weights(model: ExpressionNet, network: NetworkSettings, settings: Weigh
 
 def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Collection[str]) -> tuple[str, Layout]:
     """Returns the layout that the settings name, or the only one that recognises the file; names are of the model's."""
+    if settings.name is not None:
+        check_fit(settings, network)
+        one = pretrained.find(settings.name)
+        return settings.name, Layout(one.normalisation, lambda keys: True, lambda source: f"backbone.{source}")
     published: dict[str, Layout] = family(network.name).layouts(network)
     name, is_own = settings.layout, all(key.startswith(OWN_PREFIXES) for key in keys)
     if name == "checkpoint" or (name == "auto" and is_own):
@@ -110,7 +136,7 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
         fitting = [choice for choice, layout in published.items() if layout.recognises(keys)]
         if len(fitting) != 1:
             candidates = " or ".join(fitting) if fitting else f"none of {', '.join(['checkpoint', *published])}"
-            raise ConfigError(f"weights {settings.path} could be {candidates}; say which with the setting layout")
+            raise ConfigError(f"weights {settings} could be {candidates}; say which with the setting layout")
         name = fitting[0]
     elif name not in published:
         known = ", ".join(["auto", "checkpoint", *published])
@@ -126,10 +152,86 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
 
 def _own_layout(settings: WeightSettings) -> Layout:
     normalisation = Normalisation()
-    if (settings.path.parent / CARD).is_file():
+    if settings.path and (settings.path.parent / CARD).is_file():
         preprocessing = read_card(settings.path.parent).preprocessing
         normalisation = Normalisation.model_validate(preprocessing.model_dump(exclude={"size", "grey"}))
     return Layout(normalisation, lambda keys: True, (lambda name: name) if settings.head else leaving_out("head."))
+
+
+def check_fit(settings: WeightSettings, network: NetworkSettings) -> None:
+    """Refuses registered weights that are of another network, or whose pixels are prepared in another way."""
+    if settings.name is None:
+        return
+    one = pretrained.find(settings.name)
+    if family(network.name).__name__.rpartition(".")[2] != one.network:
+        raise ConfigError(f"the weights {settings.name} are of {one.network}, found network.name: {network.name}")
+    if network.normalisation not in (None, one.normalisation):
+        found, own = (dump.model_dump(mode="json") for dump in (network.normalisation, one.normalisation))
+        key, value, expected = first_difference(found, own) or ("", None, None)
+        raise ConfigError(
+            f"the weights {settings.name} were trained with {key} {expected}, found network.normalisation.{key}: "
+            f"{value}; leave network.normalisation out"
+        )
+
+
+def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]]) -> None:
+    """Refuses registered weights that were trained on a target, which goes by some names."""
+    for target, names in targets.items() if settings.name is not None else ():
+        seen = pretrained.find(settings.name or "").saw(names)
+        if seen and target not in settings.allow_seen:
+            raise ConfigError(
+                f"the weights {settings.name} were trained on {seen}, which the target {target!r} is, and its figures "
+                f"would be of pictures they know; take it out of targets, or set allow_seen: [{target}]"
+            )
+
+
+def require_file(settings: WeightSettings) -> None:
+    """Refuses weights that are not there, or not the published ones, before any work."""
+    if settings.name is not None:
+        pretrained.read_files(settings.name, settings.path)
+    elif settings.path is not None and not settings.path.is_file():
+        raise DataError(f"weights {settings.path} do not exist; put the file there or change the setting")
+
+
+def own_side(settings: WeightSettings | None) -> int | None:
+    """Returns the side of the input that weights with a template of their own were trained on; None for others."""
+    if settings is None:
+        return None
+    own = pretrained.find(settings.name).normalisation if settings.name else _own_layout(settings).normalisation
+    return own.template.side if own.template else None
+
+
+def sha256_of(settings: WeightSettings) -> str | None:
+    """Returns the sha256 of the weights, without reading those whose bytes are pinned; None where there is no file."""
+    if settings.name is not None:
+        return pretrained.find(settings.name).sha256
+    return file_sha256(settings.path) if settings.path and settings.path.is_file() else None
+
+
+def describe_origin(settings: WeightSettings) -> dict[str, str]:
+    """Returns what a card says of the weights that a training started from."""
+    if settings.name is None:
+        return {"path": str(settings.path), "sha256": sha256_of(settings) or "", "licence": settings.licence or ""}
+    one = pretrained.find(settings.name)
+    known = ("licence", "data_licence", "trained_on", "sha256")
+    return {"name": settings.name, "source": str(one.source), **{key: getattr(one, key) for key in known}}
+
+
+def note_unknown(settings: WeightSettings, *, layout: str) -> list[str]:
+    """Returns a line for what nobody has stated of the weights: their licence, or all that they were trained on."""
+    if settings.name is None:
+        stated = settings.licence is not None or layout == "checkpoint"
+        return [] if stated else [f"the licence of the weights {settings} is not stated; write it into weights.licence"]
+    one = pretrained.find(settings.name)
+    line = f"the weights {settings.name} were trained on {one.trained_on}"
+    return [] if one.knows_all_seen else [f"{line}; whether pictures of a target were among them is not known"]
+
+
+def _tensors_of(settings: WeightSettings) -> dict[str, Tensor]:
+    if settings.name is not None:
+        return pretrained.read_tensors(settings.name, settings.path)
+    assert settings.path is not None, "settings have a name or a path"
+    return read_tensors(settings.path, sha256=settings.sha256)
 
 
 def fit_shape(tensor: Tensor, target: Tensor) -> Tensor | None:

@@ -101,7 +101,7 @@ def run(
 
 
 def find_head(model: Path, *, width: int, num_classes: int) -> Head | None:
-    """Reads the head of a checkpoint; None where it takes other features than those that are mined by, or no such width."""
+    """Reads the head of a checkpoint; None where it takes other features than those of this width."""
     card = read_card(model)
     if card.mining_features not in (None, card.network.features):
         return None

@@ -27,7 +27,7 @@ from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
-from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
+from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights, own_side
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
@@ -318,7 +318,7 @@ def train(
         name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
-        is_own, network = network is job.network, network.sized(job.network.size or 0)
+        is_own, network = network is job.network, network.sized(own_side(weights) or job.network.size or 0)
         model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
         report = load_weights(model, network, weights) if weights else None
         if is_own and report:
@@ -378,6 +378,7 @@ def train(
         "seed": job.seed,
         "settings": settings.model_dump(mode="json", include=used),
         "weights": report.line if report else None,
+        **({"pretrained": report.origin} if report else {}),
         "images": images,
         "batch_sizes": sizes,
         "steps": fitted.steps,
@@ -386,7 +387,7 @@ def train(
         "times_seen": seen,
         "stopped_rising": fitted.stopped_rising,
         "chosen_epoch": fitted.epoch,
-        "notes": [*([worker.note] if worker.note else []), *strategy.notes()],
+        "notes": [*([worker.note] if worker.note else []), *(report.notes if report else []), *strategy.notes()],
     }
     facts = strategy.facts()
     mining_features = facts.pop("mining_features", None)

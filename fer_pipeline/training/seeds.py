@@ -17,12 +17,12 @@ from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import file_sha256, read_json, write_json
+from fer_pipeline.core.files import read_json, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
-from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, sha256_of
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
@@ -65,6 +65,8 @@ class SeedTraining:
         kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
         missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
         if missing:
+            for weights in self._weights():
+                require_file(weights)
             labels = read_table(self.folders["labelled"], ["label"]).column("label")
             estimate = round((len(labels) - labels.null_count) * (1 - sum(self.shares.values())))
             total = len(missing) * length(training, max(estimate, 1))[0]
@@ -81,12 +83,13 @@ class SeedTraining:
         paths = {seed: kept.shard(key) for seed, key in others.items()}
         return [seed for seed, _ in missing], {seed: read_json(path) for seed, path in paths.items() if path.exists()}
 
+    def _weights(self) -> list[WeightSettings]:
+        choices = (self.config.weights, *vars(self.options).values())
+        return [one for one in choices if isinstance(one, WeightSettings)]
+
     def _keys(self, seeds: Iterable[int]) -> dict[int, str]:
         """Returns the key of each seed's model in the store: settings, data, initial weights and code."""
-        settings = [
-            one for one in (self.config.weights, *vars(self.options).values()) if isinstance(one, WeightSettings)
-        ]
-        weights = [file_sha256(one.path) if one.path.is_file() else None for one in settings]
+        weights = [sha256_of(one) for one in self._weights()]
         own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
@@ -148,7 +151,7 @@ class SeedTraining:
         chosen = np.flatnonzero(parts == VALIDATION)
         faces, options = read_metadata(self.folders["labelled"]), self.options.model_dump(mode="json")
         job = TrainingJob(
-            network=config.network.sized(int(faces["crop"])),
+            network=config.network.sized(own_side(config.weights) or int(faces["crop"])),
             weights=config.weights,
             classes=self.classes,
             seed=seed,

@@ -319,3 +319,38 @@ def test_a_stage_may_loop_over_a_list(params: Path, monkeypatch: pytest.MonkeyPa
     graph["stages"]["more"] = {"foreach": ["a", "b"], "do": {"cmd": "x", "outs": ["data/more/${item}"]}}
     Path("dvc.yaml").write_text(yaml.safe_dump(graph), encoding="utf-8")
     assert check.check(params).project.anchor
+
+
+def test_weights_that_do_not_fit_or_know_a_target_are_refused(params: Path) -> None:
+    change(params, "train_primitive", weights={"name": "dlib_face"})
+    with pytest.raises(ConfigError, match=r"train_primitive\.weights: the weights dlib_face are of dlib_resnet, found"):
+        check.check(params)
+    change(params, "train_primitive", network={"name": "dlib_resnet"})
+    check.check(params)
+    whole = yaml.safe_load(params.read_text(encoding="utf-8"))
+    whole["datasets"][whole["targets"][0]]["path"] = "data/raw/VGGFace"
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"weights: the weights dlib_face were trained on vggface, which the target"):
+        check.check(params)
+    allowed = {"name": "dlib_face", "allow_seen": [whole["targets"][0]]}
+    change(params, "train_primitive", weights=allowed)
+    check.check(params)
+    change(params, "train_final", options={})
+    whole = yaml.safe_load(params.read_text(encoding="utf-8"))
+    recipe = next(iter(whole["recipes"]))
+    whole["recipes"][recipe]["overrides"] = {"weights": {"name": "dlib_fase"}}
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"recipes\.{recipe}\.overrides\.weights: no weights are registered as"):
+        check.check(params)
+
+
+def test_weights_that_are_not_installed_are_found_by_check(
+    root: Path, params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(params, "train_primitive", weights={"name": "dlib_face"}, network={"name": "dlib_resnet"})
+    monkeypatch.setattr("importlib.metadata.files", lambda name: [])
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    checked = check.check(params)
+    with pytest.raises(DataError, match=r"the weights dlib_face are not installed .*; run: pip install face_recogn"):
+        check.check_machine(params, checked)

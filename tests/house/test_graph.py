@@ -21,6 +21,7 @@ from tests.house.conftest import Node
 # them or only those that dvc.yaml names.
 FOUND_BY_NAME = {
     "fer_pipeline.networks.backbones": "all",
+    "fer_pipeline.networks.pretrained": "all",
     "fer_pipeline.datasets": "named",
     "fer_pipeline.strategies": "named",
 }

@@ -64,7 +64,7 @@ def test_no_machine_in_tracked_files(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "extras"),
-    [("fer_pipeline", {"openvino", "onnx", "ray"}), ("pipelines", {"flows"})],
+    [("fer_pipeline", {"faces", "openvino", "onnx", "ray"}), ("pipelines", {"flows"})],
 )
 def test_what_is_imported_is_declared(root: Path, package: str, extras: set[str]) -> None:
     """A package that only another one brings is gone when that one does without it."""

@@ -26,6 +26,7 @@ SMALLEST = {  # a network of every family, with its input and its published numb
     "iresnet": ("iresnet50", 32, 512),
     "timm": ("timm/convnext_atto", 32, 320),
     "small": ("small", 48, 128),
+    "dlib_resnet": ("dlib_resnet", 112, 256),
 }
 # The channels and side of the map of every stage, counted by hand from the published architectures.
 MAPS = {
@@ -35,7 +36,11 @@ MAPS = {
     "iresnet": {"stage1": (64, 16), "stage2": (128, 8), "stage3": (256, 4), "stage4": (512, 2)},
     "timm": {"stages.0": (40, 8), "stages.1": (80, 4), "stages.2": (160, 2), "stages.3": (320, 1)},
     "small": {"stage1": (16, 24), "stage2": (32, 12), "stage3": (64, 6), "stage4": (128, 3)},
-}
+    "dlib_resnet": {
+        "stem": (32, 26), "layer1": (32, 26), "layer2": (64, 13), "layer3": (128, 6), "layer4": (256, 3),
+        "layer5": (256, 1),
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(params=available("fer_pipeline.networks.backbones"))
@@ -200,6 +205,27 @@ def test_timm_names_near_the_wrong_one_are_named() -> None:
 def test_transformers_of_timm_take_the_size_of_the_crops() -> None:
     model = build(NetworkSettings(name="timm/vit_tiny_patch16_224", size=48), 5, seed=0).eval()
     assert model.features(torch.zeros(1, 3, 48, 48)).shape == (1, 192)
+
+
+def test_the_smallest_picture_of_dlib_leaves_every_convolution_a_window() -> None:
+    network = NetworkSettings(name="dlib_resnet128", size=103)
+    assert build(network, 5, seed=0).features(torch.zeros(1, 3, 103, 103)).shape == (1, 128)
+    with pytest.raises(ConfigError, match="at least 103 px, found 102"):
+        build(network.sized(0).model_copy(update={"size": 102}), 5, seed=0)
+
+
+def test_drawn_weights_of_dlib_keep_the_scale_of_pictures_and_learn() -> None:
+    """Without batch norms every block might double the variance: 14 of them by 16,000."""
+    model = build(NetworkSettings(name="dlib_resnet", size=112), 5, seed=0)
+    x = torch.randn(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    maps = model.backbone.feature_maps(x)
+    assert tuple(maps) == model.backbone.stages
+    assert [tuple(one.shape[1:]) for one in maps.values()] == [
+        (32, 26, 26), (32, 26, 26), (64, 13, 13), (128, 6, 6), (256, 3, 3), (256, 1, 1),
+    ]  # fmt: skip
+    assert all(0.1 < float(one.std()) < 10 for one in maps.values())
+    model(x).square().sum().backward()
+    assert all(float(one.grad.abs().max()) > 0 for one in model.parameters())
 
 
 def test_small_is_small_and_follows_its_settings() -> None:

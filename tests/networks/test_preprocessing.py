@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
+from scipy import ndimage
 
-from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 VGG_FACE = {"mean": (93.594, 104.7624, 129.1863), "std": (1.0, 1.0, 1.0), "scale": 1.0, "channels": "bgr"}
@@ -62,3 +64,66 @@ def test_convert_is_the_way_over_pixels(images) -> None:
 def test_arrays_and_tensors_are_treated_alike(images) -> None:
     preprocessing = Preprocessing(size=12, **IMAGENET)
     assert torch.equal(preprocessing.apply(images), preprocessing.apply(torch.from_numpy(images)))
+
+
+PLAIN = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "scale": 1.0}
+CHIP = Template(side=150, matrix=((1.653, -0.014, -17.785), (0.014, 1.653, -36.484)))  # dlib's
+
+
+def test_a_template_is_the_affine_of_scipy() -> None:
+    smooth = ndimage.gaussian_filter(np.random.default_rng(0).uniform(0, 255, (112, 112, 3)), (2, 2, 0))
+    image = smooth.astype(np.uint8)
+    found = Preprocessing(size=150, template=CHIP, **PLAIN).apply(image[None])[0].numpy()
+    (a, b, x0), (c, d, y0) = CHIP.matrix
+    back = np.linalg.inv(np.array([[a, b], [c, d]]))
+    rows_first = back[::-1, ::-1]  # scipy's coordinates are (row, column)
+    offset = -rows_first @ np.array([y0, x0])
+    for channel in range(3):
+        expected = ndimage.affine_transform(
+            image[..., channel].astype(float), rows_first, offset, (150, 150), order=1, mode="nearest"
+        )
+        np.testing.assert_allclose(found[channel], expected, atol=0.02)
+
+
+def test_a_template_means_the_same_face_at_any_size_of_crop_and_input(images) -> None:
+    """A template that takes the middle half: of a crop twice as large it is twice as many pixels."""
+    middle = Template(side=56, matrix=((1.0, 0.0, -28.0), (0.0, 1.0, -28.0)))
+    picture = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    found = Preprocessing(size=112, template=middle, **PLAIN).apply(picture)
+    np.testing.assert_allclose(found[0].permute(1, 2, 0).numpy(), picture[0, 56:168, 56:168], atol=1e-2)
+    halved = Preprocessing(size=56, template=middle, **PLAIN).apply(picture)
+    expected = Preprocessing(size=56, **PLAIN).apply(picture[:, 56:168, 56:168])
+    assert torch.max(torch.abs(halved - expected)[..., 1:-1, 1:-1]) < 1e-2  # the filter's border sees more
+
+
+def test_the_template_of_the_crop_is_no_template(images) -> None:
+    whole = Template(side=112, matrix=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    torch.testing.assert_close(
+        Preprocessing(size=16, template=whole).apply(images), Preprocessing(size=16).apply(images), atol=1e-4, rtol=0
+    )
+
+
+def test_convert_goes_back_from_one_template_to_another() -> None:
+    image = np.broadcast_to(np.linspace(0, 255, 112).astype(np.uint8)[:, None], (1, 112, 112, 3)).copy()
+    chip, plain = Preprocessing(size=150, template=CHIP), Preprocessing(size=112)
+    found, expected = plain.convert(chip.apply(image), chip), plain.apply(image)
+    inside = (slice(None), slice(None), slice(30, 105), slice(20, 95))  # what lies in both
+    assert torch.max(torch.abs(found - expected)[inside]) < 0.02
+    same = chip.model_copy(update={"size": 75})  # of one template only the size changes
+    torch.testing.assert_close(same.convert(chip.apply(image), chip), same.apply(image), atol=0.03, rtol=0)
+
+
+def test_what_has_no_template_is_written_as_before() -> None:
+    """A card, a key or a distilled set of before knows no template."""
+    dumped = Preprocessing(size=16).model_dump(mode="json")
+    assert list(dumped) == ["mean", "std", "channels", "scale", "size", "grey"]
+    assert "template" not in Normalisation().model_dump_json()
+    chip = Preprocessing(size=16, template=CHIP)
+    assert Preprocessing.model_validate_json(chip.model_dump_json()) == chip
+    assert Normalisation.model_validate(chip.model_dump(exclude={"size", "grey"})).template == CHIP
+
+
+@pytest.mark.parametrize("matrix", [((1, 0, 0), (0, -1, 0)), ((0, 0, 0), (0, 0, 0)), ((1e9, 0, 0), (0, 1, 0))])
+def test_a_template_that_is_no_crop_is_refused(matrix) -> None:
+    with pytest.raises(ValidationError, match=r"enlarge areas by 0\.01 to 10,000"):
+        Template(side=112, matrix=matrix)

@@ -13,6 +13,7 @@ import torch
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Resources, validate
+from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
@@ -289,3 +290,34 @@ def test_a_linear_head_is_learned_on_loaded_features(run, tmp_path: Path, monkey
         run("paused", store="second", **settings)
     monkeypatch.setattr(linear, "solve", original)
     assert contents(run("paused", store="second", **settings)[1]) == first
+
+
+def test_a_pretrained_start_is_in_the_card_with_its_licence_and_template(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        pretrained.locate("dlib_face")
+    except DataError as error:
+        pytest.skip(str(error))
+    settings = {
+        "network": {"name": "dlib_resnet"},
+        "weights": {"name": "dlib_face"},
+        "training": {"epochs": None, "steps": 1, "batch": 4, "select": "last"},
+        "split": {"validation": 0.0, "heldout": 0.0},
+    }
+    summary, folder = run(**settings)
+    card, one = read_card(folder), pretrained.find("dlib_face")
+    assert card.network.size == card.preprocessing.size == 150
+    assert card.preprocessing == one.preprocessing
+    expected = {"name": "dlib_face", "sha256": one.sha256, "licence": "CC0-1.0", "data_licence": "not stated"}
+    assert expected.items() <= card.training["pretrained"].items()
+    assert any("were trained on FaceScrub" in line for line in summary.warnings)
+    assert load_checkpoint(folder).predict(np.zeros((2, 24, 24, 3), np.uint8)).shape == (2, 3)
+    # Other bytes are another model; and what is missing is told before anything is read.
+    monkeypatch.setattr(pretrained, "find", lambda name: replace(one, files=(replace(one.files[0], sha256="0" * 64),)))
+    with pytest.raises(DataError, match=r"is not the published .*; install it again"):
+        run(**settings)
+
+
+def test_missing_weights_are_told_before_any_training_starts(run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(training_module, "run_shares", lambda *args, **options: pytest.fail("a training has started"))
+    with pytest.raises(DataError, match=r"absent\.pth do not exist; put the file there or change the setting"):
+        run(weights={"path": str(tmp_path / "absent.pth")})
