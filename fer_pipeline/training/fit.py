@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from fer_pipeline.artifacts.history import Row, write_history
 from fer_pipeline.core.errors import ConfigError, PipelineError
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
-from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights
+from fer_pipeline.networks.settings import Card, NetworkSettings
+from fer_pipeline.networks.weights import LoadReport, WeightSettings, initial_network
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
@@ -260,10 +259,8 @@ def train(
         name: str, network: NetworkSettings = job.network, weights: WeightSettings | None = job.weights
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
-        network = network.sized(job.network.size or 0)
-        model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
-        report = load_weights(model, network, weights) if weights else None
-        return model, preprocessing_of(network, report.normalisation if report else None), report
+        seed = job.seed if name == "main" else derive(job.seed, "network", name)
+        return initial_network(network.sized(job.network.size or 0), weights, num_classes=num_classes, seed=seed)
 
     main = make_network("main")
     preprocessing, report = main[1:]
