@@ -63,8 +63,8 @@ class DistributionMatching:
         self,
         kind: str,
         number: int,
-        real: tuple[Inputs, Int[Tensor, " b"]],
-        synthetic: tuple[Inputs, Int[Tensor, " n"]],
+        real: tuple[Float[Tensor, "b 3 s s"], Int[Tensor, " b"]],
+        synthetic: tuple[Float[Tensor, "n 3 s s"], Int[Tensor, " n"]],
         seed: int | None,
     ) -> Float[Tensor, ""]:
         parameters, augmentation = self.problem.fresh.draw(kind, number), self.problem.settings.augment
