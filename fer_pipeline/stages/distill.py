@@ -186,8 +186,8 @@ def _ending(config: Config, done: Progress) -> dict[str, Any]:
     """Says when the distillation ended and why, and whose images it gave back."""
     epochs = len(done.history)
     if done.best is None:
-        return {"epochs_run": epochs, "best_epoch": epochs, "stopped": "after its last epoch; nothing was held out"}
-    stopped = f"the held-out loss had not fallen for {done.looks_since} looks"
+        return {"epochs_run": epochs, "best_epoch": epochs, "stopped": "after its last epoch, with nothing held out"}
+    stopped = f"after {done.looks_since} looks without a lower held-out loss"
     if not config.patience or done.looks_since < config.patience:
         stopped = "after its last epoch"
     return {"epochs_run": epochs, "best_epoch": done.best_epoch, "stopped": stopped}
