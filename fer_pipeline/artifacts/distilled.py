@@ -205,8 +205,14 @@ class Controls(BaseModel):
 
     @model_validator(mode="after")
     def _is_something(self) -> "Controls":
-        if not self.reason and not (self.trainings and self.differences):
-            raise ValueError("it has neither trainings nor a reason for none")
+        if self.reason:
+            return self
+        if "fresh" not in {row.start for row in self.differences}:
+            raise ValueError("it compares nothing from fresh weights, and has no reason for that")
+        trained = {(row.start, row.images) for row in self.trainings}
+        for row in self.differences:
+            if missing := {(row.start, row.against), (row.start, "distilled")} - trained:
+                raise ValueError(f"it lacks the training on {min(missing)[1]}")
         return self
 
     @property

@@ -161,7 +161,7 @@ def _summarise(card: DistilledCard, history: History) -> str:
     if card.epochs_run is not None and card.best_epoch is not None:
         text += f"; those of epoch {card.best_epoch} of {card.epochs_run}, stopped {card.stopped}"
     if history and {"loss", "loss_before"} <= set(history[0]):
-        last = history[(card.best_epoch or len(history)) - 1]
+        last = history[min(card.best_epoch or len(history), len(history)) - 1]
         text += f"; its loss goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
     return text
 

@@ -258,6 +258,7 @@ def read_courses(folder: Path) -> None:
 
 def read_distilled(folder: Path) -> None:
     distilled.read_distilled(folder / "data" / "distilled", classes=CLASSES)
+    trainings.load_distilled_set(folder / "data" / "distilled" / "auxiliary")
 
 
 def read_census(folder: Path) -> None:
@@ -330,9 +331,7 @@ READERS = {
     "courses": Reader(
         write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses
     ),
-    "distilled": Reader(
-        write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/card.json"), read_distilled
-    ),
+    "distilled": Reader(write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/*.json"), read_distilled),
     "census": Reader(write_project, ("reports/census/studio.json", "census/*.json"), read_census),
     "manifest": Reader(
         write_project,
