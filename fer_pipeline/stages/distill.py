@@ -80,7 +80,7 @@ def run(
     Args:
         name: The distilled set's name in the settings.
         source: The faces to distil: auxiliary shards or a split of aligned faces.
-        model: The folder of the primitive learner.
+        model: The folder of the primitive learner: its weights for `theta_0: primitive`, and which faces it set apart.
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
@@ -96,7 +96,7 @@ def run(
         "source": images.kind,
         "source_sha256": images.sha256(),
         "source_images": len(images.labels),
-        **_start_sha256(config, final, model),
+        **_describe_start(config, final, model),
     }
     key = fingerprint(
         "distill",
@@ -148,11 +148,13 @@ def run(
     return _summary(images, config, out, reused=reused)
 
 
-def _start_sha256(config: Config, final: FinalStart, model: Path) -> dict[str, Any]:
-    """Hashes of the files that theta_0 is made of."""
+def _describe_start(config: Config, final: FinalStart, model: Path) -> dict[str, Any]:
+    """The network of theta_0, where it is the final one, and hashes of the files that it is made of."""
     if config.theta_0 == "primitive":
         return {"model_sha256": file_sha256(model / WEIGHTS)}
-    return {"weights_sha256": file_sha256(final.weights.path)} if final.weights and final.weights.path.is_file() else {}
+    weights = final.weights.path if final.weights else None
+    hashes = {"weights_sha256": file_sha256(weights)} if weights and weights.is_file() else {}
+    return {"network": final.network.model_dump(mode="json"), **hashes}
 
 
 def _weights(
