@@ -168,6 +168,7 @@ def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) 
     )
 
 
+ONE: dict[str, Any] = {"draws": 1, "steps": 1, "bootstrap": 100}
 TWO: dict[str, Any] = {"outer_epochs": 2, "save_every": 1}
 
 
@@ -184,7 +185,7 @@ FEW: dict[str, Any] = {
     "save_every": 1,
     "batches": 2,
     "heldout": 0.2,
-    "controls": {"draws": 1, "steps": 1, "bootstrap": 100},
+    "controls": ONE,
 }
 
 
@@ -348,6 +349,52 @@ def test_held_out_anchor_faces_are_left_out(world: Path, tmp_path: Path) -> None
     )
     assert summary.counts["source_images"] == 58
     assert summary.counts["left_out_held_out"] == 2
+
+
+def test_it_stops_where_the_held_out_loss_no_longer_falls(world: Path, tmp_path: Path) -> None:
+    """Images that cannot move have the same loss at every look: the first is the best, and two more are enough."""
+    summary = _run(world, tmp_path, learning_rate=1e-30, heldout=0.2, patience=2, controls=ONE)
+    card = read_json(tmp_path / "out" / "card.json")
+    assert (card["epochs_run"], card["best_epoch"]) == (3, 1)
+    assert card["stopped"] == "after 2 looks without a lower held-out loss"
+    assert (summary.counts["epochs_run"], card["heldout_images"]) == (3, 12)
+    with (tmp_path / "out" / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["heldout_loss"] for row in rows}) == 1
+    assert [row["best_epoch"] for row in rows] == ["1", "1", "1"]
+
+
+def test_the_images_of_the_lowest_held_out_loss_are_kept(world: Path, tmp_path: Path) -> None:
+    _run(world, tmp_path, outer_epochs=5, save_every=1, heldout=0.2, patience=None, controls=ONE)
+    with (tmp_path / "out" / "history.csv").open(newline="") as stream:
+        losses = [float(row["heldout_loss"]) for row in csv.DictReader(stream)]
+    best = 1 + int(np.argmin(losses))
+    assert read_json(tmp_path / "out" / "card.json")["best_epoch"] == best
+    np.testing.assert_array_equal(read_distilled(tmp_path / "out").images, read_saved(tmp_path / "out")[best])
+
+
+def test_a_source_that_is_solved_before_the_first_step_is_a_warning(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained primitive learner solves nothing; where it counts as solved its loss and accuracy are stated."""
+    summary = _run(world, tmp_path / "as_it_is", outer_epochs=1)
+    assert not [line for line in summary.warnings if "solved" in line]
+    monkeypatch.setattr(distill, "SOLVED", 0.0)
+    summary = _run(world, tmp_path / "solved", outer_epochs=1)
+    images, labels = _faces()
+    found = load_checkpoint(world / "model").predict(images)
+    accuracy, loss = (found.argmax(1) == labels).mean(), -np.log(found[np.arange(60), labels]).mean()
+    expected = f"(theta_0: primitive has loss {loss:.4f} and accuracy {accuracy:.4f} on it)"
+    assert [line for line in summary.warnings if expected in line]
+
+
+def test_more_repeats_change_the_comparison_alone(world: Path, tmp_path: Path) -> None:
+    changes = {"outer_epochs": 1, "heldout": 0.2, "controls": {**ONE, "draws": 2}}
+    for name, repeats in (("one", 1), ("two", 2)):
+        _run(world, tmp_path / name, repeats=repeats, **changes)
+    one, two = (read_distilled(tmp_path / name / "out").images for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+    assert read_json(tmp_path / "two" / "out" / "controls.json")["repeats"] == 2
 
 
 def test_divergence_is_one_line_and_keeps_the_earlier_artefact(world: Path, tmp_path: Path) -> None:
