@@ -405,9 +405,12 @@ def test_divergence_is_one_line_and_keeps_the_earlier_artefact(world: Path, tmp_
     assert _bytes(tmp_path / "out") == before
 
 
-def test_too_few_saved_moments_are_a_warning(world: Path, tmp_path: Path) -> None:
+def test_too_few_saved_moments_and_nothing_held_out_are_warnings(world: Path, tmp_path: Path) -> None:
     summary = _run(world, tmp_path, outer_epochs=2)
-    assert [warning.split(";")[0] for warning in summary.warnings] == ["the probe needs 6 saved moments and found 1"]
+    assert [warning.split(";")[0] for warning in summary.warnings] == [
+        "whether the images teach anything is not known: no image of the source is held out",
+        "the probe needs 6 saved moments and found 1",
+    ]
 
 
 def test_impossible_settings_are_refused() -> None:
