@@ -29,7 +29,10 @@ from pipelines.process_tree import catch_signals, run_command
 
 COMMANDS = ("reproduce", "refresh", "sweep", "serve")
 GRID = "PATH=VALUE,VALUE..."
-STARTUP = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}  # its own 20 s are too few on a busy machine
+DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # its own 20 s are too few on a busy machine
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # with its own 180 s the automation for dead runs takes a run for one
+}
 PASSWORDS = ("PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING")  # the server's, its clients'
 SUPERVISED = "PIPELINES_SUPERVISED"  # set for the process that does the work
 SECONDS_TO_END = 8.0  # for a command to end its stages, tell the server and end that; then it is killed
@@ -159,7 +162,7 @@ def main() -> None:
     """Run the command line; telemetry is off unless the user turned it on."""
     if sys.argv[1:2] and sys.argv[1] in COMMANDS and not os.environ.pop(SUPERVISED, None):
         raise SystemExit(supervise(sys.argv[1:]))
-    os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **STARTUP, **os.environ})
+    os.environ.update({**TELEMETRY_OFF, **LEASES_ON_DISK, **DEFAULTS, **os.environ})
     app()
 
 

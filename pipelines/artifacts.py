@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 from uuid import UUID
@@ -36,6 +37,7 @@ DIFFERENCES = Path("reports/tables/differences.csv")
 MINED_FACES = ("mined faces",)
 SMALL = 0.00005  # what four decimals would show as nothing
 REPORTS_KEPT = 50
+LONGEST_LINE = 1_000_000  # characters; a longer one is no row of that table
 DIFFERENCE_COLUMNS = ("difference", "seeds_low", "seeds_high")
 
 
@@ -141,20 +143,22 @@ def compare_results(before: Results, after: Results) -> list[Change]:
 def read_differences(workspace: Path, outcomes: Mapping[str, str]) -> dict[tuple[str, str], tuple[float, str]]:
     """Return by (recipe, target) the difference in the first main figure that the report of this run has, and a text.
 
-    The text gives it in points with its interval over seeds and the recipe that it is against.
+    The text gives it in points with its interval over seeds and the recipe that it is against: the baseline, whose rows
+    come before those of the controls.
     """
     maker = next((stage for path, stage in read_makers(workspace / LOCK).items() if path == "reports/tables"), None)
     if maker is None or outcomes.get(maker, Outcome.SKIPPED) in UNSUCCESSFUL:
         return {}
     found: dict[tuple[str, str], tuple[float, str]] = {}
-    with suppress(OSError, ValueError), (workspace / DIFFERENCES).open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
+    damage = (OSError, ValueError, TypeError, KeyError, csv.Error)
+    with suppress(*damage), (workspace / DIFFERENCES).open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(iter(partial(stream.readline, LONGEST_LINE), "")):
             if row.get("metric") == MAIN_FIGURES[0]:
                 difference, low, high = (100 * float(row[name] or "nan") for name in DIFFERENCE_COLUMNS)
                 text = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] against {row['against']}".replace(
                     " [+nan, +nan]", ""
                 )
-                found[row["recipe"], row["target"]] = (difference, text)
+                found.setdefault((row["recipe"], row["target"]), (difference, text))
     return found
 
 
@@ -228,7 +232,8 @@ def publish_results(results: Results, differences: Mapping[tuple[str, str], tupl
             rows[recipe, target]["not shown"] = why
     if rows:
         description = "Recipes on the test splits, mean over seeds"
-        create_table_artifact(key="metrics", table=list(rows.values()), description=description)
+        first = ("recipe", "target", "not shown", MAIN_FIGURES[0], "difference (points)")  # what a narrow page shows
+        create_table_artifact(key="metrics", table=fill_rows(rows.values(), first), description=description)
     if why := results.withheld.get(MINED_FACES):
         create_table_artifact(key="mined", table=[{"not shown": why}], description="Mined faces")
     if not results.mined:
@@ -241,7 +246,15 @@ def publish_results(results: Results, differences: Mapping[tuple[str, str], tupl
         if all(map(is_number, precision)):
             rows[label]["estimated precision"] = "{:.3f} [{:.3f}, {:.3f}]".format(*precision)
     description = "Mined faces" if kept is None else f"Mined faces: {_format(kept)} kept"
-    create_table_artifact(key="mined", table=list(rows.values()), description=description)
+    create_table_artifact(key="mined", table=fill_rows(rows.values()), description=description)
+
+
+def fill_rows(rows: Iterable[Mapping[str, str]], first: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Return rows that all have every column that one has: Prefect's page shows those of the first row alone."""
+    rows = list(rows)
+    there = dict.fromkeys(name for row in rows for name in row)
+    columns = [*(name for name in first if name in there), *(name for name in there if name not in first)]
+    return [{name: row.get(name, "") for name in columns} for row in rows]
 
 
 def publish_difference(

@@ -24,6 +24,7 @@ import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter, WorkPoolFilter
 from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Crashed, Failed
@@ -48,8 +49,11 @@ def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any
     """Make a FlowError of a flow's or task's function a failed state with its message, a Ctrl-C a cancelled one.
 
     Prefect would write a traceback of the first and report the second as a crash.
-    One that is refused is cancelled: nothing is wrong with it.
+    One that is refused is cancelled: nothing is wrong with it. A worker's process would write a traceback of its own
+    behind every state that is not completed, into the run's log.
     """
+    for name in ("prefect.flow_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_is_no_state_again)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
@@ -68,6 +72,11 @@ def fail_in_one_line(function: Callable[P, State[Any]]) -> Callable[P, State[Any
                 _INTERRUPTIBLE.pop()
 
     return call
+
+
+def _is_no_state_again(record: logging.LogRecord) -> bool:
+    """Whether a line of the log says more than the state in which the run has just ended."""
+    return not (record.exc_info and isinstance(record.exc_info[1], FailedRun | CancelledRun))
 
 
 def find_runners() -> list[psutil.Process]:

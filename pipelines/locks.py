@@ -28,6 +28,7 @@ from pipelines.documents import read_json
 from pipelines.process_tree import find_flow
 from pipelines.workspace import make_private_folder, replace_text
 
+MOST_OF_OWNER = 1000  # characters of what another user's lock may say
 GPU_SECONDS_BETWEEN_TRIES = 1.0
 DRIVER_SECONDS = 60.0
 RWLOCK_TRIES, RWLOCK_SECONDS_BETWEEN_TRIES = 50, 0.02
@@ -38,10 +39,10 @@ _LOCKED: ContextVar[frozenset[Path]] = ContextVar("locked workspaces", default=f
 def hold_lock_file(path: Path, owner: str) -> Iterator[None]:
     """Hold a lock file that names its owner; BlockingIOError with the owner's name where another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(_open_plain(path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8") as file:
+    with os.fdopen(_open_plain(path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8", errors="replace") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
-            raise BlockingIOError(file.read())
+            raise BlockingIOError(file.read(MOST_OF_OWNER))
         file.truncate(0)
         file.write(owner)
         file.flush()

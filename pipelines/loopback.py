@@ -39,7 +39,10 @@ def find_fault(hosts: Sequence[str], origins: Sequence[str], port: int) -> str |
 
 
 class OwnPagesOnly:
-    """An ASGI application that refuses foreign requests and hands the others on; so, too, for websockets."""
+    """An ASGI application that refuses foreign requests and hands the others on; so, too, for websockets.
+
+    Its pages may ask nothing of other hosts: Prefect's newer UI, as it is loaded, asks a company that counts its users.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -54,7 +57,16 @@ class OwnPagesOnly:
             )
             if fault := find_fault(hosts, origins, scope["server"][1]):
                 app = PlainTextResponse(f"{fault}\n", HTTPStatus.FORBIDDEN)
-        await app(scope, receive, send)
+        origins = own_origins(scope["server"][1]) if scope["type"] == "http" else []
+        own = " ".join(["'self'", *origins, *(origin.replace("http", "ws") for origin in origins)])
+        policy = (b"content-security-policy", f"connect-src {own}; frame-ancestors 'none'".encode())
+
+        async def send_with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], policy]}
+            await send(message)
+
+        await app(scope, receive, send_with_policy)
 
 
 def create_app() -> OwnPagesOnly:

@@ -32,6 +32,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipelines import FlowError, artifacts, process_tree
 from pipelines.cleanup import clean_up, fail_in_one_line, is_ending, stop_event, tag_run, watch_run
+from pipelines.documents import one_line
 from pipelines.locks import hold_gpu, lock_workspace, repair_rwlock, visible_gpus
 from pipelines.progress import report_progress
 from pipelines.repository import check_experiment_name, checkout_revision, save_experiment
@@ -206,7 +207,7 @@ def _hold_gpu_and_slot(gpu: str, context: RunContext) -> Iterator[None]:
 def name_run() -> str:
     """Return the name of the flow run that this is called in: flow, why it runs, revision, experiment.
 
-    Why: the settings that were changed, else the targets, else what the workspace works on.
+    Why: the settings that are varied or were changed, else the targets, else what the workspace works on.
     """
     parameters, name, changes = flow_run.parameters, str(flow_run.flow_name), list[str]()
     try:
@@ -221,9 +222,10 @@ def name_run() -> str:
     if changes:
         more = f" and {len(changes) - CHANGES_IN_NAME} more" if len(changes) > CHANGES_IN_NAME else ""
         subject = ", ".join(changes[:CHANGES_IN_NAME]) + more
-    grid = [" × ".join(parameters["grid"])] if parameters.get("grid") else []
+    if grid := parameters.get("grid"):
+        subject = " × ".join(f"{path} {one_line(', '.join(map(str, values)), 40)}" for path, values in grid.items())
     extra = [str(parameters[key]) for key in ("rev", "experiment") if name == "reproduce" and parameters.get(key)]
-    return " · ".join([name, *grid, subject, *extra])
+    return " · ".join([name, subject, *extra])
 
 
 @flow(name="reproduce", flow_run_name=name_run, persist_result=False)
@@ -316,7 +318,9 @@ def _run_stages(scheduler: Scheduler, context: RunContext) -> None:
                 current.append(address)
                 ended.put(address)
                 continue
-            upstream: Any = [allow_failure(futures[one]) for one in start.stage.upstream if one in futures]
+            # Prefect allows upstream failures, but makes a task behind a cancelled or skipped one wait for ever.
+            known = [futures[one] for one in start.stage.upstream if one in futures]
+            upstream: Any = [allow_failure(future) for future in known if not future.state.is_cancelled()]
             attempt = run_stage.with_options(retries=BUSY_RETRIES + start.stage.needs.retries)
             futures[address] = attempt.submit(address, start, context, wait_for=upstream)  # pyright: ignore[reportCallIssue]
             futures[address].add_done_callback(lambda _, address=address: ended.put(address))
@@ -331,14 +335,17 @@ def _run_stages(scheduler: Scheduler, context: RunContext) -> None:
 
 
 def _summarize(outcomes: dict[str, Outcome]) -> State[Any]:
-    """Return the final state of the run: one line; the outcomes are its data."""
+    """Return the final state of the run: one line; the outcomes are its data where it is completed.
+
+    Of the data of any other state Prefect would make an error.
+    """
     counts, again = Counter(outcomes.values()), "Run again to go on from there."
     summary = f"{len(outcomes)} stages: " + ", ".join(f"{counts[end]} {end}" for end in Outcome if counts[end])
-    data = {address: str(outcome) for address, outcome in outcomes.items()}
     if failed := [address for address, outcome in outcomes.items() if outcome is Outcome.FAILED]:
-        return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}", data=data)
+        return Failed(message=f"{', '.join(failed)} failed; {summary}. {again}")
     if ended := [address for address, outcome in outcomes.items() if outcome is Outcome.CANCELLED]:
-        return Cancelled(message=f"ended while {', '.join(ended)} ran; {summary}", data=data)
+        return Cancelled(message=f"ended while {', '.join(ended)} ran; {summary}")
     if counts[Outcome.SKIPPED]:
-        return Cancelled(message=f"ended while no stage ran; {summary}", data=data)
+        return Cancelled(message=f"ended while no stage ran; {summary}")
+    data = {address: str(outcome) for address, outcome in outcomes.items()}
     return Completed(message=summary, data=data)

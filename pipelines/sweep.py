@@ -26,7 +26,7 @@ from prefect.states import Cancelled, Completed, Failed
 from ruamel.yaml import YAML
 
 from pipelines import FlowError
-from pipelines.artifacts import read_results
+from pipelines.artifacts import fill_rows, read_results
 from pipelines.cleanup import fail_in_one_line, is_ending, stop_all
 from pipelines.documents import DocumentError, brief, find_alias, load_commented, parse_yaml
 from pipelines.repository import check_experiment_name, checkout_revision, remove_work_tree, run_git
@@ -114,16 +114,18 @@ def sweep(
             pool.shutdown(wait=False, cancel_futures=True)
             stop_all()
             raise
-    create_table_artifact(key="sweep", table=rows, description=f"{FIGURE} by setting; `dvc exp apply NAME` takes one")
+    create_table_artifact(
+        key="sweep", table=fill_rows(rows), description=f"{FIGURE} by setting; `dvc exp apply NAME` takes one"
+    )
     if ended := [row for row in rows if row["state"].startswith(CANCELLED)]:
         states = [f"{row['experiment']} {row['state'].removeprefix(CANCELLED)}" for row in ended]
         begun = "; ".join(state for state in states if not state.endswith(NOT_BEGUN))
         summary = f"{len(ended)} of {len(rows)} experiments are not finished: {begun or 'none of them had begun'}"
-        return Cancelled(message=summary, data=rows)
+        return Cancelled(message=summary)
     if failed := [row["experiment"] for row in rows if row["state"] != "Completed"]:
         summary = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
-        return Failed(message=f"{summary}. Run again to go on from there.", data=rows)
-    return Completed(message=f"{len(rows)} experiments; `dvc exp show` lists them", data=rows)
+        return Failed(message=f"{summary}. Run again to go on from there.")
+    return Completed(message=f"{len(rows)} experiments; `dvc exp show` lists them")
 
 
 def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:

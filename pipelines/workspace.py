@@ -138,7 +138,11 @@ def read_locked_stages(path: Path) -> list[str]:
 
 def read_makers(path: Path) -> dict[str, str]:
     """Return the stage of each output in a dvc.lock by the output's path; none where there is no file."""
-    return {out["path"]: address for address, stage in _read_stages(path).items() for out in stage.get("outs") or ()}
+    stages = _read_stages(path)
+    try:
+        return {str(out["path"]): address for address, stage in stages.items() for out in stage.get("outs") or ()}
+    except (TypeError, LookupError) as error:
+        raise _broken(path, repr(error)) from None
 
 
 def _read_stages(path: Path) -> dict[str, Any]:
@@ -148,10 +152,12 @@ def _read_stages(path: Path) -> dict[str, Any]:
         if not isinstance(stages := (content or {}).get("stages") or {}, dict):
             raise DocumentError(f"its stages are a {type(stages).__name__}")
     except (OSError, DocumentError, AttributeError) as error:
-        raise FlowError(
-            f"{path} is broken: {one_line(error, 200)}; restore it from git: git checkout -- {LOCK}"
-        ) from None
+        raise _broken(path, error) from None
     return {str(address): stage if isinstance(stage, dict) else {} for address, stage in stages.items()}
+
+
+def _broken(path: Path, fault: object) -> FlowError:
+    return FlowError(f"{path} is broken: {one_line(fault, 200)}; restore it from git: git checkout -- {LOCK}")
 
 
 def order_new_stages(path: Path, before: Sequence[str], order: Sequence[str]) -> bool:

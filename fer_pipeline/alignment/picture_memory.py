@@ -2,7 +2,8 @@
 
 What counts is the file itself, what its metadata become, the decoder's own buffers, the picture as Pillow keeps it (4
 bytes a pixel of RGB) and the 3 bytes a pixel of the result. The decoders' buffers were measured with Pillow 13. Headers
-that cost more to read than a picture's are errors: what is small in a file may be large in memory.
+that cost more to read than a picture's are errors: what is small in a file may be large in memory, or take minutes.
+Memory is the more for a picture that breaks only while it is decoded; one that is cut short is found before.
 """
 
 import io
@@ -10,15 +11,24 @@ import struct
 import sys
 from typing import Any
 
-from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+
+from fer_pipeline.alignment.av1 import count_pixels
 
 MOST_METADATA = 16_000_000  # bytes before the pixels; the depth maps of telephones take 10 million
 REFUSED_MEMORY = 95_000_000  # bytes that a picture may take that is refused by its header
 LARGEST_WEBP = REFUSED_MEMORY // 3  # bytes of a file: its reader copies them twice before it tells the size
 MOST_NUMBERS = 250_000  # in a tag, as the tiles of 50 million pixels; Python takes 300 bytes for each of them
-MOST_SCANS = 1_000  # of a JPEG: each takes time for all blocks of the picture
+MOST_READS = 10_000  # of a header, in parts
+MOST_SCANS = 1_000  # of a JPEG
+MOST_SCANNED = 2_500_000_000  # pixels in all scans of a JPEG, each of which takes time for all blocks of the picture
+MOST_BLOCKS = 50_000  # strips or tiles of a TIFF that Pillow decodes one by one
+MOST_PLAIN, MOST_COMMENTS = 20_000_000, 1_000  # bytes of a PPM in figures, and comments in it
+LARGEST_PROFILE = 16_000_000  # bytes of an ICC profile; those of printers take 3 million
 
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}  # in Pillow; 4 in other modes
+RAW_BYTES = {"L": 1, "P": 1, "I;16": 2, "I;16B": 2, "RGB": 3, "BGR": 3, "RGBX": 4, "RGBA": 4, "BGRX": 4, "CMYK": 4}
 DECODER_BYTES = {"WEBP": 14, "AVIF": 12, "GIF": 1}  # a pixel, beside the picture itself
 JPEG2000_BYTES = 5  # a pixel and band
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # by their type
@@ -29,21 +39,76 @@ PngImagePlugin.MAX_TEXT_MEMORY = MOST_METADATA
 
 
 class HeaderStream(io.BytesIO):
-    """The bytes of a file; `taken` counts what is read of them, and too much of it is an error while `most` is set."""
+    """The bytes of a file; `taken` counts what is read of them, and too much of it is an error in the header."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
         self.tags = check_tags(data) if data.startswith((b"II", b"MM")) else 0  # of a TIFF, whose readers bound them
-        self.most = None if self.tags else min(MOST_METADATA, max(10**6, (REFUSED_MEMORY - len(data)) // 3))
-        self.taken = 0
+        self.most = sys.maxsize if self.tags else min(MOST_METADATA, max(10**6, (REFUSED_MEMORY - len(data)) // 3))
+        self.is_header = True
+        self.taken = self.reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(size)
         if size is not None and size >= 0:  # some decoders begin by taking the whole file
             self.taken += len(found)
-            if self.most is not None and self.taken > self.most:
-                raise OSError(f"over {self.most:,} bytes of metadata")
+            self.reads += 1
+            if self.is_header and (self.taken > self.most or self.reads > MOST_READS):
+                raise OSError(f"over {min(self.most, self.taken):,} bytes of metadata, or in over {MOST_READS:,} parts")
         return found
+
+
+class ScaledDecoder(ImageFile.PyDecoder):
+    """Decode a PPM whose maximum is none of 8 or 16 bits to the pixels of Pillow's decoder, which takes minutes."""
+
+    _pulls_fd = True
+
+    def decode(self, buffer: Any) -> tuple[int, int]:
+        """Decode in strips of rows."""
+        assert self.fd is not None
+        assert self.im is not None
+        maximum, bands = self.args[-1], Image.getmodebands(self.mode)
+        kind = np.dtype(">u2" if maximum > 255 else "u1")
+        top, to = (65535, np.int32) if self.mode == "I" else (255, np.uint8)
+        table = np.minimum(np.rint(np.arange(256**kind.itemsize) / maximum * top), top).astype(to)
+        row = self.state.xsize * bands
+        for first in range(0, self.state.ysize, rows := max(1, 2**20 // row)):
+            height = min(rows, self.state.ysize - first)
+            data = self.fd.read(height * row * kind.itemsize)
+            if len(data) < height * row * kind.itemsize:
+                raise EOFError
+            levels = table[np.frombuffer(data, kind)].reshape(height, self.state.xsize, *([3] if bands == 3 else []))
+            self.im.paste(Image.fromarray(levels).im, (0, first, self.state.xsize, first + height))
+        return -1, 0
+
+
+Image.register_decoder("ppm", ScaledDecoder)
+
+
+def check_whole(picture: Image.Image, stream: HeaderStream) -> None:
+    """Raises an EOFError for a picture that is cut short, and a ValueError for one that takes minutes to decode."""
+    data, start = stream.getvalue(), stream.tell()
+    tiles: Any = getattr(picture, "tile", None) or ()
+    if isinstance(picture, JpegImagePlugin.JpegImageFile) and data.find(b"\xff\xd9", start) < 0:
+        raise EOFError
+    if isinstance(picture, PngImagePlugin.PngImageFile):
+        place = 8
+        while place + 8 <= len(data):
+            length, kind = struct.unpack_from(">I4s", data, place)
+            place += 12 + length
+            if kind == b"IDAT" and place - 4 > len(data):
+                raise EOFError
+    if isinstance(picture, PpmImagePlugin.PpmImageFile) and tiles[0].codec_name == "ppm_plain":
+        if len(data) > MOST_PLAIN or data.count(b"#") > MOST_COMMENTS:
+            raise ValueError("a picture in figures, and too large for that")
+    for codec, (left, high, right, low), offset, options in tiles if picture.format in ("PPM", "BMP", "TIFF") else ():
+        raw = options if isinstance(options, str) else options[0]
+        if codec == "raw" and offset + (right - left) * (low - high) * RAW_BYTES.get(str(raw), 0) > len(data):
+            raise EOFError
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        area = sum((right - left) * (low - high) for left, high, right, low in (tile.extents for tile in tiles))
+        if len(tiles) > MOST_BLOCKS or area > len(picture.getbands()) * picture.width * picture.height:
+            raise ValueError("too many strips or tiles")
 
 
 def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: bool, results: int = 1) -> int:
@@ -62,6 +127,10 @@ def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: boo
     size = len(stream.getvalue())  # which is no copy, as `getbuffer` would make one
     taken = 0 if stream.tags else 3 * stream.taken
     others = size + taken + sum(map(sys.getsizeof, picture.info.values()))
+    if picture.format == "AVIF":
+        known = 2 if picture.mode in ("RGBA", "LA") else 1  # transparency is a picture of its own
+        hidden = count_pixels(stream.getvalue()) - known * picture.width * picture.height
+        others += DECODER_BYTES["AVIF"] * max(0, hidden)
     if picture.format == "WEBP":
         others += 2 * size  # it copies the file twice
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
@@ -76,11 +145,12 @@ def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: boo
 def _coefficient_bytes(picture: JpegImagePlugin.JpegImageFile, stream: HeaderStream) -> int:
     """Returns what a pixel takes where the whole picture's coefficients are kept until its last scan is read."""
     data, end, layers = stream.getvalue(), stream.tell(), picture.layers
+    scans = 1 + data.count(b"\xff\xda", end, max(end, data.find(b"\xff\xd9", end)))
+    if scans > MOST_SCANS or scans * picture.width * picture.height > MOST_SCANNED:
+        raise ValueError("too many scans")
     length = 6 + 2 * layers  # of the first scan's header if it has all colours
     if "progressive" not in picture.info and data[end - length : end - length + 3] == bytes((0, length, layers)):
         return 0
-    if data.count(b"\xff\xda") > MOST_SCANS:
-        raise ValueError(f"over {MOST_SCANS:,} scans")
     shares = [(vertical, horizontal) for _, vertical, horizontal, _ in picture.layer]
     whole = max(vertical for vertical, _ in shares) * max(horizontal for _, horizontal in shares)
     return -(-2 * sum(vertical * horizontal for vertical, horizontal in shares) // max(1, whole))
@@ -116,6 +186,8 @@ def check_tags(data: bytes) -> int:
         for at in range(first, min(first + count * entry.size, len(data) - entry.size + 1), entry.size):
             tag, kind, numbers, value = entry.unpack_from(data, at)
             total += min(numbers * TAG_BYTES.get(kind, 0), len(data))
+            if tag == TiffImagePlugin.ICCPROFILE and numbers > LARGEST_PROFILE:
+                raise ValueError(f"an ICC profile of over {LARGEST_PROFILE:,} bytes")
             if kind not in OPAQUE_TYPES and kind in TAG_BYTES and MOST_NUMBERS < numbers <= len(data):
                 raise ValueError(f"over {MOST_NUMBERS:,} numbers in a tag")
             if tag in DIRECTORIES:

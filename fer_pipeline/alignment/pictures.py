@@ -21,6 +21,7 @@ Else the picture is what a viewer shows a person, since people labelled what the
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,14 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, UnidentifiedImageError
 from pydantic import Field
 
-from fer_pipeline.alignment.picture_memory import LARGEST_WEBP, HeaderStream, check_tags, estimate_bytes
+from fer_pipeline.alignment.picture_memory import (
+    LARGEST_PROFILE,
+    LARGEST_WEBP,
+    HeaderStream,
+    check_tags,
+    check_whole,
+    estimate_bytes,
+)
 from fer_pipeline.core.settings import Settings
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")  # none that starts a program
@@ -86,11 +94,24 @@ def decode_picture(data: bytes, settings: PictureSettings | None = None) -> UInt
     """
     if not data:
         raise Rejection("empty")
+    with _rejecting():
+        return _decode(data, settings or PictureSettings())
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Returns width and height as stored, by the header alone; raises a `Rejection` where there is no header."""
+    with _rejecting(), Image.open(HeaderStream(data), formats=FORMATS) as picture:
+        return picture.size
+
+
+@contextmanager
+def _rejecting() -> Iterator[None]:
+    """Makes a `Rejection` of whatever goes wrong with a picture, and takes warnings for what they mean."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of metadata: they say nothing about the pixels
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return _decode(data, settings or PictureSettings())
+            yield
         except Rejection:
             raise
         except UnidentifiedImageError:
@@ -108,12 +129,14 @@ def _decode(data: bytes, settings: PictureSettings) -> UInt8[np.ndarray, "h w 3"
     if (data.startswith(b"RIFF") and len(data) > LARGEST_WEBP) or len(data) + 3 * stream.tags > most:
         raise Rejection("too_large_a_file")
     with Image.open(stream, formats=FORMATS) as picture:
-        stream.most = None
+        stream.is_header = False
         width, height = picture.size
         if width * height > settings.max_pixels:
             raise Rejection("too_many_pixels")
         if min(width, height) < settings.min_side:
             raise Rejection("too_small")
+        if picture.format != "JPEG" or settings.damaged == "reject":
+            check_whole(picture, stream)
         pixels = None
         if picture.format == "JPEG" and picture.mode in ("L", "RGB"):
             turned = _find_orientation(picture) > 1
@@ -197,6 +220,8 @@ def _find_transform(picture: Image.Image, *, keep_damaged: bool) -> ImageCms.Ima
         return None
     try:
         profile = picture.info["icc_profile"]
+        if len(profile or b"") > LARGEST_PROFILE:
+            raise ValueError("too large a profile")
         kept = len(profile or b"") <= LARGEST_PROFILE_KEPT
         transform = _build_transform(profile) if kept else _build_transform.__wrapped__(profile)
     except (ImageCms.PyCMSError, OSError, TypeError, ValueError):  # Pillow gives None for a profile in a broken chunk

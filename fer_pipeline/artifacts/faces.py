@@ -47,8 +47,8 @@ SHARD = pa.schema(
         *(("pseudo_label", pa.int64()), ("margin", pa.float32()), ("rank", pa.int64())),
     ]
 )
-MOST_PIXELS = 2**24  # of a crop
-PLAIN_BYTES = 2**16  # of an encoded crop, which holds no more pixels than that
+MOST_PIXELS = 2**20  # of a crop, more than `align` makes; batches hold many
+PLAIN_BYTES = 2**16  # of an encoded crop; decoding a few of them takes no memory whatever they hold
 
 
 @dataclass(frozen=True)
@@ -243,18 +243,21 @@ def decode_crop(encoded: bytes | memoryview, where: str) -> UInt8[np.ndarray, "h
 
 
 def decode_one(encoded: bytes | memoryview) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes one of our own crops as RGB; JPEG by libjpeg-turbo, anything else by Pillow.
+    """Decodes one of our own crops as RGB; JPEG by libjpeg-turbo, PNG by Pillow.
 
-    What is no picture, or one of more than 16 million pixels, is a ValueError.
+    What is no picture, or one of more than `MOST_PIXELS`, is a ValueError.
     """
     try:
         if bytes(encoded[:2]) == b"\xff\xd8":
             if len(encoded) > PLAIN_BYTES:
                 height, width, *_ = simplejpeg.decode_jpeg_header(encoded)
                 _check_size(int(height), int(width))
-            return simplejpeg.decode_jpeg(encoded, colorspace="RGB")
-        with Image.open(io.BytesIO(encoded)) as picture:
-            _check_size(*picture.size)
+            pixels = simplejpeg.decode_jpeg(encoded, colorspace="RGB")
+            _check_size(*pixels.shape[:2])
+            return pixels
+        with Image.open(io.BytesIO(encoded), formats=["PNG"]) as picture:  # some of the others start programs
+            width, height = picture.size
+            _check_size(height, width)
             return np.asarray(picture.convert("RGB"))
     except Exception as error:  # a decoder raises whatever the bytes happen to look like
         raise ValueError(one_line(error, 120)) from None

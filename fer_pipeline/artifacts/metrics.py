@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from fer_pipeline.artifacts import arrow
-from fer_pipeline.core.files import read_json, refuse_damage, write_bytes, write_json, write_text
+from fer_pipeline.core.files import read_json, read_png, refuse_damage, write_bytes, write_json, write_text
 from fer_pipeline.evaluation.predictions import Failure, Predictions
 
 PREDICTIONS = "predictions.parquet"
@@ -96,4 +96,4 @@ def read_failures(folder: Path) -> list[tuple[Failure, bytes]]:
     path = folder / "failures.json"
     with refuse_damage(folder, "lacks what its failures.json lists", "run: dvc repro evaluate"):
         failures = TypeAdapter(list[Failure]).validate_python(read_json(path)) if path.exists() else []
-        return [(failure, (folder / failure.file).read_bytes()) for failure in failures]
+        return [(failure, read_png(folder / failure.file)) for failure in failures]

@@ -4,7 +4,6 @@ No picture is opened but the first of a `.rec`, to see whether it holds aligned 
 options is said here in those of `init`.
 """
 
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from PIL import Image
-
+from fer_pipeline.alignment.pictures import Rejection, read_size
 from fer_pipeline.commands.labels import MappedLabel, describe_mapping
 from fer_pipeline.commands.tables import (
     Choices,
@@ -307,7 +305,7 @@ def _count_pool(settings: DatasetSettings) -> tuple[int, bool]:
         limit = recordio.header_limit(records.record(0, 0))
     count = 1 + sum(1 for _ in samples) if limit is None else limit - 1
     try:
-        with Image.open(io.BytesIO(adapter.read(first, options))) as picture:
-            return count, picture.width == picture.height
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+        width, height = read_size(adapter.read(first, options))
+    except (Rejection, DataError):
         return count, True  # one bad picture decides nothing: align rejects it
+    return count, width == height

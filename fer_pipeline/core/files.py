@@ -16,6 +16,7 @@ from fer_pipeline.core import documents
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import describe
 
+LARGEST_PNG = 16_000_000  # bytes of a picture on a page
 LONGEST_LINE = 1_000_000  # characters of a table's line, or of a row over several
 RERUN = "run the stage that writes it (dvc repro)"
 
@@ -138,6 +139,16 @@ def read_lines(readline: Callable[[int], AnyStr], file: Path) -> Iterator[AnyStr
             )
         yield line
         number += 1
+
+
+def read_png(path: Path) -> bytes:
+    """Reads a PNG that a page is to show; ValueError where it is none, or too large for a page."""
+    if (size := path.stat().st_size) > LARGEST_PNG:
+        raise ValueError(f"{path.name} has {size:,} bytes, at most {LARGEST_PNG:,} are shown")
+    data = path.read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"{path.name} is no PNG")
+    return data
 
 
 def fresh_folder(path: Path) -> Path:

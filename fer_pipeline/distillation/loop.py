@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int, Int64
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from fer_pipeline.artifacts.arrays import write_arrays
@@ -30,7 +31,7 @@ from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.start import Synthetic, start_synthetic
 from fer_pipeline.distillation.trajectory_matching import TrajectoryMatching
 from fer_pipeline.distillation.unrolled import UnrolledMethod
-from fer_pipeline.networks.weights import read_state, refuse_state
+from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
 
 STATE = "state.pt"
 METHODS = {
@@ -147,7 +148,15 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
         return Progress()
     with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
         state = read_state(path, synthetic.images.device)
-        synthetic.images.copy_(state["images"])
-        synthetic.raw_sizes.copy_(state["raw_sizes"])
-        optimizer.load_state_dict(state["optimizer"])
-        return Progress(**state["progress"])
+        tensors = {"images": synthetic.images, "raw_sizes": synthetic.raw_sizes}
+        done = Progress(**state["progress"])
+        for found in (state, done.best or tensors):
+            for name, tensor in tensors.items():
+                if found[name].shape != tensor.shape or not found[name].isfinite().all():
+                    raise ValueError(f"its {name} have another shape, or are not finite")
+        restore_optimizer(optimizer, state["optimizer"])
+        numbers = (done.history, done.best_loss, done.best_epoch, done.looks_since)
+        TypeAdapter(tuple[list[Row], float, int, int]).validate_python(numbers, strict=True)  # floats of integers
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])
+        return done

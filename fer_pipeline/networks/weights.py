@@ -4,6 +4,7 @@ Nothing is left to chance: every name of the file and every tensor of the backbo
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
+import errno
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -188,7 +189,8 @@ def refuse_state(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", None) is not None:
+        known = getattr(error, "errno", None) not in (None, errno.EINVAL)  # which a place before the file's start gives
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or known:
             raise  # that says nothing of the file
         raise DataError(f"{path} is damaged ({one_line(error, 120)}); {remedy}") from None
 
@@ -196,6 +198,34 @@ def refuse_state(path: Path, remedy: str) -> Iterator[None]:
 def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads what `torch.save` wrote of tensors, numbers, texts, lists and mappings; use it under `refuse_state`."""
     return dict(torch.load(path, map_location=device, weights_only=True))
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Puts a state into an optimiser of the same weights and options; use it under `refuse_state`.
+
+    The learning rate is the state's. What would fail only in the first step, or change it, is a ValueError.
+    """
+    before = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(state))
+    after = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
+    if after != before:
+        raise ValueError("the options of an optimiser are others")
+    kept = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            is_plain = value is None or isinstance(value, Tensor)
+            if parameter not in kept or not is_plain or not _fits(value, parameter):
+                raise ValueError(f"an optimiser's {one_line(name, 40)} does not fit its weight")
+
+
+def _fits(value: Tensor | None, parameter: Tensor) -> bool:
+    """Tells whether a value kept for each number of a weight, or the count of steps, is whole and finite."""
+    if value is None:
+        return True
+    is_whole = value.layout is torch.strided and value.is_floating_point() and _is_dense(value)
+    if value.ndim == 0 and parameter.ndim:
+        return is_whole and 0 <= float(value) < float("inf")
+    return is_whole and value.shape == parameter.shape and bool(value.isfinite().all())
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fer_pipeline.artifacts.distilled import (
     read_probe,
 )
 from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_timings
+from fer_pipeline.core.files import read_png, refuse_damage
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
 from fer_pipeline.reporting.formatting import TIMES, data_uri, percent, plural
@@ -125,7 +126,8 @@ def load_distilled_set(folder: Path) -> DistilledSet:
         for run, curve in enumerate(runs)
         for row in curve
     ]
-    pictures = {label: data_uri(path.read_bytes()) for label, path in previews.items() if path.exists()}
+    with refuse_damage(folder / "previews", "is damaged", "remove its folder and run: dvc repro distill"):
+        pictures = {label: data_uri(read_png(path)) for label, path in previews.items() if path.exists()}
     controls = read_controls(folder)
     control_rows = _control_rows(name, controls)
     return DistilledSet(name, _verdict(controls), pictures, summary, note, charts, rows, control_rows)

@@ -34,7 +34,7 @@ from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
-from fer_pipeline.training.records import Progress, log_row, quiet_live, restore
+from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
 from fer_pipeline.training.sets import ImageSet
 from fer_pipeline.training.settings import Cosine, Optimizer, Schedule, Step, TrainingSettings
 from fer_pipeline.training.shares import Advance, ignore_steps
@@ -108,7 +108,7 @@ def fit(
         average = averaged_copy(strategy.predictor()) if settings.average else None
         parts: dict[str, Any] = {"strategy": strategy, "precision": worker.fabric._precision}
         parts |= {"average": average} if average else {}
-        progress, saved_optimizers = restore(execution.state, parts, worker.device)
+        progress, saved_optimizers = restore(execution.state, parts, average or strategy.predictor(), worker.device)
         live = quiet_live(execution.folder) if worker.is_leader else None
         for row in progress.history if live else ():
             log_row(live, row)
@@ -126,7 +126,7 @@ def fit(
             if phase_steps == 0:  # left out by the strategy's options
                 progress.phase, progress.phase_epochs = number + 1, 0
                 continue
-            _begin_phase(run, phase, settings, phase_steps, saved_optimizers)
+            _begin_phase(run, phase, settings, phase_steps, saved_optimizers, execution.state)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
             with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
@@ -213,7 +213,7 @@ def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_ep
 
 
 def _begin_phase(
-    run: StepContext, phase: Phase, settings: TrainingSettings, phase_steps: int, saved: Mapping[str, Any]
+    run: StepContext, phase: Phase, settings: TrainingSettings, phase_steps: int, saved: Mapping[str, Any], state: Path
 ) -> None:
     parameters = [id(p) for plan in phase.optimizers.values() for p in plan.module.parameters() if p.requires_grad]
     assert len(parameters) == len(set(parameters)), f"two optimisers of the phase {phase.name} share a weight"
@@ -222,7 +222,7 @@ def _begin_phase(
     for name, plan in phase.optimizers.items():
         optimizer = build_optimizer(plan.module.parameters(), plan.optimizer or settings.optimizer)
         if saved:
-            optimizer.load_state_dict(saved[name])
+            restore_one(state, optimizer, name, saved)
         run.optimizers[name] = run.worker.fabric.setup_optimizers(optimizer)
 
 

@@ -12,16 +12,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from pydantic import ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter
+from torch import Tensor, nn
 
 from fer_pipeline.artifacts.history import Row
 from fer_pipeline.core.files import replacing
-from fer_pipeline.networks.weights import read_state, refuse_state
+from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
 
 STATE = "epoch.pt"
+REMEDY = "remove it and run the stage again"
 LIVE = "dvclive"
 
 
@@ -29,13 +31,15 @@ LIVE = "dvclive"
 class Progress:
     """How far a training is, beside its weights and optimisers. The seconds are those of steps, over all pauses."""
 
-    phase: int = 0  # the one to go on with
-    phase_epochs: int = 0  # finished ones of that phase
-    steps: int = 0  # finished ones of all phases
-    seconds: float = 0.0
-    waited: float = 0.0  # of these, for images
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    phase: NonNegativeInt = 0  # the one to go on with
+    phase_epochs: NonNegativeInt = 0  # finished ones of that phase
+    steps: NonNegativeInt = 0  # finished ones of all phases
+    seconds: NonNegativeFloat = 0.0
+    waited: NonNegativeFloat = 0.0  # of these, for images
     history: list[Row] = field(default_factory=list)
-    epoch: int = 0  # the best so far, from 1; 0 where none is chosen
+    epoch: NonNegativeInt = 0  # the best so far, from 1; 0 where none is chosen
     best: dict[str, float] | None = None  # its figures
     best_weights: dict[str, Tensor] | None = None
 
@@ -47,16 +51,34 @@ class Progress:
             torch.save({**states, "progress": vars(self)}, temporary)
 
 
-def restore(folder: Path, parts: Mapping[str, Any], device: torch.device) -> tuple[Progress, dict[str, Any]]:
-    """Takes up the last whole state, the beginning where there is none; the optimisers' states are given back."""
+def restore(
+    folder: Path, parts: Mapping[str, Any], predictor: nn.Module, device: torch.device
+) -> tuple[Progress, dict[str, Any]]:
+    """Takes up the last whole state, the beginning where there is none; the optimisers' states are given back.
+
+    The best weights so far must be such as those of `predictor`. A damaged state is a DataError.
+    """
     path = folder / STATE
     if not path.exists():
         return Progress(), {}
-    with refuse_state(path, "remove it and run the stage again"):
+    with refuse_state(path, REMEDY):
         saved = read_state(path, device)
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-        return Progress(**saved["progress"]), saved["optimizers"]
+        progress = TypeAdapter(Progress).validate_python(saved["progress"])
+        if progress.best_weights is not None and _shapes(progress.best_weights) != _shapes(predictor.state_dict()):
+            raise ValueError("the best weights are those of another network")
+        return progress, dict(saved["optimizers"])
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def restore_one(folder: Path, optimizer: torch.optim.Optimizer, name: str, saved: Mapping[str, Any]) -> None:
+    """Puts one of the states that `restore` gave into an optimiser; one that does not fit is a DataError."""
+    with refuse_state(folder / STATE, REMEDY):
+        restore_optimizer(optimizer, saved[name])
 
 
 def log_row(live: Any, row: Row) -> None:

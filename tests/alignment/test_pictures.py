@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PpmImagePlugin
 from torchvision.io import ImageReadMode, decode_image
 
 from fer_pipeline.alignment import pictures
@@ -48,6 +48,55 @@ def reason(data: bytes, **changes: Any) -> str:
 def test_lossless_formats_keep_every_pixel(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
     np.testing.assert_array_equal(decode_picture(encoded(Image.fromarray(gradient()), format, **options)), gradient())
+
+
+@pytest.mark.parametrize("maximum", [1, 3, 100, 254, 256, 1000, 40_000])
+@pytest.mark.parametrize("kind", [5, 6])
+def test_netpbm_of_any_maximum_equals_pillows_own(kind: int, maximum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose decoder in Python takes half a microsecond for each level."""
+    levels = np.random.default_rng(maximum).integers(0, maximum + 1, (40, 60, 3 if kind == 6 else 1))
+    pixels = levels.astype(">u2" if maximum > 255 else np.uint8).tobytes()
+    data = b"P%d 60 40 %d\n" % (kind, maximum) + pixels
+    ours = decode_picture(data)
+    assert reason(data[:-1]) == "truncated"
+    monkeypatch.setitem(Image.DECODERS, "ppm", PpmImagePlugin.PpmDecoder)
+    np.testing.assert_array_equal(ours, decode_picture(data))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 50, 90])
+def test_what_is_cut_short_is_truncated_before_it_is_decoded(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(gradient()), "PNG")
+    start = data.index(b"IDAT") + 4
+    jpeg = encoded(Image.fromarray(gradient()), "JPEG")
+    monkeypatch.setattr(pictures, "estimate_bytes", None)  # which is asked next
+    assert reason(data[: start + kept]) == "truncated"
+    assert reason(jpeg[: jpeg.index(b"\xff\xda") + 20 + kept]) == "truncated"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P3 16 16 255\n" + b"#\n" * 2000 + b"0 " * 768,
+        b"P5\n#" + bytes(20_000) + b"\n16 16 255\n" + bytes(256),
+        b"P6 16 16 255\n" + b"#" * 5,
+    ],
+)
+def test_netpbm_that_takes_long_to_read_is_refused(data: bytes) -> None:
+    assert reason(data) in ("damaged", "truncated", "not_an_image")
+
+
+def test_more_strips_than_a_picture_has_are_refused() -> None:
+    """Pillow decodes each of them, wherever it lies."""
+    for count, expected in ((16, (16, 16, 3)), (17, "damaged")):
+        offsets = struct.pack(f"<{count}I", *[8 + 4 * count] * count)
+        tags = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1), (278, 1)]
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+        entries.insert(5, struct.pack("<HHII", 273, 4, count, 8))
+        body = offsets + bytes(16)
+        data = b"II*\0" + struct.pack("<I", 8 + len(body)) + body + struct.pack("<H", len(entries)) + b"".join(entries)
+        data += bytes(4)
+        found = decode_picture(data).shape if count == 16 else reason(data)
+        assert found == expected
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])

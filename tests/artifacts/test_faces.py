@@ -204,6 +204,8 @@ def test_a_picture_of_too_many_pixels_is_none(tmp_path: Path) -> None:
     Image.new("L", (6000, 6000)).save(stream, "PNG")
     with pytest.raises(ValueError, match="6000 x 6000 pixels, more than any crop has"):
         faces.decode_one(stream.getvalue())
-    for encoded in (b"", b"\xff\xd8", b"\xff\xd8" + bytes(2**17), b"\x89PNG\r\n\x1a\n" + bytes(50)):
+    drawing = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(drawing, "EPS")  # to decode which Pillow starts a program
+    for encoded in (drawing.getvalue(), b"", b"\xff\xd8", b"\xff\xd8" + bytes(2**17), b"\x89PNG\r\n\x1a\n" + bytes(50)):
         with pytest.raises(ValueError, match=r"^[^\n]+$"):
             faces.decode_one(encoded)

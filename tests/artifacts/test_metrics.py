@@ -79,3 +79,15 @@ def test_failures_name_no_file_elsewhere(tmp_path: Path, name: str) -> None:
     write_json(tmp_path / "failures.json", [row])
     with pytest.raises(DataError, match=r"0\.label: String should match pattern"):
         read_failures(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("picture", "told"), [(b"GIF89a", "is no PNG"), (bytes(16_000_001), "are shown"), (None, "No such")]
+)
+def test_a_failure_that_is_no_picture_for_a_page_is_one_line(tmp_path: Path, picture: bytes | None, told: str) -> None:
+    row = {"face_id": "a", "label": "joy", "predicted": "fear", "probability": 0.5, "rank": 1}
+    write_json(tmp_path / "failures.json", [row])
+    if picture is not None:
+        (tmp_path / "joy-01-as-fear.png").write_bytes(picture)
+    with pytest.raises(DataError, match=rf"lacks what its failures\.json lists \([^\n]*{told}[^\n]*\); run: dvc repro"):
+        read_failures(tmp_path)

@@ -1,12 +1,16 @@
 """List every reader of bytes from outside, with a small project to read and the files that are changed in it."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -33,26 +37,35 @@ from fer_pipeline.artifacts import truth as truths
 from fer_pipeline.artifacts.auxiliary import class_counts, collect_faces
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store, read_checksums
-from fer_pipeline.commands import results
+from fer_pipeline.commands import results, survey
+from fer_pipeline.commands.check import check_commands
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import read_project, validate
-from fer_pipeline.health import dvc_project, recorded_settings
+from fer_pipeline.distillation import loop
+from fer_pipeline.distillation.start import Synthetic
+from fer_pipeline.embedding import shards
+from fer_pipeline.health import diagnosis, dvc_project, recorded_settings
 from fer_pipeline.mining.candidates import collect_candidates, read_exclusions
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
-from fer_pipeline.networks.weights import read_tensors
+from fer_pipeline.networks.weights import WeightSettings, load_weights, read_tensors
 from fer_pipeline.reporting import lineage, mining, trainings
-from pipelines import FlowError
-from pipelines.artifacts import read_results
+from fer_pipeline.training import records, sets
+from fer_pipeline.training.fit import build_optimizer
+from fer_pipeline.training.images import MemoryBudget
+from fer_pipeline.training.settings import Sgd
+from pipelines import FlowError, artifacts
+from pipelines.locks import repair_rwlock
 from pipelines.sweep import set_params
-from pipelines.workspace import describe_workspace, order_new_stages, read_locked_stages
+from pipelines.workspace import Outcome, describe_workspace, order_new_stages, read_locked_stages
 from tests.datasets.conftest import load_example_module
 from tests.project import project_settings
 from tests.reporting.conftest import Project
-from tests.stages.conftest import face_rows
+from tests.stages.conftest import CLASSES as FACE_CLASSES
+from tests.stages.conftest import SIZE, face_rows
 
 CLASSES = ("anger", "fear", "neutral")
 torch.set_num_threads(1)
@@ -174,6 +187,10 @@ def write_project(folder: Path) -> None:
     census.write_census(folder / "census", {}, rejected, {}, {"test": contents.SharedCounts(1, 2)})
     pq.write_table(pa.table({"face_id": ["a", "b"]}), folder / "exclude.parquet")
     (folder / "exclude.csv").write_text("face_id,why\na,x\nb,y\n")
+    distilled.write_arrays(
+        folder / "data" / "distilled" / "auxiliary" / "saved" / distilled.saved_name(1),
+        {"images": np.zeros((1, 3, 3, 16, 16), np.float32)},
+    )
     tables = folder / "reports" / "tables"
     tables.mkdir(exist_ok=True)
     figures = [f"{name}{end}" for name in results.FIGURES for end in ("", "_seeds_low", "_seeds_high")]
@@ -223,6 +240,13 @@ def read_aligned(folder: Path) -> None:
         for _, images in faces.iter_encoded(path, 5):
             [bytes(image) for image in images]
         list(contents.hash_faces(path))
+        shards.check_shard(path, shards.EmbedOptions(Path(), "", {}, FACE_CLASSES, crop=SIZE))
+        [images.sum() for _, images in shards.decoded_batches(path, 5, threads=0)]
+
+
+def read_training_set(folder: Path) -> None:
+    for budget in (None, MemoryBudget(torch.device("cpu"), 10**9)):
+        sets.read_images(folder / "faces", classes=FACE_CLASSES, budget=budget, landmarks=True).all_pixels()
 
 
 def read_auxiliary(folder: Path) -> None:
@@ -257,13 +281,74 @@ def read_courses(folder: Path) -> None:
 
 
 def read_distilled(folder: Path) -> None:
-    distilled.read_distilled(folder / "data" / "distilled", classes=CLASSES)
-    trainings.load_distilled_set(folder / "data" / "distilled" / "auxiliary")
+    place = folder / "data" / "distilled"
+    distilled.read_distilled(place, classes=CLASSES)
+    with patch.object(trainings, "lines", lambda *known, **options: b""):  # drawing takes a quarter of a second
+        trainings.load_distilled_set(place / "auxiliary")
+    distilled.read_saved(place / "auxiliary")
+
+
+def build_synthetic() -> tuple[Synthetic, torch.optim.Optimizer]:
+    images, sizes = torch.zeros(2, 3, 3, 16, 16), torch.zeros(2)
+    return Synthetic(images, sizes, torch.zeros(2, 3, dtype=torch.int64)), torch.optim.Adam([images, sizes], lr=0.1)
+
+
+def build_training() -> tuple[dict[str, Any], torch.optim.Optimizer]:
+    model = build(NetworkSettings(name="small", width=4, size=16), 3, seed=0)
+    return {"strategy": model}, build_optimizer(model.parameters(), Sgd())
+
+
+def write_distillation(folder: Path) -> None:
+    """What a distillation leaves to go on with, after a step."""
+    synthetic, optimizer = build_synthetic()
+    synthetic.images.grad, synthetic.raw_sizes.grad = torch.ones(2, 3, 3, 16, 16), torch.ones(2)
+    optimizer.step()
+    done = loop.Progress([{"loss": 1.5, "accuracy": 0.5}])
+    done.look(synthetic, 1.2)
+    loop.save_state(folder, synthetic, optimizer, done)
+
+
+def read_distillation(folder: Path) -> None:
+    synthetic, optimizer = build_synthetic()
+    course = loop.load_state(folder, synthetic, optimizer).history
+    synthetic.images.grad = torch.ones_like(synthetic.images)
+    optimizer.step()
+    history.write_history(folder / "course", course)
+
+
+def write_training(folder: Path) -> None:
+    """What a training leaves to go on with, after a step."""
+    parts, optimizer = build_training()
+    model = parts["strategy"]
+    model.train()(torch.arange(1536.0).reshape(2, 3, 16, 16) / 1536).sum().backward()
+    optimizer.step()
+    best = {"best": {"mean_class_accuracy": 0.5}, "best_weights": model.state_dict()}
+    rows: list[history.Row] = [{"epoch": 1, "steps": 20, "train_loss": 1.5}]
+    progress = records.Progress(phase_epochs=1, steps=20, seconds=1.5, history=rows, epoch=1, **best)
+    folder.mkdir(exist_ok=True)
+    progress.save(folder, parts, {"model": SimpleNamespace(optimizer=optimizer)})
+
+
+def read_training(folder: Path) -> None:
+    parts, optimizer = build_training()
+    model = parts["strategy"]
+    progress, saved = records.restore(folder, parts, model, torch.device("cpu"))
+    records.restore_one(folder, optimizer, "model", saved)
+    model.train()(torch.arange(1536.0).reshape(2, 3, 16, 16) / 1536).sum().backward()
+    optimizer.step()
+    history.write_history(folder / "course", progress.history)
+    model.load_state_dict(progress.best_weights or {}, strict=False)
 
 
 def read_census(folder: Path) -> None:
     census.read_census(folder / "reports" / "census" / "studio.json")
     census.read_shared(folder / "census" / "summary.json")
+
+
+def read_weights(folder: Path) -> None:
+    network = NetworkSettings(name="small", width=4, size=16)
+    settings = WeightSettings(path=folder / "model" / "weights.pth", layout="checkpoint", least_filled=0.1, head=True)
+    load_weights(build(network, 3, seed=0), network, settings)
 
 
 def read_checkpoint(folder: Path) -> None:
@@ -293,6 +378,7 @@ def read_store(folder: Path) -> None:
 def read_settings(folder: Path) -> None:
     describe_workspace(folder)
     read_project(folder / "params.yaml")
+    check_commands(folder / "params.yaml")
 
 
 def write_sweep(folder: Path) -> None:
@@ -315,6 +401,57 @@ def read_dvc_files(folder: Path) -> None:
     order_new_stages(lock, read_locked_stages(lock)[:1], ["report", "mine"])
 
 
+def read_survey(name: str, folder: Path) -> None:
+    """A stranger's set as `init` is shown it, by its folder alone."""
+    choices = {"label_column": ["emotion (voted)"]} if name == "csv" else {}
+    settings = survey.SurveySettings(choices, [], reject_missing=True, project=folder)
+    source = survey.Source(
+        name, folder / Path(build_example(name)["path"]).relative_to(build_example(name)["root"]), "set"
+    )
+    default_split = None if name == "recordio" else "train"
+    survey.survey_set(source, "set", settings, default_split=default_split, names=["set"]).notes()
+
+
+def write_objects(folder: Path) -> None:
+    (folder / "list.json").write_text(json.dumps([{"md5": "0" * 32, "relpath": f"a/{n}"} for n in range(5)]))
+
+
+def read_objects(folder: Path) -> None:
+    """A list of the files of a folder as DVC keeps it, under the name that its bytes give it."""
+    data = (folder / "list.json").read_bytes()
+    name = f"{hashlib.md5(data, usedforsecurity=False).hexdigest()}.dir"
+    path = diagnosis.object_path(folder, name)
+    shutil.rmtree(folder / "files", ignore_errors=True)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+    hasher = diagnosis.FileHasher()
+    objects = diagnosis.Objects("cache", folder, hasher)
+    hasher.run(threads=1)
+    objects.list_files(name)
+
+
+def write_rwlock(folder: Path) -> None:
+    entry = {"pid": 2**22 - 3, "cmd": "dvc repro"}
+    (folder / ".dvc" / "tmp").mkdir(parents=True)
+    (folder / ".dvc" / "tmp" / "rwlock.json").write_text(
+        json.dumps({"write": {"/a": entry}, "read": {"/b": [entry, entry]}})
+    )
+
+
+def read_rwlock(folder: Path) -> None:
+    shutil.copy(folder / ".dvc" / "tmp" / "rwlock.json", folder / ".dvc" / "tmp" / "rwlock")
+    repair_rwlock(folder)
+
+
+def write_differences(folder: Path) -> None:
+    (folder / "reports" / "tables").mkdir(parents=True)
+    (folder / "reports" / "tables" / "differences.csv").write_text(
+        "recipe,against,target,metric,difference,seeds_low,seeds_high\nvas,baseline,film,mean_class_accuracy,0.1,0,1\n"
+    )
+    stage = {"cmd": "true", "outs": [{"path": "reports/tables", "hash": "md5", "md5": f"{'0' * 32}.dir"}]}
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"report": stage}}))
+
+
 READERS = {
     "pictures": Reader(write_pictures, ("*",), read_picture, one_at_a_time=True),
     **{
@@ -331,7 +468,11 @@ READERS = {
     "courses": Reader(
         write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses
     ),
-    "distilled": Reader(write_project, ("data/distilled/*/*.safetensors", "data/distilled/*/*.json"), read_distilled),
+    "distilled": Reader(
+        write_project,
+        ("data/distilled/*/*.*", "data/distilled/*/previews/*", "data/distilled/*/saved/*"),
+        read_distilled,
+    ),
     "census": Reader(write_project, ("reports/census/studio.json", "census/*.json"), read_census),
     "manifest": Reader(
         write_project,
@@ -346,13 +487,28 @@ READERS = {
     ),
     "checkpoint": Reader(write_project, ("model/*.safetensors", "model/card.json"), read_checkpoint),
     "weights": Reader(write_project, ("model/weights.pth",), lambda folder: read_tensors(folder / "model/weights.pth")),
+    "weights in a network": Reader(write_project, ("model/weights.pth",), read_weights),
+    "distillation's state": Reader(write_distillation, (loop.STATE,), read_distillation),
+    "training's state": Reader(write_training, (records.STATE,), read_training),
+    "training sets": Reader(write_project, ("faces/*",), read_training_set),
+    **{
+        f"survey.{name}": Reader(partial(write_example, name), ("*",), partial(read_survey, name))
+        for name in ("csv", "image_folder", "recordio")
+    },
     "store": Reader(write_project, ("store/*/*.json", "store/checksums/*/*.json"), read_store),
     "settings": Reader(write_project, ("params.yaml",), read_settings),
     "pipelines.sweep": Reader(write_sweep, ("params.yaml",), read_sweep),
+    "dvc's lists": Reader(write_objects, ("list.json",), read_objects),
     "dvc": Reader(write_project, ("dvc.lock", "dvc.yaml", "*.dvc"), read_dvc_files),
     "pipelines.results": Reader(
         write_project,
         ("data/mined/summary.json", "reports/metrics/*/*/*.json"),
-        lambda folder: read_results(folder).flat(),
+        lambda folder: artifacts.read_results(folder).flat(),
     ),
+    "pipelines.differences": Reader(
+        write_differences,
+        ("dvc.lock", "reports/tables/*"),
+        lambda folder: artifacts.read_differences(folder, {"report": Outcome.CACHED}),
+    ),
+    "pipelines.rwlock": Reader(write_rwlock, ("*.json",), read_rwlock),
 }

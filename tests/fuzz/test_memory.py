@@ -79,6 +79,25 @@ def scans() -> bytes:
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 5000
 
 
+def in_a_small_box(data: bytes) -> bytes:
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", 64, 64) + data[place + 8 :]
+
+
+def cut(make: Make, share: float) -> Make:
+    return lambda: (data := make())[: int(len(data) * share)]
+
+
+def with_profile(size: int) -> bytes:
+    """The tag of a profile holds its bytes behind the pixels."""
+    return tiff(GREY, tags={273: (4, 1, 8), 279: (4, 1, len(GREY)), 34675: (7, size, PLACE)}, more=bytes(size))
+
+
+def with_comment(size: int) -> bytes:
+    data = plain("L", 64, "GIF")()
+    return data[:-1] + (b"!\xfe" + (b"\xff" + bytes(255)) * (size // 256) + b"\0") + b";"
+
+
 PICTURES: dict[str, tuple[Make, str]] = {  # and the outcome that is expected
     "16 bits": (plain("I;16", 7070, "PNG"), "picture"),
     "grey and transparent": (plain("LA", 6200, "PNG"), "picture"),
@@ -97,6 +116,21 @@ PICTURES: dict[str, tuple[Make, str]] = {  # and the outcome that is expected
     "segments": (lambda: with_segments(*[(0xE1, b"Exif\0\0" + bytes(65_000))] * 900), "damaged"),
     "many scans": (scans, "damaged"),
     "tile": (lambda: tiff(TILE, tags=IN_A_TILE), "too_many_pixels"),
+    "frame larger than its box": (lambda: in_a_small_box(plain("RGB", 5000, "AVIF", speed=10)()), "too_many_pixels"),
+    "cut, JPEG": (cut(plain("RGB", 6800, "JPEG"), 0.95), "truncated"),
+    "cut, progressive": (cut(plain("RGB", 6600, "JPEG", progressive=True), 0.95), "truncated"),
+    "cut, PNG": (cut(plain("RGB", 6600, "PNG"), 0.95), "truncated"),
+    "cut, PPM": (cut(plain("RGB", 5000, "PPM"), 0.95), "truncated"),
+    "cut, BMP": (cut(plain("RGB", 5000, "BMP"), 0.95), "truncated"),
+    "cut, TIFF": (cut(plain("RGB", 5000, "TIFF"), 0.95), "truncated"),
+    "cut, JPEG 2000": (cut(plain("RGB", 2800, "JPEG2000"), 0.5), "damaged"),
+    "cut, WebP": (cut(plain("RGBA", 3600, "WEBP", lossless=True), 0.5), "damaged"),
+    "cut, GIF": (cut(plain("L", 6000, "GIF"), 0.95), "truncated"),
+    "cut, AVIF": (cut(plain("RGB", 3000, "AVIF"), 0.5), "not_an_image"),
+    "levels up to 1000": (lambda: b"P5 5000 5000 1000\n" + bytes(50_000_000), "picture"),
+    "levels up to 254": (lambda: b"P6 5000 5000 254\n" + bytes(75_000_000), "picture"),
+    "large profile": (lambda: with_profile(60_000_000), "damaged"),
+    "comment": (lambda: with_comment(16_000_000), "picture"),
     "strips": (lambda: tiff(GREY, tags={273: (4, NUMBERS, PLACE)}, more=bytes(4 * NUMBERS)), "damaged"),
     "numbers in a tag": (lambda: tiff(GREY, tags={258: (3, NUMBERS, PLACE)}, more=bytes(2 * NUMBERS)), "damaged"),
 }

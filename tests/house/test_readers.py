@@ -19,6 +19,7 @@ READERS = {
     "safe_open": ("artifacts/arrays.py",),
     "load_file safetensors.numpy.load safetensors.torch.load torch.load": ("networks/weights.py",),
     "np.load numpy.load joblib.load": ("alignment/networks.py",),
+    "Image.open PIL.Image.open": ("alignment/pictures.py", "artifacts/faces.py"),  # some formats start programs
 }
 WHERE = {call: files for calls, files in READERS.items() for call in calls.split()}
 PIPELINES = {"documents.py": {"json.loads", "yaml.parse", "yaml.load"}, "dvc_reader.py": {"json.load"}}  # run alone

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 from prefect.client.schemas.actions import ArtifactCreate
 
-from pipelines import artifacts
+from pipelines import FlowError, artifacts
 from pipelines.artifacts import (
     MINED_FACES,
     Change,
@@ -106,17 +106,20 @@ def test_figures_and_mined_faces_are_tables(shown: dict[str, dict[str, Any]]) ->
     withheld = {("das", "street"): "evaluate@das-street: Failed"}
     differences = {("vas", "street"): (-2.0, "-2.0 [-3.0, -1.0] against baseline"), ("rest", "street"): (1.0, "+1.0")}
     publish_results(Results(metrics, mined, withheld), differences)
-    assert shown["metrics"]["table"] == [
-        {"recipe": "rest", "target": "street", "accuracy": "0.2500", "difference (points)": "+1.0"},
-        {"recipe": "baseline", "target": "street", "accuracy": "0.7500"},
-        {"recipe": "das", "target": "street", "not shown": "evaluate@das-street: Failed"},
-        {"recipe": "vas", "target": "street", "accuracy": "0.5000",
-         "difference (points)": "-2.0 [-3.0, -1.0] against baseline"},
-        {"recipe": "das", "target": "x", "macro_f1": "0.3333"},
-    ]  # fmt: skip
+    assert [list(row.values()) for row in shown["metrics"]["table"]] == [
+        ["rest", "street", "", "+1.0", "0.2500", ""],
+        ["baseline", "street", "", "", "0.7500", ""],
+        ["das", "street", "evaluate@das-street: Failed", "", "", ""],
+        ["vas", "street", "", "-2.0 [-3.0, -1.0] against baseline", "0.5000", ""],
+        ["das", "x", "", "", "", "0.3333"],
+    ]
+    columns = ["recipe", "target", "not shown", "difference (points)", "accuracy", "macro_f1"]
+    assert {tuple(row) for row in shown["metrics"]["table"]} == {tuple(columns)}, (
+        "the page shows those of the first row"
+    )
     assert shown["mined"]["table"] == [
         {"class": "joy", "kept": "12,000", "margin": "0.2500", "estimated precision": "0.900 [0.800, 1.000]"},
-        {"class": "fear", "kept": "345", "margin": "-"},
+        {"class": "fear", "kept": "345", "margin": "-", "estimated precision": ""},
     ]
     assert shown["mined"]["description"] == "Mined faces: 12,345 kept"
 
@@ -154,6 +157,7 @@ def test_differences_are_those_of_the_report_of_this_run(tmp_path: Path) -> None
         "recipe,against,target,metric,difference,seeds_low,seeds_high,seeds\n"
         "vas,baseline,street,mean_class_accuracy,0.0125,-0.004,0.029,3\n"
         "vas,baseline,film,mean_class_accuracy,-0.02,,,1\n"
+        "vas,random_vas,street,mean_class_accuracy,0.9,0.8,1.0,3\n"
         "vas,baseline,street,accuracy,0.5,0.4,0.6,3\n"
     )
     assert read_differences(tmp_path, {"report": "Completed"}) == {
@@ -162,6 +166,22 @@ def test_differences_are_those_of_the_report_of_this_run(tmp_path: Path) -> None
     }
     assert read_differences(tmp_path, {"report": "Skipped"}) == {}
     assert read_differences(tmp_path, {"evaluate": "Completed"}) == {}
+
+
+@pytest.mark.parametrize("row", ["vas", "vas,b,street,mean_class_accuracy,x,0,0", '"' + "a" * 200_000, "a" * 2_000_000])
+def test_a_damaged_table_of_differences_hides_no_other_figure(tmp_path: Path, row: str) -> None:
+    (tmp_path / "reports" / "tables").mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_text("stages: {report: {outs: [{path: reports/tables}]}}")
+    head = "recipe,against,target,metric,difference,seeds_low,seeds_high\n"
+    (tmp_path / "reports" / "tables" / "differences.csv").write_text(head + row)
+    assert read_differences(tmp_path, {"report": "Completed"}) == {}
+
+
+@pytest.mark.parametrize("outs", ["5", "[a]", "[{md5: b}]", "[[c]]"])
+def test_outputs_of_a_lock_that_are_none_are_one_line(tmp_path: Path, outs: str) -> None:
+    (tmp_path / "dvc.lock").write_text(f"stages: {{report: {{outs: {outs}}}}}")
+    with pytest.raises(FlowError, match=r"^[^\n]+dvc\.lock is broken: [^\n]+; restore it from git[^\n]+$"):
+        read_differences(tmp_path, {"report": "Completed"})
 
 
 def test_one_fault_hides_nothing_else(

@@ -14,6 +14,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pipelines.__main__ import DEFAULTS
+
 POOLS = {"local": "process", "docker": "docker", "kubernetes": "kubernetes", "slurm": "process"}
 FLOWS = {"reproduce", "refresh", "sweep"}
 HOST = {"FER_WORKSPACE": "/somewhere/clone", "FER_CACHE": "/somewhere/cache", "FER_IMAGE": "registry.example/fer:1"}
@@ -187,7 +189,7 @@ def test_prefect_knows_every_setting_of_the_pages_and_manifests(root: Path) -> N
         return known
 
     files = [root / "README.md", root / "prefect.yaml", *(root / "docs").rglob("*.md"), *(root / ROOM).rglob("*.*")]
-    written = {name for file in files for name in re.findall(r"PREFECT_[A-Z_]+", file.read_text(encoding="utf-8"))}
+    written = {name for file in files for name in re.findall(r"PREFECT_[A-Z0-9_]+", file.read_text(encoding="utf-8"))}
     assert "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED" in written
     unknown = {name for name in written if not name.startswith("PREFECT_INTEGRATIONS_KUBERNETES_")}
     assert unknown - names(Settings) == set()
@@ -240,6 +242,7 @@ def test_automations_are_what_prefect_takes(root: Path, name: str) -> None:
 
 def test_a_dead_run_is_noticed_after_more_than_two_heartbeats(root: Path) -> None:
     trigger = read(root / ROOM / "automations" / "dead-run.yaml")["trigger"]
+    assert trigger["within"] > 2 * int(DEFAULTS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]), "runs that a person starts"
     for pool in POOLS:
         for deployment in read(prefect_file(root, pool))["deployments"]:
             beat = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])

@@ -39,6 +39,10 @@ stages:
     cmd: cat data/count-even data/gate > data/sum
     deps: [data/count-even, data/gate]
     outs: [data/sum]
+  twice:
+    cmd: cat data/sum data/sum > data/twice
+    deps: [data/sum]
+    outs: [data/twice]
 """
 SPLIT = """
 from pathlib import Path
@@ -50,7 +54,7 @@ Path("data/odd").write_text("\\n".join(str(n) for n in numbers if n % 2))
 
 
 def make_world(folder: Path) -> Path:
-    """A repository in which five stages stand on each other; `gate` fails until there is a file `open`."""
+    """A repository in which six stages stand on each other; `gate` fails until there is a file `open`."""
     (folder / "raw").mkdir(parents=True)
     (folder / "raw" / "a.txt").write_text("1 2 3 4 5")
     (folder / "dvc.yaml").write_text(GRAPH)
@@ -104,7 +108,7 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
     # A stage fails: what does not stand on it is finished, what does is skipped, and the message says why.
     told = runs.command("reproduce", folder=world)
     assert told.returncode == 1
-    assert "gate failed; 5 stages: 3 Completed, 1 Failed, 1 Skipped" in told.stdout
+    assert "gate failed; 6 stages: 3 Completed, 1 Failed, 2 Skipped" in told.stdout
     assert "Traceback" not in told.stdout + told.stderr
     run = runs.last_run(world)
     assert run["state_type"] == "FAILED"
@@ -114,10 +118,12 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
         "count@odd": "Completed",
         "gate": "Failed",
         "sum": "Skipped",
+        "twice": "Skipped",
     }
     assert "exit code" in runs.message(run, "gate")
     assert "Running stage 'gate'" in runs.message(run, "gate"), "the last lines belong to the message"
     assert runs.message(run, "sum") == "sum: not run: gate failed"
+    assert runs.message(run, "twice") == "twice: not run: gate failed"
 
     # Mended, it goes on from the failed stage; what was finished is shown as it is.
     (world / "open").touch()
@@ -129,9 +135,10 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
         "count@odd": "Cached",
         "gate": "Completed",
         "sum": "Completed",
+        "twice": "Completed",
     }
     table = json.loads(runs.api.artifacts(run["id"])["stages"]["data"])
-    assert [row["stage"] for row in table] == ["split", "count@even", "count@odd", "gate", "sum"]
+    assert [row["stage"] for row in table] == ["split", "count@even", "count@odd", "gate", "sum", "twice"]
     assert {row["stage"]: row["state"] for row in table} == runs.states(run)
 
     # DVC alone makes the same bytes of everything, the lock included.
@@ -148,7 +155,7 @@ def test_a_failure_a_restart_and_the_rest_in_one_story(runs: Runs, world: Path, 
 
 def test_nothing_to_do_starts_no_process_of_a_stage(runs: Runs, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_tree, "run_command", pytest.fail)
-    assert runs.reproduce(world, gpus=["0"]).message == "5 stages: 5 Cached"
+    assert runs.reproduce(world, gpus=["0"]).message == "6 stages: 6 Cached"
     assert set(runs.states(runs.last_run(world)).values()) == {"Cached"}, "no limit is needed, since no GPU is"
     # With a target, that and what it needs.
     assert runs.reproduce(world, targets=["data/count-even"]).is_completed()

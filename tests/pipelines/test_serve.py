@@ -173,7 +173,10 @@ def _refuses_foreign_pages(served: Served) -> None:
         assert served.status(path, {"Host": own, "Accept": "*/*"}) == status
         assert served.status(path, {"Host": foreign, "Accept": "*/*"}) == 403
     with urllib.request.urlopen(f"{served.address}/ui-settings", timeout=SECONDS) as answer:
-        told = json.loads(answer.read())
+        told, policy = json.loads(answer.read()), answer.headers["Content-Security-Policy"].split("; ")
+    addresses = {f"{scheme}://{name}:{served.port}" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")}
+    assert set(policy[0].split()) == {"connect-src", "'self'", *addresses}, "its pages ask no other host"
+    assert told["default_ui"] == "v1", "the other UI would ask, and complain"
     assert (told["api_url"], told["auth"], told["csrf_enabled"]) == (f"{served.address}/api", "BASIC", True)
 
     from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -201,6 +204,10 @@ def _runs_flows(served: Served) -> None:
     run = served.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
     served.until(lambda: served.api.run(run)["state"]["type"] in ("FAILED", "CRASHED"))
     assert "nothing_of_that_name" in served.api.run(run)["state"]["message"]
+    served.until(lambda: not any("prefect.engine" in " ".join(process.cmdline()) for process in served.children()))
+    assert "Traceback" not in served.text, "the state has said it in a line"
+    logs = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
+    assert "nothing_of_that_name" in logs[-1]["message"]
 
 
 def _answers_doctor(served: Served) -> None:
