@@ -42,7 +42,7 @@ METHODS = {
 
 
 @dataclass
-class Progress:
+class DistillationProgress:
     """The rows of the history, and the images with the lowest held-out loss so far (none: it is not looked at)."""
 
     history: list[Row] = field(default_factory=list)
@@ -59,7 +59,7 @@ class Progress:
             self.best_loss, self.best_epoch, self.looks_since = loss, len(self.history) + 1, 0
 
 
-def distill(problem: Problem) -> tuple[Synthetic, Progress]:
+def distill(problem: Problem) -> tuple[Synthetic, DistillationProgress]:
     """Moves synthetic images until the held-out loss stops falling, and saves some of them in `state/saved`.
 
     Returns the best of them, the last where nothing is held out, and how it went.
@@ -135,28 +135,31 @@ def epoch_batches(
     return [order[number * size : (number + 1) * size] for number in range(total)]
 
 
-def save_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, done: Progress) -> None:
+def save_state(
+    folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, done: DistillationProgress
+) -> None:
     tensors = {"images": synthetic.images.detach(), "raw_sizes": synthetic.raw_sizes.detach()}
     with replacing(folder / STATE) as temporary:
         torch.save({**tensors, "optimizer": optimizer.state_dict(), "progress": vars(done)}, temporary)
 
 
-def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer) -> Progress:
+def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer) -> DistillationProgress:
     """Puts the state of `folder` into the tensors and the optimiser; returns how far it is, new without a state."""
     path = folder / STATE
     if not path.exists():
-        return Progress()
+        return DistillationProgress()
     with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
         state = read_state(path, synthetic.images.device)
         tensors = {"images": synthetic.images, "raw_sizes": synthetic.raw_sizes}
-        done = Progress(**state["progress"])
+        done = DistillationProgress(**state["progress"])
         for found in (state, done.best or tensors):
             for name, tensor in tensors.items():
                 if found[name].shape != tensor.shape or not found[name].isfinite().all():
                     raise ValueError(f"its {name} have another shape, or are not finite")
         restore_optimizer(optimizer, state["optimizer"])
-        numbers = (done.history, done.best_loss, done.best_epoch, done.looks_since)
-        TypeAdapter(tuple[list[Row], float, int, int]).validate_python(numbers, strict=True)  # floats of integers
+        TypeAdapter(list[Row]).validate_python(done.history, strict=True)  # which makes floats of integers
+        numbers = (done.best_loss, done.best_epoch, done.looks_since)
+        TypeAdapter(tuple[float, int, int]).validate_python(numbers, strict=True)
         for name, tensor in tensors.items():
             tensor.copy_(state[name])
         return done

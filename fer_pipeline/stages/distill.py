@@ -33,7 +33,7 @@ from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerp
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, PlainName, PlainPath, ProjectSettings, Settings, Summary, validate
 from fer_pipeline.distillation.controls import compare_with_controls
-from fer_pipeline.distillation.loop import METHODS, Progress, distill
+from fer_pipeline.distillation.loop import METHODS, DistillationProgress, distill
 from fer_pipeline.distillation.method import Problem
 from fer_pipeline.distillation.probe import probe
 from fer_pipeline.distillation.settings import DistillSettings
@@ -184,7 +184,7 @@ def _before_the_first_step(problem: Problem) -> dict[str, float]:
     return {"theta_0_loss": round(float(np.mean(losses)), 6), "theta_0_accuracy": round(float(np.mean(right)), 6)}
 
 
-def _ending(config: Config, done: Progress) -> dict[str, Any]:
+def _ending(config: Config, done: DistillationProgress) -> dict[str, Any]:
     """Says when the distillation ended and why, and whose images it gave back."""
     epochs = len(done.history)
     if done.best is None:

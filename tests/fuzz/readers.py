@@ -303,7 +303,7 @@ def write_distillation(folder: Path) -> None:
     synthetic, optimizer = build_synthetic()
     synthetic.images.grad, synthetic.raw_sizes.grad = torch.ones(2, 3, 3, 16, 16), torch.ones(2)
     optimizer.step()
-    done = loop.Progress([{"loss": 1.5, "accuracy": 0.5}])
+    done = loop.DistillationProgress([{"loss": 1.5, "accuracy": 0.5}])
     done.look(synthetic, 1.2)
     loop.save_state(folder, synthetic, optimizer, done)
 
