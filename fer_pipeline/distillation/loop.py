@@ -151,13 +151,13 @@ def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimi
     with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
         state = read_state(path, synthetic.images.device)
         tensors = {"images": synthetic.images, "raw_sizes": synthetic.raw_sizes}
+        TypeAdapter(list[Row]).validate_python(state["progress"]["history"], strict=True)  # makes floats of integers
         done = DistillationProgress(**state["progress"])
         for found in (state, done.best or tensors):
             for name, tensor in tensors.items():
                 if found[name].shape != tensor.shape or not found[name].isfinite().all():
                     raise ValueError(f"its {name} have another shape, or are not finite")
         restore_optimizer(optimizer, state["optimizer"])
-        TypeAdapter(list[Row]).validate_python(done.history, strict=True)  # which makes floats of integers
         numbers = (done.best_loss, done.best_epoch, done.looks_since)
         TypeAdapter(tuple[float, int, int]).validate_python(numbers, strict=True)
         for name, tensor in tensors.items():
