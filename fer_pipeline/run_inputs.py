@@ -51,6 +51,8 @@ class RunInputs:
         """Notes the settings that the stage runs with, and the state of the files that they and the options name."""
         self._checked, self._definition = checked, _definition(self.stage)
         self._paths += values_in(checked.configs[self.stage], Path)
+        if self.stage == "distill" and (weights := checked.project.train_final.weights):  # theta_0 is the final one's
+            self._paths += [Path(path) for path in [weights.get("path")] if path]
         if self.stage == "align":
             self._paths += [dataset.path for name, dataset in checked.project.datasets.items() if name in self._names]
         self._files = self._state_of_files()

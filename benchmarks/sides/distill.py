@@ -54,7 +54,7 @@ def _world(steps: int, side: int, seed: int) -> tuple[Any, ...]:
     import torch
     from torch.nn import functional
 
-    from fer_pipeline.distillation.unrolled import logits_of, trainable
+    from fer_pipeline.distillation.start import logits_of, trainable
     from fer_pipeline.networks.backbones import build
     from fer_pipeline.networks.settings import NetworkSettings
 

@@ -2,18 +2,19 @@
 
 `data/distilled/<name>/distilled.safetensors` holds `images` f32 [steps n 3 h w] in the network's *normalised* input
 space, `labels` i64 [steps n] and `step_sizes` f32 [steps]; `card.json` says for which classes and which preprocessing.
-Beside them: `saved/epoch-*.safetensors` (the images of earlier outer epochs), `history.csv`, `probe.json`, `previews/`.
+Beside them: `saved/epoch-*.safetensors` (the images of earlier outer epochs), `history.csv`, `probe.json`, `previews/`
+and `controls.json`: how well a network trained on the images alone does on held-out faces, beside its controls.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
 from fer_pipeline.core.errors import DataError
@@ -22,7 +23,7 @@ from fer_pipeline.core.settings import PlainName
 
 ARRAYS = "distilled.safetensors"
 CARD = "card.json"
-PROBE = "probe.json"
+PROBE, CONTROLS = "probe.json", "controls.json"
 SAVED = re.compile(r"epoch-(\d+)\.safetensors")
 IMAGES = Kind("F32", ("steps", "images_per_step", 3, "height", "width"))
 ARRAY_KINDS = {
@@ -44,6 +45,11 @@ class DistilledCard(BaseModel):
     height: PositiveInt
     width: PositiveInt
     source_images: PositiveInt | None = None
+    epochs_run: PositiveInt | None = None
+    best_epoch: PositiveInt | None = None  # whose images these are
+    stopped: str = ""  # why it ended
+    theta_0_loss: float | None = None  # on the source, before the first step
+    theta_0_accuracy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,116 @@ def read_probe(folder: Path) -> Probe:
     content = read_json(path)
     with refuse_damage(path, "is no probe of a distilled set", "remove its folder and run: dvc repro distill"):
         return Probe.model_validate(content)
+
+
+class Estimate(BaseModel):
+    """A share or a difference of shares, with its 95 % interval where it has one."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    mean: Annotated[float, Field(ge=-1, le=1)]
+    low: Annotated[float, Field(ge=-1, le=1)] | None = None
+    high: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
+class Trained(BaseModel):
+    """How trainings on one kind of images alone do on the held-out faces."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    start: Literal["theta_0", "fresh"]
+    training: Literal["steps", "plain"]
+    images: PlainName
+    draws: PositiveInt
+    accuracy: Share
+    mean_class_accuracy: Estimate
+
+
+class Gain(Estimate):
+    """The mean class accuracy of the distilled images minus that of a control, each trained on in its better way."""
+
+    start: Literal["theta_0", "fresh"]
+    against: PlainName
+
+
+class Controls(BaseModel):
+    """What `controls.json` holds; or the reason why nothing was compared."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    reason: str = ""
+    heldout_images: NonNegativeInt = 0
+    heldout_persons: NonNegativeInt = 0
+    trainings: list[Trained] = []
+    differences: list[Gain] = []
+
+    @model_validator(mode="after")
+    def _is_something(self) -> "Controls":
+        if self.reason:
+            return self
+        if "fresh" not in {row.start for row in self.differences}:
+            raise ValueError("it compares nothing from fresh weights, and has no reason for that")
+        trained = {(row.start, row.images) for row in self.trainings}
+        for row in self.differences:
+            if missing := {(row.start, row.against), (row.start, "distilled")} - trained:
+                raise ValueError(f"it lacks the training on {min(missing)[1]}")
+        return self
+
+    @property
+    def start(self) -> Literal["theta_0", "fresh"]:
+        """The start that the verdict is about: theta_0 where there is one, else fresh weights."""
+        return "theta_0" if any(row.start == "theta_0" for row in self.differences) else "fresh"
+
+    def unbeaten(self, start: str) -> list[Gain]:
+        """Returns the controls whose difference is not surely above zero."""
+        return [row for row in self.differences if row.start == start and not (row.low is not None and row.low > 0)]
+
+    def best(self, start: str, images: str) -> Trained:
+        """Returns the better of the trainings on one kind of images."""
+        rows = [row for row in self.trainings if (row.start, row.images) == (start, images)]
+        return max(rows, key=lambda row: row.mean_class_accuracy.mean)
+
+    def sentence(self, start: str) -> str:
+        """Says whether the distilled images beat their controls, with the figures."""
+        where = {"theta_0": "theta_0", "fresh": "fresh random weights"}[start]
+        found = self.best(start, "distilled")
+        persons = f" of {self.heldout_persons:,} persons" if self.heldout_persons else ""
+        faces = f"{self.heldout_images:,} held-out faces{persons}"
+        text = (
+            f"trained alone from {where}, the distilled images reach {_percent(found.mean_class_accuracy)} mean class "
+        )
+        controls = [row.against for row in self.differences if row.start == start]
+        figures = [f"{_words(one)} {_percent(self.best(start, one).mean_class_accuracy)}" for one in controls]
+        text += f"accuracy on {faces} ({', '.join(figures)})"
+        if not (unbeaten := self.unbeaten(start)):
+            return f"{text}: they beat their controls"
+        gains = [f"{_words(row.against)} ({_points(row)})" for row in unbeaten]
+        return f"{text}: they do not beat {', '.join(gains)}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _percent(value: Estimate) -> str:
+    return f"{value.mean:.1%}"
+
+
+def _points(row: Estimate) -> str:
+    span = (
+        "" if row.low is None or row.high is None else f", 95 % interval {100 * row.low:+.1f} to {100 * row.high:+.1f}"
+    )
+    return f"{100 * row.mean:+.1f} points{span}"
+
+
+def read_controls(folder: Path) -> Controls:
+    """Reads `controls.json` of a distilled set; a damaged one is a DataError."""
+    path = folder / CONTROLS
+    if not path.exists():
+        return Controls(reason="nothing was compared with controls")
+    content = read_json(path)
+    with refuse_damage(path, "is no comparison with controls", "remove its folder and run: dvc repro distill"):
+        return Controls.model_validate(content)
 
 
 def _read_one(folder: Path) -> DistilledSet:

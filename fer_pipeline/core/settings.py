@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from fer_pipeline.core.documents import DocumentError, brief, find_alias, one_line, read_yaml
 from fer_pipeline.core.errors import ConfigError
@@ -131,8 +131,17 @@ class RecipeSettings(Settings):
         return self
 
 
+class FinalNetwork(BaseModel):
+    """What `train_final` says of its models' initial weights, for stages that start there; that stage checks it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    network: dict[str, Any] = {}
+    weights: dict[str, Any] | None = None
+
+
 class ProjectSettings(BaseModel):
-    """What the stages share: the top level of `params.yaml` without the stages' own sections."""
+    """What the stages share: the top level of `params.yaml`, and of the stages' own sections the final network."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -145,6 +154,7 @@ class ProjectSettings(BaseModel):
     datasets: dict[PlainName, DatasetSettings]
     recipes: Annotated[dict[PlainName, RecipeSettings], Field(min_length=1)]
     resources: Resources = Resources()
+    train_final: Annotated[FinalNetwork, BeforeValidator(lambda value: value or {})] = FinalNetwork()
 
     @model_validator(mode="after")
     def _names_agree(self) -> "ProjectSettings":

@@ -1,22 +1,23 @@
-"""Move synthetic images and step sizes so that a training on them alone does well on real images: the outer loop.
+"""Move synthetic images and step sizes down the gradients that a method gives: the outer loop, whatever the method.
 
 Source: Wang et al. (arXiv:1811.10959), algorithm 1, with their published code's outer optimiser (Adam, betas 0.5 and
 0.999, rate 0.01 halved every 40 epochs) as default; OS-FER (arXiv:2005.08551) eq. 8. Per outer step: a batch of real
-images, one or several starts, the gradient of unrolled.py averaged over the starts, one step of the optimiser.
+images, the method's gradients, one step of the optimiser. Difference: it stops where the method's loss on held-out
+images has not fallen for `patience` looks, and gives back the images of the lowest.
 
-It resumes from the last finished epoch: order and starts are drawn from the seed and the epoch's number alone. Images,
-step sizes, the optimiser's moments and the history stand in *one* file, so that a kill between two writes
-cannot leave halves of two epochs.
+It resumes from the last finished epoch: order, draws and augmentations come from the seed and the step's number alone.
+Images, step sizes, the best of them, the optimiser's moments and the history stand in *one* file, so that a kill
+between two writes cannot leave halves of two epochs.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Int, Int64
 from pydantic import TypeAdapter
 from torch import Tensor
-from torch.nn import functional
 
 from fer_pipeline.artifacts.arrays import write_arrays
 from fer_pipeline.artifacts.distilled import saved_name
@@ -24,56 +25,65 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.distillation.distribution_matching import DistributionMatching
+from fer_pipeline.distillation.method import Method, Problem, Row
 from fer_pipeline.distillation.settings import DistillSettings
-from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.start import (
-    InitialWeights,
-    Synthetic,
-    fixed_weights,
-    random_weights,
-    start_synthetic,
-)
-from fer_pipeline.distillation.unrolled import Parameters, cross_entropy_of, logits_of, unrolled_gradients
-from fer_pipeline.networks.checkpoints import Classifier
+from fer_pipeline.distillation.start import Synthetic, start_synthetic
+from fer_pipeline.distillation.trajectory_matching import TrajectoryMatching
+from fer_pipeline.distillation.unrolled import UnrolledMethod
 from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
 
 STATE = "state.pt"
+METHODS = {
+    "unrolled": UnrolledMethod,
+    "distribution_matching": DistributionMatching,
+    "trajectory_matching": TrajectoryMatching,
+}
 
-Row = dict[str, float]
+
+@dataclass
+class DistillationProgress:
+    """The rows of the history, and the images with the lowest held-out loss so far (none: it is not looked at)."""
+
+    history: list[Row] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+    best_loss: float = float("inf")
+    best_epoch: int = 0
+    looks_since: int = 0
+
+    def look(self, synthetic: Synthetic, loss: float) -> None:
+        """Keeps the images where their loss is the lowest yet."""
+        self.looks_since += 1
+        if loss < self.best_loss:
+            self.best = {"images": synthetic.images.detach().clone(), "raw_sizes": synthetic.raw_sizes.detach().clone()}
+            self.best_loss, self.best_epoch, self.looks_since = loss, len(self.history) + 1, 0
 
 
-def distill(
-    settings: DistillSettings, source: Source, classifier: Classifier, *, seed: int, state: Path
-) -> tuple[Synthetic, list[Row]]:
-    """Moves synthetic images through all outer epochs; returns them and the history, and saves some in `state/saved`.
+def distill(problem: Problem) -> tuple[Synthetic, DistillationProgress]:
+    """Moves synthetic images until the held-out loss stops falling, and saves some of them in `state/saved`.
 
-    `classifier` is the fixed start, and says for which network, classes and preprocessing the images are.
+    Returns the best of them, the last where nothing is held out, and how it went.
     """
-    card, device = classifier.card, classifier.device
-    synthetic = start_synthetic(settings, source, card.preprocessing, seed=seed, device=device)
-    if settings.start == "fixed":
-        initial = fixed_weights(classifier.model)
-    else:
-        initial = random_weights(card.network, len(card.classes), seed=seed, device=device)
+    settings, state, source, seed = problem.settings, problem.state, problem.source, problem.seed
+    method: Method = METHODS[settings.method](problem)
+    synthetic = start_synthetic(settings, source, problem.preprocessing, seed=seed, device=problem.device)
     tensors, rate = [synthetic.images, synthetic.raw_sizes], settings.learning_rate
     optimizer: torch.optim.Optimizer = torch.optim.Adam(tensors, lr=rate, betas=(0.5, 0.999))
     if settings.optimizer == "sgd":
-        optimizer = torch.optim.SGD(tensors, lr=rate, momentum=0.9)
-    history = load_state(state, synthetic, optimizer)
-    per_epoch = batches_per_epoch(len(source.labels), settings)
-    ends = torch.tensor([0.0, 255.0], device=device).view(2, 1, 1, 1).expand(2, 3, 1, 1)
-    black, white = card.preprocessing.normalise(ends)
+        optimizer = torch.optim.SGD(tensors, lr=rate, momentum=settings.momentum)
+    done = load_state(state, synthetic, optimizer)
+    per_epoch, ends = batches_per_epoch(len(source.labels), settings), torch.tensor([0.0, 255.0], device=problem.device)
+    black, white = problem.preprocessing.normalise(ends.view(2, 1, 1, 1).expand(2, 3, 1, 1))
     with progress("distill", settings.outer_epochs * per_epoch, "outer steps") as advance:
-        advance(len(history) * per_epoch, earlier=True)
-        for epoch in range(len(history), settings.outer_epochs):
+        advance(len(done.history) * per_epoch, earlier=True)
+        for epoch in range(len(done.history), settings.outer_epochs):
+            if settings.patience and done.looks_since >= settings.patience:
+                break
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * settings.decay ** (epoch // settings.decay_every)
             rows = []
             for number, chosen in enumerate(epoch_batches(source.labels, settings, epoch=epoch, seed=seed)):
-                real = card.preprocessing.apply(source.images(chosen)).to(device)
-                truth = torch.from_numpy(source.labels[chosen]).to(device)
-                first = (epoch * per_epoch + number) * settings.draws
-                rows.append(set_gradients(settings, initial, synthetic, real, truth, first_start=first))
+                rows.append(method.set_gradients(synthetic, chosen, step=epoch * per_epoch + number))
                 gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
                 if not (np.isfinite(rows[-1]["loss"]) and all(gradient.isfinite().all() for gradient in gradients)):
                     raise DataError(
@@ -85,14 +95,24 @@ def distill(
                     with torch.no_grad():
                         synthetic.images.clamp_(black, white)
                 advance(1)
-            means = {name: round(float(np.mean([row[name] for row in rows])), 6) for name in rows[0]}
-            sizes = {f"step_size_{index}": round(size, 8) for index, size in enumerate(synthetic.step_sizes.tolist())}
-            history.append({"epoch": epoch + 1, **means, **sizes})
-            if len(history) % settings.save_every == 0:
+            row: Row = {"epoch": epoch + 1}
+            row |= {name: round(float(np.mean([one[name] for one in rows])), 6) for name in rows[0]}
+            if len(problem.heldout.labels) and (epoch + 1) % settings.check_every == 0:
+                looked = method.score(synthetic)
+                done.look(synthetic, looked["heldout_loss"])
+                row |= {**{name: round(value, 6) for name, value in looked.items()}, "best_epoch": done.best_epoch}
+            if method.has_step_sizes:
+                sizes = enumerate(synthetic.step_sizes.tolist())
+                row |= {f"step_size_{index}": round(size, 8) for index, size in sizes}
+            done.history.append(row)
+            if len(done.history) % settings.save_every == 0:
                 arrays = {"images": synthetic.images.cpu().numpy(), "step_sizes": synthetic.step_sizes.cpu().numpy()}
-                write_arrays(state / "saved" / saved_name(len(history)), arrays)
-            save_state(state, synthetic, optimizer, history)
-    return synthetic, history
+                write_arrays(state / "saved" / saved_name(len(done.history)), arrays)
+            save_state(state, synthetic, optimizer, done)
+    if done.best is not None:
+        synthetic.images.copy_(done.best["images"])
+        synthetic.raw_sizes.copy_(done.best["raw_sizes"])
+    return synthetic, done
 
 
 def batches_per_epoch(count: int, settings: DistillSettings) -> int:
@@ -115,65 +135,31 @@ def epoch_batches(
     return [order[number * size : (number + 1) * size] for number in range(total)]
 
 
-def set_gradients(
-    settings: DistillSettings,
-    initial: InitialWeights,
-    synthetic: Synthetic,
-    real: Float[Tensor, "b 3 h w"],
-    truth: Int[Tensor, " b"],
-    *,
-    first_start: int,
-) -> Row:
-    """Sets the gradients of one outer step; returns loss and accuracy on the real batch before and after the unroll."""
-    logits, inner = logits_of(initial.network), cross_entropy_of(initial.network)
-
-    def score(parameters: Parameters, when: str) -> Tensor:
-        scores = logits(parameters, real)
-        loss = functional.cross_entropy(scores, truth)
-        row[f"loss{when}"] += float(loss.detach()) / settings.draws
-        row[f"accuracy{when}"] += float((scores.argmax(1) == truth).float().mean()) / settings.draws
-        return loss
-
-    image_gradient, size_gradient = torch.zeros_like(synthetic.images), torch.zeros_like(synthetic.raw_sizes)
-    row: Row = dict.fromkeys(("loss_before", "accuracy_before", "loss", "accuracy"), 0.0)
-    for number in range(settings.draws):
-        start = initial.draw(first_start + number)
-        with torch.no_grad():
-            score(start, "_before")
-        gradients = unrolled_gradients(
-            inner,
-            lambda parameters: score(parameters, ""),
-            start,
-            synthetic.images,
-            synthetic.labels,
-            synthetic.step_sizes,
-            epochs=settings.epochs,
-            weights_kept=settings.weights_kept,
-        )
-        image_gradient += gradients.images / settings.draws
-        size_gradient += gradients.step_sizes / settings.draws
-    synthetic.images.grad = image_gradient
-    synthetic.raw_sizes.grad = size_gradient * torch.sigmoid(synthetic.raw_sizes.detach())
-    return row
-
-
-def save_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, history: list[Row]) -> None:
+def save_state(
+    folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer, done: DistillationProgress
+) -> None:
     tensors = {"images": synthetic.images.detach(), "raw_sizes": synthetic.raw_sizes.detach()}
     with replacing(folder / STATE) as temporary:
-        torch.save({**tensors, "optimizer": optimizer.state_dict(), "history": history}, temporary)
+        torch.save({**tensors, "optimizer": optimizer.state_dict(), "progress": vars(done)}, temporary)
 
 
-def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer) -> list[Row]:
-    """Puts the state of `folder` into the tensors and the optimiser and returns the history, empty without a state."""
+def load_state(folder: Path, synthetic: Synthetic, optimizer: torch.optim.Optimizer) -> DistillationProgress:
+    """Puts the state of `folder` into the tensors and the optimiser; returns how far it is, new without a state."""
     path = folder / STATE
     if not path.exists():
-        return []
+        return DistillationProgress()
     with refuse_state(path, "remove it to distil from the start"), torch.no_grad():
-        state = read_state(path)
-        for name, tensor in (("images", synthetic.images), ("raw_sizes", synthetic.raw_sizes)):
-            if state[name].shape != tensor.shape or not state[name].isfinite().all():
-                raise ValueError(f"its {name} have another shape, or are not finite")
-            tensor.copy_(state[name])
+        state = read_state(path, synthetic.images.device)
+        tensors = {"images": synthetic.images, "raw_sizes": synthetic.raw_sizes}
+        TypeAdapter(list[Row]).validate_python(state["progress"]["history"], strict=True)  # makes floats of integers
+        done = DistillationProgress(**state["progress"])
+        for found in (state, done.best or tensors):
+            for name, tensor in tensors.items():
+                if found[name].shape != tensor.shape or not found[name].isfinite().all():
+                    raise ValueError(f"its {name} have another shape, or are not finite")
         restore_optimizer(optimizer, state["optimizer"])
-        TypeAdapter(list[Row]).validate_python(state["history"], strict=True)  # which makes floats of integers
-        return state["history"]
+        numbers = (done.best_loss, done.best_epoch, done.looks_since)
+        TypeAdapter(tuple[float, int, int]).validate_python(numbers, strict=True)
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])
+        return done

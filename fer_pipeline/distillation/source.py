@@ -2,11 +2,12 @@
 
 The folder's schema says which it is: `pseudo_label` is the auxiliary set (the VAS), `label` a split of aligned faces
 (the paper's DAS-RAF distils the anchor). Only the chosen rows stay in memory, encoded; batches are decoded on demand.
+A share of them is divided off, whole persons where they are known: it stops the distillation and judges what it made.
 """
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +26,10 @@ from fer_pipeline.artifacts.faces import (
     shard_paths,
     stack_images,
 )
+from fer_pipeline.artifacts.split import HELDOUT
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.training.sets import partition
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,24 @@ class Source:
     classes: tuple[str, ...]
     encoded: list[bytes]
     labels: Int64[np.ndarray, " n"]
+    subjects: np.ndarray  # "" where a person is not known
     left_out: dict[str, int]  # reason -> rows of the folder that are not distilled
 
     def images(self, rows: Int[np.ndarray, " k"]) -> UInt8[np.ndarray, "k h w 3"]:
         return stack_images([decode_crop(self.encoded[row], f"image {row} of the source") for row in rows])
+
+    def take(self, rows: Int[np.ndarray, " k"]) -> "Source":
+        """Some of the images as a source of their own."""
+        return replace(
+            self, encoded=[self.encoded[row] for row in rows], labels=self.labels[rows], subjects=self.subjects[rows]
+        )
+
+    def divide(self, heldout: float, seed: int) -> tuple["Source", "Source"]:
+        """Returns what is distilled, and the share that is held out, of other persons where persons are known."""
+        parts = partition(
+            self.labels, self.subjects, shares={HELDOUT: heldout}, seed=seed, num_classes=len(self.classes)
+        )
+        return self.take(np.flatnonzero(parts != HELDOUT)), self.take(np.flatnonzero(parts == HELDOUT))
 
     def counts(self) -> Int64[np.ndarray, " c"]:
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
@@ -72,7 +89,7 @@ def read_source(
         )
     names = open_shard(shard_paths(folder)[0]).names
     kind, column = ("auxiliary", "pseudo_label") if "pseudo_label" in names else ("faces", "label")
-    table = read_table(folder, ["face_id", column, "split"])
+    table = read_table(folder, ["face_id", column, "split", "subject"])
     if splits := set(table.column("split").unique().to_pylist()) - {"train", None}:
         raise DataError(f"{folder} holds the split {sorted(splits)[0]!r}, but only train splits are distilled")
     labels = table.column(column).fill_null(-1).to_numpy().astype(np.int64)
@@ -92,7 +109,8 @@ def read_source(
     }
     images = (image for path in shard_paths(folder) for image in _encoded_images(path))
     encoded = [bytes(image) for image, is_chosen in zip(images, chosen.tolist(), strict=True) if is_chosen]
-    return Source(kind, in_folder, encoded, labels[chosen], left_out)
+    subjects = np.array(table.column("subject").fill_null("").to_pylist(), dtype=object)
+    return Source(kind, in_folder, encoded, labels[chosen], subjects[chosen], left_out)
 
 
 def _encoded_images(path: Path) -> Iterator[memoryview]:

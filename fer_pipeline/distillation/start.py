@@ -3,10 +3,13 @@
 Source: Wang et al. (arXiv:1811.10959). As in their published code a step size is the softplus of a free number, so that
 it stays positive, and images start as standard normal noise in the network's normalised input space. Sections 3.2 and
 3.4: a fixed start is one set of weights, a random start a fresh draw per outer step, so that the images serve any draw.
-OS-FER (arXiv:2005.08551) eq. 8 has one theta_0, and its figure 4 the images as pictures for a person's eye.
+OS-FER (arXiv:2005.08551) eq. 8 has one theta_0 and only calls it an initialization, and its figure 4 shows the images
+as pictures for a person's eye. Our theta_0 is by default what the final training starts from; at the network that mined
+the source the loss is near zero before the first step, and the images would stay the noise that they began as.
 
-Batch norm: a fixed start has its running statistics frozen through all unrolled steps. A random draw has none worth
-freezing, and those of seven odd images are no better, so its batch norms are replaced by group norms.
+Batch norm: weights from outside and the primitive learner bring running statistics, which stay frozen through all
+unrolled steps. Weights drawn at random have none worth freezing, and those of seven odd images are no better, so their
+batch norms are replaced by group norms, which have the same scales and shifts.
 """
 
 import math
@@ -20,6 +23,7 @@ import torch
 from jaxtyping import Float, Float32
 from PIL import Image
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,47 +32,96 @@ from fer_pipeline.core.files import replacing
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.source import Source
-from fer_pipeline.distillation.unrolled import Parameters, trainable
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.checkpoints import Classifier
+from fer_pipeline.networks.model import ExpressionNet
+from fer_pipeline.networks.preprocessing import Inputs, Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.weights import WeightSettings, initial_network
 
 GAP = 2  # white pixels between the pictures
+HELDOUT_DRAWS = 3  # of random weights, the same at every look at held-out images
 MAX_GROUPS = 32  # as Wu & He (arXiv:1803.08494)
 
 
+Parameters = dict[str, Tensor]
+
+
+def logits_of(model: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
+    """Makes the network a function of its trainable weights; what else it holds (running statistics) stays as it is."""
+    return lambda parameters, images: functional_call(model, parameters, (images,))
+
+
+def trainable(model: nn.Module) -> Parameters:
+    """Returns the weights that a training moves, cut from any graph."""
+    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+
+
 class InitialWeights(NamedTuple):
-    """A network in evaluation mode (frozen statistics, no dropout), and the weights of the n-th start for it."""
+    """A network in evaluation mode (frozen statistics, no dropout), and the weights theta_0 of the n-th use of it.
 
-    network: nn.Module
-    draw: Callable[[int], Parameters]
+    `is_fixed`: every use has the same. Uses of another kind (`start`, `heldout`, `control` …) draw others.
+    """
+
+    network: ExpressionNet
+    is_fixed: bool
+    draw: Callable[[str, int], Parameters]
+
+    def logits(self, parameters: Parameters, images: Inputs, *, batch: int = 256) -> Float[Tensor, "n c"]:
+        """Computes class scores, in batches and without gradients."""
+        compute = logits_of(self.network)
+        with torch.no_grad():
+            return torch.cat([compute(parameters, part) for part in images.split(batch)])
 
 
-def fixed_weights(network: nn.Module) -> InitialWeights:
-    network = network.requires_grad_(True).eval()
+def primitive_weights(classifier: Classifier) -> InitialWeights:
+    """Starts from the primitive learner."""
+    network = classifier.model.requires_grad_(True).eval()
     parameters = trainable(network)
-    return InitialWeights(network, lambda number: parameters)
+    return InitialWeights(network, True, lambda kind, number: parameters)
 
 
-def random_weights(settings: NetworkSettings, num_classes: int, *, seed: int, device: torch.device) -> InitialWeights:
-    """Starts from a fresh draw of the architecture, with group norms where it has batch norms."""
+def final_weights(
+    network: NetworkSettings,
+    weights: WeightSettings | None,
+    *,
+    num_classes: int,
+    seed: int,
+    first_seed: int | None,
+    device: torch.device,
+) -> tuple[InitialWeights, Preprocessing]:
+    """Starts as a final training does: from the very weights of `first_seed`, or from a fresh draw for every use.
 
-    def build_network(number: int) -> nn.Module:
-        network = build(settings, num_classes, derive(seed, "distill", "start", number))
-        for name, module in list(network.named_modules()):
-            if isinstance(module, _BatchNorm):
-                channels = module.num_features
-                norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels, eps=module.eps, affine=module.affine)
-                network.set_submodule(name, norm)
-        return network.requires_grad_(True).eval().to(device)
-
-    network = build_network(0)
-    if statistics := [name for name, _ in network.named_buffers() if "running" in name]:
+    A fresh draw of a network that has weights from outside is a fresh head, as another seed of that training has.
+    """
+    own = seed if first_seed is None else first_seed
+    first, preprocessing, report = initial_network(network, weights, num_classes=num_classes, seed=own)
+    first = first if weights else without_running_statistics(first)
+    if not weights and (statistics := [name for name, _ in first.named_buffers() if "running" in name]):
         raise ConfigError(
-            f"distill.start: random needs a network without running statistics, {settings.name} has {statistics[0]}; "
-            "use start: fixed or another network"
+            f"distill.theta_0 wants random weights without running statistics, {network.name} has {statistics[0]}; "
+            "name train_final.weights, or use theta_0: primitive or another network"
         )
-    return InitialWeights(network, lambda number: trainable(build_network(number)))
+    first = first.requires_grad_(True).eval().to(device)
+    given, loaded = trainable(first), set(report.loaded if report else ())
+
+    def draw(kind: str, number: int) -> Parameters:
+        drawn = build(network, num_classes, derive(seed, "distill", kind, number))
+        drawn = trainable((drawn if weights else without_running_statistics(drawn)).to(device))
+        return {name: given[name] if name in loaded else value for name, value in drawn.items()}
+
+    is_fixed = first_seed is not None
+    return InitialWeights(first, is_fixed, (lambda kind, number: given) if is_fixed else draw), preprocessing
+
+
+def without_running_statistics(network: ExpressionNet) -> ExpressionNet:
+    """Replaces the batch norms of a network by group norms, in place; scales and shifts begin as 1 and 0 in both."""
+    for name, module in list(network.named_modules()):
+        if isinstance(module, _BatchNorm):
+            channels = module.num_features
+            norm = nn.GroupNorm(math.gcd(MAX_GROUPS, channels), channels, eps=module.eps, affine=module.affine)
+            network.set_submodule(name, norm)
+    return network
 
 
 @dataclass(frozen=True)
@@ -83,6 +136,11 @@ class Synthetic:
     def step_sizes(self) -> Float[Tensor, " steps"]:
         return functional.softplus(self.raw_sizes.detach())
 
+    def set_gradients(self, images: Tensor, step_sizes: Tensor | None = None) -> None:
+        """Sets what the outer optimiser goes by, from gradients by images and step sizes (None: they do not move)."""
+        self.images.grad = images
+        self.raw_sizes.grad = None if step_sizes is None else step_sizes * torch.sigmoid(self.raw_sizes.detach())
+
 
 def start_synthetic(
     settings: DistillSettings, source: Source, preprocessing: Preprocessing, *, seed: int, device: torch.device
@@ -93,7 +151,7 @@ def start_synthetic(
     generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
     images = torch.randn((*labels.shape, 3, preprocessing.size, preprocessing.size), generator=generator)
     draw = np.random.default_rng(derive(seed, "distill", "real"))
-    for index in range(len(source.classes)) if settings.initial == "real" else ():
+    for index in range(len(source.classes)) if settings.start == "real" else ():
         rows, members = np.flatnonzero(source.labels == index), labels == index
         if len(rows):  # a class without an image starts as noise
             count = int(members.sum())

@@ -25,11 +25,16 @@ from functools import cache, partial
 from itertools import accumulate
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
+
+from fer_pipeline.core.seeds import derive
+from fer_pipeline.distillation.augmentation import augment
+from fer_pipeline.distillation.method import Problem, Row
+from fer_pipeline.distillation.start import HELDOUT_DRAWS, Parameters, Synthetic, logits_of
 
 ALIGNMENT = 16  # numbers: tensors begin where vectors of the processor do
 
@@ -37,7 +42,6 @@ State = TypeVar("State")
 Images = Float[Tensor, "steps n *shape"]
 Labels = Int[Tensor, "steps n"]
 Sizes = Float[Tensor, " steps"]
-Parameters = dict[str, Tensor]
 InnerLoss = Callable[[Parameters, Tensor, Tensor], Tensor]  # (weights, images, labels) -> loss of one synthetic batch
 OuterLoss = Callable[[Parameters], Tensor]  # weights after the last step -> loss on real images
 
@@ -49,20 +53,78 @@ class Unrolled(NamedTuple):
     parameters: Parameters  # the last weights
 
 
-def logits_of(model: nn.Module) -> Callable[[Parameters, Tensor], Tensor]:
-    """Makes the network a function of its trainable weights; what else it holds (running statistics) stays as it is."""
-    return lambda parameters, images: functional_call(model, parameters, (images,))
-
-
-def trainable(model: nn.Module) -> Parameters:
-    """Returns the weights that the unrolled steps move, cut from any graph."""
-    return {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
-
-
 def cross_entropy_of(model: nn.Module) -> InnerLoss:
     """Makes the loss of the unrolled steps: cross-entropy with the fixed labels."""
     logits = logits_of(model)
     return lambda parameters, images, labels: functional.cross_entropy(logits(parameters, images), labels)
+
+
+class UnrolledMethod:
+    """Lowers the loss on a batch of real images after the unrolled steps, averaged over the draws of theta_0.
+
+    Difference from Wang et al.: the real images are augmented (`augment`), where a source is small.
+    """
+
+    has_step_sizes = True
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.network = problem, problem.initial.network
+        self.inner = cross_entropy_of(self.network)
+
+    def set_gradients(self, synthetic: Synthetic, rows: Int[np.ndarray, " b"], *, step: int) -> Row:
+        """Returns loss and accuracy on the real batch before and after the unrolled steps."""
+        problem, logits = self.problem, logits_of(self.network)
+        settings = problem.settings
+        real, truth = problem.real(problem.source, rows)
+        if settings.augment:
+            generator = torch.Generator().manual_seed(derive(problem.seed, "distill", "augment", step))
+            real = augment(real, torch.arange(len(real)), settings.augment, generator, len(real))
+
+        def score(parameters: Parameters, when: str) -> Tensor:
+            scores = logits(parameters, real)
+            loss = functional.cross_entropy(scores, truth)
+            row[f"loss{when}"] += float(loss.detach()) / settings.draws
+            row[f"accuracy{when}"] += float((scores.argmax(1) == truth).float().mean()) / settings.draws
+            return loss
+
+        image_gradient, size_gradient = torch.zeros_like(synthetic.images), torch.zeros_like(synthetic.raw_sizes)
+        row: Row = dict.fromkeys(("loss_before", "accuracy_before", "loss", "accuracy"), 0.0)
+        for number in range(settings.draws):
+            start = problem.initial.draw("start", step * settings.draws + number)
+            with torch.no_grad():
+                score(start, "_before")
+            gradients = unrolled_gradients(
+                self.inner,
+                lambda parameters: score(parameters, ""),
+                start,
+                synthetic.images,
+                synthetic.labels,
+                synthetic.step_sizes,
+                epochs=settings.epochs,
+                weights_kept=settings.weights_kept,
+            )
+            image_gradient += gradients.images / settings.draws
+            size_gradient += gradients.step_sizes / settings.draws
+        synthetic.set_gradients(image_gradient, size_gradient)
+        return row
+
+    def score(self, synthetic: Synthetic) -> Row:
+        """Returns loss and accuracy on the held-out images after the unrolled steps from theta_0."""
+        return score_after_steps(self.problem, synthetic)
+
+
+def score_after_steps(problem: Problem, synthetic: Synthetic) -> Row:
+    """Trains on the synthetic images alone, from theta_0 or a few fixed draws of it, and looks at held-out ones."""
+    images, truth = problem.real(problem.heldout, np.arange(len(problem.heldout.labels)))
+    inner, losses, accuracies = cross_entropy_of(problem.initial.network), [], []
+    for number in range(1 if problem.initial.is_fixed else HELDOUT_DRAWS):
+        start = problem.initial.draw("heldout", number)
+        arguments = (synthetic.images.detach(), synthetic.labels, synthetic.step_sizes)
+        parameters = train(inner, start, *arguments, epochs=problem.settings.epochs)
+        scores = problem.initial.logits(parameters, images)
+        losses.append(float(functional.cross_entropy(scores, truth)))
+        accuracies.append(float((scores.argmax(1) == truth).float().mean()))
+    return {"heldout_loss": float(np.mean(losses)), "heldout_accuracy": float(np.mean(accuracies))}
 
 
 def train(

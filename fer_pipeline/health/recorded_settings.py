@@ -53,6 +53,8 @@ def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -
         yield "mine", section, recorded.get("rule")
     elif name == "distill":
         yield "distill", section, recorded.get("settings")
+        final = params.get("train_final") or {}
+        yield "train_final.network", final.get("network"), recorded.get("network")
     elif name in ("train_primitive", "train_final"):
         training = recorded.get("training") or {}
         recipe = params.get(f"recipes.{item}") or {}

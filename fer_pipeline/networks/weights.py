@@ -22,10 +22,10 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, refuse_stand_in
 from fer_pipeline.core.settings import Settings, first_difference
 from fer_pipeline.networks import pretrained
-from fer_pipeline.networks.backbones import Layout, family, leaving_out
+from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.networks.preprocessing import Normalisation
-from fer_pipeline.networks.settings import CARD, NetworkSettings, read_card
+from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
+from fer_pipeline.networks.settings import CARD, NetworkSettings, preprocessing_of, read_card
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
 PREFIXES = ("module.", "_orig_mod.")
@@ -82,6 +82,18 @@ class LoadReport:
             shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             line += f"; {len(names)} {word}" + (f" ({shown})" if names else "")
         return f"{line}; {len(self.left_out)} left out"
+
+
+def initial_network(
+    network: NetworkSettings, weights: WeightSettings | None, *, num_classes: int, seed: int
+) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
+    """Builds a sized network as a training starts from it: drawn from the seed, then filled from published weights.
+
+    Every final training of a seed starts here, and whatever asks what it starts from.
+    """
+    model = build(network, num_classes, seed)
+    report = load_weights(model, network, weights) if weights else None
+    return model, preprocessing_of(network, report.normalisation if report else None), report
 
 
 @torch.no_grad()

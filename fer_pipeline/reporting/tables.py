@@ -62,6 +62,7 @@ def write_tables(folder: Path, data: ReportData) -> None:
     ]
     tables["sweep"] = data.sweep.to_pylist() if data.sweep is not None else []
     tables["probe"] = [row for one in data.distilled for row in one.probe_rows]
+    tables["distilled_controls"] = [row for one in data.distilled for row in one.control_rows]
     means = ("seconds_per_step", "steps_per_epoch", "labelled_seen", "stopped_rising", "times_baseline")
     tables["timings"] = [
         {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}

@@ -6,13 +6,20 @@ of an epoch. All recipes take the same number of steps in all, or train until th
 from the results and decides nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fer_pipeline.artifacts.distilled import DistilledCard, read_distilled_card, read_probe
+from fer_pipeline.artifacts.distilled import (
+    Controls,
+    DistilledCard,
+    read_controls,
+    read_distilled_card,
+    read_probe,
+)
 from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_timings
 from fer_pipeline.core.files import read_png, refuse_damage
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
@@ -139,11 +146,13 @@ class DistilledSet(NamedTuple):
     """One distilled set, ready for the page; where the probe cannot be drawn, `probe_note` says why."""
 
     name: str
+    verdict: str  # whether the images beat their controls, in one sentence
     previews: dict[str, str]  # class -> data URI
     summary: str
     probe_note: str
     charts: Charts
     probe_rows: list[dict[str, object]]
+    control_rows: list[dict[str, object]]
 
 
 def load_distilled_set(folder: Path) -> DistilledSet:
@@ -166,7 +175,31 @@ def load_distilled_set(folder: Path) -> DistilledSet:
     ]
     with refuse_damage(folder / "previews", "is damaged", "remove its folder and run: dvc repro distill"):
         pictures = {label: data_uri(read_png(path)) for label, path in previews.items() if path.exists()}
-    return DistilledSet(name, pictures, summary, note, charts, rows)
+    controls = read_controls(folder)
+    control_rows = _control_rows(name, controls)
+    return DistilledSet(name, _verdict(controls), pictures, summary, note, charts, rows, control_rows)
+
+
+def _verdict(controls: Controls) -> str:
+    """Says first of the start that the images are for, then of fresh weights."""
+    if controls.reason:
+        return f"Whether these images teach anything is not known: {controls.reason}."
+    starts = dict.fromkeys((controls.start, "fresh"))
+    text = ". ".join(f"T{controls.sentence(start)[1:]}" for start in starts)
+    lead = "These images do not beat their controls. " if controls.unbeaten(controls.start) else ""
+    return f"{lead}{text}."
+
+
+def _control_rows(name: str, controls: Controls) -> list[dict[str, object]]:
+    """One row for each kind of images, start and way of training."""
+    return [
+        {
+            "distilled": name,
+            **row.model_dump(exclude={"mean_class_accuracy"}),
+            **{f"mean_class_accuracy_{key}": value for key, value in row.mean_class_accuracy.model_dump().items()},
+        }
+        for row in controls.trainings
+    ]
 
 
 def _summarise(card: DistilledCard, history: History) -> str:
@@ -174,9 +207,11 @@ def _summarise(card: DistilledCard, history: History) -> str:
     text = f"{plural(images, 'image')} in {plural(card.steps, 'step')}, {card.height} {TIMES} {card.width} px"
     if card.source_images is not None:
         text += f", distilled from {plural(card.source_images, 'real face')}"
+    if card.epochs_run is not None and card.best_epoch is not None:
+        text += f"; those of epoch {card.best_epoch} of {card.epochs_run}, stopped {card.stopped}"
     if history and {"loss", "loss_before"} <= set(history[0]):
-        last = history[-1]
-        text += f"; the loss on real faces goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
+        last = history[min(card.best_epoch or len(history), len(history)) - 1]
+        text += f"; its loss goes from {last['loss_before']:.3f} to {last['loss']:.3f}"
     return text
 
 
@@ -193,8 +228,18 @@ def _probe_chart(curves: Mapping[str, list[History]], chance: float | None) -> b
 
 
 def _history_chart(history: History) -> bytes | None:
-    if not history or not {"epoch", "loss", "loss_before"} <= set(history[0]):
+    if not history or not {"epoch", "loss"} <= set(history[0]):
         return None
-    epochs, before, after = ([row[name] for row in history] for name in ("epoch", "loss_before", "loss"))
-    series = [Line("before the steps", epochs, before, GREY, "--"), Line("after the steps", epochs, after, VERMILION)]
-    return lines(series, xlabel="outer epoch", ylabel="loss on real faces", height=2.5)
+    # The weights' distance of trajectory matching is of another kind than the loss on held-out faces.
+    alike = "heldout_accuracy" not in history[0] or "accuracy" in history[0]
+    looks = {
+        "loss_before": ("before", GREY, "--"),
+        "loss": ("after", VERMILION, "-"),
+        "heldout_loss": ("held out", BLUE, "-"),
+    }
+    series = []
+    for name, (label, colour, style) in looks.items():
+        rows = [row for row in history if not math.isnan(row.get(name, math.nan))]
+        if rows and (alike or name != "heldout_loss"):
+            series.append(Line(label, [row["epoch"] for row in rows], [row[name] for row in rows], colour, style))
+    return lines(series, xlabel="outer epoch", ylabel="loss of the method", height=2.5)

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from fer_pipeline.artifacts.history import Row, write_history
 from fer_pipeline.core.errors import ConfigError, PipelineError
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import Card, NetworkSettings, preprocessing_of
-from fer_pipeline.networks.weights import LoadReport, WeightSettings, load_weights, own_side
+from fer_pipeline.networks.settings import Card, NetworkSettings
+from fer_pipeline.networks.weights import LoadReport, WeightSettings, initial_network, own_side
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.averaging import averaged_copy, update_average
 from fer_pipeline.training.batch_norm import share_statistics
@@ -319,8 +318,8 @@ def train(
     ) -> tuple[ExpressionNet, Preprocessing, LoadReport | None]:
         """`main` has the same initial weights for every recipe of a seed, any other name a draw of its own."""
         is_own, network = network is job.network, network.sized(own_side(weights) or job.network.size or 0)
-        model = build(network, num_classes, job.seed if name == "main" else derive(job.seed, "network", name))
-        report = load_weights(model, network, weights) if weights else None
+        seed = job.seed if name == "main" else derive(job.seed, "network", name)
+        model, preprocessing, report = initial_network(network, weights, num_classes=num_classes, seed=seed)
         if is_own and report:
             model.loaded = frozenset(report.loaded) & dict(model.named_parameters()).keys()
             if settings.frozen_until:
@@ -332,7 +331,7 @@ def train(
                     "training.old_layers_rate: 0 leaves nothing to learn, since the weights fill the whole network; "
                     "set weights.head: false, or a rate above 0"
                 )
-        return model, preprocessing_of(network, report.normalisation if report else None), report
+        return model, preprocessing, report
 
     main = make_network("main")
     preprocessing, report = main[1:]

@@ -10,6 +10,7 @@ import pytest
 from fer_pipeline.artifacts.arrays import write_arrays
 from fer_pipeline.artifacts.distilled import (
     DistilledSet,
+    read_controls,
     read_distilled,
     read_probe,
     read_saved,
@@ -151,6 +152,26 @@ def test_arrays_of_another_form_are_one_line(tmp_path: Path, arrays: dict[str, n
     write_arrays(tmp_path / "distilled.safetensors", {name: one for name, one in all_arrays.items() if one is not None})
     with pytest.raises(DataError, match=re.escape(told)):
         read_distilled(tmp_path)
+
+
+def test_controls_are_read_or_told(tmp_path: Path) -> None:
+    assert read_controls(tmp_path).reason == "nothing was compared with controls"
+    estimate = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    common = {"start": "fresh", "training": "plain", "draws": 2, "accuracy": 0.5, "mean_class_accuracy": estimate}
+    trained = [{**common, "images": images} for images in ("distilled", "noise")]
+    gain = {"start": "fresh", "against": "noise", "mean": 0.1, "low": 0.01, "high": 0.2}
+    content = {"reason": "", "heldout_images": 9, "trainings": trained, "differences": [gain]}
+    path = tmp_path / "controls.json"
+    path.write_text(json.dumps(content))
+    assert read_controls(tmp_path).unbeaten("fresh") == []
+    assert read_controls(tmp_path).sentence("fresh").endswith("(noise 50.0%): they beat their controls")
+    for low in (0.0, -0.1, None):  # an interval that touches zero, or none, decides nothing
+        path.write_text(json.dumps({**content, "differences": [{**gain, "low": low}]}))
+        assert [row.against for row in read_controls(tmp_path).unbeaten("fresh")] == ["noise"]
+    for change in ({"trainings": []}, {"trainings": trained[:1]}, {"differences": []}, {"differences": [{"mean": 2}]}):
+        path.write_text(json.dumps({**content, **change}))
+        with pytest.raises(DataError, match="is no comparison with controls"):
+            read_controls(tmp_path)
 
 
 def test_a_probe_is_read_or_told(tmp_path: Path) -> None:

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from fer_pipeline.distillation.start import Parameters, logits_of, trainable
 from fer_pipeline.distillation.unrolled import (
-    Parameters,
     cross_entropy_of,
-    logits_of,
     train,
-    trainable,
     unrolled_gradients,
 )
 

@@ -308,12 +308,14 @@ def write_distillation(folder: Path) -> None:
     synthetic, optimizer = build_synthetic()
     synthetic.images.grad, synthetic.raw_sizes.grad = torch.ones(2, 3, 3, 16, 16), torch.ones(2)
     optimizer.step()
-    loop.save_state(folder, synthetic, optimizer, [{"loss": 1.5, "accuracy": 0.5}])
+    done = loop.DistillationProgress([{"loss": 1.5, "accuracy": 0.5}])
+    done.look(synthetic, 1.2)
+    loop.save_state(folder, synthetic, optimizer, done)
 
 
 def read_distillation(folder: Path) -> None:
     synthetic, optimizer = build_synthetic()
-    course = loop.load_state(folder, synthetic, optimizer)
+    course = loop.load_state(folder, synthetic, optimizer).history
     synthetic.images.grad = torch.ones_like(synthetic.images)
     optimizer.step()
     history.write_history(folder / "course", course)

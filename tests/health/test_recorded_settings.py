@@ -20,7 +20,12 @@ FILES: dict[str, dict[str, Any]] = {
     "models/final/vas/10/card.json": CARD,
     "models/final/vas/11/card.json": CARD | {"training": CARD["training"] | {"seed": 11}},
     "data/mined/summary.json": {"classes": ["a", "b"], "rule": {"by": "margin", "value": 0.2, "cap": None}, "seed": 10},
-    "data/distilled/aux/card.json": {"classes": ["a", "b"], "settings": {"steps": 1, "batches": 2}, "seed": 10},
+    "data/distilled/aux/card.json": {
+        "classes": ["a", "b"],
+        "settings": {"steps": 1, "batches": 2},
+        "network": {"width": 12},
+        "seed": 10,
+    },
     "data/faces/studio/summary.json": {"faces": 3},
 }
 SHARED = {"classes": ["a", "b"], "seeds": [10, 11]}
@@ -33,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "recipes.vas": {"strategy": "supervised", "overrides": {"training": {"steps": 500}, "options": {"weight": 2}}},
     },
     "mine": SHARED | {"mine": {"by": "margin", "value": 0.2}, "pools": ["street"]},
-    "distill@aux": SHARED | {"distill": {"sources": {"aux": "data/aux"}, "batches": 2}},
+    "distill@aux": SHARED | {"distill": {"sources": {"aux": "data/aux"}, "batches": 2}, "train_final": TRAIN},
     "align@studio": {"align": {"crop": 48}, "classes": ["a", "b"]},
 }
 OUTS = {
@@ -82,6 +87,7 @@ def test_equal_settings_are_no_contradiction(project: Path) -> None:
          ["models/final/vas/10/card.json", "models/final/vas/11/card.json"], "train_final.training.steps"),
         ("mine", "mine.value", 0.3, ["data/mined/summary.json"], None),
         ("distill@aux", "distill.batches", 3, ["data/distilled/aux/card.json"], None),
+        ("distill@aux", "train_final.network.width", 16, ["data/distilled/aux/card.json"], None),
     ],
 )  # fmt: skip
 def test_each_setting_is_compared(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.distillation.loop import load_state, save_state
+from fer_pipeline.distillation.loop import DistillationProgress, load_state, save_state
 from fer_pipeline.distillation.start import Synthetic
 from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
 from fer_pipeline.training.records import STATE, Progress, restore
@@ -100,8 +100,9 @@ def synthetic(*shape: int, value: float = 0.0) -> tuple[Synthetic, torch.optim.O
 def test_a_distillation_goes_on_with_its_own_state_alone(
     tmp_path: Path, stored: tuple[Synthetic, torch.optim.Optimizer], history: Any, told: str
 ) -> None:
-    save_state(tmp_path, *stored, [])
-    torch.save({**read_state(tmp_path / "state.pt"), "history": history}, tmp_path / "state.pt")
+    save_state(tmp_path, *stored, DistillationProgress())
+    saved = read_state(tmp_path / "state.pt")
+    torch.save({**saved, "progress": {**saved["progress"], "history": history}}, tmp_path / "state.pt")
     with pytest.raises(DataError, match=rf"{told}.*; remove it to distil from the start"):
         load_state(tmp_path, *synthetic(2, 3, 3, 8, 8))
 

@@ -35,6 +35,29 @@ USES = {
     "random_vas": "random",
     "random_real": "random_real",
 }
+# What distilled images were compared with: they beat noise and permuted labels from theta_0, not random real images.
+CONTENT_OF_CONTROLS = {
+    "reason": "",
+    "heldout_images": 120,
+    "heldout_persons": 14,
+    "trainings": [
+        {
+            "start": start,
+            "training": "plain",
+            "images": images,
+            "draws": 3,
+            "accuracy": mean,
+            "mean_class_accuracy": {"mean": mean, "low": mean - 0.05, "high": mean + 0.05},
+        }
+        for start, means in {"theta_0": (0.4, 0.15, 0.38, 0.1), "fresh": (0.35, 0.15, 0.25, 0.1)}.items()
+        for images, mean in zip(("distilled", "noise", "random_real", "permuted_labels"), means, strict=True)
+    ],
+    "differences": [
+        {"start": start, "against": images, "mean": mean, "low": mean - 0.06, "high": mean + 0.06}
+        for start, means in {"theta_0": (0.25, 0.02, 0.3), "fresh": (0.2, 0.1, 0.25)}.items()
+        for images, mean in zip(("noise", "random_real", "permuted_labels"), means, strict=True)
+    ],
+}
 CONTROLS = {"mined": "random", "distilled": "random_real"}
 DESCRIPTIONS = {"mined": "Mined faces", "distilled": "Distilled images"}
 
@@ -285,6 +308,7 @@ class Project:
             "reason": "",
         }
         (folder / "probe.json").write_text(json.dumps(probe))
+        (folder / "controls.json").write_text(json.dumps(CONTENT_OF_CONTROLS))
         rows = ["epoch,loss_before,loss", *(f"{e},1.2,{0.5 + 0.7 * 0.9**e}" for e in range(1, 31))]
         (folder / "history.csv").write_text("\n".join(rows) + "\n")
 

@@ -71,6 +71,21 @@ def test_every_part_is_there(whole: Any) -> None:
     }
 
 
+def test_what_is_said_of_distilled_images_begins_with_whether_they_beat_their_controls(whole: Any) -> None:
+    section = whole.page.split('<section id="distilled">')[1].split("</section>")[0]
+    first = section.split("<p>", 1)[1].split("</p>")[0]
+    assert first.startswith(
+        "<strong>These images do not beat their controls. Trained alone from theta_0, the distilled"
+    )
+    assert "reach 40.0% mean class accuracy on 120 held-out faces of 14 persons" in first
+    assert "they do not beat random real (+2.0 points, 95 % interval -4.0 to +8.0)" in first
+    assert "from fresh random weights, the distilled images reach 35.0%" in first
+    assert first.endswith("they beat their controls.</strong>")
+    rows = whole.table("distilled_controls")
+    assert len(rows) == 8
+    assert (rows[0]["images"], float(rows[0]["mean_class_accuracy_low"])) == ("distilled", pytest.approx(0.35))
+
+
 def test_names_from_outside_are_escaped(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
     made = project(odd_name=EVIL)
     lock = made.root / "dvc.lock"

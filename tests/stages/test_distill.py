@@ -19,7 +19,8 @@ from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import read_json
 from fer_pipeline.core.settings import Summary, validate
-from fer_pipeline.distillation.unrolled import cross_entropy_of, logits_of, train, trainable
+from fer_pipeline.distillation.start import logits_of, trainable
+from fer_pipeline.distillation.unrolled import cross_entropy_of, train
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
@@ -30,6 +31,9 @@ from tests.project import project_settings
 
 CLASSES = ("anger", "happiness", "neutral")
 SIDE = 16
+EXPERTS = {"count": 2, "epochs": 4, "batch_size": 16, "saved_every": 2, "ahead": 2, "latest": 3}
+FINAL = {"network": {"name": "small", "width": 4}}
+PROJECT = project_settings(classes=CLASSES, seeds=(3,), train_final=FINAL)
 COLOURS = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
 
 
@@ -47,11 +51,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
     images, labels = _faces()
     count = len(labels)
+    persons = [f"p{row // 6}" for row in range(count)]
     rows = {
         "face_id": [f"set/{row}" for row in range(count)],
         "image": [{"bytes": encode(image, format="png"), "path": None} for image in images],
         "label": labels.tolist(),
-        "subject": [None] * count,
+        "subject": persons,
         "split": ["train"] * count,
         "landmarks": [[0.0] * 10] * count,
         "score": [1.0] * count,
@@ -75,6 +80,10 @@ def _config(**changes: Any) -> Config:
         "save_every": 2,
         "step_size": 0.5,
         "learning_rate": 0.1,
+        "theta_0": "primitive",  # which is untrained here
+        "augment": None,
+        "heldout": 0,
+        "controls": {"draws": 2, "steps": 3, "bootstrap": 100},
         "probe": {"epochs": 2, "seeds": 1},
         **changes,
     }
@@ -84,7 +93,7 @@ def _config(**changes: Any) -> Config:
 def _run(world: Path, root: Path, **changes: Any) -> Summary:
     return distill.run(
         _config(**changes),
-        project_settings(classes=CLASSES, seeds=(3,)),
+        PROJECT,
         name="out",
         source=world / "faces",
         model=world / "model",
@@ -100,7 +109,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     root = tmp_path_factory.mktemp("finished")
-    return root, _run(world, root)
+    return root, _run(world, root, heldout=0.2)
 
 
 def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished: tuple[Path, Summary]) -> None:
@@ -122,8 +131,8 @@ def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished
     with torch.no_grad():
         logits = logits_of(network)(parameters, classifier.card.preprocessing.apply(images))
     after = (logits.argmax(1).numpy() == labels).mean()
-    assert before < 0.6
-    assert after > 0.75
+    assert before < 0.4
+    assert after > 0.6
     assert summary.counts["distilled_images"] == 6
     assert summary.counts["loss"] < summary.counts["loss_before"]
 
@@ -159,6 +168,7 @@ def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) 
     )
 
 
+ONE: dict[str, Any] = {"draws": 1, "steps": 1, "bootstrap": 100}
 TWO: dict[str, Any] = {"outer_epochs": 2, "save_every": 1}
 
 
@@ -170,11 +180,28 @@ def plain(world: Path, tmp_path_factory: pytest.TempPathFactory) -> DistilledSet
     return read_distilled(root / "out")
 
 
-FEW: dict[str, Any] = {"outer_epochs": 4, "save_every": 1, "batches": 2}
+FEW: dict[str, Any] = {
+    "outer_epochs": 4,
+    "save_every": 1,
+    "batches": 2,
+    "heldout": 0.2,
+    "controls": ONE,
+}
 
 
-def test_killed_and_resumed_gives_the_same_bytes(world: Path, tmp_path: Path, root: Path) -> None:
-    _run(world, tmp_path / "whole", **FEW)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "distribution_matching"},
+        {"method": "trajectory_matching", "experts": EXPERTS, "theta_0": "random"},
+    ],
+    ids=lambda changes: changes.get("method", "unrolled"),
+)
+def test_killed_and_resumed_gives_the_same_bytes(
+    world: Path, tmp_path: Path, root: Path, changes: dict[str, Any]
+) -> None:
+    _run(world, tmp_path / "whole", **FEW, **changes)
     script = f"""
 import os, signal, sys
 from pathlib import Path
@@ -182,22 +209,22 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from fer_pipeline.distillation import loop
 import test_distill
 save = loop.save_state
-def dying(folder, synthetic, optimizer, history):
-    save(folder, synthetic, optimizer, history)
-    if len(history) == 2:
+def dying(folder, synthetic, optimizer, done):
+    save(folder, synthetic, optimizer, done)
+    if len(done.history) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 loop.save_state = dying
-test_distill._run(Path({str(world)!r}), Path({str(tmp_path / "cut")!r}), **test_distill.FEW)
+test_distill._run(Path({str(world)!r}), Path({str(tmp_path / "cut")!r}), **test_distill.FEW, **{changes!r})
 """
     killed = subprocess.run([sys.executable, "-c", script], cwd=root, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / "out").exists()
-    _run(world, tmp_path / "cut", **FEW)
+    _run(world, tmp_path / "cut", **FEW, **changes)
     assert _bytes(tmp_path / "cut" / "out") == _bytes(tmp_path / "whole" / "out")
 
 
 @pytest.mark.parametrize(
-    "changes", [{"optimizer": "sgd"}, {"start": "random", "draws": 2}, {"balance": "none"}], ids=str
+    "changes", [{"optimizer": "sgd"}, {"theta_0": "random", "draws": 2}, {"balance": "none"}], ids=str
 )
 def test_stopped_and_resumed_gives_the_same_bytes(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
@@ -207,9 +234,9 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     _run(world, tmp_path / "whole", **FEW, **changes)
     save = loop.save_state
 
-    def stopping(folder: Path, synthetic: Any, optimizer: Any, history: Any) -> None:
-        save(folder, synthetic, optimizer, history)
-        if len(history) == 2:
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, done: Any) -> None:
+        save(folder, synthetic, optimizer, done)
+        if len(done.history) == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -228,10 +255,10 @@ def test_resuming_starts_after_the_last_finished_epoch(
     seen: list[int] = []
     save = loop.save_state
 
-    def stopping(folder: Path, synthetic: Any, optimizer: Any, history: Any) -> None:
-        save(folder, synthetic, optimizer, history)
-        seen.append(len(history))
-        if len(history) == 3:
+    def stopping(folder: Path, synthetic: Any, optimizer: Any, done: Any) -> None:
+        save(folder, synthetic, optimizer, done)
+        seen.append(len(done.history))
+        if len(done.history) == 3:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "save_state", stopping)
@@ -244,7 +271,7 @@ def test_resuming_starts_after_the_last_finished_epoch(
 def test_a_finished_distillation_is_taken_from_the_store(world: Path, finished: tuple[Path, Summary]) -> None:
     root, first = finished
     before = _bytes(root / "out")
-    again = _run(world, root)
+    again = _run(world, root, heldout=0.2)
     assert again.line == first.line + " (from the store)"
     assert _bytes(root / "out") == before
 
@@ -255,8 +282,13 @@ def test_a_finished_distillation_is_taken_from_the_store(world: Path, finished: 
         {"steps": 1},
         {"epochs": 1},
         {"per_class": 2},
-        {"start": "random"},
-        {"initial": "real"},
+        {"theta_0": "random"},
+        {"theta_0": "initial"},
+        {"start": "real"},
+        {"heldout": 0.5},
+        {"augment": {}},
+        {"method": "distribution_matching"},
+        {"method": "trajectory_matching", "experts": EXPERTS},
         {"step_size": 0.1},
         {"clamp": True},
         {"batch_size": 20},
@@ -284,7 +316,7 @@ def test_keeping_fewer_weights_changes_no_byte(world: Path, plain: DistilledSet,
 
 def test_real_images_are_the_start_where_asked(world: Path, tmp_path: Path) -> None:
     """One tiny outer step from real images leaves them all but what they were: pictures of the right class."""
-    _run(world, tmp_path, initial="real", outer_epochs=1, learning_rate=1e-6)
+    _run(world, tmp_path, start="real", outer_epochs=1, learning_rate=1e-6)
     found = read_distilled(tmp_path / "out")
     images, labels = _faces()
     space = Preprocessing(size=SIDE).apply(images).numpy()
@@ -319,6 +351,52 @@ def test_held_out_anchor_faces_are_left_out(world: Path, tmp_path: Path) -> None
     assert summary.counts["left_out_held_out"] == 2
 
 
+def test_it_stops_where_the_held_out_loss_no_longer_falls(world: Path, tmp_path: Path) -> None:
+    """Images that cannot move have the same loss at every look: the first is the best, and two more are enough."""
+    summary = _run(world, tmp_path, learning_rate=1e-30, heldout=0.2, patience=2, controls=ONE)
+    card = read_json(tmp_path / "out" / "card.json")
+    assert (card["epochs_run"], card["best_epoch"]) == (3, 1)
+    assert card["stopped"] == "after 2 looks without a lower held-out loss"
+    assert (summary.counts["epochs_run"], card["heldout_images"]) == (3, 12)
+    with (tmp_path / "out" / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["heldout_loss"] for row in rows}) == 1
+    assert [row["best_epoch"] for row in rows] == ["1", "1", "1"]
+
+
+def test_the_images_of_the_lowest_held_out_loss_are_kept(world: Path, tmp_path: Path) -> None:
+    _run(world, tmp_path, outer_epochs=5, save_every=1, heldout=0.2, patience=None, controls=ONE)
+    with (tmp_path / "out" / "history.csv").open(newline="") as stream:
+        losses = [float(row["heldout_loss"]) for row in csv.DictReader(stream)]
+    best = 1 + int(np.argmin(losses))
+    assert read_json(tmp_path / "out" / "card.json")["best_epoch"] == best
+    np.testing.assert_array_equal(read_distilled(tmp_path / "out").images, read_saved(tmp_path / "out")[best])
+
+
+def test_a_source_that_is_solved_before_the_first_step_is_a_warning(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An untrained primitive learner solves nothing; where it counts as solved its loss and accuracy are stated."""
+    summary = _run(world, tmp_path / "as_it_is", outer_epochs=1)
+    assert not [line for line in summary.warnings if "solved" in line]
+    monkeypatch.setattr(distill, "SOLVED", 0.0)
+    summary = _run(world, tmp_path / "solved", outer_epochs=1)
+    images, labels = _faces()
+    found = load_checkpoint(world / "model").predict(images)
+    accuracy, loss = (found.argmax(1) == labels).mean(), -np.log(found[np.arange(60), labels]).mean()
+    expected = f"(theta_0: primitive has loss {loss:.4f} and accuracy {accuracy:.4f} on it)"
+    assert [line for line in summary.warnings if expected in line]
+
+
+def test_more_repeats_change_the_comparison_alone(world: Path, tmp_path: Path) -> None:
+    changes = {"outer_epochs": 1, "heldout": 0.2, "controls": {**ONE, "draws": 2}}
+    for name, repeats in (("one", 1), ("two", 2)):
+        _run(world, tmp_path / name, repeats=repeats, **changes)
+    one, two = (read_distilled(tmp_path / name / "out").images for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+    assert read_json(tmp_path / "two" / "out" / "controls.json")["repeats"] == 2
+
+
 def test_divergence_is_one_line_and_keeps_the_earlier_artefact(world: Path, tmp_path: Path) -> None:
     _run(world, tmp_path, outer_epochs=1)
     before = _bytes(tmp_path / "out")
@@ -327,9 +405,12 @@ def test_divergence_is_one_line_and_keeps_the_earlier_artefact(world: Path, tmp_
     assert _bytes(tmp_path / "out") == before
 
 
-def test_too_few_saved_moments_are_a_warning(world: Path, tmp_path: Path) -> None:
+def test_too_few_saved_moments_and_nothing_held_out_are_warnings(world: Path, tmp_path: Path) -> None:
     summary = _run(world, tmp_path, outer_epochs=2)
-    assert [warning.split(";")[0] for warning in summary.warnings] == ["the probe needs 6 saved moments and found 1"]
+    assert [warning.split(";")[0] for warning in summary.warnings] == [
+        "whether the images teach anything is not known: no image of the source is held out",
+        "the probe needs 6 saved moments and found 1",
+    ]
 
 
 def test_impossible_settings_are_refused() -> None:

@@ -76,6 +76,7 @@ def tiny(params: Settings) -> Settings:
             "save_every": 1,
             "epochs": 1,
             "batch_size": 8,
+            "controls": {"draws": 1, "steps": 1, "bootstrap": 100},
             "probe": {"moments": 2, "epochs": 1, "seeds": 1},
         },
         "train_final": {"network": network, "training": training, "validation": 0},
