@@ -9,14 +9,14 @@ near this loop.
 import copy
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fer_pipeline.artifacts.history import Row, write_history
 from fer_pipeline.core.errors import ConfigError, PipelineError
@@ -34,9 +34,10 @@ from fer_pipeline.training.batches import Loader, Stream
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
+from fer_pipeline.training.optimizers import build_optimizer, loaded_parameters, set_rates
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
 from fer_pipeline.training.sets import ImageSet
-from fer_pipeline.training.settings import Constant, Cosine, Optimizer, Schedule, Step, TrainingSettings, Until
+from fer_pipeline.training.settings import Cosine, TrainingSettings, Until
 from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Phase, Strategy
@@ -44,7 +45,6 @@ from fer_pipeline.training.validation import better, find_end, validate
 from fer_pipeline.training.worker import Worker
 
 NOTEWORTHY_WAITING = 0.05  # of the time of steps
-FACTOR = "rate_factor"  # of a group of parameters, in its optimiser
 STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the device
 
 
@@ -134,7 +134,7 @@ def fit(
                 continue
             until = settings.until if phase.epochs is phase.steps is None else None
             planned = until.at_least * per_epoch if until else phase_steps
-            old = _loaded_parameters(strategy)
+            old = loaded_parameters(strategy)
             _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state, old=old)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
@@ -147,7 +147,7 @@ def fit(
                     started, waited = time.perf_counter(), loader.waited
                     for step in range(first, last):
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
-                        _set_rates(run, phase, settings, falling)
+                        set_rates(run, phase, settings, falling)
                         torch.manual_seed(run.child_seed())  # dropout's numbers: a function of the step like all else
                         batches = next(batches_of_steps)
                         with worker.fabric.autocast():
@@ -206,39 +206,6 @@ def fit(
     return model.to(device="cpu").eval(), progress
 
 
-def build_optimizer(
-    parameters: Iterable[nn.Parameter], settings: Optimizer, *, old: Collection[int] = (), old_rate: float | None = None
-) -> torch.optim.Optimizer:
-    """A torch optimiser over the parameters that want gradients. Every weight decays alike, as in the papers.
-
-    With `old_rate`, the parameters whose ids are among `old` are a group whose learning rate is multiplied by it.
-    """
-    kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    options = settings.model_dump(exclude={"name", "learning_rate"})
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    groups: list[Any] = trained
-    if old_rate is not None:
-        new, loaded = ([p for p in trained if (id(p) in old) == among] for among in (False, True))
-        groups = [{"params": one, FACTOR: factor} for one, factor in ((new, 1.0), (loaded, old_rate)) if one]
-    return kind(groups, lr=settings.learning_rate, foreach=True, **options)
-
-
-def _loaded_parameters(strategy: Strategy) -> set[int]:
-    networks = [module for module in strategy.modules() if isinstance(module, ExpressionNet)]
-    return {id(parameter) for one in networks for name, parameter in one.named_parameters() if name in one.loaded}
-
-
-def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_epoch: int) -> float:
-    """What the learning rate is multiplied by at a step: a linear warm-up, then the schedule over what is left."""
-    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if isinstance(schedule, Cosine):
-        done = (step - warmup) / max(total_steps - warmup, 1)
-        return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * done))
-    return schedule.factor ** int(step / (schedule.every * steps_per_epoch)) if isinstance(schedule, Step) else 1.0
-
-
 def _begin_phase(
     run: StepContext,
     phase: Phase,
@@ -269,26 +236,6 @@ def _find_end(
     values = [row[f"validation_{settings.monitor}"] for row in rows]
     cosine = any(isinstance(plan.schedule or settings.schedule, Cosine) for plan in phase.optimizers.values())
     return find_end(values, until, monitor=settings.monitor, cosine=cosine)
-
-
-def _set_rates(
-    run: StepContext, phase: Phase, settings: TrainingSettings, falling: tuple[int | None, int] | None
-) -> None:
-    """Sets the learning rates of a step; `falling` are the epochs between which a cosine without a length falls."""
-    for name, plan in phase.optimizers.items():
-        schedule, step, total = plan.schedule or settings.schedule, run.phase_step, run.phase_steps
-        if falling and isinstance(schedule, Cosine):
-            start, end = falling
-            if start is None:
-                schedule = Constant(name="constant", warmup_epochs=schedule.warmup_epochs)
-            else:
-                step, total = step - start * run.steps_per_epoch, (end - start) * run.steps_per_epoch
-                schedule = Cosine(floor=schedule.floor)
-        elif falling:
-            total = falling[1] * run.steps_per_epoch
-        factor = rate_factor(schedule, step, total_steps=total, steps_per_epoch=run.steps_per_epoch)
-        for group in run.optimizers[name].param_groups:
-            group["lr"] = (plan.optimizer or settings.optimizer).learning_rate * factor * group.get(FACTOR, 1.0)
 
 
 def _refuse_nan(sums: Mapping[str, Tensor], *, epoch: int) -> None:

@@ -54,8 +54,8 @@ from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, load_weights, read_tensors
 from fer_pipeline.reporting import lineage, mining, trainings
 from fer_pipeline.training import records, sets
-from fer_pipeline.training.fit import build_optimizer
 from fer_pipeline.training.images import MemoryBudget
+from fer_pipeline.training.optimizers import build_optimizer
 from fer_pipeline.training.settings import Sgd
 from pipelines import FlowError, artifacts
 from pipelines.locks import repair_rwlock

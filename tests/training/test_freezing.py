@@ -15,7 +15,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, read_tensors
 from fer_pipeline.training import fit
-from fer_pipeline.training.fit import build_optimizer
+from fer_pipeline.training.optimizers import build_optimizer
 from fer_pipeline.training.settings import ModelSettings
 from tests.toy_world import CLASSES, SIZE
 from tests.training.test_fit import PulledError, contents, unplug

@@ -14,8 +14,8 @@ from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.training.averaging import averaged_copy, update_average
-from fer_pipeline.training.fit import build_optimizer, rate_factor
 from fer_pipeline.training.losses import balancing_weights, smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.optimizers import build_optimizer, rate_factor
 from fer_pipeline.training.settings import Constant, Cosine, Step, TrainingSettings
 from fer_pipeline.training.validation import better, validate
 from fer_pipeline.training.worker import choose_precision, make_worker
