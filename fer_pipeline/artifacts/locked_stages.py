@@ -1,9 +1,10 @@
 """Read what DVC records of the stages that it ran, in `dvc.lock`: commands, settings, inputs and outputs."""
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter
 
 from fer_pipeline.core.documents import read_yaml
 from fer_pipeline.core.errors import DataError
@@ -14,10 +15,17 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+def _require_short(path: str) -> str:
+    """Refuses a path that no file system can hold, of which looking it up would make an error."""
+    if max(len(os.fsencode(part)) for part in path.split("/")) > 255 or len(os.fsencode(path)) > 4000:
+        raise ValueError("a path is too long")
+    return path
+
+
 class LockedFile(_Entry):
     """One input or output; a folder's `md5` ends with `.dir`."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_require_short)]
     hash: str | None = None
     md5: str | None = None
     size: int | None = None

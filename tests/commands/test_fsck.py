@@ -228,6 +228,7 @@ def test_outputs_kept_out_of_the_cache_need_no_object(project: Written) -> None:
         (b"- a", "it holds a list, not a mapping"),
         (b"stages: {make: {outs: [{hash: md5}]}}", "dvc.lock is broken: the key 'make.outs.0.path' is missing"),
         (b"\xff\xfe", "dvc.lock is broken: 'utf-8' codec"),
+        (b"stages: {make: {outs: [{path: " + b"x" * 300 + b"}]}}", "a path is too long"),
     ],
 )
 def test_a_broken_lock_is_one_line(project: Written, content: bytes, words: str) -> None:
