@@ -191,7 +191,8 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
     """
     from fer_pipeline.networks.devices import resolve_device  # brings torch
-    from fer_pipeline.networks.weights import WeightSettings, require_file
+    from fer_pipeline.networks.settings import NetworkSettings
+    from fer_pipeline.networks.weights import WeightSettings, require_file, require_members
 
     project, align = checked.project, checked.modules["align"]
     if project.resources.backend == "local":  # what a cluster has is known when it is at work
@@ -211,6 +212,8 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     for section in sections.values():
         for weights in values_in(section, WeightSettings):
             require_file(weights)
+        for network in values_in(section, NetworkSettings):
+            require_members(network)
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
             if dataset.path.exists():
@@ -260,8 +263,8 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
 
     Groups of settings stand under their place in the file.
     """
-    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_dim  # brings torch
-    from fer_pipeline.networks.weights import WeightSettings, check_fit, check_unseen, own_side
+    from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_widths  # brings torch
+    from fer_pipeline.networks.weights import WeightSettings, check_fit, check_members, check_unseen, own_side
 
     datasets = {name: project.dataset(name) for name in project.targets}
     targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
@@ -272,6 +275,7 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
             try:
                 if isinstance(one, NetworkSettings):
                     family(one.name).layouts(one)
+                    check_members(one, getattr(settings, "weights", None) if key == "network" else None, targets)
                 elif isinstance(one, WeightSettings):
                     check_unseen(one, targets)
                     if key == "weights":
@@ -279,10 +283,10 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
             if isinstance(one, NetworkSettings) and one.features is not None:
-                pooled_dim(one.sized(side), one.features, where=f"{place}.{key}.features")
+                pooled_widths(one.sized(side), one.features, where=f"{place}.{key}.features")
         for grids in getattr(getattr(settings, "options", None), "mining_features", ()):
             if grids is not None:
-                pooled_dim(settings.network.sized(side), grids, where=f"{place}.options.mining_features")
+                pooled_widths(settings.network.sized(side), grids, where=f"{place}.options.mining_features")
         first_trained = getattr(getattr(settings, "training", None), "frozen_until", None)
         if first_trained is not None:
             where = f"{place}.training.frozen_until"

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fer_pipeline.networks.backbones import pooled_dim
+from fer_pipeline.networks.backbones import pooled_widths
 from fer_pipeline.networks.checkpoints import Classifier
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.settings import Grids
@@ -65,7 +65,7 @@ class Extractor:
         grids = card.mining_features
         self.dimensions = model.feature_dim
         if grids is not None:
-            self.dimensions = pooled_dim(card.network, grids, where="mining_features")
+            self.dimensions = sum(pooled_widths(card.network, grids, where="mining_features"))
         self.precision = getattr(torch, precision)
         network: nn.Module = Features(model, grids).eval()
         self.fused = False

@@ -5,7 +5,7 @@ may also be taken from the maps of any stages, each averaged to a small grid, fl
 joined in the network's order. The forward pass then ends with the last stage that is named.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -28,11 +28,13 @@ class ExpressionNet(nn.Module):
         feature_dim: int | None = None,
         dropout: float = 0.0,
         grids: Mapping[str, int] | None = None,
-        pooled_dim: int | None = None,  # of the grids together
+        pooled: Sequence[int] = (),  # how many features each of the grids gives, in the network's order
     ) -> None:
         super().__init__()
-        own = pooled_dim or cast(Any, backbone).feature_dim
+        own = sum(pooled) or cast(Any, backbone).feature_dim
         self.backbone, self.grids = backbone, grids
+        # The widths of parts of the features that belong together: of a stage each, or of a network each.
+        self.blocks: tuple[int, ...] = tuple(pooled) or getattr(backbone, "blocks", (own,))
         self.neck = nn.Sequential(nn.Linear(own, feature_dim), nn.ReLU()) if feature_dim else nn.Identity()
         self.feature_dim: int = feature_dim or own
         self.dropout = nn.Dropout(dropout)
@@ -77,14 +79,17 @@ class ExpressionNet(nn.Module):
 
     def pooled(self, x: Float[Tensor, "n 3 h w"], grids: Mapping[str, int] | None) -> Float[Tensor, "n d"]:
         """Computes the averaged maps of some stages, in the network's order; the backbone's own features for None."""
-        if grids is None:
-            return self.backbone(x)
-        names = [name for name in stages_of(self.backbone) if name in grids]
-        maps = cast(Any, self.backbone).feature_maps(x, last=names[-1])
-        return torch.cat([functional.adaptive_avg_pool2d(maps[name], grids[name]).flatten(1) for name in names], 1)
+        return self.backbone(x) if grids is None else pool_maps(self.backbone, x, grids)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c"]:
         return self.head(self.dropout(self.features(x)))
+
+
+def pool_maps(backbone: nn.Module, x: Float[Tensor, "n 3 h w"], grids: Mapping[str, int]) -> Float[Tensor, "n d"]:
+    """Computes the averaged maps of some stages of a backbone, in its own order; none after the last is computed."""
+    names = [name for name in stages_of(backbone) if name in grids]
+    maps = cast(Any, backbone).feature_maps(x, last=names[-1])
+    return torch.cat([functional.adaptive_avg_pool2d(maps[name], grids[name]).flatten(1) for name in names], 1)
 
 
 def stages_of(backbone: nn.Module) -> tuple[str, ...]:

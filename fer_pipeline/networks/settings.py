@@ -23,6 +23,18 @@ def is_none(value: Any) -> bool:
     return value is None
 
 
+def is_empty(value: Any) -> bool:
+    """As `is_none`, of a list."""
+    return not value
+
+
+class Member(Settings):
+    """One of the registered networks that `joined` joins."""
+
+    name: PlainName  # of registered weights
+    features: Grids | None = None  # stages of a face network; null: its own features, or log-probabilities of classes
+
+
 class NetworkSettings(Settings):
     """A backbone by name and what stands around it."""
 
@@ -33,6 +45,8 @@ class NetworkSettings(Settings):
     norm: Literal["batch", "group"] = "batch"  # of `small` only: group has no running statistics
     # null: the backbone's own features; else {stage: side of the grid its map is averaged to}, joined
     features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
+    # of `joined` only: the registered networks whose features are joined; they bring their weights
+    members: Annotated[tuple[Member, ...], Field(exclude_if=is_empty)] = ()
     # null: the features as they are; else one more layer of that size
     feature_dim: Annotated[int, Field(ge=2, le=16_384)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the features, before the head

@@ -27,6 +27,7 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
 from fer_pipeline.networks.settings import CARD, NetworkSettings, preprocessing_of, read_card
 
+PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
 PREFIXES = ("module.", "_orig_mod.")
 OWN_PREFIXES = ("backbone.", "neck.", "head.")
@@ -92,7 +93,10 @@ def initial_network(
     Every final training of a seed starts here, and whatever asks what it starts from.
     """
     model = build(network, num_classes, seed)
-    report = load_weights(model, network, weights) if weights else None
+    if network.members:
+        report = load_members(model, network)
+    else:
+        report = load_weights(model, network, weights) if weights else None
     return model, preprocessing_of(network, report.normalisation if report else None), report
 
 
@@ -170,6 +174,37 @@ def _own_layout(settings: WeightSettings) -> Layout:
     return Layout(normalisation, lambda keys: True, (lambda name: name) if settings.head else leaving_out("head."))
 
 
+@torch.no_grad()
+def load_members(model: ExpressionNet, network: NetworkSettings) -> LoadReport:
+    """Fills the networks that `joined` joins from their registered weights, in place."""
+    report = LoadReport("members", PIXELS, filled=1.0)
+    for number, member in enumerate(network.members):
+        prefix = f"backbone.members.{number}."
+        own, tensors = model.get_submodule(prefix.rstrip(".")), pretrained.read_tensors(member.name)
+        own.load_state_dict({name: tensors[name] for name in own.state_dict()})
+        settings = WeightSettings(name=member.name)
+        origin = describe_origin(settings)
+        report.origin[member.name] = ", ".join(f"{key} {origin[key]}" for key in ("source", "licence", "sha256"))
+        report.notes += note_unknown(settings, layout="members")
+        report.loaded += [prefix + name for name in own.state_dict()]
+    return report
+
+
+def check_members(
+    network: NetworkSettings, weights: WeightSettings | None, targets: Mapping[str, Collection[str]]
+) -> None:
+    """Refuses members that cannot be joined or were trained on a target, and what does not go with members."""
+    if network.name != "joined":
+        if network.members:
+            raise ConfigError(f"members are of the network joined alone, found {network.name}; leave them out")
+        return
+    if weights is not None or network.normalisation is not None:
+        raise ConfigError("the members of joined bring weights and normalisation; leave weights and normalisation out")
+    for member in network.members:
+        check_unseen(WeightSettings(name=member.name), targets)
+    family(network.name).build(network)
+
+
 def check_fit(settings: WeightSettings, network: NetworkSettings) -> None:
     """Refuses registered weights that are of another network, or whose pixels are prepared in another way."""
     if settings.name is None:
@@ -195,6 +230,12 @@ def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]
                 f"the weights {settings.name} were trained on {seen}, which the target {target!r} is, and its figures "
                 f"would be of pictures they know; take it out of targets, or set allow_seen: [{target}]"
             )
+
+
+def require_members(network: NetworkSettings) -> None:
+    """Refuses members whose weights are not installed, before any work."""
+    for member in network.members:
+        pretrained.read_files(member.name)
 
 
 def require_file(settings: WeightSettings) -> None:

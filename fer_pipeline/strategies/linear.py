@@ -3,9 +3,11 @@
 Source: Kornblith et al. (arXiv:1805.08974), appendix A.2: L2-regularised regression by L-BFGS on the features of a
 network that was trained elsewhere, its strength chosen on data that was left out. The convention is scikit-learn's:
 minimise C * sum_i v_i CE(y_i, W z_i + b) + |W|^2 / 2 with v_i = n / (classes * faces of y_i) and z the standardised
-features (mean 0, deviation 1 on the faces that are learned). C is the one of `strengths` with the lowest log-loss,
-averaged over the faces of a class and then over the classes, in a cross-validation of the labelled set with every
-person in one fold; among equals the smallest. Mined faces are learned in every fold and measured in none.
+features (mean 0, deviation 1 on the faces that are learned), those of a stage or of a joined network divided by the
+root of their number: without it the seven opinions of an expression network drown in the thousands of a map. C is the
+one of `strengths` with the lowest log-loss, averaged over the faces of a class and then over the classes, in a
+cross-validation of the labelled set with every person in one fold; among equals the smallest. Mined faces are learned
+in every fold and measured in none.
 
 With `mining_features`, the stages that a labeller mines by are chosen too: of the listed sets of features that with the
 best precision of nearest centroids (arXiv:2005.08551, eq. 4 and 5) in the same folds, averaged over the classes (0 for
@@ -49,7 +51,15 @@ COPIES = 4  # of the features in float64 that are held at once
 
 
 class Options(Settings):
-    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C, to try
+    strengths: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+    )  # C, to try
     folds: Annotated[int, Field(ge=2)] = 5  # of the cross-validation
     mining_features: tuple[
         Grids | None, ...
@@ -73,7 +83,7 @@ Config = TypeVar("Config", bound=ModelSettings)
 
 def settle(config: Config) -> Config:
     """Returns the settings with those that a head without gradient steps cannot use at what they amount to here."""
-    if config.weights is None:
+    if config.weights is None and not config.network.members:
         raise ConfigError("the strategy linear learns a head alone, on features of loaded weights: set weights")
     if config.network.feature_dim is not None:
         raise ConfigError("network.feature_dim adds a layer that the strategy linear would not train; set it to null")
@@ -118,8 +128,9 @@ class Linear(Strategy):
                 f"the labelled set shows {groups.max() + 1} persons, fewer than the {folds} folds of the "
                 "cross-validation; lower the option folds"
             )
+        units = block_units(self.network.blocks)
         losses, left_out = cross_validate(
-            x, labels, groups, strengths=self.options.strengths, folds=folds, rest=lambda: run.advance(0)
+            x, labels, groups, strengths=self.options.strengths, folds=folds, units=units, rest=lambda: run.advance(0)
         )
         self.losses.copy_(losses)
         self.get_buffer("left_out").fill_(left_out)
@@ -127,7 +138,7 @@ class Linear(Strategy):
             mined_by = self._features(run, ["labelled"], grids)[0]
             self.precisions[number] = centroid_precision(mined_by, labels[: len(groups)], groups, folds=folds)
             run.advance(0)
-        mean, deviation = standardisation(x)
+        mean, deviation = standardisation(x, units)
         z, axes = coordinates((x - mean) / deviation)
         solution = solve(z, labels, self.num_classes, strength=self._strength)
         weight = solution[:, :-1] @ axes.T / deviation
@@ -200,10 +211,19 @@ def group_numbers(subjects: np.ndarray) -> Int64[np.ndarray, " n"]:
     return np.unique(names, return_inverse=True)[1]
 
 
-def standardisation(x: Float64[Tensor, "n d"]) -> tuple[Float64[Tensor, " d"], Float64[Tensor, " d"]]:
-    """Returns the mean and deviation of every feature, 1 for one that is constant."""
+def block_units(widths: Sequence[int]) -> Float64[Tensor, " d"]:
+    """Returns for every feature the root of how many its block has."""
+    sizes = torch.tensor(widths, dtype=torch.float64)
+    return sizes.sqrt().repeat_interleave(torch.tensor(widths))
+
+
+def standardisation(
+    x: Float64[Tensor, "n d"], units: Float64[Tensor, " d"] | None = None
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, " d"]]:
+    """Returns the mean of every feature and what it is divided by: its deviation (1 if constant) times its unit."""
     mean, deviation = x.mean(0), x.std(0, correction=0)
-    return mean, torch.where(deviation > SAME * mean.abs(), deviation, 1.0)
+    deviation = torch.where(deviation > SAME * mean.abs(), deviation, 1.0)
+    return mean, deviation if units is None else deviation * units
 
 
 def coordinates(z: Float64[Tensor, "n d"]) -> tuple[Float64[Tensor, "n r"], Float64[Tensor, "d r"]]:
@@ -222,6 +242,7 @@ def cross_validate(
     *,
     strengths: Sequence[float],
     folds: int,
+    units: Float64[Tensor, " d"] | None = None,
     rest: Callable[[], None] = lambda: None,
 ) -> tuple[Float64[Tensor, " k"], int]:
     """Returns the log-loss of every strength, averaged by class, and how many faces no fold could be measured on.
@@ -234,7 +255,7 @@ def cross_validate(
     for fit, test in GroupKFold(folds).split(np.zeros(own), groups=groups):
         rows = torch.from_numpy(np.concatenate([fit, np.arange(own, len(x))]))
         present, numbers = labels[rows].unique(return_inverse=True)
-        mean, deviation = standardisation(x[rows])
+        mean, deviation = standardisation(x[rows], units)
         learned, axes = coordinates((x[rows] - mean) / deviation)
         measured = (x[test] - mean) / deviation @ axes
         known = torch.isin(labels[test], present)

@@ -22,7 +22,7 @@ from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerp
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
 from fer_pipeline.networks.devices import resolve_device
-from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, sha256_of
+from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, require_members, sha256_of
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
@@ -65,6 +65,7 @@ class SeedTraining:
         kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
         missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
         if missing:
+            require_members(self.config.network)
             for weights in self._weights():
                 require_file(weights)
             labels = read_table(self.folders["labelled"], ["label"]).column("label")

@@ -17,7 +17,7 @@ from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import RecipeSettings, validate
 from fer_pipeline.embedding.features import Extractor
 from fer_pipeline.health.recorded_settings import find_contradictions
-from fer_pipeline.networks.backbones import pooled_dim
+from fer_pipeline.networks.backbones import pooled_widths
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final, train_primitive
@@ -249,4 +249,4 @@ def test_the_example_of_the_readme_is_valid() -> None:
     config = validate(train_primitive.Config, yaml.safe_load(block)["train_primitive"], where="README.md")
     assert isinstance(config.options, Options)
     for grids in (config.network.features, *config.options.mining_features):
-        assert grids is None or pooled_dim(config.network, grids, where="README.md")
+        assert grids is None or pooled_widths(config.network, grids, where="README.md")

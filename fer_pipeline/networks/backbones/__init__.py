@@ -113,8 +113,11 @@ def check_stages(settings: NetworkSettings, names: Iterable[str], *, where: str)
     return shapes
 
 
-def pooled_dim(settings: NetworkSettings, grids: Mapping[str, int], *, where: str) -> int:
-    """Returns the length of features from these grids; ConfigError for an unknown stage or a grid beyond its map."""
+def pooled_widths(settings: NetworkSettings, grids: Mapping[str, int], *, where: str) -> list[int]:
+    """Returns how many features each of these grids gives, in the network's order.
+
+    ConfigError for an unknown stage or a grid beyond its map.
+    """
     shapes = check_stages(settings, grids, where=where)
     for name, grid in grids.items():
         side = min(shapes[name][1:])
@@ -123,15 +126,15 @@ def pooled_dim(settings: NetworkSettings, grids: Mapping[str, int], *, where: st
                 f"{where}: a grid of {grid} is larger than the map of {name}, {side} x {side} at {settings.size} px; "
                 f"take at most {side}"
             )
-    return sum(shapes[name][0] * grid * grid for name, grid in grids.items())
+    return [shape[0] * grids[name] ** 2 for name, shape in shapes.items() if name in grids]
 
 
 def build(settings: NetworkSettings, num_classes: int, seed: int) -> ExpressionNet:
     """Builds a network with weights drawn from `seed`, on the CPU in training mode."""
-    pooled = pooled_dim(settings, settings.features, where="network.features") if settings.features else None
+    pooled = pooled_widths(settings, settings.features, where="network.features") if settings.features else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
         options = settings.model_dump(include={"feature_dim", "dropout"})
         backbone = family(settings.name).build(settings)
-        network = ExpressionNet(backbone, num_classes, grids=settings.features, pooled_dim=pooled, **options)
+        network = ExpressionNet(backbone, num_classes, grids=settings.features, pooled=pooled, **options)
         return network.requires_grad_(True)

@@ -90,6 +90,7 @@ class Pretrained:
     # Its first outputs for `probe()` by its publisher's own program, of an expression network log-probabilities.
     reference: tuple[float, ...]
     classes: tuple[str, ...] = ()  # of an expression network, in the order of its outputs, by our names
+    build: Callable[[], nn.Module] | None = None  # the network of `load` with drawn weights, of an expression network
 
     @property
     def sha256(self) -> str:

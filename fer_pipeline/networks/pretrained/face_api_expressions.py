@@ -81,6 +81,7 @@ PRETRAINED = Pretrained(
         size=112, mean=(122.782, 117.001, 104.298), std=(255.0, 255.0, 255.0), scale=1.0, template=FACE_BOX
     ),
     load=load,
+    build=DenseExpressions,
     reference=(-14.8107, -16.3056, -0.0000, -22.7093, -19.1645, -22.4527, -29.7259),
     classes=("neutral", "happiness", "sadness", "anger", "fear", "disgust", "surprise"),
 )

@@ -24,6 +24,11 @@ EPSILON = 1e-3
 MODULES = 4
 
 
+def build() -> Xception:
+    """Builds the network with drawn weights."""
+    return Xception((8, 8), (16, 32, 64, 128), stride=1, rectified=False)
+
+
 def load(contents: Contents) -> Xception:
     """Builds the network with the arrays of the file, whose layers are numbered in the order of the graph."""
     try:
@@ -50,7 +55,7 @@ def load(contents: Contents) -> Xception:
                 order.append(array(layer, "depthwise_kernel"))
                 order += folded(array(layer, "pointwise_kernel"), 3 * number + second + 4)
         order += [array("conv2d_7", "kernel"), array("conv2d_7", "bias")]
-    network = Xception((8, 8), (16, 32, 64, 128), stride=1, rectified=False)
+    network = build()
     fill(network, order)
     return network
 
@@ -66,6 +71,7 @@ PRETRAINED = Pretrained(
     knows_all_seen=True,
     preprocessing=Preprocessing(size=64, grey=True, template=FACE_BOX),
     load=load,
+    build=build,
     reference=(-1.2933, -9.1385, -4.3722, -3.2268, -0.4421, -6.5695, -3.5369),
     classes=CLASSES,
 )

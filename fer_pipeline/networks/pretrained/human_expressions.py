@@ -13,6 +13,11 @@ WEIGHTS = File("models/emotion.bin", 820_516, "927ac8224f356ab1e68c2bcfbfa07b0c8
 GRAPH = File("models/emotion.json", 17_980, "56f7e557eb0c863a8b9ab04ac7ccba756e93bf2c27dce135ef0e8712b80b7ad2")
 
 
+def build() -> Xception:
+    """Builds the network with drawn weights."""
+    return Xception((32, 64), (128, 256), stride=2, rectified=True)
+
+
 def load(contents: Contents) -> Xception:
     """Builds the network with the tensors of the graph."""
     tensors = read_manifest(contents, GRAPH.name)
@@ -25,7 +30,7 @@ def load(contents: Contents) -> Xception:
     order = [*pair("conv2d_1", "Conv2D"), *pair("conv2d_2", "Conv2D")]
     order += [*pair("conv2d_3", "Conv2D"), "unknown_9", *separable[0], "unknown_15", *separable[1]]
     order += [*pair("conv2d_4", "Conv2D"), "unknown_26", *separable[2], "unknown_32", *separable[3]]
-    network = Xception((32, 64), (128, 256), stride=2, rectified=True)
+    network = build()
     fill(network, [tensors[name] for name in (*order, "unknown_43", "unknown_44")])
     return network
 
@@ -41,6 +46,7 @@ PRETRAINED = Pretrained(
     knows_all_seen=True,
     preprocessing=Preprocessing(size=64, grey=True, template=FACE_BOX),
     load=load,
+    build=build,
     reference=(-13.9771, -10.7751, -8.2160, -9.7613, -0.0005, -14.9937, -8.7777),
     classes=CLASSES,
 )
