@@ -34,7 +34,7 @@ class ExpressionNet(nn.Module):
         own = sum(pooled) or cast(Any, backbone).feature_dim
         self.backbone, self.grids = backbone, grids
         # The widths of parts of the features that belong together: of a stage each, or of a network each.
-        self.blocks: tuple[int, ...] = tuple(pooled) or getattr(backbone, "blocks", (own,))
+        self.widths: tuple[int, ...] = tuple(pooled) or getattr(backbone, "widths", (own,))
         self.neck = nn.Sequential(nn.Linear(own, feature_dim), nn.ReLU()) if feature_dim else nn.Identity()
         self.feature_dim: int = feature_dim or own
         self.dropout = nn.Dropout(dropout)

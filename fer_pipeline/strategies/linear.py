@@ -128,7 +128,7 @@ class Linear(Strategy):
                 f"the labelled set shows {groups.max() + 1} persons, fewer than the {folds} folds of the "
                 "cross-validation; lower the option folds"
             )
-        units = block_units(self.network.blocks)
+        units = block_units(self.network.widths)
         losses, left_out = cross_validate(
             x, labels, groups, strengths=self.options.strengths, folds=folds, units=units, rest=lambda: run.advance(0)
         )

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, precision_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import RecipeSettings, validate
@@ -19,10 +19,19 @@ from fer_pipeline.embedding.features import Extractor
 from fer_pipeline.health.recorded_settings import find_contradictions
 from fer_pipeline.networks.backbones import pooled_widths
 from fer_pipeline.networks.checkpoints import load_checkpoint
-from fer_pipeline.networks.settings import read_card
+from fer_pipeline.networks.settings import NetworkSettings, read_card
+from fer_pipeline.networks.weights import check_members
 from fer_pipeline.stages import train_final, train_primitive
 from fer_pipeline.strategies import linear
-from fer_pipeline.strategies.linear import Options, coordinates, cross_validate, group_numbers, solve, standardisation
+from fer_pipeline.strategies.linear import (
+    Options,
+    block_units,
+    coordinates,
+    cross_validate,
+    group_numbers,
+    solve,
+    standardisation,
+)
 from tests.toy_world import bands
 
 STRENGTHS = (1e-4, 1e-2, 1.0)
@@ -39,10 +48,12 @@ def points(count: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return x, labels, random.integers(0, count // 3, count)
 
 
-def reference(strength: float) -> Pipeline:
-    """Another solver than ours, to its last digits."""
+def reference(strength: float, *blocks: int) -> Pipeline:
+    """Another solver than ours, to its last digits; the features of a block are divided by the root of their number."""
     options = {"solver": "newton-cg", "tol": 1e-10, "max_iter": 10_000}
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", **options))
+    units = np.concatenate([np.full(width, width**0.5) for width in blocks]) if blocks else 1.0
+    scaled = FunctionTransformer(lambda x: x / units)
+    return make_pipeline(StandardScaler(), scaled, LogisticRegression(C=strength, class_weight="balanced", **options))
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -59,26 +70,28 @@ def test_the_solution_is_that_of_scikit_learn(count: int, width: int, strength: 
     np.testing.assert_allclose(bias - bias.mean(), expected.intercept_ - expected.intercept_.mean(), atol=1e-3)
 
 
-@pytest.mark.parametrize("extra", [0, 25])
-def test_the_losses_of_the_strengths_are_those_of_brute_force(extra: int) -> None:
+@pytest.mark.parametrize(("extra", "blocks"), [(0, ()), (25, ()), (0, (4, 16))])
+def test_the_losses_of_the_strengths_are_those_of_brute_force(extra: int, blocks: tuple[int, ...]) -> None:
     """Each person is in one fold, and mined faces are learned in every fold."""
+    strengths = [strength * (10 if blocks else 1) for strength in STRENGTHS]
     x, labels, groups = points(90, 20)
     more, more_labels, _ = points(extra, 20, seed=1) if extra else (x[:0], labels[:0], None)
     expected = []
-    for strength in STRENGTHS:
+    for strength in strengths:
         if extra:
             probabilities = np.zeros((len(x), CLASSES))
             for fit, test in GroupKFold(3).split(x, groups=groups):
-                model = reference(strength).fit(np.r_[x[fit], more], np.r_[labels[fit], more_labels])
+                model = reference(strength, *blocks).fit(np.r_[x[fit], more], np.r_[labels[fit], more_labels])
                 probabilities[test] = model.predict_proba(x[test])
         else:
             probabilities = cross_val_predict(
-                reference(strength), x, labels, groups=groups, cv=GroupKFold(3), method="predict_proba"
+                reference(strength, *blocks), x, labels, groups=groups, cv=GroupKFold(3), method="predict_proba"
             )
         balanced = 1 / np.bincount(labels)[labels]
         expected.append(log_loss(labels, probabilities, sample_weight=balanced))
     both = torch.from_numpy(np.r_[x, more]), torch.from_numpy(np.r_[labels, more_labels])
-    found, left_out = cross_validate(*both, groups, strengths=STRENGTHS, folds=3)
+    units = block_units(blocks) if blocks else None
+    found, left_out = cross_validate(*both, groups, strengths=strengths, folds=3, units=units)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4)
     assert left_out == 0
     assert int(found.argmin()) == int(np.argmin(expected)) == 1, "the middle one, or the test could not tell"
@@ -113,7 +126,9 @@ def test_the_network_predicts_what_the_regression_does(train_toy, options) -> No
     faces, labels = bands(60, 0).all_pixels().numpy(), bands(60, 0).labels.numpy()
     features = classifier.features(faces)
     learned = (features + classifier.features(faces[:, :, ::-1])) / 2 if chosen.flip else features
-    model = reference(found["strength"]).fit(learned.astype(np.float64), labels)
+    width = read_card(folder).network.width
+    blocks = (2 * width * 3 * 3, 4 * width * 2 * 2)
+    model = reference(found["strength"], *blocks).fit(learned.astype(np.float64), labels)
     others = bands(30, 1).all_pixels().numpy()
     expected = model.predict_proba(classifier.features(others).astype(np.float64))
     np.testing.assert_allclose(classifier.predict(others), expected, atol=2e-3)
@@ -245,7 +260,11 @@ def test_common_settings_of_recipes_are_left_aside_and_not_recorded() -> None:
 
 def test_the_example_of_the_readme_is_valid() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```yaml\n(train_primitive:.*?)```", text, re.DOTALL)
+    start, block = re.findall(r"```yaml\n(train_primitive:.*?)```", text, re.DOTALL)
+    validate(train_primitive.Config, yaml.safe_load(start)["train_primitive"], where="README.md")
+    members = re.search(r"`network: (\{name: joined, .*?\]\})`", text)
+    assert members
+    check_members(NetworkSettings.model_validate(yaml.safe_load(members[1])), None, {})
     config = validate(train_primitive.Config, yaml.safe_load(block)["train_primitive"], where="README.md")
     assert isinstance(config.options, Options)
     for grids in (config.network.features, *config.options.mining_features):

@@ -2,9 +2,10 @@
 
     network: {name: joined, members: [{name: dlib_face, features: {layer3: 4}}, {name: face_api_expressions}]}
 
-Each member prepares the crop by its own template, size and normalisation, so the input of all is the crop's pixels from
-0 to 255. A member gives the averaged maps of its `features`; without them its own features, which are the log-probabilities of
-its classes where it is an expression network (not below `FLOOR`, so that one sure mistake is not all that counts).
+Each member prepares the crop by its own template, size and normalisation, so the input of all is the crop's pixels
+from 0 to 255. A member gives the averaged maps of its `features`; without them its own features, which are the
+log-probabilities of its classes where it is an expression network (not below `FLOOR`, so that one sure mistake is not
+all that counts).
 """
 
 import math
@@ -29,14 +30,14 @@ def layouts(settings: NetworkSettings) -> dict[str, Layout]:
 
 
 class Joined(nn.Module):
-    """The features of all members, one after the other; `blocks` are the widths of parts that belong together."""
+    """The features of all members, one after the other; `widths` are those of parts that belong together."""
 
     stages: tuple[str, ...] = ()
 
     def __init__(self, members: tuple[Member, ...]) -> None:
         super().__init__()
-        self._settings, self.blocks = members, tuple(width for one in members for width in member_widths(one))
-        self.feature_dim = sum(self.blocks)
+        self._settings, self.widths = members, tuple(width for one in members for width in member_widths(one))
+        self.feature_dim = sum(self.widths)
         self.members = nn.ModuleList(build_member(one) for one in members)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
