@@ -269,7 +269,6 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
     datasets = {name: project.dataset(name) for name in project.targets}
     targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
     for place, settings in groups.items():
-        side = own_side(getattr(settings, "weights", None)) or crop
         for key, one in settings:
             where = f"{place}.{key}.name" if isinstance(one, NetworkSettings) else f"{place}.{key}"
             try:
@@ -282,6 +281,8 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
                         check_fit(one, settings.network)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
+        side = own_side(getattr(settings, "weights", None)) or crop
+        for key, one in settings:
             if isinstance(one, NetworkSettings) and one.features is not None:
                 pooled_widths(one.sized(side), one.features, where=f"{place}.{key}.features")
         for grids in getattr(getattr(settings, "options", None), "mining_features", ()):

@@ -76,7 +76,7 @@ def texts(number: int) -> bytes:
 
 def scans() -> bytes:
     data = plain("L", 64, "JPEG", progressive=True)()
-    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 5000
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 5000 + data[-2:]
 
 
 def in_a_small_box(data: bytes) -> bytes:

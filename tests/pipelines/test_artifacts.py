@@ -127,7 +127,7 @@ def test_figures_and_mined_faces_are_tables(shown: dict[str, dict[str, Any]]) ->
 @pytest.mark.parametrize(
     "mined",
     [{"kept": "many"}, {"by_class": [1]}, {"by_class": {"joy": 3}}, {"margins": 4, "by_class": {"joy": {"kept": "x"}}},
-     {"by_class": {"joy": {"precision": 0.5}}}, {"by_class": {"joy": {"kept": float("nan")}}}],
+     {"by_class": {"joy": {"precision": "high"}}}, {"by_class": {"joy": {"kept": float("nan")}}}],
 )  # fmt: skip
 def test_a_broken_account_of_mining_is_shown_without_its_numbers(
     shown: dict[str, dict[str, Any]], mined: dict[str, Any]

@@ -147,7 +147,8 @@ def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) 
     assert not np.allclose(found.step_sizes, 0.5, rtol=1e-3)
     saved = read_saved(out)
     assert list(saved) == [2, 4, 6, 8, 10, 12]
-    np.testing.assert_array_equal(saved[12], found.images)
+    best = read_json(out / "card.json")["best_epoch"]
+    np.testing.assert_array_equal(saved[best], found.images)
     with (out / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))

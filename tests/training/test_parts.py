@@ -151,8 +151,8 @@ def test_deterministic_gives_everything_back() -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"epochs": 3, "steps": 3}, "either epochs or steps"),
-        ({"epochs": None}, "either epochs or steps"),
+        ({"epochs": 3, "steps": 3}, "set one of epochs, steps and until"),
+        ({"epochs": None}, "set one of epochs, steps and until"),
         ({"optimizer": {"nesterov": True, "momentum": 0}}, "nesterov needs a momentum"),
         ({"optimizer": {"name": "adam", "momentum": 0.9}}, "momentum"),
         ({"schedule": {"every": 3}}, "every"),
