@@ -109,7 +109,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
     root = tmp_path_factory.mktemp("finished")
-    return root, _run(world, root, heldout=0.2)
+    return root, _run(world, root, heldout=0.2, save_every=1)
 
 
 def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished: tuple[Path, Summary]) -> None:
@@ -146,14 +146,15 @@ def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) 
     assert (found.step_sizes > 0).all()
     assert not np.allclose(found.step_sizes, 0.5, rtol=1e-3)
     saved = read_saved(out)
-    assert list(saved) == [2, 4, 6, 8, 10, 12]
+    assert list(saved) == list(range(1, 13))
     best = read_json(out / "card.json")["best_epoch"]
     np.testing.assert_array_equal(saved[best], found.images)
     with (out / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 13))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
-    assert float(rows[-1]["step_size_1"]) == pytest.approx(float(found.step_sizes[1]), rel=1e-5)
+    assert best == 1 + int(np.argmin([float(row["heldout_loss"]) for row in rows]))
+    assert float(rows[best - 1]["step_size_1"]) == pytest.approx(float(found.step_sizes[1]), rel=1e-5)
     with Image.open(out / "previews" / "grid.png") as grid:
         assert grid.size == (3 * SIDE + 4, 2 * SIDE + 2)
     with Image.open(out / "previews" / "neutral.png") as picture:
@@ -161,7 +162,7 @@ def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) 
     # mean = std = 0.5: a value of -1 is black, 1 is white
     expected = np.clip((found.images[0, 2].transpose(1, 2, 0) + 1) / 2, 0, 1) * 255
     assert np.abs(shown - expected).max() <= 0.51
-    assert read_json(out / "probe.json")["moments"] == [2, 4, 6, 8, 10, 12]
+    assert read_json(out / "probe.json")["moments"] == [1, 3, 5, 8, 10, 12]  # six of them, evenly
     card = read_json(out / "card.json")
     assert (card["source"], card["source_images"], card["settings"]["epochs"]) == ("faces", 60, 2)
     assert not (finished[0] / "store" / "states" / "distill").exists() or not any(
@@ -272,7 +273,7 @@ def test_resuming_starts_after_the_last_finished_epoch(
 def test_a_finished_distillation_is_taken_from_the_store(world: Path, finished: tuple[Path, Summary]) -> None:
     root, first = finished
     before = _bytes(root / "out")
-    again = _run(world, root, heldout=0.2)
+    again = _run(world, root, heldout=0.2, save_every=1)
     assert again.line == first.line + " (from the store)"
     assert _bytes(root / "out") == before
 
