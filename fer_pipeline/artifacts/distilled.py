@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -31,6 +31,7 @@ ARRAY_KINDS = {
     "labels": Kind("I64", ("steps", "images_per_step")),
     "step_sizes": Kind("F32", ("steps",)),
 }
+Report = TypeVar("Report", bound=BaseModel)
 
 
 class DistilledCard(BaseModel):
@@ -154,12 +155,8 @@ class Probe(BaseModel):
 
 def read_probe(folder: Path) -> Probe:
     """Reads `probe.json` of a distilled set; a damaged one is a DataError."""
-    path = folder / PROBE
-    if not path.exists():
-        return Probe(reason="no probe was run")
-    content = read_json(path)
-    with refuse_damage(path, "is no probe of a distilled set", "remove its folder and run: dvc repro distill"):
-        return Probe.model_validate(content)
+    missing = Probe(reason="no probe was run")
+    return _read_report(folder / PROBE, missing, "is no probe of a distilled set")
 
 
 class Estimate(BaseModel):
@@ -264,12 +261,17 @@ def _points(row: Estimate) -> str:
 
 def read_controls(folder: Path) -> Controls:
     """Reads `controls.json` of a distilled set; a damaged one is a DataError."""
-    path = folder / CONTROLS
+    missing = Controls(reason="nothing was compared with controls")
+    return _read_report(folder / CONTROLS, missing, "is no comparison with controls")
+
+
+def _read_report(path: Path, missing: Report, fault: str) -> Report:
+    """Reads a file of the kind of `missing`, which is returned where there is none."""
     if not path.exists():
-        return Controls(reason="nothing was compared with controls")
+        return missing
     content = read_json(path)
-    with refuse_damage(path, "is no comparison with controls", "remove its folder and run: dvc repro distill"):
-        return Controls.model_validate(content)
+    with refuse_damage(path, fault, "remove its folder and run: dvc repro distill"):
+        return type(missing).model_validate(content)
 
 
 def _read_one(folder: Path) -> DistilledSet:

@@ -2,8 +2,6 @@
 
 import csv
 import hashlib
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop
-from fer_pipeline.commands import weights as command
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.preprocessing import Preprocessing, pixels_of
@@ -51,27 +48,6 @@ ORDERS = {  # as their publishers print them
 def pictures(size: int) -> np.ndarray:
     coarse = np.random.default_rng(7).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     return coarse.repeat(size // 16, axis=1).repeat(size // 16, axis=2)
-
-
-@pytest.fixture(scope="session")
-def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Installs weights as a user would, once a session; returns the path of their first file."""
-    folder, failed = tmp_path_factory.mktemp("weights"), dict[str, str]()
-
-    def install_once(name: str) -> Path:
-        before = Path.cwd()
-        os.chdir(folder)
-        try:
-            if name not in failed:
-                command.run("install", [name])
-            return pretrained.locate(name)[0].resolve()
-        except DataError as error:  # no npm, or no registry in reach
-            failed[name] = str(error)
-        finally:
-            os.chdir(before)
-        pytest.skip(failed[name])
-
-    return install_once
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -9,6 +9,7 @@ all that counts).
 """
 
 import math
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -36,9 +37,10 @@ class Joined(nn.Module):
 
     def __init__(self, members: tuple[Member, ...]) -> None:
         super().__init__()
-        self._settings, self.widths = members, tuple(width for one in members for width in member_widths(one))
+        self._settings, self.members = members, nn.ModuleList(build_member(one) for one in members)
+        pairs = zip(members, self.members, strict=True)
+        self.widths = tuple(width for pair in pairs for width in member_widths(*pair))
         self.feature_dim = sum(self.widths)
-        self.members = nn.ModuleList(build_member(one) for one in members)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return torch.cat([self._features(*pair, x) for pair in zip(self._settings, self.members, strict=True)], 1)
@@ -66,17 +68,16 @@ def build_member(member: Member) -> nn.Module:
     return one.build()
 
 
-def member_widths(member: Member) -> list[int]:
-    """Returns how many features a member gives, for each stage in the network's order, or in all."""
+def member_widths(member: Member, network: nn.Module) -> list[int]:
+    """Returns how many features a member with this network gives, for each stage in its order, or in all."""
     one, where = pretrained.find(member.name), f"network.members, {member.name}"
     if one.classes:
         if member.features is not None:
             raise ConfigError(f"{where}: it gives log-probabilities and has no stages; leave its features out")
         return [len(one.classes)]
-    network = _settings_of(one)
     if member.features is None:
-        return [family(one.network).build(network).feature_dim]
-    return pooled_widths(network, member.features, where=where)
+        return [cast(Any, network).feature_dim]
+    return pooled_widths(_settings_of(one), member.features, where=where)
 
 
 def build(settings: NetworkSettings) -> nn.Module:
