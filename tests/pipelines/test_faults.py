@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from tests.prefect_server import Api
+from tests.processes import words_of
 
 GRAPH = """
 stages:
@@ -119,7 +120,7 @@ class Site:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):  # it may end between two questions
-                if environment_of(process).get(RUN_COOKIE) == run and "worker" not in process.cmdline():
+                if environment_of(process).get(RUN_COOKIE) == run and "worker" not in words_of(process):
                     found.append(process)
         return found
 
@@ -135,11 +136,11 @@ class Site:
 
 
 def supervisor_of(stage: psutil.Process) -> psutil.Process:
-    return next(one for one in stage.parents() if any(word.endswith("supervisor.py") for word in one.cmdline()))
+    return next(one for one in stage.parents() if any(word.endswith("supervisor.py") for word in words_of(one)))
 
 
 def flow_of(stage: psutil.Process) -> psutil.Process:
-    supervisors = [one for one in stage.parents() if any(word.endswith("supervisor.py") for word in one.cmdline())]
+    supervisors = [one for one in stage.parents() if any(word.endswith("supervisor.py") for word in words_of(one))]
     flow = supervisors[-1].parent()
     assert flow is not None
     return flow

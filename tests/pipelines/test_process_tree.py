@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import supervisor
 from pipelines.process_tree import CommandResult, end_orphans, new_cookie, run_command
+from tests.processes import words_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trees are told by Linux's /proc")
 SECONDS = 10.0  # after which nothing may be left
@@ -111,20 +112,14 @@ class Running:
 
     def ended(self) -> CommandResult:
         self.thread.join(SECONDS)
-        assert not self.thread.is_alive(), [process.cmdline() for process in living(self.cookie)]
+        assert not self.thread.is_alive(), [*map(words_of, living(self.cookie))]
         assert living(self.cookie) == []
         return self.result[0]
 
 
 def programs(cookie: str) -> list[psutil.Process]:
     """The guards and supervisors of a tree that live."""
-    found = []
-    for process in living(cookie):
-        try:
-            found += [process] if supervisor.__file__ in process.cmdline() else []
-        except psutil.Error:  # ended meanwhile
-            continue
-    return found
+    return [process for process in living(cookie) if supervisor.__file__ in words_of(process)]
 
 
 def program(cookie: str) -> tuple[psutil.Process, psutil.Process]:
@@ -143,7 +138,7 @@ def command_of(cookie: str) -> psutil.Process:
     (found,) = [
         process
         for process in program(cookie)[1].children()
-        if process.cmdline()[:4] == [sys.executable, "-c", TREE, cookie] and process.status() != psutil.STATUS_ZOMBIE
+        if words_of(process)[:4] == [sys.executable, "-c", TREE, cookie]
         if os.getsid(process.pid) == process.pid and process.children()
     ]
     return found
@@ -374,7 +369,7 @@ def test_the_flow_is_killed(
 ) -> None:
     process, of_flow = flow
     children = psutil.Process(process.pid).children()
-    forked = [child for child in children if supervisor.__file__ not in child.cmdline()]
+    forked = [child for child in children if supervisor.__file__ not in words_of(child)]
     assert len(forked) == (request.node.callspec.id == "forks")
     process.kill()  # and not waited for: a dead process that nobody has buried yet
     try:

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.prefect_server import Api
+from tests.processes import words_of
 
 SECONDS = 150  # on SQLite a writer now and then waits for 60 s
 
@@ -194,7 +195,7 @@ def _refuses_foreign_pages(served: Served) -> None:
     file = served.log.parent / "serve.password"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert served.password not in served.text + (served.log.parent / "server.log").read_text()
-    assert served.password not in str([process.cmdline() for process in served.children()])
+    assert served.password not in str([*map(words_of, served.children())])
 
 
 def _runs_flows(served: Served) -> None:
@@ -204,7 +205,7 @@ def _runs_flows(served: Served) -> None:
     run = served.ask(f"deployments/{deployment}/create_flow_run", asked)["id"]
     served.until(lambda: served.api.run(run)["state"]["type"] in ("FAILED", "CRASHED"))
     assert "nothing_of_that_name" in served.api.run(run)["state"]["message"]
-    served.until(lambda: not any("prefect.engine" in " ".join(process.cmdline()) for process in served.children()))
+    served.until(lambda: not any("prefect.engine" in " ".join(words_of(process)) for process in served.children()))
     assert "Traceback" not in served.text, "the state has said it in a line"
     logs = served.ask("logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
     assert "nothing_of_that_name" in logs[-1]["message"]
@@ -285,8 +286,7 @@ def test_programs_end_together_and_the_last_one_first(tmp_path: Path) -> None:
     assert said[2:] == ["second ends", "first ends"]
     assert programs.failed is not None
     assert (programs.failed[0], programs.failed[1].code) == ("third", 7)
-    sleeping = [one for one in children if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
-    assert not [one for one in sleeping if one.cmdline()[:1] == ["sleep"]]
+    assert not [one for one in children if words_of(one)[:1] == ["sleep"]]
 
 
 SIGNALS = """

@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from tests.prefect_server import Api
+from tests.processes import words_of
 
 GRAPH = """
 stages:
@@ -60,13 +61,6 @@ CTRL_C = b"\x03"
 COMMANDS = {"reproduce": [], "refresh": [], "sweep": ["size=2,3"]}
 ADVICE = "nothing of it is left running. Run the same command again to go on from there."
 ENDED = r"ended while long ran; 2 stages: 1 (Completed|Cached), 1 Cancelled"
-
-
-def words_of(process: psutil.Process) -> list[str]:
-    """Its command line; no words of one that has ended meanwhile."""
-    with suppress(psutil.Error):
-        return process.cmdline()
-    return []
 
 
 def _as_in_a_shell(on_terminal: bool) -> None:
