@@ -110,6 +110,7 @@ def test_estimates_name_the_model_that_they_rest_on(tmp_path: Path) -> None:
     for name in (HELDOUT, CENTROIDS):
         (held.parent / name).rename(held / name)
     labels = read_heldout(held, classes=CLASSES).label
+    assert labels is not None
     write_centroids(held.parent, Centroids(np.eye(3), fitted + np.bincount(labels, minlength=3), CLASSES))
     assert run(config, tmp_path).line == f"{plain}, by the calibration model"
     after = read_json(tmp_path / "mined" / "summary.json")

@@ -313,7 +313,8 @@ def test_refitting_is_today_s_training_and_one_that_holds_nothing_out(run, tmp_p
     calibration = contents(run("calibration", store="one", **settings)[1])
     labeller = contents(run("labeller", store="one", split={"heldout": 0.0}, **settings)[1])
     assert labeller["weights.safetensors"] != calibration["weights.safetensors"]
-    summary, out = run("both", store="two", refit=True, **settings)
+    workers = Resources(device="cpu", workers=2 if strategy == "supervised" else 1)  # side by side, and in turn
+    summary, out = run("both", store="two", refit=True, resources=workers, **settings)
     assert contents(out) == labeller | {f"calibration/{name}": content for name, content in calibration.items()}
     assert "(from the store)" in run("again", store="one", refit=True, **settings)[0].line
     held, whole = read_split(out / "calibration"), read_split(out)
