@@ -78,7 +78,7 @@ def run(
                 Store(store).link(job.key, place / f"part-{number % shards:05d}.arrow")
     counts: dict[str, int | float] = {"faces": sum(job.items for job in result.jobs[:shards] if job.key in finished)}
     line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.counts['reused']} reused"
-    line += "; half of them by the calibration model" if len(folders) > 1 else ""
+    line += " (half of them by the calibration model)" if len(folders) > 1 else ""
     return Summary("embed", line, counts | result.counts, result.warnings)
 
 
