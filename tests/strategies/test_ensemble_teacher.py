@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import validate
+from fer_pipeline.core.settings import RecipeSettings, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.stages import train_final
 from fer_pipeline.strategies import ensemble_teacher, linear, supervised
 from fer_pipeline.strategies.ensemble_teacher import EnsembleTeacher, Options, check_options, settle_targets
 from fer_pipeline.training import fit
@@ -100,9 +102,8 @@ def test_hard_labels_of_one_teacher_are_supervised_training_on_them_bit_for_bit(
     # The order of a stream is drawn from its name; nothing is drawn for the views.
     sets = {"labelled": toy(60, 0), "unlabelled": pool}
     with pytest.MonkeyPatch.context() as patch:
-        derive = fit.derive
-        alike = {"unlabelled": "mined"}
-        patch.setattr(fit, "derive", lambda seed, *names: derive(seed, *(alike.get(str(one), one) for one in names)))
+        derive, alike = fit.derive, dict[str | int, str]({"unlabelled": "mined"})
+        patch.setattr(fit, "derive", lambda seed, *names: derive(seed, *(alike.get(one, one) for one in names)))
         found = train_toy("taught", strategy=ensemble_teacher, options=chosen, sets=sets, **settings)
     before, after = weights(expected[1]), weights(found[1])
     assert after.keys() == before.keys()
@@ -231,6 +232,18 @@ def test_checkpoints_are_known_by_what_they_predict(train_toy, tmp_path: Path) -
         source.sha256(tmp_path / "nothing")
 
 
+def test_the_example_of_the_docs_is_valid() -> None:
+    text = (Path(__file__).parents[2] / "docs/pretrained.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(recipes:.*?)```", text, re.DOTALL)
+    assert block
+    recipe = validate(
+        RecipeSettings, yaml.safe_load(block[1].replace("…", "a" * 64))["recipes"]["taught"], where="docs"
+    )
+    settled = train_final.settle(train_final.Config(), recipe, recipe="taught")
+    check_options(settled.options, CLASSES)
+    assert recipe.sources.keys() == settled.sources.keys()
+
+
 ONNX = {"path": "n.onnx", "sha256": "0" * 64, "preprocessing": {"size": 24}}
 
 
@@ -241,8 +254,8 @@ ONNX = {"path": "n.onnx", "sha256": "0" * 64, "preprocessing": {"size": 24}}
         ({"path": "models/primitive/weights.safetensors"}, "a teacher is an expression network: set name"),
         ({"name": "nobody"}, "no weights are registered as 'nobody'"),
         (
-            {"name": "fer_expressions", "wieght": 2},
-            r"unknown key 'teachers\.0\.published\.wieght'; known keys are .*weight",
+            {"name": "fer_expressions", "load": 2},
+            r"unknown key 'teachers\.0\.published\.load'; known keys are .*weight",
         ),
         ({"name": "fer_expressions", "weight": 0}, "weight: Input should be greater than 0"),
         (
