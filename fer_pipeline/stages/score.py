@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from fer_pipeline.artifacts.embeddings import Block, embedding_paths, read_model_and_width
 from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, write_centroids
+from fer_pipeline.artifacts.seed_folders import each_seed
 from fer_pipeline.artifacts.split import HELDOUT as HELDOUT_PART
 from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import DataError
@@ -33,6 +34,7 @@ class Config(Settings):
     centroids: Literal["fit", "fit+validation"] = "fit"
 
 
+@each_seed("model", "anchor_embeddings", "pool_embeddings")
 def run(
     config: Config,
     project: ProjectSettings,

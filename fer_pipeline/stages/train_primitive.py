@@ -7,6 +7,8 @@ mining can be estimated on it. Which face is in which part stands in `split.parq
 Our reading of what the final models may see: `validation` is theirs too, face by face, so that none of their
 validation faces taught the labeller whose pseudo-labels they learn from; they train on `heldout`, by which mining was
 measured and nothing was taught. The seed of the weights is derived for this stage, never one of the final trainings'.
+
+With `seeds_upstream: all` each seed has a learner, in the folder of its name; all of them divide the anchor alike.
 """
 
 from collections.abc import Mapping
@@ -17,14 +19,15 @@ from pydantic import Field, field_validator, model_validator
 
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.seed_folders import join_summaries
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
-from fer_pipeline.networks.settings import read_card
+from fer_pipeline.networks.settings import is_none, read_card
 from fer_pipeline.strategies import linear, supervised
 from fer_pipeline.training.fit import describe_waiting
-from fer_pipeline.training.seeds import SeedTraining
+from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.sets import folder_sha256
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.strategy import settle_settings
@@ -55,6 +58,8 @@ class Config(ModelSettings):
         "supervised"  # linear: a head alone, on features of loaded weights
     )
     split: SplitSettings = SplitSettings()
+    # all: a learner for each seed, and of what it embeds, scores and mines; else one of the first seed for all
+    seeds_upstream: Annotated[Literal["all"] | None, Field(exclude_if=is_none)] = None
     options: supervised.Options | linear.Options = supervised.Options()  # of the strategy
 
     @field_validator("options", mode="wrap")
@@ -88,10 +93,10 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         out: Where checkpoint, history and `split.parquet` are written.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
-    classes, seed = project.classes, derive(project.seeds[0], STAGE)
+    classes = project.classes
     training = SeedTraining(
         owner=STAGE,
-        config=config.used,
+        config=config.used.model_copy(update={"seeds_upstream": None}),  # one seed's model is the same beside others
         strategy=config.strategy,
         options=config.options,
         folders={"labelled": faces},
@@ -103,8 +108,15 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         store=store,
         resources=project.resources,
     )
-    trained, timings = training.make({seed: ""}, out, usual="data")
-    return _summary(faces, classes, out, timings[seed] if trained else None)
+    seeds = project.seeds if config.seeds_upstream else ()
+    models = {str(seed): (training, derive(seed, STAGE)) for seed in seeds} or {
+        "": (training, derive(project.seeds[0], STAGE))
+    }
+    trained, timings = make_models(models, out, usual="data", seeds=seeds)
+    timing = {name: timings[name] if name in trained else None for name in models}
+    if not seeds:
+        return _summary(faces, classes, out, timing[""])
+    return join_summaries({seed: _summary(faces, classes, out / str(seed), timing[str(seed)]) for seed in seeds})
 
 
 def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str, Any] | None) -> Summary:
