@@ -2,8 +2,10 @@
 
 Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. Differences: theta_0 is by default what the
 final training starts from, a share of the source is held out and stops the distillation, and the images are trained on
-alone beside noise, random real images and permuted labels. It resumes from its last epoch; finished, it lies in the
-store under the hash of its source, start and settings, so equal work is never done twice.
+alone beside noise, random real images and permuted labels. Where the labeller was refitted, the calibration model is
+the primitive learner here: faces that were set apart are neither distilled nor known to `theta_0: primitive`. It
+resumes from its last epoch; finished, it lies in the store under the hash of its source, start and settings, so equal
+work is never done twice.
 """
 
 from pathlib import Path
@@ -27,7 +29,7 @@ from fer_pipeline.artifacts.distilled import (
 from fer_pipeline.artifacts.faces import read_metadata
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.seed_folders import common_seeds, join_summaries, of_seed, seed_folders
-from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
+from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
@@ -85,10 +87,11 @@ def run(
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
+    # A refitted labeller has learned from the faces that were set apart: its calibration model has not.
     seeds, kept = common_seeds(model, source), Store(store, owner=f"distill@{name}")
     keys, summaries = dict[str, str](), dict[int, Summary]()
     for seed in seeds or project.seeds[:1]:
-        own, learner = of_seed(source, seed), of_seed(model, seed)
+        own, learner = of_seed(source, seed), of_calibration(of_seed(model, seed))
         keys[str(seed) if seeds else ""], summaries[seed] = _make(config, project, kept, own, learner, seed=seed)
     with seed_folders(out, seeds) as folder:
         kept.deliver(folder, keys)

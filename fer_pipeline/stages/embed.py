@@ -1,7 +1,8 @@
 """Embed one set: compute the features of its aligned faces with the primitive learner, shard by shard.
 
 Reads `data/faces/<set>/train` and `models/primitive`; writes `data/embeddings/<set>`, one shard for each shard of
-faces. A finished shard stays in the store under its faces, weights and settings and is never computed again, however
+faces. The anchor is embedded by the calibration model too, where the labeller was refitted: below, in `calibration`.
+A finished shard stays in the store under its faces, weights and settings and is never computed again, however
 often the stage is killed and however many shards join the pool. The device is no part of that key: a GPU's shard and a
 CPU's differ by about what half precision cuts off.
 """
@@ -19,6 +20,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.seed_folders import seed_folders, seeds_in
+from fer_pipeline.artifacts.split import CALIBRATION
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
@@ -68,22 +70,28 @@ def run(
     """
     work = plan(config, project, name=name, faces=faces, model=model, store=store, verify=verify)
     result = make_shards("embed", name, work, store, project.resources, config.allowed_failures, verify=verify)
-    finished, folders, seeds = {job.key for job in result.finished}, model_folders(model), seeds_in(model)
+    finished, seeds = {job.key for job in result.finished}, seeds_in(model)
+    folders = model_folders(project, name=name, model=model)
     shards = len(result.jobs) // len(folders)
     with seed_folders(out, seeds) if seeds else replacing_folder(out) as folder:
         for number, job in enumerate(result.jobs):
             if job.key in finished:
                 place = folder / folders[number // shards]
                 Store(store).link(job.key, place / f"part-{number % shards:05d}.arrow")
-    counts: dict[str, int | float] = {"faces": sum(job.items for job in result.finished)}
+    counts: dict[str, int | float] = {"faces": sum(job.items for job in result.jobs[:shards] if job.key in finished)}
     line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.counts['reused']} reused"
-    line += f"; by the learners of the seeds {', '.join(map(str, seeds))}" if seeds else ""
+    if seeds:
+        line += f"; by the models {', '.join(folders)}"
+    elif len(folders) > 1:
+        line += "; half of them by the calibration model"
     return Summary("embed", line, counts | result.counts, result.warnings)
 
 
-def model_folders(model: Path) -> list[str]:
-    """Returns the folders of the models that embed a set, in that of the primitive learner and in the output."""
-    return [str(seed) for seed in seeds_in(model)] or [""]
+def model_folders(project: ProjectSettings, *, name: str, model: Path) -> list[str]:
+    """Returns the folders of the models that embed a set, in the folder of the primitive learner and in the output."""
+    labellers = [str(seed) for seed in seeds_in(model)] or [""]
+    calibrated = {own for own in labellers if name == project.anchor and (model / own / CALIBRATION).is_dir()}
+    return [one for own in labellers for one in ([own, str(Path(own, CALIBRATION))] if own in calibrated else [own])]
 
 
 def plan(
@@ -100,7 +108,7 @@ def plan(
 
     Other classes than the model's are a DataError.
     """
-    models = [model / folder for folder in model_folders(model)]
+    models = [model / folder for folder in model_folders(project, name=name, model=model)]
     shards, card = [FacesShard.read(path) for path in shard_paths(faces)], read_card(models[0])
     classes = [shard.classes for shard in shards if shard.classes]
     if classes and card.classes not in classes:

@@ -10,24 +10,24 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts import seed_folders
 from fer_pipeline.artifacts.distilled import read_distilled
-from fer_pipeline.artifacts.faces import decode_crop, read_table
-from fer_pipeline.artifacts.metrics import read_predictions
+from fer_pipeline.artifacts.faces import decode_crop, read_table, shard_paths
+from fer_pipeline.artifacts.seed_folders import SEEDS, in_set, name_in, of_seed
 from fer_pipeline.artifacts.split import FIT, read_split
+from fer_pipeline.artifacts.store import Store
+from fer_pipeline.commands.prune import find_unused
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import ProjectSettings, Summary, validate
 from fer_pipeline.networks.checkpoints import load_checkpoint
-from fer_pipeline.stages import distill, embed, evaluate, mine, score, shard, train_final, train_primitive
+from fer_pipeline.networks.settings import read_card
+from fer_pipeline.stages import distill, embed, mine, score, shard, train_final, train_primitive
 from fer_pipeline.training import seeds as training_module
 from tests.project import project_settings, recipe_settings
 from tests.stages.conftest import BANDS
@@ -59,7 +59,6 @@ FOLDERS = {  # whose files are those of one seed
     "data/distilled/auxiliary",
 }
 STAGES = ("train_primitive", "embed", "score", "mine", "shard", "distill", "train_final")
-Walk = Callable[..., dict[str, Summary]]
 
 
 def settings_of(seeds: Sequence[int]) -> ProjectSettings:
@@ -155,59 +154,65 @@ def copied(nested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path / "copied"
 
 
-@pytest.fixture
-def plain(tmp_path: Path, faces: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Path]:
-    """Walks one seed alone in an empty folder, with the division of the anchor of seed 10."""
+def walk_alone(seed: int) -> None:
+    """Walks one seed in the working directory, with the division of the anchor of seed 10."""
     partition = training_module.partition
-
-    def call(seed: int) -> Path:
-        folder = make_world(tmp_path / f"plain-{seed}", faces)
-        with monkeypatch.context() as patched:
-            patched.chdir(folder)
-            patched.setattr(
-                training_module, "partition", lambda *one, **options: partition(*one, **{**options, "seed": 10})
-            )
-            walk((seed,), every=False)
-        return folder
-
-    return call
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            training_module, "partition", lambda *one, **options: partition(*one, **{**options, "seed": 10})
+        )
+        walk((seed,), every=False)
 
 
-@pytest.mark.parametrize("seed", [10, 11])
-def test_a_seed_among_others_has_the_bytes_of_a_walk_alone(nested: Path, plain, seed: int) -> None:
-    alone = plain(seed)
+@pytest.fixture(scope="module", params=[10, 11])
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, faces: Path) -> tuple[int, Path]:
+    """One seed, walked by itself as without the setting."""
+    folder = make_world(tmp_path_factory.mktemp("alone"), faces)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        walk_alone(request.param)
+    return request.param, folder
+
+
+def test_a_seed_among_others_has_the_bytes_of_a_walk_alone(nested: Path, alone: tuple[int, Path]) -> None:
+    seed, folder = alone
     for name in FOLDERS:
-        own = files(alone / name)
+        own = files(folder / name)
         assert own, name
         assert files(nested / name / str(seed)) == own, name
-        assert files(nested / name).keys() == {
-            seed_folders.SEEDS, *(f"{one}/{file}" for one in (10, 11) for file in files(nested / name / str(one)))
-        }  # fmt: skip
-    assert files(nested / "models/final/both" / str(seed)) == files(alone / "models/final/both" / str(seed))
-    assert not (alone / "models/primitive" / seed_folders.SEEDS).exists()
+        assert {path.name for path in (nested / name).iterdir()} == {SEEDS, "10", "11"}, name
+    assert files(nested / "models/final/both" / str(seed)) == files(folder / "models/final/both" / str(seed))
+    assert not list(folder.rglob(SEEDS))
 
 
-def test_the_seeds_differ_from_the_learner_on_but_not_in_the_division_of_the_anchor(nested: Path) -> None:
-    for name in FOLDERS:
-        one, other = (files(nested / name / str(seed)) for seed in (10, 11))
-        parts = {"split.parquet"} & one.keys()
-        assert all(one[file] == other[file] for file in parts)
-        assert one != other, name
-
-
-def test_one_seed_of_a_walk_that_was_there_costs_nothing(plain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one seed the two ways differ by the folder alone, so that the store has all that is kept there."""
-    folder = plain(10)
-    before = {name: files(folder / name) for name in (*FOLDERS, "models/final/both")}
-    monkeypatch.chdir(folder)
+def test_one_seed_for_itself_differs_by_the_folder_alone(
+    alone: tuple[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the store keeps is there already."""
+    seed, folder = alone
+    if seed != 10:
+        pytest.skip("the other walk divides the anchor by a seed that it does not have")
+    shutil.copytree(folder, tmp_path / "again", symlinks=True)
+    monkeypatch.chdir(tmp_path / "again")
     said = walk((10,), every=True)
     assert said["train_primitive"].line.endswith("(from the store)")
-    assert "trained (0)" in said["train_final"].line or "(0 trained, 1 from the store)" in said["train_final"].line
     assert said["embed"].counts["made"] == 0
     assert said["distill"].line.endswith("(from the store)")
+    assert "(0 trained, 1 from the store)" in said["train_final"].line
     for name in FOLDERS:
-        assert files(folder / name / "10") == before[name], name
-    assert files(folder / "models/final/both") == before["models/final/both"]
+        assert files(tmp_path / "again" / name / "10") == files(folder / name), name
+    assert files(tmp_path / "again/models/final/both") == files(folder / "models/final/both")
+
+
+def test_seeds_differ_from_the_learner_on_but_not_in_the_division_of_the_anchor(nested: Path) -> None:
+    for name in FOLDERS:
+        one, other = (files(nested / name / str(seed)) for seed in (10, 11))
+        assert one != other, name
+        assert one.get("split.parquet") == other.get("split.parquet")
+    starts = {
+        read_card(path).training["seed"] for path in (nested / "models").rglob("*") if (path / "card.json").exists()
+    }
+    assert len(starts) == 4, "a final model and a labeller share their weights"
 
 
 def mine_by_force(root: Path, seed: int) -> dict[str, int]:
@@ -259,3 +264,115 @@ def test_a_final_model_learns_from_what_the_learner_of_its_seed_mined(
     for seed, (_, images) in seen.items():
         assert images == read_distilled(copied / "data/distilled/auxiliary" / str(seed)).flat()[0].tobytes()
     assert seen[10][1] != seen[11][1]
+
+
+def shards(store: Path) -> dict[str, int]:
+    """The finished shards of a store, each with what a second making would change."""
+    return {path.name: path.stat().st_ino for path in store.glob("shards/*/[!.]*")}
+
+
+def test_a_seed_more_is_made_and_no_other_again(copied: Path) -> None:
+    before, made = shards(copied / "store"), {name: files(copied / name) for name in FOLDERS}
+    said = walk((10, 11, 12), every=True)
+    after = shards(copied / "store")
+    assert before.items() <= after.items()
+    assert said["embed"].counts == {"faces": 60, "shards": 3, "made": 1, "reused": 2, "failed": 0}
+    assert [one.endswith("(from the store)") for one in said["distill"].line.split("; seed ")] == [True, True, False]
+    assert "3 models (1 trained, 2 from the store)" in said["train_final"].line
+    for name in FOLDERS:
+        now = files(copied / name)
+        assert {file: one for file, one in now.items() if file.startswith(("10/", "11/"))} == {
+            file: one for file, one in made[name].items() if file != SEEDS
+        }
+        assert any(file.startswith("12/") for file in now)
+    # Taken out again, its folders go; what the store keeps of it stays until `prune`.
+    walk((10, 11), every=True)
+    assert {name: files(copied / name) for name in FOLDERS} == made
+    used = {one.path.name for one in find_unused(Store(copied / "store")) if one.kind == "shard"}
+    assert used == after.keys() - before.keys()
+
+
+KILLED = """
+import os, signal
+from importlib import import_module
+from pathlib import Path
+from tests.stages.test_seeds_upstream import walk
+
+owner = import_module({module!r})
+for part in {owner!r}.split("."):
+    owner = getattr(owner, part) if part else owner
+original, calls = getattr(owner, {name!r}), []
+
+def dying(*one, **options):
+    original(*one, **options)
+    calls.append(1)
+    if len(calls) == {calls}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, {name!r}, dying)
+walk((10, 11), every=True, stages=[{stage!r}], store=Path("other"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "module", "owner", "name", "calls", "kept"),
+    [  # each within the second seed: after an epoch of two, while it is linked, before the summary, after an epoch
+        ("train_primitive", "fer_pipeline.training.records", "Progress", "save", 3, 2),
+        ("embed", "fer_pipeline.stages.embed", "Store", "link", 2, 2),
+        ("mine", "fer_pipeline.stages.mine", "", "write_rows", 4, 0),
+        ("distill", "fer_pipeline.distillation.loop", "", "save_state", 3, 1),
+    ],
+)
+def test_killed_in_its_second_seed_a_stage_goes_on_exactly(
+    copied: Path, root: Path, stage: str, module: str, owner: str, name: str, calls: int, kept: int
+) -> None:
+    expected = {folder: files(copied / folder) for folder in FOLDERS}
+    script = KILLED.format(stage=stage, module=module, owner=owner, name=name, calls=calls)
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    killed = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    before = shards(copied / "other")
+    assert len(before) == kept, "the first seed's work, finished"
+    walk((10, 11), every=True, stages=[stage], store=Path("other"))
+    assert before.items() <= shards(copied / "other").items(), "nothing finished is made again"
+    assert {folder: files(copied / folder) for folder in FOLDERS} == expected
+
+
+def test_what_belongs_to_no_seed_or_to_several_is_refused_in_one_line(copied: Path) -> None:
+    run = {"store": Path("store"), "every": True}
+    with pytest.raises(DataError, match=r"data/auxiliary holds folders of the seeds 10, 11, none for the seed 12; run"):
+        walk((10, 12), stages=["train_final"], **run)
+    with pytest.raises(DataError, match=r"holds the models 10, 11; name one of them, models/primitive/10"):
+        load_checkpoint(Path("models/primitive"))
+    with pytest.raises(
+        DataError, match=r"data/auxiliary holds folders of the seeds 10, 11; name that of one seed, for "
+    ):
+        shard_paths(Path("data/auxiliary"))
+    shutil.copytree("data/scores/street/10", "data/scores/old")
+    with pytest.raises(
+        DataError, match=r"data/scores/old holds what is for all seeds and data/scores/film folders of "
+    ):
+        walk((10, 11), stages=["mine"], **run)
+    shutil.rmtree("data/scores/old")
+    shutil.rmtree("data/embeddings/street/11")
+    Path("data/embeddings/street", SEEDS).write_text('{"seeds": [10]}')
+    with pytest.raises(DataError, match=r"data/embeddings/street holds folders of the seeds 10, none for the seed 11"):
+        walk((10, 11), stages=["score"], **run)
+    for damage in ("{", "[]", '{"seeds": []}', '{"seeds": ["../x"]}', '{"seeds": [1], "more": 2}'):
+        Path("data/mined", SEEDS).write_text(damage)
+        with pytest.raises(DataError, match=r"data/mined/seeds.json is n"):
+            walk((10, 11), stages=["shard"], **run)
+
+
+def test_names_that_are_numbers_are_no_seeds(tmp_path: Path) -> None:
+    """A pool or a class may be called as a seed is; the file alone says what a folder holds."""
+    for name in ("10", "11"):
+        (tmp_path / "auxiliary" / name / "10").mkdir(parents=True)
+        (tmp_path / "auxiliary" / name / "10" / "part-00000.parquet").touch()
+    assert of_seed(tmp_path / "auxiliary", 10) == tmp_path / "auxiliary"
+    assert len(shard_paths(tmp_path / "auxiliary")) == 2
+    for name in ("10", "11"):
+        (tmp_path / "auxiliary" / name / SEEDS).write_text('{"seeds": [10]}')
+    own = of_seed(tmp_path / "auxiliary", 10)
+    assert [name_in(path, own) for path in shard_paths(own)] == ["10/part-00000.parquet", "11/part-00000.parquet"]
+    assert in_set(own, "11") == of_seed(tmp_path / "auxiliary" / "11", 10) == tmp_path / "auxiliary/11/10"
