@@ -100,7 +100,7 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
 
     Args:
         faces: The anchor's train split of aligned faces.
-        out: Where checkpoint, history and `split.parquet` are written, with `seeds_upstream` below each seed; with `refit`,
+        out: Where checkpoint, history and `split.parquet` are written, for each seed with `seeds_upstream`; with `refit`,
             the calibration model's too.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
