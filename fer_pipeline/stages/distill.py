@@ -28,6 +28,7 @@ from fer_pipeline.artifacts.distilled import (
 )
 from fer_pipeline.artifacts.faces import read_metadata
 from fer_pipeline.artifacts.history import read_history, write_history
+from fer_pipeline.artifacts.seed_folders import common_seeds, join_summaries, of_seed, seed_folders
 from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, write_json
@@ -86,8 +87,22 @@ def run(
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
-    classes, seed = project.classes, project.seeds[0]
-    model = of_calibration(model)  # a refitted labeller has learned from the faces that were set apart
+    # A refitted labeller has learned from the faces that were set apart: its calibration model has not.
+    seeds, kept = common_seeds(model, source), Store(store, owner=f"distill@{name}")
+    keys, summaries = dict[str, str](), dict[int, Summary]()
+    for seed in seeds or project.seeds[:1]:
+        own, learner = of_seed(source, seed), of_calibration(of_seed(model, seed))
+        keys[str(seed) if seeds else ""], summaries[seed] = _make(config, project, kept, own, learner, seed=seed)
+    with seed_folders(out, seeds) as folder:
+        kept.deliver(folder, keys)
+    return join_summaries(summaries) if seeds else next(iter(summaries.values()))
+
+
+def _make(
+    config: Config, project: ProjectSettings, kept: Store, source: Path, model: Path, *, seed: int
+) -> tuple[str, Summary]:
+    """Distils for one seed unless the store has it; returns its key there, and what is said of it."""
+    classes = project.classes
     # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
     held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
     images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)
@@ -109,7 +124,6 @@ def run(
         list(classes),
         final if config.theta_0 != "primitive" else None,
     )
-    kept = Store(store, owner=f"distill@{name}")
 
     def make(folder: Path) -> None:
         with deterministic(config.threads):
@@ -148,8 +162,7 @@ def run(
         )
 
     reused = kept.make(key, make, folder=True)
-    kept.deliver(out, {"": key})
-    return _summary(images, config, out, reused=reused)
+    return key, _summary(images, config, kept.shard(key), reused=reused)
 
 
 def _describe_start(config: Config, final: FinalStart, model: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pydantic import Field
 
 from fer_pipeline.artifacts.faces import open_shard, shard_paths, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
+from fer_pipeline.artifacts.seed_folders import seed_folders, seeds_in
 from fer_pipeline.artifacts.split import CALIBRATION
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
@@ -69,22 +70,28 @@ def run(
     """
     work = plan(config, project, name=name, faces=faces, model=model, store=store, verify=verify)
     result = make_shards("embed", name, work, store, project.resources, config.allowed_failures, verify=verify)
-    finished, folders = {job.key for job in result.finished}, model_folders(project, name=name, model=model)
+    finished, seeds = {job.key for job in result.finished}, seeds_in(model)
+    folders = model_folders(project, name=name, model=model)
     shards = len(result.jobs) // len(folders)
-    with replacing_folder(out) as folder:
+    with seed_folders(out, seeds) if seeds else replacing_folder(out) as folder:
         for number, job in enumerate(result.jobs):
             if job.key in finished:
                 place = folder / folders[number // shards]
                 Store(store).link(job.key, place / f"part-{number % shards:05d}.arrow")
     counts: dict[str, int | float] = {"faces": sum(job.items for job in result.jobs[:shards] if job.key in finished)}
     line = f"{name}: {counts['faces']:,} faces in {len(result.jobs)} shards, {result.counts['reused']} reused"
-    line += " (half of them by the calibration model)" if len(folders) > 1 else ""
+    if seeds:
+        line += f"; by the models {', '.join(folders)}"
+    elif len(folders) > 1:
+        line += " (half of them by the calibration model)"
     return Summary("embed", line, counts | result.counts, result.warnings)
 
 
 def model_folders(project: ProjectSettings, *, name: str, model: Path) -> list[str]:
     """Returns the folders of the models that embed a set, in the folder of the primitive learner and in the output."""
-    return ["", CALIBRATION] if name == project.anchor and (model / CALIBRATION).is_dir() else [""]
+    labellers = [str(seed) for seed in seeds_in(model)] or [""]
+    calibrated = {own for own in labellers if name == project.anchor and (model / own / CALIBRATION).is_dir()}
+    return [one for own in labellers for one in ([own, str(Path(own, CALIBRATION))] if own in calibrated else [own])]
 
 
 def plan(
@@ -101,8 +108,8 @@ def plan(
 
     Other classes than the model's are a DataError.
     """
-    shards, card = [FacesShard.read(path) for path in shard_paths(faces)], read_card(model)
     models = [model / folder for folder in model_folders(project, name=name, model=model)]
+    shards, card = [FacesShard.read(path) for path in shard_paths(faces)], read_card(models[0])
     classes = [shard.classes for shard in shards if shard.classes]
     if classes and card.classes not in classes:
         raise DataError(

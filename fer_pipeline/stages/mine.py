@@ -20,6 +20,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, RuleSweep, sweep_table
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
+from fer_pipeline.artifacts.seed_folders import each_seed, in_set
 from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
@@ -58,6 +59,7 @@ class Config(MarginRule, CalibrationSettings):
     beyond_pool: Literal["warn", "error"] = "warn"  # a class's count that is more than the pools hold, by estimate
 
 
+@each_seed("scores")
 def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, contents: Path | None = None) -> Summary:
     """Apply the rule to all pools together, and say what the other rules would keep.
 
@@ -69,13 +71,15 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     classes, pools, seed = project.classes, project.pools, project.seeds[0]
     caps = config.caps(classes)
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
-    by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}
-    centroids = read_centroids(scores / pools[0])
+    folders = {pool: in_set(scores, pool) for pool in pools}
+    by_pool = {pool: read_scores(folder, classes=classes) for pool, folder in folders.items()}
+    first = folders[pools[0]]
+    centroids = read_centroids(first)
     for pool in pools[1:]:  # against different ones they cannot share a margin
-        if not np.array_equal(read_centroids(scores / pool).vectors, centroids.vectors):
-            both = f"{scores / pool} and {scores / pools[0]}"
+        if not np.array_equal(read_centroids(folders[pool]).vectors, centroids.vectors):
+            both = f"{folders[pool]} and {first}"
             raise DataError(f"{both} were scored against different centroids; rerun score")
-    held_out = of_calibration(scores / pools[0])
+    held_out = of_calibration(first)
     heldout = read_heldout(held_out, classes=classes)
     assert heldout.label is not None
     for one in (*by_pool.values(), heldout):
@@ -128,7 +132,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         "rules": compare_rules(calibrations, passed=len(passed), classes=classes),
         "heldout": {"faces": len(heldout), "persons": None if persons is None else len(np.unique(persons))},
     }
-    if held_out != scores / pools[0]:
+    if held_out != first:
         summary["heldout"]["model"] = CALIBRATION
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}

@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from fer_pipeline.artifacts.embeddings import Block, embedding_paths, read_model_and_width
 from fer_pipeline.artifacts.scores import HELDOUT, Centroids, score_schema, write_centroids
+from fer_pipeline.artifacts.seed_folders import each_seed
 from fer_pipeline.artifacts.split import CALIBRATION, Split, of_calibration, read_split
 from fer_pipeline.artifacts.split import HELDOUT as HELDOUT_PART
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_json
-from fer_pipeline.core.progress import progress
+from fer_pipeline.core.progress import Progress, progress
 from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
 from fer_pipeline.networks.checkpoints import features_id, read_head
 from fer_pipeline.networks.settings import read_card
@@ -57,6 +58,24 @@ def run(
         model: The folder of the primitive learner.
         out: Where centroids, cosines and a summary are written.
     """
+    paths = {"anchor_embeddings": anchor_embeddings, "pool_embeddings": pool_embeddings, "model": model, "out": out}
+    with progress(f"score {pool}", None, "faces") as advance:  # of all seeds
+        return score_pool(config, project, pool=pool, **paths, advance=advance)
+
+
+@each_seed("model", "anchor_embeddings", "pool_embeddings")
+def score_pool(
+    config: Config,
+    project: ProjectSettings,
+    *,
+    pool: str,
+    anchor_embeddings: Path,
+    pool_embeddings: Path,
+    model: Path,
+    out: Path,
+    advance: Progress,
+) -> Summary:
+    """Compares one pool and the held-out anchor faces with the centroids of one primitive learner."""
     classes = project.classes
     shards = embedding_paths(pool_embeddings)
     check_model(model, classes=classes, shards=shards[:1])
@@ -65,7 +84,7 @@ def run(
         calibration = read_scorer(config, project, model / CALIBRATION, anchor_embeddings / CALIBRATION)
     engine, logits = labeller.engine, labeller.logits
 
-    with replacing_folder(out) as folder, progress(f"score {pool}", None, "faces") as advance:
+    with replacing_folder(out) as folder:
         write_centroids(folder, labeller.centroids)
         held_out = folder / CALIBRATION if refitted else folder
         if refitted:

@@ -12,6 +12,8 @@ With `refit` there are two models of one seed. The calibration model, in the fol
 it, and what is measured on held-out faces is measured with it. The labeller, in its place, is trained on them too, as
 with `heldout: 0`; it labels the pools. That a precision measured with the first holds for the second is an assumption:
 the labeller, which saw all that the first did and more, is at least as right where it gives a rule as high a value.
+
+With `seeds_upstream: all` each seed has a learner, in the folder of its name; all of them divide the anchor alike.
 """
 
 from collections.abc import Mapping
@@ -23,14 +25,15 @@ from pydantic import Field, field_validator, model_validator
 
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.seed_folders import join_summaries
 from fer_pipeline.artifacts.split import CALIBRATION, FIT, HELDOUT, VALIDATION, of_calibration, read_split
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
-from fer_pipeline.networks.settings import read_card
+from fer_pipeline.networks.settings import is_none, read_card
 from fer_pipeline.strategies import linear, supervised
 from fer_pipeline.training.fit import describe_waiting
-from fer_pipeline.training.seeds import SeedTraining
+from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.sets import folder_sha256
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.strategy import settle_settings
@@ -63,6 +66,8 @@ class Config(ModelSettings):
     split: SplitSettings = SplitSettings()
     # true: train the labeller on the held-out faces too, and measure mining with a model that did not see them
     refit: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # all: a learner for each seed, and of what it embeds, scores and mines; else one of the first seed for all
+    seeds_upstream: Annotated[Literal["all"] | None, Field(exclude_if=is_none)] = None
     options: supervised.Options | linear.Options = supervised.Options()  # of the strategy
 
     @field_validator("options", mode="wrap")
@@ -95,13 +100,14 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
 
     Args:
         faces: The anchor's train split of aligned faces.
-        out: Where checkpoint, history and `split.parquet` are written; with `refit`, the calibration model's too.
+        out: Where checkpoint, history and `split.parquet` are written, by seed with `seeds_upstream`; with `refit`, the
+            calibration model's too.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
-    classes, seed = project.classes, derive(project.seeds[0], STAGE)
+    classes = project.classes
     held_out = SeedTraining(
         owner=STAGE,
-        config=config.used.model_copy(update={"refit": False}),
+        config=config.used.model_copy(update={"refit": False, "seeds_upstream": None}),  # neither changes a model
         strategy=config.strategy,
         options=config.options,
         folders={"labelled": faces},
@@ -119,10 +125,21 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         config=held_out.config.model_copy(update={"split": split}),
         shares={**held_out.shares, HELDOUT: 0.0},
     )
-    labeller, beside = (whole, {CALIBRATION: held_out}) if config.refit else (held_out, {})
-    trained, timings = labeller.make({seed: ""}, out, usual="data", beside=beside)
-    _require_same_features(out)
-    return _summary(faces, classes, out, timings[seed] if trained else None)
+    trainings = {"": whole, CALIBRATION: held_out} if config.refit else {"": held_out}
+    upstream = project.seeds if config.seeds_upstream else ()
+    folders = {seed: str(seed) if upstream else "" for seed in upstream or project.seeds[:1]}
+    models = {
+        str(Path(folder, name)) if folder else name: (training, derive(seed, STAGE))
+        for seed, folder in folders.items()
+        for name, training in trainings.items()
+    }
+    trained, timings = make_models(models, out, usual="data", seeds=upstream)
+    summaries: dict[int, Summary] = {}
+    for seed, folder in folders.items():
+        _require_same_features(out / folder)
+        timing = timings[folder] if folder in trained else None
+        summaries[seed] = _summary(faces, classes, out / folder, timing)
+    return join_summaries(summaries) if upstream else next(iter(summaries.values()))
 
 
 def _require_same_features(out: Path) -> None:
