@@ -102,6 +102,8 @@ def check(params: Path) -> CheckedSettings:
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
+    from fer_pipeline.training.strategy import learns  # brings torch
+
     try:
         crop = configs["align"].crop
         stages = {stage: configs[stage] for stage in ("train_primitive", "train_final")}
@@ -110,7 +112,7 @@ def check(params: Path) -> CheckedSettings:
             if project.train == project.anchor:
                 _check_parts(configs["train_primitive"].split, recipe.config, name)
             places = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
-            _check_networks(places, project, crop)
+            _check_networks(places, project, crop, trains=learns(recipe.module))
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -258,16 +260,16 @@ def _check_parts(labeller: Any, final: Any, recipe: str) -> None:
         )
 
 
-def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: int) -> None:
+def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: int, *, trains: bool = True) -> None:
     """Refuses networks, stages and weights that do not fit, and weights that were trained on a target.
 
-    Groups of settings stand under their place in the file.
+    Groups of settings stand under their place in the file. Of a network that is taken as it comes `evaluate` says what
+    it was trained on: that is what others would pick.
     """
     from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_widths  # brings torch
     from fer_pipeline.networks.weights import WeightSettings, check_fit, check_members, check_unseen, own_side
 
-    datasets = {name: project.dataset(name) for name in project.targets}
-    targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
+    targets = {name: project.names_of(name) for name in project.targets} if trains else {}
     for place, settings in groups.items():
         for key, one in settings:
             where = f"{place}.{key}.name" if isinstance(one, NetworkSettings) else f"{place}.{key}"

@@ -25,7 +25,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
-from fer_pipeline.networks.settings import CARD, NetworkSettings, preprocessing_of, read_card
+from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of, read_card
 
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
@@ -179,6 +179,12 @@ def load_members(model: ExpressionNet, network: NetworkSettings) -> LoadReport:
     """Fills the networks that `joined` joins from their registered weights, in place."""
     report = LoadReport("members", PIXELS, filled=1.0)
     for number, member in enumerate(network.members):
+        if member.onnx is not None:
+            pretrained.read_onnx_net(member.onnx)  # whether it runs
+            report.origin[str(member)] = f"sha256 {member.onnx.sha256}"
+            report.notes.append(f"the licence of {member} and what it was trained on are not known here")
+            continue
+        assert member.name is not None, "a member has a name or a file"
         prefix = f"backbone.members.{number}."
         own, tensors = model.get_submodule(prefix.rstrip(".")), pretrained.read_tensors(member.name)
         own.load_state_dict({name: tensors[name] for name in own.state_dict()})
@@ -201,7 +207,8 @@ def check_members(
     if weights is not None or network.normalisation is not None:
         raise ConfigError("the members of joined bring weights and normalisation; leave weights and normalisation out")
     for member in network.members:
-        check_unseen(WeightSettings(name=member.name), targets)
+        if member.name is not None:
+            check_unseen(WeightSettings(name=member.name), targets)
     family(network.name).build(network)
 
 
@@ -232,10 +239,22 @@ def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]
             )
 
 
+def describe_seen(card: Card, names: Collection[str]) -> str:
+    """Says which weights of a model were trained on a target, which goes by some names; empty where none is known."""
+    known = [member.name for member in card.network.members if member.name]
+    origin = card.training.get("pretrained")  # of registered weights
+    known += [str(origin["name"])] if isinstance(origin, dict) and origin.get("name") in pretrained.names() else []
+    seen = {name: data for name in known if (data := pretrained.find(name).saw(names))}
+    return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
+
+
 def require_members(network: NetworkSettings) -> None:
     """Refuses members whose weights are not installed, before any work."""
     for member in network.members:
-        pretrained.read_files(member.name)
+        if member.onnx is not None:
+            pretrained.read_onnx_net(member.onnx)
+        else:
+            pretrained.read_files(str(member))
 
 
 def require_file(settings: WeightSettings) -> None:

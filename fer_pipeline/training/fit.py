@@ -294,6 +294,7 @@ def train(
         settings=settings,
         images=images,
         class_weights={name: balancing_weights(sets[name].counts(num_classes)) for name in by_weights},
+        classes=job.classes,
     )
     with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
         torch.manual_seed(derive(job.seed, "build"))

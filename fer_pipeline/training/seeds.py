@@ -29,7 +29,7 @@ from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
-from fer_pipeline.training.strategy import load_strategy, strategy_files
+from fer_pipeline.training.strategy import learns, load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 
@@ -159,7 +159,8 @@ class SeedTraining:
             settings=config.training,
             build=partial(strategy.build, self.options),
             sources=sources,
-            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces},
+            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces}
+            | ({} if learns(strategy) else {"learns": False}),
             data=self.data,
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))

@@ -7,7 +7,8 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
-amount to; a recipe that gives one of those is refused.
+amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
+for all seeds. `check_classes(config, classes)` refuses classes that it cannot tell.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -80,6 +81,7 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()  # by name
 
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""
@@ -173,6 +175,11 @@ def settle_settings(module: ModuleType, config: Config, given: Mapping[str, Coll
                 strategy = module.__name__.rpartition(".")[2]
                 raise ConfigError(f"{section}.{name} has no effect with the strategy {strategy}; take it out")
     return used
+
+
+def learns(module: ModuleType) -> bool:
+    """Tells whether a strategy trains anything."""
+    return getattr(module, "LEARNS", True)
 
 
 def strategy_files(strategy: ModuleType) -> set[Path]:

@@ -16,22 +16,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import refuse_stand_in
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template, pixels_of
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
+from fer_pipeline.networks.settings import OnnxSettings
 
 MAX_BYTES = 2**30  # of an ONNX file
 OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
@@ -253,18 +252,31 @@ def read_expression_net(name: str, *, path: Path | None = None, device: str = "c
     return PublishedNet(name, load_network(name, path), one.classes, one.preprocessing, device=device)
 
 
-class OnnxSettings(Settings):
-    """An expression network of the user's in an ONNX file, with what the file does not say."""
-
-    path: Path
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the outputs, in any spelling
-    preprocessing: Preprocessing
-    outputs: Literal["logits", "probabilities"] = "logits"
-
-
 def read_onnx_net(settings: OnnxSettings, *, device: str = "cpu") -> PublishedNet:
     """Returns the network of an ONNX file, whose bytes are checked before they are read."""
+    network = build_onnx_net(settings).open()
+    return PublishedNet(network.file, network, known_classes(settings), settings.preprocessing, device=device)
+
+
+def build_onnx_net(settings: OnnxSettings) -> OnnxNet:
+    """Returns the network of an ONNX file, which is read and checked when the network is first used or opened."""
+    return OnnxNet(
+        lambda: _read_onnx(settings),
+        file=settings.path.name,
+        num_classes=len(known_classes(settings)),
+        probabilities=settings.outputs == "probabilities",
+    )
+
+
+def known_classes(settings: OnnxSettings) -> tuple[str, ...]:
+    """Returns the classes of an ONNX file by our names, in the order of its outputs; none may be there twice."""
+    classes = tuple(canonical(one) for one in settings.classes)
+    if twice := [one for one in classes if classes.count(one) > 1]:
+        raise ConfigError(f"the network {settings.path} has the class {twice[0]!r} twice; correct classes")
+    return classes
+
+
+def _read_onnx(settings: OnnxSettings) -> bytes:
     if not settings.path.is_file():
         raise DataError(f"the network {settings.path} does not exist; correct the path")
     if (size := settings.path.stat().st_size) > MAX_BYTES:
@@ -272,8 +284,4 @@ def read_onnx_net(settings: OnnxSettings, *, device: str = "cpu") -> PublishedNe
     data = settings.path.read_bytes()
     if (digest := hashlib.sha256(data).hexdigest()) != settings.sha256:
         raise DataError(f"the network {settings.path} has sha256 {digest}, expected {settings.sha256}; get it again")
-    name, classes = settings.path.name, tuple(canonical(one) for one in settings.classes)
-    if twice := [one for one in classes if classes.count(one) > 1]:
-        raise ConfigError(f"the network {settings.path} has the class {twice[0]!r} twice; correct classes")
-    network = OnnxNet(data, file=name, num_classes=len(classes), probabilities=settings.outputs == "probabilities")
-    return PublishedNet(name, network, classes, settings.preprocessing, device=device)
+    return data

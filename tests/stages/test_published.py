@@ -1,0 +1,142 @@
+"""A published network as it comes: one model of no seed, which predicts what the network alone predicts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fer_pipeline.artifacts.faces import read_faces
+from fer_pipeline.artifacts.metrics import read_predictions
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary, validate
+from fer_pipeline.networks import pretrained
+from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.pretrained import read_expression_net, read_onnx_net
+from fer_pipeline.networks.settings import read_card
+from fer_pipeline.stages import evaluate, train_final
+from tests.networks.conftest import install  # noqa: F401
+from tests.networks.test_expression_nets import write_onnx
+from tests.project import project_settings, recipe_settings
+
+CLASSES = ("anger", "happiness", "neutral")  # of the walk: another order than the network's, and not all of them
+OUTPUTS = ("neutral", "sad", "Angry", "Happy")
+WEIGHT = np.array([[1, 2, 0, 1], [0, -1, 3, 1], [2, 0, 1, -3]], np.float32)
+LOWER = {"side": 16, "matrix": [[0.2, 0, -2], [0, 0.2, -4]]}  # another part of the crop than all of it
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> dict[str, Any]:
+    settings = write_onnx(
+        tmp_path / "n.onnx", 40 * WEIGHT, classes=OUTPUTS, preprocessing={"size": 16, "template": LOWER}
+    )
+    return {"onnx": settings.model_dump(mode="json")}
+
+
+Trained = tuple[Summary, Path, ProjectSettings]
+
+
+@pytest.fixture
+def train(tmp_path: Path, band_faces) -> Callable[..., Trained]:
+    def call(member: dict[str, Any], *, classes: tuple[str, ...] = CLASSES, **overrides: Any) -> Trained:
+        sources = {"labelled": band_faces(tmp_path / "faces" / "train")}
+        network = {"name": "joined", "members": [member]} | overrides.pop("network", {})
+        recipe = recipe_settings(sources, strategy="published", overrides={"network": network, **overrides})
+        target = DatasetSettings(adapter="fer2013", path=Path("raw/theirs"))
+        project = project_settings(
+            classes=classes, seeds=(5, 6, 7), recipes={"peer": recipe}, targets=("t",), datasets={"t": target}
+        )
+        config = validate(train_final.Config, {"training": {"select": "last"}}, where="train_final")
+        train_final.check_recipes(config, project)
+        places = {"out": tmp_path / "final", "timings": tmp_path / "timings.json", "store": tmp_path / "store"}
+        return train_final.run(config, project, recipe="peer", sources=sources, **places), tmp_path / "final", project
+
+    return call
+
+
+def test_it_is_one_model_that_predicts_what_the_network_alone_does(
+    train, member: dict[str, Any], tmp_path: Path, band_faces
+) -> None:
+    """Its own template, its own order of classes, and the share of the class that is not asked for given to the others."""
+    summary, models, project = train(member)
+    assert "peer: a network as it comes, nothing trained" in summary.line
+    assert not any("fair" in line for line in summary.warnings)
+    assert [path.name for path in models.iterdir()] == ["5"]
+    faces = read_faces(tmp_path / "faces" / "train")
+    settings = read_card(models / "5").network.members[0].onnx
+    assert settings is not None
+    net = read_onnx_net(settings)
+    full = net.predict(faces.images)[:, [2, 3, 0]]
+    expected = full / full.sum(1, keepdims=True)
+    assert np.abs(full - expected).max() > 0.1  # the class left out had a share
+    np.testing.assert_allclose(load_checkpoint(models / "5").predict(faces.images), expected, atol=1e-5)
+    found = read_card(models / "5").training["found"]
+    recalls = [(expected.argmax(1) == k)[faces.labels == k].mean() for k in range(3)]
+    assert found["labelled_mean_class_accuracy"] == pytest.approx(np.mean(recalls))
+    assert summary.counts["labelled_mean_class_accuracy"] == pytest.approx(np.mean(recalls))
+
+    test = band_faces(tmp_path / "test", split="test", seed=1)
+    measured = evaluate.run(
+        evaluate.Config(recipes=("peer",)), project, recipe="peer", target="t", models=models, faces=test,
+        out=tmp_path / "metrics",
+    )  # fmt: skip
+    rows = read_predictions(tmp_path / "metrics" / "predictions.parquet")
+    assert (rows.trained, rows.seeds, rows.seen) == (False, (5,), "")
+    asked = net.predict_as(read_faces(test).images, CLASSES)
+    np.testing.assert_allclose(rows.probabilities[0], asked, atol=1e-5)
+    assert measured.line.endswith("faces, nothing trained)")
+
+
+def test_a_share_below_the_floor_of_joined_features_still_decides(train, member: dict[str, Any], tmp_path: Path) -> None:
+    """All but the class that is not asked for have less than a millionth: the largest of these is the answer."""
+    steep = write_onnx(tmp_path / "n.onnx", 40 * WEIGHT + [[0, 4000, 0, 0]] * 3, classes=OUTPUTS).model_dump(mode="json")
+    _, models, _ = train({"onnx": steep})
+    images = read_faces(tmp_path / "faces" / "train").images
+    scores = (images.astype(np.float64).mean((1, 2)) / 127.5 - 1) @ (40 * WEIGHT)
+    # The colour is below a half, so what favours the class left out is negative: turn it round.
+    assert (load_checkpoint(models / "5").predict(images).argmax(1) == scores[:, [2, 3, 0]].argmax(1)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"network": {"members": []}}, r"recipes\.peer \(published\): the strategy published takes one expression network"),
+        ({"network": {"members": [{"name": "dlib_face"}]}}, "found dlib_face; set network"),
+        ({"network": {"grey": True}}, "network.grey has no effect with the strategy published; take it out"),
+        ({"network": {"floor": 0.1}}, "network.floor has no effect with the strategy published; take it out"),
+        ({"training": {"batch": 8}}, "training.batch has no effect"),
+        ({"classes": ("anger", "contempt", "neutral")}, r"recipes\.peer: .*n\.onnx does not know the class 'contempt'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(train, member: dict[str, Any], changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        train(member, **changes)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_gone_is_one_line(train, member: dict[str, Any], tmp_path: Path) -> None:
+    _, models, _ = train(member)
+    (tmp_path / "n.onnx").unlink()
+    with pytest.raises(DataError, match=r"the network .*n\.onnx does not exist; correct the path"):
+        load_checkpoint(models / "5").predict(np.zeros((1, 24, 24, 3), np.uint8))
+    with pytest.raises(DataError, match=r"n\.onnx does not exist"):
+        train(member | {"onnx": member["onnx"] | {"outputs": "probabilities"}})
+
+
+def test_what_a_target_was_to_a_registered_network_is_said(
+    train, install: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, band_faces  # noqa: F811
+) -> None:
+    """Its publisher trained it on FER2013: the row stays, since that is what others would pick, and says so."""
+    monkeypatch.chdir(install("fer_expressions").parents[3])
+    _, models, project = train({"name": "fer_expressions"})
+    test = band_faces(tmp_path / "test", split="test", seed=1)
+    places = {"models": models, "faces": test, "out": tmp_path / "metrics"}
+    summary = evaluate.run(evaluate.Config(recipes=("peer",)), project, recipe="peer", target="t", **places)
+    rows = read_predictions(tmp_path / "metrics" / "predictions.parquet")
+    assert rows.seen == "fer_expressions was trained on fer2013"
+    assert any("fer_expressions was trained on fer2013, which t is" in line for line in summary.warnings)
+    expected = read_expression_net("fer_expressions").predict_as(read_faces(test).images, CLASSES)
+    np.testing.assert_allclose(rows.probabilities[0], expected, atol=1e-5)
+    monkeypatch.setattr(pretrained, "locate", lambda *_: pytest.fail("a file was looked for"))
+    load_checkpoint(models / "5")
