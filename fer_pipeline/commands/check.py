@@ -193,7 +193,6 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
     """
     from fer_pipeline.networks.devices import resolve_device  # brings torch
-    from fer_pipeline.networks.settings import NetworkSettings
     from fer_pipeline.networks.weights import WeightSettings, require_file, require_members
 
     project, align = checked.project, checked.modules["align"]
@@ -204,8 +203,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
             raise ConfigError(f"{params}, resources: {error}") from None
     outs = _graph_outs(load_params(params)) if GRAPH.exists() else []
     places = {f"datasets.{name}.path": dataset.path for name, dataset in project.datasets.items()}
-    recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], project).items()
-    sections = {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
+    sections = _sections(checked)
     places |= {key: path for key, section in sections.items() for path in values_in(section, Path)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
@@ -214,8 +212,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     for section in sections.values():
         for weights in values_in(section, WeightSettings):
             require_file(weights)
-        for network in values_in(section, NetworkSettings):
-            require_members(network)
+    require_members(*networks_in(checked))
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
             if dataset.path.exists():
@@ -224,6 +221,19 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
                         align.plan(checked.configs["align"], project, name=name, store=Path(store))
                 except DataError as error:
                     raise DataError(f"{params}, datasets.{name}: {error}") from None
+
+
+def networks_in(checked: CheckedSettings) -> list[Any]:
+    """Returns the settings of every network that a stage or a recipe builds."""
+    from fer_pipeline.networks.settings import NetworkSettings  # brings torch
+
+    return [network for section in _sections(checked).values() for network in values_in(section, NetworkSettings)]
+
+
+def _sections(checked: CheckedSettings) -> dict[str, Any]:
+    """Returns the settings of every stage and recipe under what they are called in the file."""
+    recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], checked.project).items()
+    return {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
 
 
 def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, Any]) -> None:

@@ -248,13 +248,18 @@ def describe_seen(card: Card, names: Collection[str]) -> str:
     return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
 
 
-def require_members(network: NetworkSettings) -> None:
-    """Refuses members whose weights are not installed, before any work."""
-    for member in network.members:
+def require_members(*networks: NetworkSettings) -> None:
+    """Refuses members whose weights are not installed or cannot be read here, before any work; each is read once."""
+    members = [member for network in networks for member in network.members]
+    names = list(dict.fromkeys(member.name for member in members if member.name))
+    if absent := pretrained.not_installed(names):
+        commands = "; ".join(pretrained.commands_to_install(absent))
+        raise pretrained.NotInstalledError(f"the weights {', '.join(absent)} are not installed; run: {commands}")
+    for name in names:
+        pretrained.load_network(name)
+    for member in members:
         if member.onnx is not None:
             pretrained.read_onnx_net(member.onnx)
-        else:
-            pretrained.read_files(str(member))
 
 
 def require_file(settings: WeightSettings) -> None:

@@ -72,9 +72,7 @@ def run(
                 fault = f"{models / str(seed)} gives no number for {bad} of {len(row)} faces"
                 raise DataError(f"{fault}; its training diverged, rerun it")
             rows.append(row.astype(np.float32))
-    predictions = Predictions(
-        classes, seeds, face_id, labels, subjects, np.stack(rows), trained=trained, seen=seen
-    )
+    predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows), trained=trained, seen=seen)
     figures = summarise(predictions, config, target=target)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:

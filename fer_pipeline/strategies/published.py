@@ -1,7 +1,7 @@
 """Take a published expression network as it comes, so that what a user would pick instead stands in the same table.
 
-Nothing is learned. The network's probabilities of the walk's classes are divided by their sum, as if the face showed one
-of them, whatever else the network knows. It is the single member of `joined`, so that it sees the crop by its own
+Nothing is learned. The network's probabilities of the walk's classes are divided by their sum, as if the face showed
+one of them, whatever else the network knows. It is the single member of `joined`, so that it sees the crop by its own
 template and size, whatever the other recipes were trained on:
 
     overrides: {network: {name: joined, members: [{name: fer_expressions}]}}

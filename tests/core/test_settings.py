@@ -191,6 +191,8 @@ def test_shipped_settings_share_nothing(root: Path) -> None:
         ({"a": None}, {"a": 1}, ("a", None, 1), None),
         ({"a": [1, 2]}, {"a": [2, 1]}, ("a", [1, 2], [2, 1]), ("a", [1, 2], [2, 1])),
         ({"a": 1}, {"a": {"b": 1}}, ("a", 1, {"b": 1}), ("a", 1, {"b": 1})),
+        ({"a": [{"b": 1}, {"c": None}]}, {"a": [{"b": 1}, {}]}, ("a.1.c", None, None), None),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ("a.0.b", 1, 2), ("a.0.b", 1, 2)),
     ],
 )
 def test_the_first_difference_of_settings(before: dict, now: dict, all_keys: object, common_keys: object) -> None:

@@ -16,21 +16,18 @@ from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.pretrained import read_expression_net, read_onnx_net
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import evaluate, train_final
-from tests.networks.conftest import install  # noqa: F401
 from tests.networks.test_expression_nets import write_onnx
 from tests.project import project_settings, recipe_settings
 
 CLASSES = ("anger", "happiness", "neutral")  # of the walk: another order than the network's, and not all of them
 OUTPUTS = ("neutral", "sad", "Angry", "Happy")
-WEIGHT = np.array([[1, 2, 0, 1], [0, -1, 3, 1], [2, 0, 1, -3]], np.float32)
+WEIGHT = 100 * np.array([[-1, 0.6, 1, 0], [0, 0.1, -1, 1], [1, -0.7, 0, -1]], np.float32)  # differences of colours
 LOWER = {"side": 16, "matrix": [[0.2, 0, -2], [0, 0.2, -4]]}  # another part of the crop than all of it
 
 
 @pytest.fixture
 def member(tmp_path: Path) -> dict[str, Any]:
-    settings = write_onnx(
-        tmp_path / "n.onnx", 40 * WEIGHT, classes=OUTPUTS, preprocessing={"size": 16, "template": LOWER}
-    )
+    settings = write_onnx(tmp_path / "n.onnx", WEIGHT, classes=OUTPUTS, preprocessing={"size": 16, "template": LOWER})
     return {"onnx": settings.model_dump(mode="json")}
 
 
@@ -47,7 +44,7 @@ def train(tmp_path: Path, band_faces) -> Callable[..., Trained]:
         project = project_settings(
             classes=classes, seeds=(5, 6, 7), recipes={"peer": recipe}, targets=("t",), datasets={"t": target}
         )
-        config = validate(train_final.Config, {"training": {"select": "last"}}, where="train_final")
+        config = validate(train_final.Config, {"training": {"select": "last"}, "validation": 0}, where="train_final")
         train_final.check_recipes(config, project)
         places = {"out": tmp_path / "final", "timings": tmp_path / "timings.json", "store": tmp_path / "store"}
         return train_final.run(config, project, recipe="peer", sources=sources, **places), tmp_path / "final", project
@@ -58,7 +55,7 @@ def train(tmp_path: Path, band_faces) -> Callable[..., Trained]:
 def test_it_is_one_model_that_predicts_what_the_network_alone_does(
     train, member: dict[str, Any], tmp_path: Path, band_faces
 ) -> None:
-    """Its own template, its own order of classes, and the share of the class that is not asked for given to the others."""
+    """Its own template, its own order of classes; the share of the class that is not asked for is the others'."""
     summary, models, project = train(member)
     assert "peer: a network as it comes, nothing trained" in summary.line
     assert not any("fair" in line for line in summary.warnings)
@@ -88,20 +85,29 @@ def test_it_is_one_model_that_predicts_what_the_network_alone_does(
     assert measured.line.endswith("faces, nothing trained)")
 
 
-def test_a_share_below_the_floor_of_joined_features_still_decides(train, member: dict[str, Any], tmp_path: Path) -> None:
+def test_a_share_below_the_floor_of_joined_features_still_decides(
+    train, member: dict[str, Any], tmp_path: Path
+) -> None:
     """All but the class that is not asked for have less than a millionth: the largest of these is the answer."""
-    steep = write_onnx(tmp_path / "n.onnx", 40 * WEIGHT + [[0, 4000, 0, 0]] * 3, classes=OUTPUTS).model_dump(mode="json")
-    _, models, _ = train({"onnx": steep})
-    images = read_faces(tmp_path / "faces" / "train").images
-    scores = (images.astype(np.float64).mean((1, 2)) / 127.5 - 1) @ (40 * WEIGHT)
-    # The colour is below a half, so what favours the class left out is negative: turn it round.
-    assert (load_checkpoint(models / "5").predict(images).argmax(1) == scores[:, [2, 3, 0]].argmax(1)).all()
+    steep = np.array(WEIGHT)
+    steep[:, 1] = -60  # of colours that are below the middle
+    settings = write_onnx(tmp_path / "n.onnx", steep, classes=OUTPUTS)
+    _, models, _ = train({"onnx": settings.model_dump(mode="json")})
+    net, images = read_onnx_net(settings), read_faces(tmp_path / "faces" / "train").images
+    assert net.predict(images)[:, [2, 3, 0]].max() < 1e-6
+    scores = net.network(net.preprocessing.apply(images)).numpy()[:, [2, 3, 0]]
+    predicted = load_checkpoint(models / "5").predict(images).argmax(1)
+    assert len(set(predicted)) == 3
+    assert (predicted == scores.argmax(1)).all()
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"network": {"members": []}}, r"recipes\.peer \(published\): the strategy published takes one expression network"),
+        (
+            {"network": {"members": []}},
+            r"recipes\.peer \(published\): the strategy published takes one expression network",
+        ),
         ({"network": {"members": [{"name": "dlib_face"}]}}, "found dlib_face; set network"),
         ({"network": {"grey": True}}, "network.grey has no effect with the strategy published; take it out"),
         ({"network": {"floor": 0.1}}, "network.floor has no effect with the strategy published; take it out"),
@@ -125,7 +131,11 @@ def test_a_file_that_is_gone_is_one_line(train, member: dict[str, Any], tmp_path
 
 
 def test_what_a_target_was_to_a_registered_network_is_said(
-    train, install: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, band_faces  # noqa: F811
+    train,
+    install: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    band_faces,
 ) -> None:
     """Its publisher trained it on FER2013: the row stays, since that is what others would pick, and says so."""
     monkeypatch.chdir(install("fer_expressions").parents[3])

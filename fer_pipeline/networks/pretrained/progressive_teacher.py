@@ -24,9 +24,7 @@ def load(contents: Contents) -> OnnxNet:
 
 def build() -> OnnxNet:
     """Returns the network that reads its file, where it was installed, when it is first used."""
-    return OnnxNet(
-        lambda: read_files("progressive_teacher")[WEIGHTS.name], file=WEIGHTS.name, num_classes=len(CLASSES)
-    )
+    return OnnxNet(lambda: read_files("progressive_teacher")[WEIGHTS.name], file=WEIGHTS.name, num_classes=len(CLASSES))
 
 
 PRETRAINED = Pretrained(
