@@ -29,7 +29,7 @@ from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
-from fer_pipeline.training.strategy import learns, load_strategy, strategy_files
+from fer_pipeline.training.strategy import draws, learns, load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 
@@ -63,7 +63,8 @@ class SeedTraining:
         Returns the seeds that were trained, and what the training of each seed took, where it is known.
         """
         kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
-        missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
+        first = {key: seed for seed, key in reversed(keys.items())}  # of equal models one is trained
+        missing = [(seed, key) for seed, key in keys.items() if not kept.has(key) and first[key] == seed]
         if missing:
             require_members(self.config.network)
             for weights in self._weights():
@@ -95,7 +96,8 @@ class SeedTraining:
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
         parts = (*parts, self.split_seed)
-        return {seed: fingerprint(*parts, seed) for seed in seeds}
+        drawn = draws(load_strategy(self.strategy))
+        return {seed: fingerprint(*parts, seed) if drawn else fingerprint(*parts) for seed in seeds}
 
     def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
         """Trains some seeds (with their keys, all on one device) one after the other."""
@@ -155,7 +157,7 @@ class SeedTraining:
             network=config.network.sized(own_side(config.weights) or int(faces["crop"])),
             weights=config.weights,
             classes=self.classes,
-            seed=seed,
+            seed=seed if draws(strategy) else self.split_seed,
             settings=config.training,
             build=partial(strategy.build, self.options),
             sources=sources,

@@ -8,7 +8,8 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
 
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
 amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
-for all seeds. `check_classes(config, classes)` refuses classes that it cannot tell.
+for all seeds. `DRAWS = False` says that it learns and draws nothing from the seed: models of seeds with the same data
+are the same, and trained once. `check_classes(config, classes)` refuses classes that it cannot tell.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -180,6 +181,11 @@ def settle_settings(module: ModuleType, config: Config, given: Mapping[str, Coll
 def learns(module: ModuleType) -> bool:
     """Tells whether a strategy trains anything."""
     return getattr(module, "LEARNS", True)
+
+
+def draws(module: ModuleType) -> bool:
+    """Tells whether what a strategy trains depends on the seed, beside the data."""
+    return getattr(module, "DRAWS", True)
 
 
 def strategy_files(strategy: ModuleType) -> set[Path]:
