@@ -36,10 +36,12 @@ Trained = tuple[Summary, Path, ProjectSettings]
 
 @pytest.fixture
 def train(tmp_path: Path, band_faces) -> Callable[..., Trained]:
-    def call(member: dict[str, Any], *, classes: tuple[str, ...] = CLASSES, **overrides: Any) -> Trained:
+    def call(
+        member: dict[str, Any], *, strategy: str = "published", classes: tuple[str, ...] = CLASSES, **overrides: Any
+    ) -> Trained:
         sources = {"labelled": band_faces(tmp_path / "faces" / "train")}
         network = {"name": "joined", "members": [member]} | overrides.pop("network", {})
-        recipe = recipe_settings(sources, strategy="published", overrides={"network": network, **overrides})
+        recipe = recipe_settings(sources, strategy=strategy, overrides={"network": network, **overrides})
         target = DatasetSettings(adapter="fer2013", path=Path("raw/theirs"))
         project = project_settings(
             classes=classes, seeds=(5, 6, 7), recipes={"peer": recipe}, targets=("t",), datasets={"t": target}
@@ -99,6 +101,21 @@ def test_a_share_below_the_floor_of_joined_features_still_decides(
     predicted = load_checkpoint(models / "5").predict(images).argmax(1)
     assert len(set(predicted)) == 3
     assert (predicted == scores.argmax(1)).all()
+
+
+def test_a_head_on_its_opinions_is_solved_for_once_for_all_seeds(train, member: dict[str, Any], tmp_path: Path) -> None:
+    """The seed draws nothing in it: whichever seed solves for it ends with the same bytes."""
+    summary, models, project = train(member, strategy="linear")
+    assert "peer: 3 models (1 trained, 2 from the store)" in summary.line
+    weights = [(models / seed / "weights.safetensors").read_bytes() for seed in ("5", "6", "7")]
+    assert weights[0] == weights[1] == weights[2]
+    assert read_card(models / "7").network.floor == 1e-6
+    config = validate(train_final.Config, {"training": {"select": "last"}, "validation": 0}, where="train_final")
+    other = project.model_copy(update={"seeds": (9,)})
+    sources = {"labelled": tmp_path / "faces" / "train"}
+    places = {"out": tmp_path / "other", "timings": tmp_path / "timings.json", "store": tmp_path / "other-store"}
+    train_final.run(config, other, recipe="peer", sources=sources, **places)
+    assert (tmp_path / "other" / "9" / "weights.safetensors").read_bytes() == weights[0]
 
 
 @pytest.mark.parametrize(
