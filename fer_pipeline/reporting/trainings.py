@@ -77,7 +77,7 @@ def describe_length(timings: Sequence[Timing], histories: Histories) -> str:
         verb = "was" if len(solved) == 1 else "were"
         others = [row for row in timings if row.recipe not in solved]
         rest = f"{describe_length(others, histories)}; " if others else ""
-        return f"{rest}{listing(solved)} {verb} solved for at once, without steps of training"
+        return f"{rest}{listing(solved)} {verb} solved for at once, alike for all seeds with the same data"
     every = sorted({steps for row in timings for steps in row.steps})
     number = f"{every[0]:,}" if len(every) == 1 else f"{every[0]:,} to {every[-1]:,}"
     fixed = [row.recipe for row in timings if row.stopped_rising is None]

@@ -28,7 +28,7 @@ from fer_pipeline.training.settings import AugmentSettings, ModelSettings, Train
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
-LEARNS = False
+LEARNS = DRAWS = False
 ONE = "set network: {name: joined, members: [{name: …}]} in the recipe's overrides, or onnx: in the place of name"
 Config = TypeVar("Config", bound=ModelSettings)
 

@@ -162,7 +162,8 @@ class SeedTraining:
             build=partial(strategy.build, self.options),
             sources=sources,
             about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces}
-            | ({} if learns(strategy) else {"learns": False}),
+            | ({} if learns(strategy) else {"learns": False})
+            | ({} if draws(strategy) else {"seed": None}),
             data=self.data,
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))

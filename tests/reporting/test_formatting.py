@@ -109,7 +109,7 @@ def test_the_page_says_first_how_long_recipes_were_trained(stopped: bool | None,
 def test_what_is_solved_for_was_trained_for_no_number_of_steps() -> None:
     head = Timing("head", mean_interval([1.0]), 0.1, 10, (1, 1), 1, None, None)
     trained = Timing("vas", mean_interval([1.0]), 0.1, 10, (90,), 4.5, True, None)
-    assert describe_length([head], {}) == "head was solved for at once, without steps of training"
+    assert describe_length([head], {}) == "head was solved for at once, alike for all seeds with the same data"
     both = describe_length([head, trained], {})
     assert both.startswith("Every recipe was trained until its own validation had stopped rising (90 steps); head was")
 

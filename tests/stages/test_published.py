@@ -110,6 +110,7 @@ def test_a_head_on_its_opinions_is_solved_for_once_for_all_seeds(train, member: 
     weights = [(models / seed / "weights.safetensors").read_bytes() for seed in ("5", "6", "7")]
     assert weights[0] == weights[1] == weights[2]
     assert read_card(models / "7").network.floor == 1e-6
+    assert read_card(models / "7").training["seed"] is None
     config = validate(train_final.Config, {"training": {"select": "last"}, "validation": 0}, where="train_final")
     other = project.model_copy(update={"seeds": (9,)})
     sources = {"labelled": tmp_path / "faces" / "train"}
