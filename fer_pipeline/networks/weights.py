@@ -25,7 +25,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
-from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of, read_card
+from fer_pipeline.networks.settings import CARD, NetworkSettings, preprocessing_of, read_card
 
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
@@ -239,27 +239,12 @@ def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]
             )
 
 
-def describe_seen(card: Card, names: Collection[str]) -> str:
-    """Says which weights of a model were trained on a target, which goes by some names; empty where none is known."""
-    known = [member.name for member in card.network.members if member.name]
-    origin = card.training.get("pretrained")  # of registered weights
-    known += [str(origin["name"])] if isinstance(origin, dict) and origin.get("name") in pretrained.names() else []
-    seen = {name: data for name in known if (data := pretrained.find(name).saw(names))}
-    return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
-
-
 def require_members(*networks: NetworkSettings) -> None:
     """Refuses members whose weights are not installed or cannot be read here, before any work; each is read once."""
     members = [member for network in networks for member in network.members]
-    names = list(dict.fromkeys(member.name for member in members if member.name))
-    if absent := pretrained.not_installed(names):
-        commands = "; ".join(pretrained.commands_to_install(absent))
-        raise pretrained.NotInstalledError(f"the weights {', '.join(absent)} are not installed; run: {commands}")
-    for name in names:
-        pretrained.load_network(name)
-    for member in members:
-        if member.onnx is not None:
-            pretrained.read_onnx_net(member.onnx)
+    pretrained.require_installed([member.name for member in members if member.name])
+    for onnx in filter(None, [member.onnx for member in members]):
+        pretrained.read_onnx_net(onnx)
 
 
 def require_file(settings: WeightSettings) -> None:

@@ -22,8 +22,8 @@ from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.pretrained import describe_seen
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.networks.weights import describe_seen
 
 
 class Config(Resampling):

