@@ -2,8 +2,10 @@
 
 Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. Differences: theta_0 is by default what the
 final training starts from, a share of the source is held out and stops the distillation, and the images are trained on
-alone beside noise, random real images and permuted labels. It resumes from its last epoch; finished, it lies in the
-store under the hash of its source, start and settings, so equal work is never done twice.
+alone beside noise, random real images and permuted labels. Where the labeller was refitted, the calibration model is
+the primitive learner here: faces that were set apart are neither distilled nor known to `theta_0: primitive`. It
+resumes from its last epoch; finished, it lies in the store under the hash of its source, start and settings, so equal
+work is never done twice.
 """
 
 from pathlib import Path
@@ -26,7 +28,7 @@ from fer_pipeline.artifacts.distilled import (
 )
 from fer_pipeline.artifacts.faces import read_metadata
 from fer_pipeline.artifacts.history import read_history, write_history
-from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
+from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
@@ -85,6 +87,7 @@ def run(
         store: Where finished work and the state of unfinished work are kept.
     """
     classes, seed = project.classes, project.seeds[0]
+    model = of_calibration(model)  # a refitted labeller has learned from the faces that were set apart
     # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
     held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
     images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)

@@ -4,6 +4,9 @@ Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mi
 summary with thresholds, counts and estimated precision, and the sweep over all rules. Faces that are pictures of the
 test split of a target, of the anchor or of the training set (`data/contents`, exact and without labels) are no
 candidates. Nothing is written before every check has passed.
+
+Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
+model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, RuleSweep, sweep_table
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
+from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.seeds import derive
@@ -71,7 +75,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         if not np.array_equal(read_centroids(scores / pool).vectors, centroids.vectors):
             both = f"{scores / pool} and {scores / pools[0]}"
             raise DataError(f"{both} were scored against different centroids; rerun score")
-    heldout = read_heldout(scores / pools[0], classes=classes)
+    held_out = of_calibration(scores / pools[0])
+    heldout = read_heldout(held_out, classes=classes)
     assert heldout.label is not None
     for one in (*by_pool.values(), heldout):
         if config.ranked_by not in one.rankings:
@@ -98,7 +103,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     }
     calibration = calibrations[chosen]
 
-    anchor = centroids.counts + np.bincount(heldout.label, minlength=len(classes))
+    anchor = read_centroids(held_out).counts + np.bincount(heldout.label, minlength=len(classes))
     values = config.values(classes, anchor)
     thresholds = find_thresholds(config, candidates.rankings[chosen], values=values, caps=caps, calibration=calibration)
     passed = np.flatnonzero(passes(candidates.label, candidates.value, thresholds))
@@ -123,6 +128,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         "rules": compare_rules(calibrations, passed=len(passed), classes=classes),
         "heldout": {"faces": len(heldout), "persons": None if persons is None else len(np.unique(persons))},
     }
+    if held_out != scores / pools[0]:
+        summary["heldout"]["model"] = CALIBRATION
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}

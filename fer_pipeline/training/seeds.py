@@ -56,34 +56,48 @@ class SeedTraining:
         return self.owner.partition("@")[0]
 
     def make(
-        self, seeds: Mapping[int, str], out: Path, *, usual: Literal["seeds", "data"]
+        self,
+        seeds: Mapping[int, str],
+        out: Path,
+        *,
+        usual: Literal["seeds", "data"],
+        beside: Mapping[str, "SeedTraining"] | None = None,
     ) -> tuple[list[int], dict[int, dict[str, Any]]]:
         """Trains the models that the store lacks, and links all into `out`, each as the folder named for its seed.
 
-        Returns the seeds that were trained, and what the training of each seed took, where it is known.
+        Trainings `beside`, of the same owner, sources and options, make a model more for every seed, in the folder of
+        their name in that of the seed. Returns the seeds that were trained, and what the training of each seed took,
+        where it is known, of this training alone.
         """
-        kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
-        first = {key: seed for seed, key in reversed(keys.items())}  # of equal models one is trained
-        missing = [(seed, key) for seed, key in keys.items() if not kept.has(key) and first[key] == seed]
+        kept, trainings = Store(self.store, owner=self.owner), {**(beside or {}), "": self}
+        keys = {name: training._keys(seeds) for name, training in trainings.items()}
+        # Of equal models the first is trained.
+        lacking = {key: seed for own in keys.values() for seed, key in reversed(own.items()) if not kept.has(key)}
+        ordered = [(name, *one) for name in trainings for one in keys[name].items()]
+        missing = [(trainings[name], seed, key) for name, seed, key in ordered if lacking.get(key) == seed]
         if missing:
             require_members(self.config.network)
             for weights in self._weights():
                 require_file(weights)
             labels = read_table(self.folders["labelled"], ["label"]).column("label")
-            estimate = round((len(labels) - labels.null_count) * (1 - sum(self.shares.values())))
-            total = len(missing) * length(training, max(estimate, 1))[0]
+            labelled, total = len(labels) - labels.null_count, 0
+            for training, _, _ in missing:
+                estimate = round(labelled * (1 - sum(training.shares.values())))
+                total += length(training.config.training, max(estimate, 1))[0]
             group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
             with progress(self.owner.replace("@", " "), total, "steps") as advance:
-                for seed, key in missing if group else ():
-                    work = partial(self._train_in_group, seed, key, len(group))
-                    run_group(work, group, precision=training.precision, advance=advance)
+                for training, seed, key in missing if group else ():
+                    work = partial(training._train_in_group, seed, key, len(group))
+                    run_group(work, group, precision=self.config.training.precision, advance=advance)
                 if not group:
-                    items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
-                    run_shares(partial(self._train_seeds, len(alone)), items, workers=len(alone), advance=advance)
-        others = {seed: _timing_key(key) for seed, key in keys.items()}
-        kept.deliver(out, {name: keys[seed] for seed, name in seeds.items()}, others=others.values())
-        paths = {seed: kept.shard(key) for seed, key in others.items()}
-        return [seed for seed, _ in missing], {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+                    items = [(*one, alone[index % len(alone)]) for index, one in enumerate(missing)]
+                    run_shares(partial(_train_seeds, len(alone)), items, workers=len(alone), advance=advance)
+        others = {(name, seed): _timing_key(key) for name, own in keys.items() for seed, key in own.items()}
+        folders = {str(Path(seeds[seed], name)): key for name, own in keys.items() for seed, key in own.items()}
+        kept.deliver(out, folders, others=others.values())
+        paths = {seed: kept.shard(key) for (name, seed), key in others.items() if not name}
+        trained = [seed for training, seed, _ in missing if training is self]
+        return trained, {seed: read_json(path) for seed, path in paths.items() if path.exists()}
 
     def _weights(self) -> list[WeightSettings]:
         choices = (self.config.weights, *vars(self.options).values())
@@ -98,13 +112,6 @@ class SeedTraining:
         parts = (*parts, self.split_seed)
         drawn = draws(load_strategy(self.strategy))
         return {seed: fingerprint(*parts, seed) if drawn else fingerprint(*parts) for seed in seeds}
-
-    def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
-        """Trains some seeds (with their keys, all on one device) one after the other."""
-        device, sets = missing[0][2], {}
-        budget = memory_budget(self.resources, resolve_device(device), processes=processes)
-        for seed, key, _ in missing:
-            self._train(seed, key, sets, budget, make_worker(device, self.config.training.precision), advance)
 
     def _train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
         budget = memory_budget(self.resources, worker.device, processes=processes)
@@ -168,6 +175,16 @@ class SeedTraining:
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
+
+
+def _train_seeds(processes: int, missing: Sequence[tuple[SeedTraining, int, str, str]], advance: Advance) -> None:
+    """Trains some seeds (with their trainings and keys, all on one device) one after the other."""
+    training, _, _, device = missing[0]
+    sets: dict[str, ImageSet] = {}  # read once for all: the trainings have the same sources
+    budget = memory_budget(training.resources, resolve_device(device), processes=processes)
+    for training, seed, key, _ in missing:
+        worker = make_worker(device, training.config.training.precision)
+        training._train(seed, key, sets, budget, worker, advance)
 
 
 def _timing_key(key: str) -> str:
