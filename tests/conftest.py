@@ -77,6 +77,31 @@ def sample_faces() -> Path:
 
 
 @pytest.fixture(scope="session")
+def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Installs weights as a user would, once a session; returns the path of their first file."""
+    from fer_pipeline.commands import weights as command  # brings torch
+    from fer_pipeline.core.errors import DataError
+    from fer_pipeline.networks import pretrained
+
+    folder, failed = tmp_path_factory.mktemp("weights"), dict[str, str]()
+
+    def install_once(name: str) -> Path:
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            if name not in failed:
+                command.run("install", [name])
+            return pretrained.locate(name)[0].resolve()
+        except DataError as error:  # no npm, or no registry in reach
+            failed[name] = str(error)
+        finally:
+            os.chdir(before)
+        pytest.skip(failed[name])
+
+    return install_once
+
+
+@pytest.fixture(scope="session")
 def environment_of() -> Callable[[Path], dict[str, str]]:
     """Makes the environment of programs whose Prefect home is a given folder."""
     return prefect_environment

@@ -3,7 +3,8 @@
 - `metrics.json`: the figures of `evaluation.statistics.summarise`, for `dvc metrics`, and how they were resampled.
 - `predictions.parquet`, one row a test face: `face_id`, `label` and `subject` (names), per seed `predicted_<seed>` (a
   name) and `probabilities_<seed>` (f32, one for each class of the list in the metadata). Names, no numbers, so that SQL
-  reads well. `trained` in the metadata is false for a network as it comes in a package, whose one row is of no seed.
+  reads well. `trained` in the metadata is false for a network as it comes in a package, whose one row is of no seed;
+  `seen` is there where weights were trained on the target, and says which.
 - `confusion.csv`, one row a face and seed, as DVC's confusion template counts them: `actual`, `predicted`, `seed`.
 - `failures/`: the most confident mistakes as PNG files, and `failures.json`, a list with `face_id`, `label`,
   `predicted`, `probability`, `rank` (within the true class, from 1) and `file` of each.
@@ -62,6 +63,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         columns[f"predicted_{seed}"] = pa.array(names[chosen].tolist(), pa.string())
         columns[f"probabilities_{seed}"] = arrow.matrix_column(row.astype(np.float32))
     about = {"classes": list(predictions.classes), "seeds": list(predictions.seeds), "trained": predictions.trained}
+    if predictions.seen:
+        about["seen"] = predictions.seen
     metadata = arrow.encode_metadata(**about)
     arrow.write_rows(path, pa.table(columns, metadata=metadata))
 
@@ -86,6 +89,7 @@ def read_predictions(path: Path) -> Predictions:
             subjects=np.asarray([subject or "" for subject in table["subject"].to_pylist()], dtype=object),
             probabilities=shares,
             trained=about.get("trained", True) is True,
+            seen=str(about.get("seen", "")),
         )
 
 

@@ -104,6 +104,8 @@ def check(params: Path) -> CheckedSettings:
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
+    from fer_pipeline.training.strategy import learns  # brings torch
+
     try:
         crop = configs["align"].crop
         stages = {stage: configs[stage] for stage in ("train_primitive", "train_final")}
@@ -112,7 +114,7 @@ def check(params: Path) -> CheckedSettings:
             if project.train == project.anchor:
                 _check_parts(configs["train_primitive"].split, recipe.config, name)
             places = {f"recipes.{name}.overrides": recipe.config, f"recipes.{name} (options)": recipe.options}
-            _check_networks(places, project, crop)
+            _check_networks(places, project, crop, trains=learns(recipe.module))
     except ConfigError as error:
         raise ConfigError(f"{params}, {error}") from None
     if GRAPH.exists():
@@ -193,7 +195,6 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     Stages do not ask for that: one that trains needs no raw pictures, and may run where there are none.
     """
     from fer_pipeline.networks.devices import resolve_device  # brings torch
-    from fer_pipeline.networks.settings import NetworkSettings
     from fer_pipeline.networks.weights import WeightSettings, require_file, require_members
 
     project, align = checked.project, checked.modules["align"]
@@ -204,8 +205,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
             raise ConfigError(f"{params}, resources: {error}") from None
     outs = _graph_outs(load_params(params)) if GRAPH.exists() else []
     places = {f"datasets.{name}.path": dataset.path for name, dataset in project.datasets.items()}
-    recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], project).items()
-    sections = {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
+    sections = _sections(checked)
     places |= {key: path for key, section in sections.items() for path in values_in(section, Path)}
     for key, path in places.items():
         if not path.exists() and not _is_made(path, outs):
@@ -214,8 +214,7 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
     for section in sections.values():
         for weights in values_in(section, WeightSettings):
             require_file(weights)
-        for network in values_in(section, NetworkSettings):
-            require_members(network)
+    require_members(*networks_in(checked))
     with tempfile.TemporaryDirectory() as store:
         for name, dataset in project.datasets.items():
             if dataset.path.exists():
@@ -224,6 +223,19 @@ def check_machine(params: Path, checked: CheckedSettings) -> None:
                         align.plan(checked.configs["align"], project, name=name, store=Path(store))
                 except DataError as error:
                     raise DataError(f"{params}, datasets.{name}: {error}") from None
+
+
+def networks_in(checked: CheckedSettings) -> list[Any]:
+    """Returns the settings of every network that a stage or a recipe builds."""
+    from fer_pipeline.networks.settings import NetworkSettings  # brings torch
+
+    return [network for section in _sections(checked).values() for network in values_in(section, NetworkSettings)]
+
+
+def _sections(checked: CheckedSettings) -> dict[str, Any]:
+    """Returns the settings of every stage and recipe under what they are called in the file."""
+    recipes = checked.modules["train_final"].check_recipes(checked.configs["train_final"], checked.project).items()
+    return {**checked.configs, **{f"recipes.{name}": (dict(one.config), one.options) for name, one in recipes}}
 
 
 def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, Any]) -> None:
@@ -260,16 +272,16 @@ def _check_parts(labeller: Any, final: Any, recipe: str) -> None:
         )
 
 
-def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: int) -> None:
+def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: int, *, trains: bool = True) -> None:
     """Refuses networks, stages and weights that do not fit, and weights that were trained on a target.
 
-    Groups of settings stand under their place in the file.
+    Groups of settings stand under their place in the file. Of a network that is taken as it comes `evaluate` says what
+    it was trained on: that is what others would pick.
     """
     from fer_pipeline.networks.backbones import NetworkSettings, check_stages, family, pooled_widths  # brings torch
     from fer_pipeline.networks.weights import WeightSettings, check_fit, check_members, check_unseen, own_side
 
-    datasets = {name: project.dataset(name) for name in project.targets}
-    targets = {name: {name, dataset.adapter, dataset.path.name} for name, dataset in datasets.items()}
+    targets = {name: project.names_of(name) for name in project.targets} if trains else {}
     for place, settings in groups.items():
         for key, one in settings:
             where = f"{place}.{key}.name" if isinstance(one, NetworkSettings) else f"{place}.{key}"

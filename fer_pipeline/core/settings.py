@@ -187,6 +187,11 @@ class ProjectSettings(BaseModel):
         """Returns the settings of a data set; ConfigError where there is none of that name."""
         return _named(self.datasets, name, "data set")
 
+    def names_of(self, name: str) -> set[str]:
+        """Returns what a data set may be known as elsewhere: its name, its adapter's and its folder's."""
+        dataset = self.dataset(name)
+        return {name, dataset.adapter, dataset.path.name}
+
     def recipe(self, name: str) -> RecipeSettings:
         """Returns the settings of a recipe; ConfigError where there is none of that name."""
         return _named(self.recipes, name, "recipe")

@@ -26,6 +26,7 @@ class Predictions:
     subjects: np.ndarray
     probabilities: Float[np.ndarray, "s n c"]
     trained: bool = True  # false: a network as it comes in a package, whose one row is of no seed
+    seen: str = ""  # which weights of the models were trained on these very faces' data set, where that is known
 
     @property
     def predicted(self) -> Int[np.ndarray, "s n"]:

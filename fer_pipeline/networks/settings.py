@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
@@ -12,7 +12,7 @@ from fer_pipeline.networks.preprocessing import MAX_SIZE, Normalisation, Preproc
 
 CARD = "card.json"
 CARD_VERSION = 1
-
+FLOOR = 1e-6  # of the probabilities that are joined: one sure mistake is then not all that counts
 
 # Stages of a backbone, each with the side of the grid that its map is averaged to.
 Grids = Annotated[dict[str, Annotated[int, Field(ge=1, le=MAX_SIZE)]], Field(min_length=1)]
@@ -28,11 +28,31 @@ def is_empty(value: Any) -> bool:
     return not value
 
 
-class Member(Settings):
-    """One of the registered networks that `joined` joins."""
+class OnnxSettings(Settings):
+    """An expression network of the user's in an ONNX file, with what the file does not say."""
 
-    name: PlainName  # of registered weights
+    path: Path
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the outputs, in any spelling
+    preprocessing: Preprocessing
+    outputs: Literal["logits", "probabilities"] = "logits"
+
+
+class Member(Settings):
+    """One of the networks that `joined` joins: a registered one by its name, or one in an ONNX file."""
+
+    name: PlainName | None = None  # of registered weights
+    onnx: Annotated[OnnxSettings | None, Field(exclude_if=is_none)] = None
     features: Grids | None = None  # stages of a face network; null: its own features, or log-probabilities of classes
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Member":
+        if (self.name is None) == (self.onnx is None):
+            raise ValueError("a member has a name (of registered weights) or onnx (a file), and not both")
+        return self
+
+    def __str__(self) -> str:
+        return self.name or str(self.onnx.path if self.onnx else "")
 
 
 class NetworkSettings(Settings):
@@ -47,6 +67,8 @@ class NetworkSettings(Settings):
     features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
     # of `joined` only: the registered networks whose features are joined; they bring their weights
     members: Annotated[tuple[Member, ...], Field(exclude_if=is_empty)] = ()
+    # of `joined` only: the least probability that an expression network's opinion counts with; null: none
+    floor: Annotated[float | None, Field(gt=0, lt=1, exclude_if=lambda value: value == FLOOR)] = FLOOR
     # null: the features as they are; else one more layer of that size
     feature_dim: Annotated[int, Field(ge=2, le=16_384)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # on the features, before the head

@@ -185,6 +185,12 @@ def load_members(model: ExpressionNet, network: NetworkSettings) -> LoadReport:
     """Fills the networks that `joined` joins from their registered weights, in place."""
     report = LoadReport("members", PIXELS, filled=1.0)
     for number, member in enumerate(network.members):
+        if member.onnx is not None:
+            pretrained.read_onnx_net(member.onnx)  # whether it runs
+            report.origin[str(member)] = f"sha256 {member.onnx.sha256}"
+            report.notes.append(f"the licence of {member} and what it was trained on are not known here")
+            continue
+        assert member.name is not None, "a member has a name or a file"
         prefix = f"backbone.members.{number}."
         own, tensors = model.get_submodule(prefix.rstrip(".")), pretrained.read_tensors(member.name)
         own.load_state_dict({name: tensors[name] for name in own.state_dict()})
@@ -207,7 +213,8 @@ def check_members(
     if weights is not None or network.normalisation is not None:
         raise ConfigError("the members of joined bring weights and normalisation; leave weights and normalisation out")
     for member in network.members:
-        check_unseen(WeightSettings(name=member.name), targets)
+        if member.name is not None:
+            check_unseen(WeightSettings(name=member.name), targets)
     family(network.name).build(network)
 
 
@@ -238,10 +245,12 @@ def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]
             )
 
 
-def require_members(network: NetworkSettings) -> None:
-    """Refuses members whose weights are not installed, before any work."""
-    for member in network.members:
-        pretrained.read_files(member.name)
+def require_members(*networks: NetworkSettings) -> None:
+    """Refuses members whose weights are not installed or cannot be read here, before any work; each is read once."""
+    members = [member for network in networks for member in network.members]
+    pretrained.require_installed([member.name for member in members if member.name])
+    for onnx in filter(None, [member.onnx for member in members]):
+        pretrained.read_onnx_net(onnx)
 
 
 def require_file(settings: WeightSettings) -> None:

@@ -49,7 +49,9 @@ class ReportData:
         recipes, classes = list(project.recipes), project.classes
         data, metrics = root / "data", root / "reports/metrics"
         self.results = results.load_results(metrics, [*recipes, *settings.peers], project.targets)
+        own = {recipe for (recipe, _), result in self.results.items() if result.predictions.trained}
         rows = [*recipes, *settings.peers]
+        self.published = {recipe for recipe, _ in self.results} - own  # as they come: nothing was trained here
         pairs = results.list_pairs(rows, baseline=settings.baseline, controls=settings.controls)
         self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets)
         self.truth = read_truth(data / "truth", project.pools)
@@ -69,7 +71,8 @@ class ReportData:
             one for folder in sorted(data.glob("distilled/*/")) for one in trainings.load_distilled_sets(folder, seed)
         ]
         self.timings = trainings.load_timings(root / "reports/timings", recipes, baseline=settings.baseline)
-        self.histories = trainings.load_histories(root / "models/final", recipes, project.seeds)
+        trained = [name for name in recipes if name not in self.published]
+        self.histories = trainings.load_histories(root / "models/final", trained, project.seeds)
         self.best_recipe = results.best_recipe(self.results)
         self.failures = mining.load_failures(  # of the best recipe, by target
             metrics, recipe=self.best_recipe, targets=project.targets, per_class=settings.failures_per_class
@@ -101,13 +104,14 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
     baseline, controls, recipes = settings.baseline, settings.controls, [*project.recipes, *settings.peers]
     looks = choose_looks(recipes, baseline=baseline, controls=controls)
     means = [row for row in data.differences if row.metric == METRIC]
+    trained = [name for name in recipes if name not in data.published]  # a published network adds nothing to them
     claims = make_claims(
-        recipes, data.comparisons, baseline=baseline, controls=controls, descriptions=settings.descriptions
+        trained, data.comparisons, baseline=baseline, controls=controls, descriptions=settings.descriptions
     )
     by_target = {
         target: rows
         for target in project.targets
-        if (rows := [result for (_, name), result in data.results.items() if name == target])
+        if (rows := sorted(_on(data, target), key=lambda result: result.recipe in data.published))
     }
     loss = trainings.find_loss(data.histories)
     charts: Charts = mining.draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
@@ -144,6 +148,10 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
     }
 
 
+def _on(data: ReportData, target: str) -> list[Result]:
+    return [result for (_, name), result in data.results.items() if name == target]
+
+
 def _level(result: Result) -> float:
     return result.over_seeds[METRIC].mean
 
@@ -175,6 +183,11 @@ def _warnings(
         warnings.append(f"There is no recipe “{baseline}” to compare with; set report.baseline to one of {choices}.")
     own = [result for result in data.results.values() if result.predictions.trained]
     short = sorted({result.recipe for result in own if len(result.seeds) < len(project.seeds)})
+    warnings += [
+        f"{result.predictions.seen}, which {target} is: the figures of {recipe} are of pictures that it knows."
+        for (recipe, target), result in data.results.items()
+        if result.predictions.seen
+    ]
     if short:
         warnings.append(f"Evaluated with fewer than {plural(len(project.seeds), 'seed')}: {listing(short)}.")
     for target, rows in by_target.items():  # where a single test face weighs much

@@ -129,7 +129,8 @@ def _with_ends(name: str, interval: Interval | None) -> Row:
 def _add_result(tables: dict[str, list[Row]], result: Result) -> None:
     place: Row = {"recipe": result.recipe, "target": result.target}
     first, classes = result.first, result.predictions.classes
-    row = {**place, "seeds": len(result.seeds), "faces": first.num_samples, "absent_classes": " ".join(first.absent)}
+    num_seeds = len(result.seeds) if result.predictions.trained else 0  # none of a published network
+    row = {**place, "seeds": num_seeds, "faces": first.num_samples, "absent_classes": " ".join(first.absent)}
     for name in METRICS:
         row |= {name: result.over_seeds[name].mean, **_ends(f"{name}_seeds", result.over_seeds[name])}
         row |= _ends(f"{name}_faces", result.over_samples[name])

@@ -75,6 +75,11 @@ def describe_length(timings: Sequence[Timing], histories: Histories) -> str:
     """Say by what rule the recipes were trained as long as they were, and which of them may not be finished."""
     if not timings:
         return "How long the recipes were trained was not recorded"
+    if solved := [row.recipe for row in timings if set(row.steps) == {1}]:  # nobody trains for one step
+        verb = "was" if len(solved) == 1 else "were"
+        others = [row for row in timings if row.recipe not in solved]
+        rest = f"{describe_length(others, histories)}; " if others else ""
+        return f"{rest}{listing(solved)} {verb} solved for at once, alike for all seeds with the same data"
     every = sorted({steps for row in timings for steps in row.steps})
     number = f"{every[0]:,}" if len(every) == 1 else f"{every[0]:,} to {every[-1]:,}"
     fixed = [row.recipe for row in timings if row.stopped_rising is None]

@@ -1,7 +1,8 @@
 """Measure the models of one recipe on the test split of one target.
 
-Writes `reports/metrics/<recipe>/<target>`, whose files `artifacts/metrics.py` describes. This is the only stage that
-opens a test split, and nothing in it is chosen by what it sees there.
+A network that was taken as it comes is one model and of no seed. Where weights of the models were trained elsewhere on
+what the target is, that is said. Writes `reports/metrics/<recipe>/<target>`, whose files `artifacts/metrics.py`
+describes. This is the only stage that opens a test split, and nothing in it is chosen by what it sees there.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.pretrained import describe_seen
+from fer_pipeline.networks.settings import read_card
 
 
 class Config(Resampling):
@@ -52,10 +55,11 @@ def run(
         out: Where metrics, predictions and mistakes are written.
         metrics: Where the main figures alone are written, for `dvc metrics`.
     """
-    classes, seeds = project.classes, project.seeds
+    classes = project.classes
     require_split(faces)
     face_id, labels, subjects, unlabelled = read_labels(faces, classes=classes)
-    rows = []
+    trained, seen = describe_models(models / str(project.seeds[0]), project, target)
+    seeds, rows = project.seeds if trained else project.seeds[:1], []
     with progress(f"evaluate {recipe} on {target}", len(seeds) * (len(labels) + unlabelled), "faces") as advance:
         for seed in seeds:
             classifier = load_checkpoint(models / str(seed), classes=classes, device=project.resources.device)
@@ -68,14 +72,20 @@ def run(
                 fault = f"{models / str(seed)} gives no number for {bad} of {len(row)} faces"
                 raise DataError(f"{fault}; its training diverged, rerun it")
             rows.append(row.astype(np.float32))
-    predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows))
+    predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows), trained=trained, seen=seen)
     figures = summarise(predictions, config, target=target)
     failures = worst_failures(predictions, per_class=config.failures_per_class)
     with replacing_folder(out) as folder:
         write_metrics(folder, figures, predictions, add_pictures(failures, faces, config.batch_size))
     if metrics is not None:
         write_json(metrics, {name: round(figures[name], 6) for name in METRICS})
-    return summarise_run(recipe, target, figures, unlabelled=unlabelled, num_seeds=len(seeds))
+    return summarise_run(recipe, target, figures, predictions, unlabelled=unlabelled)
+
+
+def describe_models(model: Path, project: ProjectSettings, target: str) -> tuple[bool, str]:
+    """Tell whether the models of a recipe were trained here, and which of their weights saw the target elsewhere."""
+    card = read_card(model)
+    return card.training.get("learns", True) is not False, describe_seen(card, project.names_of(target))
 
 
 def require_split(faces: Path) -> None:
@@ -114,16 +124,22 @@ def add_pictures(failures: Sequence[Failure], split: Path, batch_size: int) -> l
     return [(failure, pictures[failure.face_id]) for failure in failures]
 
 
-def summarise_run(recipe: str, target: str, figures: dict[str, Any], *, unlabelled: int, num_seeds: int) -> Summary:
+def summarise_run(
+    recipe: str, target: str, figures: dict[str, Any], predictions: Predictions, *, unlabelled: int
+) -> Summary:
     """Say the main figures in one line, and what was left out."""
+    num_seeds = len(predictions.seeds)
+    seeds = f"{num_seeds} seed{'s' * (num_seeds != 1)}" if predictions.trained else "nothing trained"
     counts = {name: figures[name] for name in ("accuracy", "mean_class_accuracy", "macro_f1", "samples")}
     line = (
         f"{recipe} on {target}: mean class accuracy {figures['mean_class_accuracy']:.3f}, accuracy "
-        f"{figures['accuracy']:.3f} ({figures['samples']:,} faces, {num_seeds} seed{'s' * (num_seeds != 1)})"
+        f"{figures['accuracy']:.3f} ({figures['samples']:,} faces, {seeds})"
     )
     warnings = []
     if absent := figures["absent_classes"]:
         warnings.append(f"{target} has no {absent} among its test faces: left out of the class mean")
+    if predictions.seen:
+        warnings.append(f"{predictions.seen}, which {target} is: the figures are of pictures it knows")
     if unlabelled:
         warnings.append(f"{unlabelled:,} faces of {target} have no label and were left out")
     return Summary("evaluate", line, counts, tuple(warnings))

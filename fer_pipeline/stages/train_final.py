@@ -5,6 +5,8 @@ initial weights, divide the labelled set alike and take the same number of steps
 labelled set, or end by the same rule, `training.until`. A recipe names its strategy and a folder for each source that
 the strategy reads.
 
+A strategy that learns nothing has one model, which stands for all seeds; it is written under the first of them.
+
 All seeds have the same validation faces: those of `train_primitive`, which that labeller did not learn from either. Its
 held-out faces are trained on here.
 
@@ -42,7 +44,7 @@ from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Source, check_sources
-from fer_pipeline.training.strategy import load_strategy, settle_settings
+from fer_pipeline.training.strategy import learns, load_strategy, settle_settings
 
 STAGE = "train_final"
 INSTEAD = "training.select: last and a number of epochs or steps"
@@ -93,13 +95,16 @@ def run(
         timings: Where the seconds per epoch are written.
         store: Where finished models and the states of unfinished ones are kept.
     """
-    settings, classes, seeds = project.recipe(recipe), project.classes, project.seeds
+    settings, classes = project.recipe(recipe), project.classes
     settled = settle(config, settings, recipe=recipe)
+    trains = learns(settled.module)
+    seeds = project.seeds if trains else project.seeds[:1]
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
     shared = ("network", "weights", "training.epochs", "training.steps", "training.until", "training.batch")
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
-    warnings = [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
+    unfair = f"overrides {', '.join(changed)}: no fair comparison with the other recipes"
+    warnings = [unfair] if changed and trains else []
     folders = {
         seed: {name: path if name == "labelled" else of_seed(path, seed) for name, path in sources.items()}
         for seed in seeds
@@ -133,8 +138,10 @@ def run(
         for seed, own in folders.items()
     }
     trained, times = make_models(models, out, usual="seeds")
-    write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if str(seed) in times})
+    write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if trains and str(seed) in times})
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
+    if not trains:
+        return _summary_of_published(recipe, out / str(seeds[0]))
     return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
 
 
@@ -171,16 +178,23 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
     """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
     settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
-    for name, one in settled.items():
-        if hasattr(one.module, "check_options"):
+    for name, recipe in settled.items():
+        if hasattr(recipe.module, "check_classes"):
             try:
-                one.module.check_options(one.options, project.classes)
+                recipe.module.check_classes(recipe.used, recipe.options, project.classes)
             except ConfigError as error:
-                raise ConfigError(f"recipes.{name} (options): {error}") from None
+                raise ConfigError(f"recipes.{name}: {error}") from None
     for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)
     return settled
+
+
+def _summary_of_published(recipe: str, folder: Path) -> Summary:
+    training = read_card(folder).training
+    found = training["found"]["labelled_mean_class_accuracy"]
+    line = f"{recipe}: a network as it comes, nothing trained; mean class accuracy on the labelled faces {found:.3f}"
+    return Summary(STAGE, line, {"seeds": 0, "labelled_mean_class_accuracy": found}, tuple(training["notes"]))
 
 
 def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:

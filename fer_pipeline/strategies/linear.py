@@ -46,6 +46,7 @@ from fer_pipeline.training.settings import AugmentSettings, ModelSettings, Train
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
+DRAWS = False  # the solution is the one minimum, and the folds are the persons'
 MOST_STEPS = 20_000  # of L-BFGS
 TOLERANCE = 1e-7  # of the largest entry of the gradient of the mean loss
 SAME = 1e-6  # relative deviation below which a feature is constant: some steps of float32

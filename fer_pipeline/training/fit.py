@@ -326,7 +326,7 @@ def train(
     used = None if strategy.used_settings is None else set(strategy.used_settings)
     training = {
         **job.about,
-        "seed": job.seed,
+        "seed": job.about.get("seed", job.seed),
         "settings": settings.model_dump(mode="json", include=used),
         "weights": report.line if report else None,
         **({"pretrained": report.origin} if report else {}),

@@ -31,7 +31,7 @@ from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
 from fer_pipeline.training.sources import Checkpoints
-from fer_pipeline.training.strategy import load_strategy, strategy_files
+from fer_pipeline.training.strategy import draws, learns, load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
 
@@ -66,7 +66,8 @@ class SeedTraining:
         own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
-        return fingerprint(*parts, self.split_seed, seed)
+        parts = (*parts, self.split_seed)
+        return fingerprint(*parts, seed) if draws(load_strategy(self.strategy)) else fingerprint(*parts)
 
     def train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
         budget = memory_budget(self.resources, worker.device, processes=processes)
@@ -121,11 +122,13 @@ class SeedTraining:
             network=config.network.sized(own_side(config.weights) or int(faces["crop"])),
             weights=config.weights,
             classes=self.classes,
-            seed=seed,
+            seed=seed if draws(strategy) else self.split_seed,
             settings=config.training,
             build=partial(strategy.build, self.options),
             sources=sources,
-            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces},
+            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces}
+            | ({} if learns(strategy) else {"learns": False})
+            | ({} if draws(strategy) else {"seed": None}),
             data=self.data,
             checkpoints={name: self.folders[name] for name in networks},
         )
@@ -149,7 +152,9 @@ def make_models(
     first = next(iter(models.values()))[0]
     kept = Store(first.store, owner=first.owner)
     keys = {name: training.key(seed) for name, (training, seed) in models.items()}
-    missing = {name: (*models[name], key) for name, key in keys.items() if not kept.has(key)}
+    # Of equal models the first is trained.
+    lacking = {key: name for name, key in reversed(keys.items()) if not kept.has(key)}
+    missing = {name: (*models[name], key) for name, key in keys.items() if lacking.get(key) == name}
     if missing:
         require_members(first.config.network)
         for weights in first.outside_weights():

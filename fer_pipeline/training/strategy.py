@@ -7,8 +7,10 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
-amount to; a recipe that gives one of those is refused. Where options may not fit the classes of the walk,
-`check_options(options, classes)` refuses them before any work.
+amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
+for all seeds. `DRAWS = False` says that it learns and draws nothing from the seed: models of seeds with the same data
+are the same, and trained once. Where it may not tell the classes of the walk apart, `check_classes(config, options,
+classes)` refuses them before any work.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -82,7 +84,7 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # by name
     weights: WeightSettings | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
@@ -179,6 +181,16 @@ def settle_settings(module: ModuleType, config: Config, given: Mapping[str, Coll
                 strategy = module.__name__.rpartition(".")[2]
                 raise ConfigError(f"{section}.{name} has no effect with the strategy {strategy}; take it out")
     return used
+
+
+def learns(module: ModuleType) -> bool:
+    """Tells whether a strategy trains anything."""
+    return getattr(module, "LEARNS", True)
+
+
+def draws(module: ModuleType) -> bool:
+    """Tells whether what a strategy trains depends on the seed, beside the data."""
+    return getattr(module, "DRAWS", True)
 
 
 def strategy_files(strategy: ModuleType) -> set[Path]:

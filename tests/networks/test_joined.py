@@ -67,7 +67,7 @@ def test_a_checkpoint_needs_no_file_of_its_members(tmp_path: Path, monkeypatch: 
     [
         (joined(), None, "name them in network.members"),
         (joined({"name": "nobody"}), None, "no weights are registered as 'nobody'"),
-        (joined({"name": "progressive_teacher"}), None, "take it out of members"),
+        (joined({"name": "progressive_teacher", "features": {"a": 1}}), None, "has no stages; leave its features out"),
         (joined({"name": "fer_expressions", "features": {"layer1": 1}}), None, "has no stages; leave its features out"),
         (joined({"name": "dlib_face", "features": {"layer9": 1}}), None, "has no stage 'layer9'; there are stem"),
         (joined({"name": "dlib_face", "features": {"layer5": 3}}), None, "larger than the map of layer5"),

@@ -106,6 +106,14 @@ def test_the_page_says_first_how_long_recipes_were_trained(stopped: bool | None,
     assert timing.steps_text == "90, 120"
 
 
+def test_what_is_solved_for_was_trained_for_no_number_of_steps() -> None:
+    head = Timing("head", mean_interval([1.0]), 0.1, 10, (1, 1), 1, None, None)
+    trained = Timing("vas", mean_interval([1.0]), 0.1, 10, (90,), 4.5, True, None)
+    assert describe_length([head], {}) == "head was solved for at once, alike for all seeds with the same data"
+    both = describe_length([head, trained], {})
+    assert both.startswith("Every recipe was trained until its own validation had stopped rising (90 steps); head was")
+
+
 def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:
     predictions = whole.project.predictions("vas", "film")
     rows = shade_confusion(compute_result("vas", "film", predictions, Resampling(bootstrap=100, by_subject=False)))

@@ -143,7 +143,7 @@ def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Ca
     """A network as it comes: no spread over seeds of its own, the baseline's alone in the difference."""
     made = project(targets=("studio",), recipes={"baseline": "labelled", "vas": "mined"})
     one, folder = made.predictions("vas", "studio"), made.root / "reports" / "metrics" / "packaged" / "studio"
-    peer = replace(one, seeds=(0,), probabilities=one.probabilities[:1], trained=False)
+    peer = replace(one, seeds=(0,), probabilities=one.probabilities[:1], trained=False, seen="it was trained on x")
     write_metrics(folder, summarise(peer, made.resampling, target="studio"), peer, [])
     found = reported(made, peers=["packaged"])
     rows = {row["recipe"]: row for row in found.table("differences") if row["metric"] == "mean_class_accuracy"}
@@ -151,7 +151,14 @@ def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Ca
     assert float(rows["packaged"]["difference"]) == pytest.approx(difference.mean(), abs=1e-6)
     assert float(rows["packaged"]["sd_seeds"]) == pytest.approx(stats.sem(difference), abs=1e-6)
     assert rows["packaged"]["p_corrected"]
-    assert not any("packaged" in warning for warning in found.summary.warnings)
+    assert [warning for warning in found.summary.warnings if "packaged" in warning] == [
+        "it was trained on x, which studio is: the figures of packaged are of pictures that it knows."
+    ]
+    results = {row["recipe"]: row for row in found.table("results")}
+    assert {name: row["seeds"] for name, row in results.items()} == {"baseline": "3", "vas": "3", "packaged": "0"}
+    assert "packaged" not in found.summary.line, "what it comes with is no claim about what a recipe adds"
+    text = found.page.split('id="results"')[1]
+    assert text.index("baseline") < text.index("published networks as they come") < text.index("packaged")
 
 
 def test_different_faces_cannot_be_compared(whole: Any) -> None:

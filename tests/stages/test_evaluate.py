@@ -71,6 +71,9 @@ def write_faces(folder: Path, *, classes: tuple[str, ...] = CLASSES, prefix: str
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, preprocessing = NetworkSettings(size=8), Preprocessing(size=8)
+    card = Card(network=network, classes=CLASSES, preprocessing=preprocessing)
+    monkeypatch.setattr(evaluate, "read_card", lambda folder: card)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda folder, **_: StandIn(int(folder.name)))
 
 
@@ -180,9 +183,9 @@ def test_bad_inputs_say_the_cure_and_leave_what_was_there(tmp_path: Path) -> Non
     assert (tmp_path / "out" / "metrics.json").read_text() == "old"
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_foreign_labels_and_nan_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandIn, "predict", lambda self, images: np.full((len(images), 3), np.nan, np.float32))
-    monkeypatch.setattr(evaluate, "load_checkpoint", lambda folder, **_: StandIn(int(folder.name)))
     write_faces(tmp_path / "faces" / "test")
     with pytest.raises(DataError, match="no number for 6 of 6 faces"):
         measure(tmp_path)

