@@ -95,7 +95,8 @@ class RunInputs:
             return f"{error}: it was edited"
         keys = _tracked_keys(self._definition)
         before, now = (
-            {self.stage: settings.model_dump(mode="json"), **_select(shared, keys, self._names)}
+            # Last: of a section of which others know a part, the whole counts.
+            {**_select(shared, keys, self._names), self.stage: settings.model_dump(mode="json")}
             for settings, shared in ((checked.configs[self.stage], checked.project), (config, project))
         )
         if (difference := first_difference(before, now)) is None:

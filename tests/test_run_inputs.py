@@ -92,6 +92,19 @@ def test_settings_that_the_stage_does_not_use_may_be_edited(edited_while_drawing
     assert edited_while_drawing(edit) == ""
 
 
+def test_the_whole_section_counts_of_a_stage_of_which_others_know_a_part(folder: Path) -> None:
+    """`distill` starts where the final models do, so that what stages share holds a part of `train_final`."""
+    params = Path("params.yaml")
+    inputs = RunInputs("train_final", params, {"recipe": "baseline"})
+    inputs.add_settings(check_for("train_final", params, remembered=folder / "checked"))
+    inputs.require_unchanged()
+    values = yaml.safe_load(params.read_text(encoding="utf-8"))
+    values["train_final"]["training"]["steps"] = 400
+    write_text(params, yaml.safe_dump(values, sort_keys=False))
+    with pytest.raises(DataError, match=r"train_final.training.steps changed from 500 to 400"):
+        inputs.require_unchanged()
+
+
 def test_without_a_graph_all_that_stages_share_counts(edited_while_drawing, folder: Path) -> None:
     (folder / "dvc.yaml").unlink()
     assert edited_while_drawing(lambda p: p["resources"].update(workers=7)) == ""
