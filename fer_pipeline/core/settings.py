@@ -307,12 +307,12 @@ def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str
 def first_difference(before: Any, now: Any, place: str = "", *, common: bool = False) -> tuple[str, Any, Any] | None:
     """Returns the dotted place where nested settings differ first, and both values; None where they do not.
 
-    With `common`, a key that one side lacks makes no difference, nor does null. Lists of
-    mappings are compared entry by entry, where they are as long as each other.
+    With `common`, a key that one side lacks makes no difference, nor does null. Equally long lists of settings are
+    compared one by one.
     """
-    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        if all(isinstance(one, dict) for one in (*before, *now)):
-            before, now = ({str(number): one for number, one in enumerate(values)} for values in (before, now))
+    if all(isinstance(one, list | tuple) and all(isinstance(item, dict) for item in one) for one in (before, now)):
+        if len(before) == len(now):
+            before, now = ({str(number): item for number, item in enumerate(one)} for one in (before, now))
     if not (isinstance(before, dict) and isinstance(now, dict)):
         differs = before != now and not (common and None in (before, now))
         return (place, before, now) if differs else None

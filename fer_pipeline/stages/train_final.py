@@ -168,12 +168,14 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
     """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
     settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
-    for name, recipe in settled.items():
-        if hasattr(recipe.module, "check_classes"):
-            try:
-                recipe.module.check_classes(recipe.used, project.classes)
-            except ConfigError as error:
-                raise ConfigError(f"recipes.{name}: {error}") from None
+    for name, one in settled.items():
+        try:
+            if hasattr(one.module, "check_classes"):
+                one.module.check_classes(one.used, project.classes)
+            if hasattr(one.module, "check_options"):
+                one.module.check_options(one.options, project.classes)
+        except ConfigError as error:
+            raise ConfigError(f"recipes.{name}: {error}") from None
     for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)

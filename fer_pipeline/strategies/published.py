@@ -21,6 +21,7 @@ from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
 from fer_pipeline.networks.backbones.joined import Joined, classes_of
+from fer_pipeline.networks.pretrained import find_columns
 from fer_pipeline.networks.settings import Member, NetworkSettings
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
@@ -66,11 +67,7 @@ def check_classes(config: ModelSettings, classes: Sequence[str]) -> None:
 
 def choose_columns(member: Member, classes: Sequence[str]) -> list[int]:
     """Returns where among the network's outputs the walk's classes are; ConfigError for one that is not there."""
-    own = classes_of(member)
-    if unknown := [name for name in classes if canonical(name) not in own]:
-        known = ", ".join(own)
-        raise ConfigError(f"{member} does not know the class {unknown[0]!r}, but {known}; leave this recipe out")
-    return [own.index(canonical(name)) for name in classes]
+    return find_columns(str(member), classes_of(member), [canonical(name) for name in classes])
 
 
 class Published(Strategy):

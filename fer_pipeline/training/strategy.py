@@ -9,7 +9,9 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
 amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
 for all seeds. `DRAWS = False` says that it learns and draws nothing from the seed: models of seeds with the same data
-are the same, and trained once. `check_classes(config, classes)` refuses classes that it cannot tell.
+are the same, and trained once.
+Where a network or options may not fit the classes of the walk, `check_classes(config, classes)` and
+`check_options(options, classes)` refuse them before any work.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -73,7 +75,8 @@ class BuildContext:
     """What a strategy is built from.
 
     `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
-    images, so that a strategy can keep a row for each.
+    images, so that a strategy can keep a row for each; `checkpoints` has the folder of each source of trained networks,
+    `data` the hash of every source, `weights` what the network starts from.
     """
 
     num_classes: int
@@ -82,7 +85,10 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
-    classes: tuple[str, ...] = ()  # by name
+    classes: tuple[str, ...] = ()
+    weights: WeightSettings | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
 
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""

@@ -242,6 +242,13 @@ def describe_seen(card: Card, target: Collection[str]) -> str:
     return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
 
 
+def find_columns(name: str, known: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Returns where some classes stand among those of a network; one that it does not know is a ConfigError."""
+    if unknown := [one for one in classes if one not in known]:
+        raise ConfigError(f"{name} does not know the class {unknown[0]!r}; its classes are {', '.join(known)}")
+    return [known.index(one) for one in classes]
+
+
 class PublishedNet:
     """A network with its order of classes and its preprocessing, which turns aligned crops into probabilities."""
 
@@ -273,10 +280,7 @@ class PublishedNet:
 
         A class that the network does not know is a ConfigError: a zero would say that it was never shown.
         """
-        if unknown := [name for name in classes if name not in self.classes]:
-            known = ", ".join(self.classes)
-            raise ConfigError(f"{self.name} does not know the class {unknown[0]!r}; its classes are {known}")
-        chosen = self.predict(images)[:, [self.classes.index(name) for name in classes]]
+        chosen = self.predict(images)[:, find_columns(self.name, self.classes, classes)]
         return chosen / np.maximum(chosen.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 
 
