@@ -25,6 +25,7 @@ count and have these labels; with `frozen` the pool passes by itself and moves n
 this is supervised training on the labelled faces.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -39,7 +40,6 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks import pretrained
-from fer_pipeline.networks.backbones.joined import FLOOR
 from fer_pipeline.networks.checkpoints import checkpoint_folders, load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.pretrained import (
@@ -49,6 +49,7 @@ from fer_pipeline.networks.pretrained import (
     read_expression_net,
     read_onnx_net,
 )
+from fer_pipeline.networks.settings import FLOOR
 from fer_pipeline.networks.weights import PIXELS, WeightSettings, describe_origin, note_unknown
 from fer_pipeline.training.batch_norm import frozen_statistics
 from fer_pipeline.training.batches import Batch
@@ -190,7 +191,7 @@ class EnsembleTeacher(Strategy):
             for (weight, net), own in zip(teachers, columns, strict=True):
                 inputs = net.preprocessing.normalise(net.preprocessing.resize(pixels))
                 log_p = functional.log_softmax(net.network(inputs).float()[:, own], 1)
-                total += weight / sum_of_weights * log_p.clamp(min=FLOOR)
+                total += weight / sum_of_weights * log_p.clamp(min=math.log(FLOOR))
             return total
 
         side = pool.pixels(np.zeros(1, np.int64)).shape[1]

@@ -439,6 +439,7 @@ def test_a_published_network_may_have_seen_a_target_and_must_know_the_classes(ro
     with pytest.raises(ConfigError, match=rf"recipes\.fer_expressions\.overrides\.network\.name: {seen}"):
         check.check(params)
     params.write_text(yaml.safe_dump(whole | {"classes": ["contempt", *whole["classes"]]}), encoding="utf-8")
-    unknown = "recipes.face_api_expressions: face_api_expressions does not know the class 'contempt'; its classes are neutral, happ"
-    with pytest.raises(ConfigError, match=re.escape(unknown)):
+    with pytest.raises(
+        ConfigError, match=r"recipes\.face_api_expressions: .* does not know the class 'contempt'; its cl"
+    ):
         check.check(params)

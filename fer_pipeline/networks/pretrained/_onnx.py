@@ -51,12 +51,11 @@ class OnnxNet(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n c"]:
-        if self.session is None:
-            self.open()
+        session = self.session or self.open().session
         pixels = x.detach().cpu().contiguous().numpy()
         batches = np.split(pixels, len(pixels)) if self.one_by_one and len(pixels) > 1 else [pixels]
         try:
-            rows = [np.asarray(self.session.run([self.output], {self.input: batch})[0]) for batch in batches]
+            rows = [np.asarray(session.run([self.output], {self.input: batch})[0]) for batch in batches]
             scores = np.concatenate(rows).astype(np.float32).reshape(len(pixels), -1)
         except Exception as error:  # of its own kinds; pictures of a size that its layers do not fit
             raise DataError(f"{self.file} does not run ({one_line(error, 160)}); check its preprocessing") from None
