@@ -247,10 +247,7 @@ def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]
 
 def require_members(*networks: NetworkSettings) -> None:
     """Refuses members whose weights are not installed or cannot be read here, before any work; each is read once."""
-    members = [member for network in networks for member in network.members]
-    pretrained.require_installed([member.name for member in members if member.name])
-    for onnx in filter(None, [member.onnx for member in members]):
-        pretrained.read_onnx_net(onnx)
+    pretrained.require_installed([member for network in networks for member in network.members])
 
 
 def require_file(settings: WeightSettings) -> None:

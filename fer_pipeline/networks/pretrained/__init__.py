@@ -30,7 +30,7 @@ from fer_pipeline.core.plugins import available, load
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template, pixels_of
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
-from fer_pipeline.networks.settings import Card, OnnxSettings
+from fer_pipeline.networks.settings import Card, Member, OnnxSettings
 
 MAX_BYTES = 2**30  # of an ONNX file
 OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
@@ -159,14 +159,17 @@ def not_installed(wanted: Iterable[str]) -> list[str]:
     return absent
 
 
-def require_installed(wanted: Iterable[str]) -> None:
-    """Refuses weights that are not installed, all in one line, or that cannot be read here."""
-    wanted = list(dict.fromkeys(wanted))
+def require_installed(members: Sequence[Member]) -> None:
+    """Refuses weights that are not installed, all in one line, and those and ONNX files that cannot be read here."""
+    wanted = list(dict.fromkeys(member.name for member in members if member.name))
     if absent := not_installed(wanted):
         commands = "; ".join(commands_to_install(absent))
         raise NotInstalledError(f"the weights {', '.join(absent)} are not installed; run: {commands}")
     for name in wanted:
         load_network(name)
+    for member in members:
+        if member.onnx is not None:
+            read_onnx_net(member.onnx)
 
 
 def commands_to_install(wanted: Iterable[str]) -> list[str]:
