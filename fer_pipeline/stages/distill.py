@@ -7,11 +7,11 @@ store under the hash of its source, start and settings, so equal work is never d
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn import functional
 
 from fer_pipeline.artifacts.distilled import (
@@ -28,10 +28,20 @@ from fer_pipeline.artifacts.faces import read_metadata
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
 from fer_pipeline.artifacts.store import Store, link_file
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import STORE, PlainName, PlainPath, ProjectSettings, Settings, Summary, validate
+from fer_pipeline.core.settings import (
+    STORE,
+    PlainName,
+    PlainPath,
+    ProjectSettings,
+    Settings,
+    Summary,
+    merge_settings,
+    validate,
+)
 from fer_pipeline.distillation.controls import compare_with_controls
 from fer_pipeline.distillation.loop import METHODS, DistillationProgress, distill
 from fer_pipeline.distillation.method import Problem
@@ -63,6 +73,29 @@ class Config(DistillSettings):
 
     # name of a distilled set -> what is distilled; the graph has a stage for each
     sources: dict[PlainName, PlainPath] = Field(default_factory=dict)
+    # name of a distilled set -> what differs there from the settings beside it
+    overrides: Annotated[dict[PlainName, dict[str, Any]], Field(exclude_if=lambda value: not value)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _overrides_fit(self) -> "Config":
+        if strangers := sorted(set(self.overrides) - set(self.sources)):
+            raise ValueError(f"overrides names {strangers[0]!r}, but sources has {sorted(self.sources)}")
+        for name in self.overrides:
+            try:
+                self.of(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def of(self, name: str) -> "Config":
+        """Returns the settings of one distilled set, its overrides in their place."""
+        over = self.overrides.get(name, {})
+        if own := sorted({"sources", "overrides"} & set(over)):
+            raise ConfigError(f"overrides.{name}: {own[0]!r} is not of one distilled set; take it out")
+        common = self.model_dump(mode="json", exclude={"overrides"})
+        return validate(Config, merge_settings(common, over), where=f"overrides.{name}")
 
 
 def run(
@@ -84,7 +117,7 @@ def run(
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
-    classes, seed = project.classes, project.seeds[0]
+    config, classes, seed = config.of(name), project.classes, project.seeds[0]
     # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
     held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
     images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)

@@ -103,6 +103,29 @@ class RandomFaces(Source):
         return chosen.with_pixels(chosen.all_pixels())
 
 
+@dataclass(frozen=True)
+class NoiseImages(Source):
+    """As many images of noise as a distilled set has, others for each seed, taken whole in every step.
+
+    They are the control of distilled images: what such images begin as (Wang et al., arXiv:1811.10959), standard normal
+    in the network's input space, with the labels of the set that the folder holds.
+    """
+
+    required: bool = False
+    per_seed = True
+
+    def sha256(self, folder: Path) -> str:
+        return DistilledImages().sha256(folder)
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
+        return DistilledImages().class_counts(folder, classes)
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        distilled = DistilledImages().read(folder, classes, budget=budget, seed=seed)
+        generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
+        return distilled.with_pixels(torch.randn(distilled.all_pixels().shape, generator=generator))
+
+
 TAKEN = {"recipe", "out", "timings", "store", "params", "help"}  # sources are options of train_final beside these
 MADE_BY = {"label": "labelled faces (align)", "pseudo_label": "mined or random faces (shard)"}
 

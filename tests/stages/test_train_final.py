@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
+from fer_pipeline.distillation.settings import DistillSettings
+from fer_pipeline.distillation.start import start_synthetic
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import read_card
@@ -30,7 +33,7 @@ from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training import seeds as training_module
 from fer_pipeline.training.images import GIB, MemoryBudget
-from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
+from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces
 from tests.project import project_settings, recipe_settings
 
 CLASSES = ("anger", "happiness", "neutral")
@@ -47,6 +50,7 @@ RECIPES = {
     "random": {"mined": "random"},
     "distilled": {"distilled": "distilled"},
     "random_real": {"random_real": "mined"},
+    "noise": {"noise": "distilled"},
     "mean_teacher": {"unlabelled": "pool"},
     "pseudo_label": {"unlabelled": "pool"},
 }
@@ -140,6 +144,7 @@ def test_every_recipe_has_the_same_start_parts_and_steps_and_its_own_data(run, m
         "random": {"mined": 60},
         "distilled": {"distilled": 6},
         "random_real": {"random_real": 3},
+        "noise": {"noise": 6},
         "mean_teacher": {"unlabelled": 90},
         "pseudo_label": {"unlabelled": 90},
     }
@@ -310,6 +315,21 @@ def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
     assert len(set(drawn(1, 5))) == 15
+
+
+def test_noise_is_what_the_distillation_of_the_seed_began_with(tmp_path: Path) -> None:
+    """Two steps of an image a class; another seed has other noise, and labels are the distilled set's."""
+    space = Preprocessing(size=SIZE)
+    folder = write_das(tmp_path / "das")
+    settings = DistillSettings(steps=2, per_class=1)
+    source = SimpleNamespace(classes=CLASSES)
+    begun = start_synthetic(settings, source, space, seed=4, device=torch.device("cpu"))  # pyright: ignore
+    noise = NoiseImages().read(folder, CLASSES, budget=BUDGET, seed=4)
+    assert torch.equal(noise.all_pixels(), begun.images.flatten(0, 1))
+    assert noise.labels.tolist() == DistilledImages().read(folder, CLASSES, budget=BUDGET, seed=4).labels.tolist()
+    other = NoiseImages().read(folder, CLASSES, budget=BUDGET, seed=5)
+    assert not torch.equal(noise.all_pixels(), other.all_pixels())
+    assert NoiseImages().class_counts(folder, CLASSES).tolist() == noise.counts(3).tolist()
 
 
 def test_counts_are_those_of_the_decoded_sets(data) -> None:
