@@ -55,7 +55,7 @@ def read_command(file: Path) -> Command:
     helps = {name: " ".join(help.split()) for name, help in re.findall(r"^ +(\w+): (.+(?:\n {8}.+)*)", section, re.M)}
     # The signature alone is executed, of a function whose body is its docstring, without what names other modules.
     run.args.args = [arg for arg in run.args.args if arg.arg not in READ_FROM_SETTINGS]
-    run.body, run.returns = run.body[:1], None
+    run.body, run.returns, run.decorator_list = run.body[:1], None, []
     namespace: dict[str, Any] = dict(NAMES)
     exec(compile(ast.Module([run], []), str(file), "exec"), namespace)
     parameters: list[inspect.Parameter] = []

@@ -30,7 +30,8 @@ from pipelines.repository import run_dvc
 from pipelines.workspace import LOCK, UNSUCCESSFUL, Outcome, Stage, read_makers
 
 METRICS = Path("reports/metrics")
-MINED = Path("data/mined/summary.json")
+MINED = Path("data/mined")  # of one seed for all, or a folder for each of those in SEEDS
+SUMMARY, SEEDS = "summary.json", "seeds.json"
 REPORT = Path("reports/index.html")
 MAIN_FIGURES = ("mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd")
 DIFFERENCES = Path("reports/tables/differences.csv")
@@ -107,9 +108,10 @@ def read_results(workspace: Path, outcomes: Mapping[str, str] | None = None) -> 
         else:
             figures = _flatten(read_mapping(workspace / path))
             metrics |= {(recipe, target, name): value for name, value in figures.items()}
-    if (workspace / MINED).exists() and (why := reason(MINED)):
+    summary = workspace / MINED / _first_seed(read_mapping(workspace / MINED / SEEDS)) / SUMMARY
+    if summary.exists() and (why := reason(MINED)):
         withheld[MINED_FACES] = why
-    return Results(metrics, {} if MINED_FACES in withheld else read_mapping(workspace / MINED), withheld)
+    return Results(metrics, {} if MINED_FACES in withheld else read_mapping(summary), withheld)
 
 
 def read_results_at(workspace: Path, rev: str) -> Results | None:
@@ -125,12 +127,24 @@ def read_results_at(workspace: Path, rev: str) -> Results | None:
         if path.is_relative_to(METRICS) and len(path.parts) == 4
         for name, value in _flatten({name: change.get("old") for name, change in figures.items()}).items()
     }
-    mined = {}
-    with suppress(FlowError), tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "summary.json"
-        run_dvc(workspace, "get", ".", MINED.as_posix(), "--rev", rev, "--out", str(out))
-        mined = read_mapping(out)
+
+    def fetch(path: Path) -> dict[str, Any]:
+        with suppress(FlowError), tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / path.name
+            run_dvc(workspace, "get", ".", path.as_posix(), "--rev", rev, "--out", str(out))
+            return read_mapping(out)
+        return {}
+
+    mined = fetch(MINED / SUMMARY)
+    if not mined and (own := _first_seed(fetch(MINED / SEEDS))):
+        mined = fetch(MINED / own / SUMMARY)
     return Results(metrics, mined) if metrics or mined else None
+
+
+def _first_seed(seeds: Mapping[str, Any]) -> str:
+    """Return the folder of the first seed in what `seeds.json` holds; "" where it names none."""
+    listed = seeds.get("seeds")
+    return str(listed[0]) if isinstance(listed, list) and listed and isinstance(listed[0], int) else ""
 
 
 def compare_results(before: Results, after: Results) -> list[Change]:

@@ -58,7 +58,7 @@ def nothing_to_do(faces: str, scratch: str, crop: int, seed: int) -> Round:
 
     model, store = saved(Path(scratch), NETWORK, crop, seed=seed), Path(scratch) / "store"
     kept = Store(store, owner="embed@pool")
-    for job in embed.plan(_config(), name="pool", faces=Path(faces), model=model, store=store).jobs:
+    for job in embed.plan(_config(), _project(), name="pool", faces=Path(faces), model=model, store=store).jobs:
         kept.make(job.key, lambda path, key=job.key: path.write_text(key))
 
     def once() -> dict[str, Any]:
@@ -70,12 +70,17 @@ def nothing_to_do(faces: str, scratch: str, crop: int, seed: int) -> Round:
 
 
 def _embed(faces: Path, model: Path, *, out: Path, store: Path) -> dict[str, int | float]:
-    from fer_pipeline.core.settings import ProjectSettings, Resources
     from fer_pipeline.stages import embed
 
-    project = ProjectSettings.model_construct(resources=Resources(device="cpu", workers=1))  # all that embed reads
     options = {"name": "pool", "faces": faces, "model": model, "out": out, "store": store}
-    return embed.run(_config(), project, **options).counts
+    return embed.run(_config(), _project(), **options).counts
+
+
+def _project() -> Any:
+    from fer_pipeline.core.settings import ProjectSettings, Resources
+
+    resources = Resources(device="cpu", workers=1)
+    return ProjectSettings.model_construct(anchor="anchor", resources=resources)  # all that embed reads
 
 
 def _config() -> Any:

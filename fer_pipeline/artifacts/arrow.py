@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Int64
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
+from fer_pipeline.artifacts.seed_folders import find_files
 from fer_pipeline.core.documents import one_line, parse_json
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error, replacing
@@ -123,7 +124,7 @@ def write_rows(path: Path, rows: pa.Table) -> None:
 
 def list_shards(folder: Path, pattern: str) -> list[Path]:
     """Returns the finished shards of a folder in order of their names; DataError where there is none."""
-    paths = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+    paths = [path for path in find_files(folder, pattern) if not path.name.startswith(".")]
     if not paths:
         raise DataError(f"no shards in {folder}; run the stage that writes it (dvc repro)")
     return paths

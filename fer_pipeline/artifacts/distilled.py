@@ -17,6 +17,7 @@ from jaxtyping import Float32, Int64
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
+from fer_pipeline.artifacts.seed_folders import find_files
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage, write_json
 from fer_pipeline.core.settings import PlainName
@@ -81,9 +82,7 @@ def write_distilled(folder: Path, distilled: DistilledSet, about: Mapping[str, A
 
 def distilled_folders(folder: Path) -> list[Path]:
     """Returns the folder itself where it is a distilled set, else its subfolders that are, by name."""
-    if (folder / CARD).exists():
-        return [folder]
-    folders = sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    folders = [path.parent for path in find_files(folder, CARD) or find_files(folder, f"*/{CARD}")]
     if not folders:
         raise DataError(f"no distilled set in {folder} (no {CARD}, nor in its subfolders); run: dvc repro distill")
     return folders

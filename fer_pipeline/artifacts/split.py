@@ -1,8 +1,9 @@
-"""Read and write `split.parquet`, which says what each labelled face of the anchor was used for.
+"""Read and write `split.parquet`, which says what each labelled face of the anchor was used for, and by which model.
 
-It lies beside the checkpoint of the primitive learner. Columns: `face_id` string, `label` int64 (place in the classes)
-and `part` string: `fit` (trained on, in the centroids), `validation` (chooses the epoch) or `heldout` (neither trained
-on nor in the centroids: the precision of mining is estimated on it). Rows stand in the order of the faces' shards.
+It lies beside each checkpoint of the primitive learner: that of the labeller and, with `train_primitive.refit`, that of
+the calibration model (`of_calibration`). Columns: `face_id` string, `label` int64 (place in the classes) and `part`
+string: `fit` (trained on, in the centroids), `validation` (chooses the epoch) or `heldout` (neither trained on nor in
+the centroids: the precision of mining is estimated on it). Rows stand in the order of the faces' shards.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from fer_pipeline.core.errors import DataError
 
 SPLIT = "split.parquet"
 FIT, VALIDATION, HELDOUT = "fit", "validation", "heldout"
+CALIBRATION = "calibration"
 NO_LABEL = -1
 COLUMNS = required(
     {"face_id": pa.string(), "label": pa.int64(), "part": pa.string()}, remedy="run: dvc repro train_primitive"
@@ -42,6 +44,15 @@ class Split:
     def faces_outside(self, part: str) -> frozenset[str]:
         """Returns the identifiers of the faces that are not in `part`."""
         return frozenset(self.face_id.filter(pa.array(self.part != part)).to_pylist())
+
+
+def of_calibration(folder: Path) -> Path:
+    """Returns where the model that held faces out, or what was made with it, lies: `calibration` in the folder.
+
+    It is the folder itself where the labeller was not refitted: then that model is the labeller.
+    """
+    calibration = folder / CALIBRATION
+    return calibration if calibration.is_dir() else folder
 
 
 def write_split(folder: Path, *, face_id: Sequence[str], label: Int64[np.ndarray, " n"], part: Sequence[str]) -> None:

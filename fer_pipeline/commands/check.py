@@ -88,7 +88,9 @@ def check(params: Path) -> CheckedSettings:
     assert set(available("fer_pipeline.stages")) == set(WALK), "WALK does not list the stages"
     known = {*ProjectSettings.model_fields, *WALK}
     if unknown := sorted(set(map(str, values)) - known):
-        raise ConfigError(f"{params}: unknown section {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        owners = [stage for stage in WALK if unknown[0] in load("fer_pipeline.stages", stage).Config.model_fields]
+        cure = f"write it in the section {' or '.join(owners)}" if owners else f"known are {', '.join(sorted(known))}"
+        raise ConfigError(f"{params}: unknown section {unknown[0]!r}; {cure}")
     if missing := [stage for stage in WALK if stage not in values]:
         raise ConfigError(f"{params}: the section {missing[0]!r} is missing; `{missing[0]}: {{}}` takes the defaults")
     project = validate(ProjectSettings, values, where=str(params))

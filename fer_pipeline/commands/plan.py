@@ -107,12 +107,12 @@ def plan_stages(
         for name in names or sets:
             if name not in sets:
                 raise DataError(f"{params} has no set {name!r} for {stage}; it has {', '.join(sorted(sets))}")
-            place = {"project": project}
+            place = {}
             if stage == "embed":
                 place = {"faces": faces or Path("data/faces") / name / "train", "model": model}
             with lock_for_run(store, f"{stage}@{name}"):
                 try:
-                    work = modules[stage].plan(configs[stage], **place, name=name, store=store)
+                    work = modules[stage].plan(configs[stage], project, **place, name=name, store=store)
                     result = estimate(stage, name, work, store=store, resources=project.resources, seconds=seconds)
                 except PipelineError as error:
                     result = str(error)

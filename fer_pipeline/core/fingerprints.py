@@ -30,7 +30,7 @@ PACKAGE = Path(__file__).parents[1]
 # What whatever trains depends on, beside its own code: changed code trains anew.
 MODEL_CODE = (
     *("networks", "core/seeds.py"),
-    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "split")),
+    *(f"artifacts/{name}.py" for name in ("arrow", "distilled", "faces", "history", "seed_folders", "split")),
 )
 
 

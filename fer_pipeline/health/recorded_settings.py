@@ -40,7 +40,7 @@ def find_contradictions(root: Path, stages: Mapping[str, Any]) -> Iterator[Contr
                         break
 
 
-FILES = ("card.json", "*/card.json", "summary.json")
+FILES = ("card.json", "*/card.json", "*/*/card.json", "summary.json", "*/summary.json")
 
 
 def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -336,6 +336,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     precision = "no held-out face to estimate the precision with"
     if expected["estimate"] is not None:
         precision = f"expected precision {_expected({**expected, 'precision': expected['estimate']})}"
+        precision += ", by the calibration model" if summary["heldout"].get("model") else ""
     return f"{summary['kept']:,} of {faces:,} faces mined ({classes}); {precision}"
 
 

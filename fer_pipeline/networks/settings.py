@@ -78,6 +78,8 @@ def read_card(folder: Path) -> Card:
     """Reads the card; one that is missing or of another version is a DataError."""
     if not folder.is_dir():
         raise DataError(f"no checkpoint in {folder}; train it first (dvc repro) or name another folder")
+    if not (folder / CARD).exists() and (models := sorted(path.parent.name for path in folder.glob(f"*/{CARD}"))):
+        raise DataError(f"{folder} holds the models {', '.join(models)}; name one of them, {folder / models[0]}")
     card = validate(Card, read_json(folder / CARD), where=str(folder / CARD))
     if card.version != CARD_VERSION:
         raise DataError(f"{folder / CARD} has version {card.version}, expected {CARD_VERSION}; train the model again")

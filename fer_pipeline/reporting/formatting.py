@@ -48,6 +48,13 @@ def span(interval: Interval, *, signed: bool = False) -> str:
     return NONE if interval.low is None or interval.high is None else f"{form(interval.low)} to {form(interval.high)}"
 
 
+def span_of(ordered: Sequence[str]) -> str:
+    """`0.4 to 3.8`, the first and the last of some figures; one alone where they are equal."""
+    if not ordered:
+        return NONE
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
+
+
 def count(value: float | None) -> str:
     """A whole number with separators."""
     return NONE if value is None else f"{round(value):,}"

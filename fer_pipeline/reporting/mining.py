@@ -19,9 +19,9 @@ its failures by eye (pose, light, occlusion); ours come ordered by true class an
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -30,19 +30,21 @@ from jaxtyping import Float64
 
 from fer_pipeline.artifacts.faces import decode_crop, encoded_images, open_shard
 from fer_pipeline.artifacts.metrics import read_failures
-from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, SECOND_RULE, read_rows, read_sweep
+from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, SECOND_RULE, read_rows, read_summary, read_sweep
 from fer_pipeline.artifacts.scores import Ranking, Scores, read_scores
+from fer_pipeline.artifacts.seed_folders import of_seed, seeds_in
 from fer_pipeline.artifacts.truth import Truth
 from fer_pipeline.core.settings import RULES, ProjectSettings, Rule
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.reporting import charts
 from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Line, Look, Mark
-from fer_pipeline.reporting.formatting import count, crop_uri, data_uri
+from fer_pipeline.reporting.formatting import count, crop_uri, data_uri, percent, span_of
 
 Thresholds = Float64[np.ndarray, " t"]
 Kind = Literal["mined", "second rule", "random"]
 Face = dict[str, Any]
 Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
+ALL_POOLS = "*"
 TRUE = "true_"  # begins the names of these columns, and the name of the pool follows
 
 
@@ -58,22 +60,25 @@ class Precision:
     true: Interval | None
     unknown: int  # faces of a pool with truth that the truth does not name
 
+    seed: int | None = None  # where each has a mined set of its own and this is of one of them
+
     @property
     def gap(self) -> float | None:
         """Estimated minus true."""
         return None if self.estimated is None or self.true is None else self.estimated.mean - self.true.mean
 
 
-def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth) -> Sweep | None:
+def load_sweep(data: Path, *, classes: Sequence[str], truth: Truth, seed: int) -> Sweep | None:
     """Read the sweep under `data/mined` and add the true curves to the rows of all classes; None if there is none."""
-    table = read_sweep(data / "mined")
+    table = read_sweep(of_seed(data / "mined", seed))
     if table is None:
         return None
     thresholds = table["threshold"].fill_null(np.inf).to_numpy()
     whole, rules = np.array(table["class"].to_pylist()) == ALL_CLASSES, np.array(table["rule"].to_pylist())
     for pool in truth.pools:
         if (data / "scores" / pool).is_dir():
-            scores, curve = read_scores(data / "scores" / pool, classes=classes), np.full(len(table), np.nan)
+            scores = read_scores(of_seed(data / "scores" / pool, seed), classes=classes)
+            curve = np.full(len(table), np.nan)
             for rule, ranking in scores.rankings.items():
                 rows = whole & (rules == rule)
                 curve[rows] = _true_curve(pool, scores, ranking, thresholds[rows], classes, truth)
@@ -125,6 +130,52 @@ def compute_precisions(
                 unknown = len(group) - len(known) if pool in truth.pools else 0
                 precisions.append(Precision(kind, pool, name, len(group), estimated, true, unknown))
     return precisions
+
+
+def load_seeds(mined: Path, project: ProjectSettings, truth: Truth) -> list[Precision]:
+    """Load what each seed mined, by pool and class, with `ALL_POOLS` first; nothing where the seeds share a set."""
+    rows = []
+    for seed in seeds_in(mined):
+        own = mined / str(seed)
+        summary = read_summary(own)
+        whole = {ALL_CLASSES: {**summary["precision"], "precision": summary["precision"]["estimate"]}}
+        whole[ALL_CLASSES]["kept"] = summary["kept"]
+        for name, counts in {**whole, **summary["by_class"]}.items():
+            estimated = None
+            if counts["precision"] is not None:
+                estimated = Interval(counts["precision"], counts["low"], counts["high"], counts["kept"])
+            rows.append(Precision("mined", ALL_POOLS, name, counts["kept"], estimated, None, 0, seed))
+        of_pools = compute_precisions(own, summary, None, project, truth)
+        rows += [replace(row, seed=seed) for row in of_pools if row.kind == "mined"]
+    return rows
+
+
+class SeedRange(NamedTuple):
+    """The lowest and the highest of what the seeds mined of one class of one pool, as text."""
+
+    pool: str
+    name: str
+    faces: str
+    estimated: str
+    true: str
+
+
+def describe_seeds(rows: Sequence[Precision]) -> list[SeedRange]:
+    """Describe the range over the seeds, first of all pools and classes together."""
+    groups: dict[tuple[str, str], list[Precision]] = defaultdict(list)
+    for row in rows:
+        groups[row.pool, row.name].append(row)
+    seeds = {row.seed for row in rows}
+    ranges = []
+    for (pool, name), group in groups.items():
+        faces = [row.faces for row in group] + [0] * (len(seeds) - len(group))  # a pool of which a seed mined nothing
+        shares = [
+            [interval.mean for interval in column if interval is not None]
+            for column in zip(*((row.estimated, row.true) for row in group), strict=True)
+        ]
+        estimated, true = (span_of([percent(share) for share in sorted(column)]) for column in shares)
+        ranges.append(SeedRange(pool, name, span_of([count(number) for number in sorted(faces)]), estimated, true))
+    return ranges
 
 
 def rule_of(summary: Mapping[str, Any]) -> Rule:
@@ -215,13 +266,15 @@ def _precision_rows(precisions: Sequence[Precision]) -> Iterator[tuple[str, list
             yield f"{row.pool}\n{row.kind}", known
 
 
-def load_mined_faces(data: Path, *, classes: Sequence[str], truth: Truth, per_class: int) -> dict[str, list[Face]]:
+def load_mined_faces(
+    data: Path, *, classes: Sequence[str], truth: Truth, per_class: int, seed: int
+) -> dict[str, list[Face]]:
     """Load at most `per_class` faces of every class of the mined set, with their pictures.
 
     A face has the columns of `mined.parquet`, `picture` (a data URI), `true_label` ("" where no truth is known) and
     `right` (None there).
     """
-    rows, gallery = read_rows(data / "mined", MINED, classes=classes), {}
+    rows, gallery = read_rows(of_seed(data / "mined", seed), MINED, classes=classes), {}
     for label, name in enumerate(classes):
         members = rows.filter(pc.field("label") == label).sort_by("rank")
         steps = np.unique(np.linspace(0, len(members) - 1, min(per_class, len(members))).round().astype(int))
@@ -229,7 +282,8 @@ def load_mined_faces(data: Path, *, classes: Sequence[str], truth: Truth, per_cl
         pictures: dict[str, str] = {}
         for pool in sorted({row["pool"] for row in chosen}):
             pictures |= load_crops(
-                data / "auxiliary" / pool / name, {row["face_id"] for row in chosen if row["pool"] == pool}
+                of_seed(data / "auxiliary" / pool, seed) / name,
+                {row["face_id"] for row in chosen if row["pool"] == pool},
             )
         faces = [
             {

@@ -12,8 +12,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field
 
-from fer_pipeline.artifacts.distilled import CARD
 from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY, read_summary
+from fer_pipeline.artifacts.seed_folders import of_seed
 from fer_pipeline.artifacts.truth import read_truth
 from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
 from fer_pipeline.reporting import formatting, mining, results, trainings
@@ -53,17 +53,21 @@ class ReportData:
         pairs = results.list_pairs(rows, baseline=settings.baseline, controls=settings.controls)
         self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets)
         self.truth = read_truth(data / "truth", project.pools)
-        self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth)
+        seed = project.seeds[0]  # whose faces and images are shown where each seed has its own
+        self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth, seed=seed)
         self.mined: dict[str, Any] | None = None  # the summary
         self.mined_faces, self.precisions = {}, []
-        if (data / "mined" / SUMMARY).exists():
-            self.mined = read_summary(data / "mined")
+        self.mined_seeds = mining.load_seeds(data / "mined", project, self.truth)  # nothing where there is one set
+        mined = of_seed(data / "mined", seed)
+        if (mined / SUMMARY).exists():
+            self.mined = read_summary(mined)
             self.mined_faces = mining.load_mined_faces(
-                data, classes=classes, truth=self.truth, per_class=settings.faces_per_class
+                data, classes=classes, truth=self.truth, per_class=settings.faces_per_class, seed=seed
             )
-            self.precisions = mining.compute_precisions(data / "mined", self.mined, self.sweep, project, self.truth)
-        cards = sorted(data.glob(f"distilled/*/{CARD}"))
-        self.distilled = [trainings.load_distilled_set(card.parent) for card in cards]
+            self.precisions = mining.compute_precisions(mined, self.mined, self.sweep, project, self.truth)
+        self.distilled = [
+            one for folder in sorted(data.glob("distilled/*/")) for one in trainings.load_distilled_sets(folder, seed)
+        ]
         self.timings = trainings.load_timings(root / "reports/timings", recipes, baseline=settings.baseline)
         self.histories = trainings.load_histories(root / "models/final", recipes, project.seeds)
         self.best_recipe = results.best_recipe(self.results)
@@ -108,7 +112,7 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
     loss = trainings.find_loss(data.histories)
     charts: Charts = mining.draw_mining(data.mined, data.precisions, data.sweep) if data.mined else {}
     for distilled in data.distilled:
-        charts |= distilled.charts
+        charts |= distilled.charts if distilled.is_shown else {}
     charts |= trainings.draw_trainings(data.timings, data.histories, looks, loss)
     levels = {target: _level(row) for (name, target), row in data.results.items() if name == baseline}
     return vars(data) | {
@@ -124,6 +128,9 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "length": trainings.describe_length(data.timings, data.histories),
         "claim_rule": write_rule(data.comparisons),
         "forest": place_forest([row for row in means if row.against == baseline], looks),
+        "seed_ranges": mining.describe_seeds(data.mined_seeds),
+        "all_pools": mining.ALL_POOLS,
+        "drawn_anew": bool(data.mined_seeds or any(one.seed is not None for one in data.distilled)),
         "levels": {ALL: math.fsum(levels.values()) / len(levels), **levels} if levels else {},
         "warnings": _warnings(data, project, recipes, baseline, by_target),
         "by_target": by_target,

@@ -49,6 +49,11 @@ def write_tables(folder: Path, data: ReportData) -> None:
         | {"gap": row.gap, "truth_unknown": row.unknown}
         for row in data.precisions
     ]
+    tables["mined_seeds"] = [
+        {"seed": row.seed, "pool": row.pool, "class": row.name, "faces": row.faces}
+        | {**_with_ends("precision", row.estimated), **_with_ends("true", row.true)}
+        for row in data.mined_seeds
+    ]
     tables["mined_classes"] = [
         {"class": name, **{key: counts.get(key) for key in CLASS_COUNTS}}
         | {f"pool_{key}": (counts.get("pool_share") or {}).get(key) for key in ("share", "low", "high")}

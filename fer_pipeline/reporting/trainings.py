@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fer_pipeline.artifacts.distilled import (
+    CARD,
     Controls,
     DistilledCard,
     read_controls,
@@ -21,6 +22,7 @@ from fer_pipeline.artifacts.distilled import (
     read_probe,
 )
 from fer_pipeline.artifacts.history import FIGURES, HISTORY, read_history, read_timings
+from fer_pipeline.artifacts.seed_folders import of_seed, seeds_in
 from fer_pipeline.core.files import read_png, refuse_damage
 from fer_pipeline.evaluation.statistics import Interval, mean_interval
 from fer_pipeline.reporting.charts import BLUE, GREY, VERMILION, Charts, Line, Look, bars, lines
@@ -153,11 +155,23 @@ class DistilledSet(NamedTuple):
     charts: Charts
     probe_rows: list[dict[str, object]]
     control_rows: list[dict[str, object]]
+    seed: int | None = None  # where each has a set of its own
+    is_shown: bool = True  # of several seeds, the first in pictures
 
 
-def load_distilled_set(folder: Path) -> DistilledSet:
-    """Load one distilled set with its probe, where one was run."""
-    card, name, probe = read_distilled_card(folder), folder.name, read_probe(folder)
+def load_distilled_sets(folder: Path, seed: int) -> list[DistilledSet]:
+    """Load what is called by the folder's name: one set, or one for each seed, with the pictures of `seed` first."""
+    if seeds := seeds_in(folder):
+        own = of_seed(folder, seed)
+        order = [own, *(folder / str(other) for other in seeds if other != seed)]
+        sets = [(load_distilled_set(one, folder.name, row=f"{folder.name}/{one.name}"), one) for one in order]
+        return [made._replace(seed=int(one.name), is_shown=one == own) for made, one in sets]
+    return [load_distilled_set(folder, folder.name, row=folder.name)] if (folder / CARD).exists() else []
+
+
+def load_distilled_set(folder: Path, name: str, *, row: str) -> DistilledSet:
+    """Load one distilled set with its probe, where one was run; `row` is its name in the tables."""
+    card, probe = read_distilled_card(folder), read_probe(folder)
     previews = {label: folder / "previews" / f"{label}.png" for label in card.classes}
     history = read_history(folder) if (folder / HISTORY).exists() else []
     curves = {kind: [[dict(row) for row in curve] for curve in getattr(probe, kind)] for kind in PROBES}
@@ -168,15 +182,15 @@ def load_distilled_set(folder: Path) -> DistilledSet:
     probe_chart, history_chart = _probe_chart(curves, probe.chance), _history_chart(history)
     charts = {f"probe_{name}": probe_chart, f"distillation_{name}": history_chart}
     rows = [
-        {"distilled": name, "left_out": kind, "run": run, **row}
+        {"distilled": row, "left_out": kind, "run": run, **epoch}
         for kind, runs in curves.items()
         for run, curve in enumerate(runs)
-        for row in curve
+        for epoch in curve
     ]
     with refuse_damage(folder / "previews", "is damaged", "remove its folder and run: dvc repro distill"):
         pictures = {label: data_uri(read_png(path)) for label, path in previews.items() if path.exists()}
     controls = read_controls(folder)
-    control_rows = _control_rows(name, controls)
+    control_rows = _control_rows(row, controls)
     return DistilledSet(name, _verdict(controls), pictures, summary, note, charts, rows, control_rows)
 
 

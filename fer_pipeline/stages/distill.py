@@ -2,8 +2,10 @@
 
 Source: OS-FER (arXiv:2005.08551), section 3.4, eq. 8, and figures 4 and 7. Differences: theta_0 is by default what the
 final training starts from, a share of the source is held out and stops the distillation, and the images are trained on
-alone beside noise, random real images and permuted labels. It resumes from its last epoch; finished, it lies in the
-store under the hash of its source, start and settings, so equal work is never done twice.
+alone beside noise, random real images and permuted labels. Where the labeller was refitted, the calibration model is
+the primitive learner here: faces that were set apart are neither distilled nor known to `theta_0: primitive`. It
+resumes from its last epoch; finished, it lies in the store under the hash of its source, start and settings, so equal
+work is never done twice.
 """
 
 from pathlib import Path
@@ -26,7 +28,8 @@ from fer_pipeline.artifacts.distilled import (
 )
 from fer_pipeline.artifacts.faces import read_metadata
 from fer_pipeline.artifacts.history import read_history, write_history
-from fer_pipeline.artifacts.split import FIT, SPLIT, read_split
+from fer_pipeline.artifacts.seed_folders import common_seeds, join_summaries, of_seed, seed_folders
+from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
 from fer_pipeline.artifacts.store import Store, link_file
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import file_sha256, write_json
@@ -117,7 +120,23 @@ def run(
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
-    config, classes, seed = config.of(name), project.classes, project.seeds[0]
+    config = config.of(name)
+    # A refitted labeller has learned from the faces that were set apart: its calibration model has not.
+    seeds, kept = common_seeds(model, source), Store(store, owner=f"distill@{name}")
+    keys, summaries = dict[str, str](), dict[int, Summary]()
+    for seed in seeds or project.seeds[:1]:
+        own, learner = of_seed(source, seed), of_calibration(of_seed(model, seed))
+        keys[str(seed) if seeds else ""], summaries[seed] = _make(config, project, kept, own, learner, seed=seed)
+    with seed_folders(out, seeds) as folder:
+        kept.deliver(folder, keys)
+    return join_summaries(summaries) if seeds else next(iter(summaries.values()))
+
+
+def _make(
+    config: Config, project: ProjectSettings, kept: Store, source: Path, model: Path, *, seed: int
+) -> tuple[str, Summary]:
+    """Distils for one seed unless the store has it; returns its key there, and what is said of it."""
+    classes = project.classes
     # The anchor's faces that the primitive learner set apart for validation and for estimating precision.
     held_out = read_split(model).faces_outside(FIT) if (model / SPLIT).exists() else frozenset()
     images = read_source(source, classes=classes, seed=seed, max_images=config.max_images, held_out=held_out)
@@ -139,7 +158,6 @@ def run(
         list(classes),
         final if config.theta_0 != "primitive" else None,
     )
-    kept = Store(store, owner=f"distill@{name}")
 
     def make(folder: Path) -> None:
         with deterministic(config.threads):
@@ -178,8 +196,7 @@ def run(
         )
 
     reused = kept.make(key, make, folder=True)
-    kept.deliver(out, {"": key})
-    return _summary(images, config, out, reused=reused)
+    return key, _summary(images, config, kept.shard(key), reused=reused)
 
 
 def _describe_start(config: Config, final: FinalStart, model: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, as many
 as the mined ones by a second rule where one is named, the summary with thresholds, counts and estimated precision, and
-the sweep over all rules. Faces that are pictures of the
-test split of a target, of the anchor or of the training set (`data/contents`, exact and without labels) are no
-candidates. Nothing is written before every check has passed.
+the sweep over all rules. Faces that are pictures of the test split of a target, of the anchor or of the training set
+(`data/contents`, exact and without labels) are no candidates. Nothing is written before every check has passed.
+
+Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
+model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,8 @@ from pydantic import Field, model_validator
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, SUMMARY, SWEEP, RuleSweep, sweep_table
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
+from fer_pipeline.artifacts.seed_folders import each_seed, in_set
+from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.seeds import derive
@@ -65,6 +69,7 @@ class Config(MarginRule, CalibrationSettings):
         return self
 
 
+@each_seed("scores")
 def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, contents: Path | None = None) -> Summary:
     """Apply the rule to all pools together, and say what the other rules would keep.
 
@@ -76,13 +81,16 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     classes, pools, seed = project.classes, project.pools, project.seeds[0]
     caps = config.caps(classes)
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
-    by_pool = {pool: read_scores(scores / pool, classes=classes) for pool in pools}
-    centroids = read_centroids(scores / pools[0])
+    folders = {pool: in_set(scores, pool) for pool in pools}
+    by_pool = {pool: read_scores(folder, classes=classes) for pool, folder in folders.items()}
+    first = folders[pools[0]]
+    centroids = read_centroids(first)
     for pool in pools[1:]:  # against different ones they cannot share a margin
-        if not np.array_equal(read_centroids(scores / pool).vectors, centroids.vectors):
-            both = f"{scores / pool} and {scores / pools[0]}"
+        if not np.array_equal(read_centroids(folders[pool]).vectors, centroids.vectors):
+            both = f"{folders[pool]} and {first}"
             raise DataError(f"{both} were scored against different centroids; rerun score")
-    heldout = read_heldout(scores / pools[0], classes=classes)
+    held_out = of_calibration(first)
+    heldout = read_heldout(held_out, classes=classes)
     assert heldout.label is not None
     for rule in filter(None, (config.ranked_by, config.second_rule)):
         if any(rule not in one.rankings for one in (*by_pool.values(), heldout)):
@@ -110,7 +118,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     }
     calibration = calibrations[chosen]
 
-    anchor = centroids.counts + np.bincount(heldout.label, minlength=len(classes))
+    anchor = read_centroids(held_out).counts + np.bincount(heldout.label, minlength=len(classes))
     values = config.values(classes, anchor)
     thresholds = find_thresholds(config, candidates.rankings[chosen], values=values, caps=caps, calibration=calibration)
     passed = np.flatnonzero(passes(candidates.label, candidates.value, thresholds))
@@ -135,6 +143,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         "rules": compare_rules(calibrations, passed=len(passed), classes=classes),
         "heldout": {"faces": len(heldout), "persons": None if persons is None else len(np.unique(persons))},
     }
+    if held_out != first:
+        summary["heldout"]["model"] = CALIBRATION
     second = None
     if rule := config.second_rule:
         kept = np.bincount(labels, minlength=len(classes))
@@ -184,10 +194,10 @@ def mine_as_many(
     caps: Caps,
     classes: Sequence[str],
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Mines as many faces by the rule of the candidates as another rule kept of each class; returns them and their part
-    of the summary.
+    """Mines as many faces by the rule of the candidates as another rule kept of each class.
 
-    Where that rule has one threshold for all classes, so has this one, and the total is equal.
+    Where that rule has one threshold for all classes, so has this one, and the total is equal. Returns the faces and
+    their part of the summary.
     """
     by_class = config.split_by_class
     rule = MarginRule(by="count", value=1, rule=candidates.ranked_by, per_class=by_class)

@@ -21,6 +21,7 @@ from fer_pipeline.artifacts.arrow import is_among
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, write_class
 from fer_pipeline.artifacts.faces import read_classes, write_shard
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, read_rows
+from fer_pipeline.artifacts.seed_folders import each_seed
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder
@@ -33,6 +34,7 @@ class Config(Settings):
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
 
 
+@each_seed("mined", writes=("out", "control", "second_rule", "true_labels"))
 def run(
     config: Config,
     project: ProjectSettings,

@@ -14,6 +14,7 @@ strategy and of the training. `training.seeds` says how the seeds share the mach
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
+from fer_pipeline.artifacts.seed_folders import of_seed
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.plugins import available
@@ -37,7 +39,7 @@ from fer_pipeline.core.settings import (
     validate,
 )
 from fer_pipeline.networks.settings import read_card
-from fer_pipeline.training.seeds import SeedTraining
+from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Source, check_sources
 from fer_pipeline.training.strategy import load_strategy, settle_settings
@@ -98,8 +100,14 @@ def run(
     shared = ("network", "weights", "training.epochs", "training.steps", "training.until", "training.batch")
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
     warnings = [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
-    for name, folder in sources.items():
+    folders = {
+        seed: {name: path if name == "labelled" else of_seed(path, seed) for name, path in sources.items()}
+        for seed in seeds
+    }
+    data: dict[tuple[str, Path], str] = {}  # hashes
+    for name, folder in dict.fromkeys(pair for own in folders.values() for pair in own.items()):
         counts = settled.sources[name].class_counts(folder, classes)
+        data[name, folder] = settled.sources[name].sha256(folder)
         if counts is None or name == "labelled" or counts.all():
             continue
         empty = ", ".join(one for one, count in zip(classes, counts, strict=True) if count == 0)
@@ -107,24 +115,26 @@ def run(
         if own.empty_class == "error":
             raise DataError(f"{line}, or set train_final.empty_class: warn")
         warnings.append(line)
-    data = {name: settled.sources[name].sha256(folder) for name, folder in sources.items()}
-    training = SeedTraining(
+    training = partial(
+        SeedTraining,
         owner=f"{STAGE}@{recipe}",
         config=settled.used,
         strategy=settings.strategy,
         options=settled.options,
-        folders=sources,
         shares={VALIDATION: own.validation},
         by_subject=own.by_subject,
         split_seed=project.seeds[0],
         classes=classes,
-        data=data,
         store=store,
         resources=project.resources,
     )
-    trained, times = training.make({seed: str(seed) for seed in seeds}, out, usual="seeds")
-    write_timings(timings, recipe, times)
-    warnings += sorted({line for seed in trained for line in times.get(seed, {}).get("advice", [])})
+    models = {
+        str(seed): (training(folders=own, data={name: data[name, path] for name, path in own.items()}), seed)
+        for seed, own in folders.items()
+    }
+    trained, times = make_models(models, out, usual="seeds")
+    write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if str(seed) in times})
+    warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
 
 

@@ -7,9 +7,17 @@ mining can be estimated on it. Which face is in which part stands in `split.parq
 Our reading of what the final models may see: `validation` is theirs too, face by face, so that none of their
 validation faces taught the labeller whose pseudo-labels they learn from; they train on `heldout`, by which mining was
 measured and nothing was taught. The seed of the weights is derived for this stage, never one of the final trainings'.
+
+With `refit` there are two models of one seed. The calibration model, in the folder `calibration`, is trained as without
+it, and what is measured on held-out faces is measured with it. The labeller, in its place, is trained on them too, as
+with `heldout: 0`; it labels the pools. That a precision measured with the first holds for the second is an assumption:
+the labeller, which saw all that the first did and more, is at least as right where it gives a rule as high a value.
+
+With `seeds_upstream: all` each seed has a learner, in the folder of its name; all of them divide the anchor alike.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,14 +25,15 @@ from pydantic import Field, field_validator, model_validator
 
 from fer_pipeline.artifacts.faces import read_table
 from fer_pipeline.artifacts.history import read_history
-from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, read_split
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.artifacts.seed_folders import join_summaries
+from fer_pipeline.artifacts.split import CALIBRATION, FIT, HELDOUT, VALIDATION, of_calibration, read_split
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
-from fer_pipeline.networks.settings import read_card
+from fer_pipeline.networks.settings import is_none, read_card
 from fer_pipeline.strategies import linear, supervised
 from fer_pipeline.training.fit import describe_waiting
-from fer_pipeline.training.seeds import SeedTraining
+from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.sets import folder_sha256
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.strategy import settle_settings
@@ -55,6 +64,10 @@ class Config(ModelSettings):
         "supervised"  # linear: a head alone, on features of loaded weights
     )
     split: SplitSettings = SplitSettings()
+    # true: train the labeller on the held-out faces too, and measure mining with a model that did not see them
+    refit: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # all: a learner for each seed, and of what it embeds, scores and mines; else one of the first seed for all
+    seeds_upstream: Annotated[Literal["all"] | None, Field(exclude_if=is_none)] = None
     options: supervised.Options | linear.Options = supervised.Options()  # of the strategy
 
     @field_validator("options", mode="wrap")
@@ -71,6 +84,8 @@ class Config(ModelSettings):
             raise ValueError(str(error)) from None
         if self.split.validation == 0 and (needs := used.training.needs_validation):
             raise ValueError(f"training.{needs} needs split.validation above 0; or set {INSTEAD}")
+        if self.refit and not self.split.heldout:
+            raise ValueError("refit trains on faces that were held out: set split.heldout above 0, or take refit out")
         return self
 
     @property
@@ -85,13 +100,14 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
 
     Args:
         faces: The anchor's train split of aligned faces.
-        out: Where checkpoint, history and `split.parquet` are written.
+        out: Where checkpoint, history and `split.parquet` are written; with `refit` in `calibration` those of both
+            models, with `seeds_upstream` below each seed.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
-    classes, seed = project.classes, derive(project.seeds[0], STAGE)
-    training = SeedTraining(
+    classes = project.classes
+    held_out = SeedTraining(
         owner=STAGE,
-        config=config.used,
+        config=config.used.model_copy(update={"refit": False, "seeds_upstream": None}),  # neither changes a model
         strategy=config.strategy,
         options=config.options,
         folders={"labelled": faces},
@@ -103,12 +119,42 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         store=store,
         resources=project.resources,
     )
-    trained, timings = training.make({seed: ""}, out, usual="data")
-    return _summary(faces, classes, out, timings[seed] if trained else None)
+    split = config.split.model_copy(update={"heldout": 0.0})
+    whole = replace(
+        held_out,
+        config=held_out.config.model_copy(update={"split": split}),
+        shares={**held_out.shares, HELDOUT: 0.0},
+    )
+    trainings = {"": whole, CALIBRATION: held_out} if config.refit else {"": held_out}
+    upstream = project.seeds if config.seeds_upstream else ()
+    folders = {seed: str(seed) if upstream else "" for seed in upstream or project.seeds[:1]}
+    models = {
+        str(Path(folder, name)) if folder else name: (training, derive(seed, STAGE))
+        for seed, folder in folders.items()
+        for name, training in trainings.items()
+    }
+    trained, timings = make_models(models, out, usual="data", seeds=upstream)
+    summaries: dict[int, Summary] = {}
+    for seed, folder in folders.items():
+        _require_same_features(out / folder)
+        timing = timings[folder] if folder in trained else None
+        summaries[seed] = _summary(faces, classes, out / folder, timing)
+    return join_summaries(summaries) if upstream else next(iter(summaries.values()))
+
+
+def _require_same_features(out: Path) -> None:
+    """Refuses a calibration model that chose other features to mine by: a margin of one is not one of the other."""
+    labeller, held_out = (read_card(folder).mining_features for folder in (out, of_calibration(out)))
+    if labeller != held_out:
+        raise DataError(
+            f"the labeller mines by {_describe(labeller)} and its calibration model by {_describe(held_out)}, whose "
+            "values cannot be compared; name one set in train_primitive.options.mining_features, or take refit out"
+        )
 
 
 def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str, Any] | None) -> Summary:
-    split = read_split(out)
+    held = of_calibration(out)
+    split, calibration, refitted = read_split(held), read_card(held).training, held != out
     parts, labels = split.part, split.label
     unlabelled = read_table(faces, ["label"]).column("label").null_count
     training, history = read_card(out).training, read_history(out)
@@ -116,7 +162,7 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str,
     counts: dict[str, int | float] = {part: int((parts == part).sum()) for part in (FIT, VALIDATION, HELDOUT)}
     counts |= {"unlabelled": unlabelled, "steps": training["steps"], "chosen_epoch": training["chosen_epoch"]}
     counts |= {name: value for name, value in chosen.items() if name.startswith("validation_")}
-    warnings = list(training["notes"])
+    warnings = list(dict.fromkeys([*training["notes"], *calibration["notes"]]))
     for part in (VALIDATION, HELDOUT):
         missing = sorted(set(range(len(classes))) - set(labels[parts == part].tolist()))
         if missing and counts[part]:
@@ -124,12 +170,14 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str,
             warnings.append(f"the {part} part has no face of {names}; its figures say nothing of them")
     if unlabelled:
         warnings.append(f"{unlabelled:,} faces in {faces} have no label and are not used")
-    line = (
-        f"{counts[FIT]:,} faces trained on, {counts[VALIDATION]:,} to validate, {counts[HELDOUT]:,} held out; "
-        f"epoch {counts['chosen_epoch']} of {len(history)}"
-    )
-    if "validation_mean_class_accuracy" in counts:
-        line += f", validation mean class accuracy {counts['validation_mean_class_accuracy']:.3f}"
+    line = f"{training['images']['labelled']:,} faces trained on, {counts[VALIDATION]:,} to validate, "
+    line += f"{counts[HELDOUT]:,} held out{f' from a calibration model of {counts[FIT]:,}' if refitted else ''}; "
+    line += f"epoch {counts['chosen_epoch']} of {len(history)}"
+    if (figure := "validation_mean_class_accuracy") in counts:
+        line += f", validation mean class accuracy {counts[figure]:.3f}"
+        if refitted:
+            counts[f"calibration_{figure}"] = before = read_history(held)[calibration["chosen_epoch"] - 1][figure]
+            line += f" (calibration model {before:.3f})"
     line += f"; weights: {training['weights']}" if training["weights"] else ""
     line += f"; strength {training['found']['strength']:g}" if "strength" in training.get("found", {}) else ""
     if table := training.get("found", {}).get("mining_precision"):

@@ -5,8 +5,8 @@ threads, so that the bytes are those of one after the other. With `parallel: dat
 other together; sums then depend on their number, and bytes are not promised across it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fer_pipeline.artifacts.faces import read_metadata, read_table
+from fer_pipeline.artifacts.seed_folders import seed_folders
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
@@ -35,7 +36,7 @@ from fer_pipeline.training.worker import Worker, group_devices, make_worker, run
 
 @dataclass(frozen=True)
 class SeedTraining:
-    """All that a process needs to train the models of some seeds; picklable. The sets are read once for all seeds."""
+    """All that a process needs to train a model of any seed; picklable. The sets are read once for all seeds."""
 
     owner: str  # of the models in the store
     config: ModelSettings
@@ -55,60 +56,23 @@ class SeedTraining:
         """The stage that trains."""
         return self.owner.partition("@")[0]
 
-    def make(
-        self, seeds: Mapping[int, str], out: Path, *, usual: Literal["seeds", "data"]
-    ) -> tuple[list[int], dict[int, dict[str, Any]]]:
-        """Trains the models that the store lacks, and links all into `out`, each as the folder named for its seed.
-
-        Returns the seeds that were trained, and what the training of each seed took, where it is known.
-        """
-        kept, training, keys = Store(self.store, owner=self.owner), self.config.training, self._keys(seeds)
-        missing = [(seed, key) for seed, key in keys.items() if not kept.has(key)]
-        if missing:
-            require_members(self.config.network)
-            for weights in self._weights():
-                require_file(weights)
-            labels = read_table(self.folders["labelled"], ["label"]).column("label")
-            estimate = round((len(labels) - labels.null_count) * (1 - sum(self.shares.values())))
-            total = len(missing) * length(training, max(estimate, 1))[0]
-            group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
-            with progress(self.owner.replace("@", " "), total, "steps") as advance:
-                for seed, key in missing if group else ():
-                    work = partial(self._train_in_group, seed, key, len(group))
-                    run_group(work, group, precision=training.precision, advance=advance)
-                if not group:
-                    items = [(seed, key, alone[index % len(alone)]) for index, (seed, key) in enumerate(missing)]
-                    run_shares(partial(self._train_seeds, len(alone)), items, workers=len(alone), advance=advance)
-        others = {seed: _timing_key(key) for seed, key in keys.items()}
-        kept.deliver(out, {name: keys[seed] for seed, name in seeds.items()}, others=others.values())
-        paths = {seed: kept.shard(key) for seed, key in others.items()}
-        return [seed for seed, _ in missing], {seed: read_json(path) for seed, path in paths.items() if path.exists()}
-
-    def _weights(self) -> list[WeightSettings]:
+    def outside_weights(self) -> list[WeightSettings]:
         choices = (self.config.weights, *vars(self.options).values())
         return [one for one in choices if isinstance(one, WeightSettings)]
 
-    def _keys(self, seeds: Iterable[int]) -> dict[int, str]:
-        """Returns the key of each seed's model in the store: settings, data, initial weights and code."""
-        weights = [sha256_of(one) for one in self._weights()]
+    def key(self, seed: int) -> str:
+        """Returns the key of a seed's model in the store: settings, data, initial weights and code."""
+        weights = [sha256_of(one) for one in self.outside_weights()]
         own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
-        parts = (*parts, self.split_seed)
-        return {seed: fingerprint(*parts, seed) for seed in seeds}
+        return fingerprint(*parts, self.split_seed, seed)
 
-    def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
-        """Trains some seeds (with their keys, all on one device) one after the other."""
-        device, sets = missing[0][2], {}
-        budget = memory_budget(self.resources, resolve_device(device), processes=processes)
-        for seed, key, _ in missing:
-            self._train(seed, key, sets, budget, make_worker(device, self.config.training.precision), advance)
-
-    def _train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
+    def train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
         budget = memory_budget(self.resources, worker.device, processes=processes)
-        self._train(seed, key, {}, budget, worker, advance)
+        self.train_seed(seed, key, {}, budget, worker, advance)
 
-    def _train(
+    def train_seed(
         self, seed: int, key: str, sets: dict[str, ImageSet], budget: MemoryBudget, worker: Worker, advance: Advance
     ) -> None:
         """Trains one seed; of several processes that do so together the leader writes."""
@@ -164,6 +128,61 @@ class SeedTraining:
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
+
+
+def make_models(
+    models: Mapping[str, tuple[SeedTraining, int]],
+    out: Path,
+    *,
+    usual: Literal["seeds", "data"],
+    seeds: Sequence[int] = (),
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Trains the models that the store lacks, and links all into `out`, each as the folder of its name.
+
+    A model is given as its training and its seed; all trainings have one owner, one labelled set and one machine. With
+    `seeds`, which have a folder each, `out` says so. Returns the names of the models that were trained, and by name
+    what the training took, where it is known.
+    """
+    first = next(iter(models.values()))[0]
+    kept = Store(first.store, owner=first.owner)
+    keys = {name: training.key(seed) for name, (training, seed) in models.items()}
+    missing = {name: (*models[name], key) for name, key in keys.items() if not kept.has(key)}
+    if missing:
+        require_members(first.config.network)
+        for weights in first.outside_weights():
+            require_file(weights)
+        labels = read_table(first.folders["labelled"], ["label"]).column("label")
+        labelled, total = len(labels) - labels.null_count, 0
+        for training, _, _ in missing.values():
+            estimate = round(labelled * (1 - sum(training.shares.values())))
+            total += length(training.config.training, max(estimate, 1))[0]
+        resources = first.resources
+        group, alone = group_devices(resources, usual=usual), worker_devices(resources)[: len(missing)]
+        with progress(first.owner.replace("@", " "), total, "steps") as advance:
+            for training, seed, key in missing.values() if group else ():
+                work = partial(training.train_in_group, seed, key, len(group))
+                run_group(work, group, precision=training.config.training.precision, advance=advance)
+            if not group:
+                items = [(*one, alone[index % len(alone)]) for index, one in enumerate(missing.values())]
+                run_shares(partial(_train_share, len(alone)), items, workers=len(alone), advance=advance)
+    others = {name: _timing_key(key) for name, key in keys.items()}
+    with seed_folders(out, seeds) as folder:
+        kept.deliver(folder, keys, others=others.values())
+    paths = {name: kept.shard(key) for name, key in others.items()}
+    return [*missing], {name: read_json(path) for name, path in paths.items() if path.exists()}
+
+
+def _train_share(processes: int, missing: Sequence[tuple[SeedTraining, int, str, str]], advance: Advance) -> None:
+    """Trains some models (each by its training, with its seed and key, all on one device) one after the other."""
+    read, device = missing[0][0], missing[0][3]
+    sets: dict[str, ImageSet] = {}
+    whole = memory_budget(read.resources, resolve_device(device), processes=processes)
+    budget = replace(whole)
+    for training, seed, key, _ in missing:
+        if training.folders != read.folders:
+            read, budget = training, replace(whole)
+            sets.clear()
+        training.train_seed(seed, key, sets, budget, make_worker(device, training.config.training.precision), advance)
 
 
 def _timing_key(key: str) -> str:

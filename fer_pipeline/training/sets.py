@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
+from fer_pipeline.artifacts.seed_folders import name_in
 from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
@@ -165,7 +166,7 @@ def _place_images(in_shards: ShardImages, rows: Rows, budget: MemoryBudget) -> t
 
 
 def folder_sha256(folder: Path) -> str:
-    return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in shard_paths(folder)])
+    return fingerprint([[name_in(path, folder), file_sha256(path)] for path in shard_paths(folder)])
 
 
 def partition(

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 
 from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled
 from fer_pipeline.artifacts.faces import open_shard, read_table, shard_paths
+from fer_pipeline.artifacts.seed_folders import name_in
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
@@ -69,7 +70,7 @@ class DistilledImages(Source):
 
     def sha256(self, folder: Path) -> str:
         paths = [path / name for path in distilled_folders(folder) for name in (ARRAYS, CARD)]
-        return fingerprint([[str(path.relative_to(folder)), file_sha256(path)] for path in paths])
+        return fingerprint([[name_in(path, folder), file_sha256(path)] for path in paths])
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
         return np.bincount(read_distilled(folder, classes=classes).labels.reshape(-1), minlength=len(classes))

@@ -1,6 +1,7 @@
 """The page as a whole: self-contained, escaped, the same bytes again, and honest about what is missing."""
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from fer_pipeline.commands import results
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import Resampling
 
@@ -208,3 +212,65 @@ def test_damage_and_emptiness_are_one_line(
     shutil.rmtree(made.root / "reports" / "metrics")
     with pytest.raises(DataError, match=r"no results in .* run: dvc repro evaluate"):
         reported(made)
+
+
+def nest(root: Path, seeds: tuple[int, ...]) -> None:
+    """Gives each seed a copy of what the builder mined and distilled, as nested stages lay it out."""
+    pools = [
+        f"data/{kind}/{pool.name}" for kind in ("scores", "auxiliary") for pool in (root / "data/scores").iterdir()
+    ]
+    for name in ("data/mined", "data/distilled/auxiliary", *pools):
+        (root / name).rename(root / "one")
+        for seed in seeds:
+            shutil.copytree(root / "one", root / name / str(seed))
+        (root / name / "seeds.json").write_text(json.dumps({"seeds": seeds}))
+        shutil.rmtree(root / "one")
+
+
+def test_of_several_mined_sets_the_first_is_shown_and_the_range_told(
+    project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
+    made = project(seeds=(10, 11))
+    before = reported(made)
+    nest(made.root, (10, 11))
+    mined, summary = made.root / "data/mined/11/mined.parquet", made.root / "data/mined/11/summary.json"
+    rows, content = pq.read_table(mined), json.loads(summary.read_text())
+    taken, pool = 5, rows.column("pool")[0].as_py()  # the first rows are of the first class
+    assert set(rows["pool"].to_pylist()[:taken]) == {pool}
+    pq.write_table(rows.slice(taken), mined)
+    content["kept"] -= taken
+    content["by_class"]["anger"]["kept"] -= taken
+    content["by_class"]["anger"]["precision"] = 0.7
+    content["precision"]["estimate"] = 0.85
+    summary.write_text(json.dumps(content))
+    (made.root / "data/distilled/auxiliary/11/controls.json").write_text(json.dumps({"reason": "nobody was held out"}))
+
+    after = reported(made)
+    number = len(rows)
+    text = f"Over the seeds: {number - taken} to {number} faces, expected precision 85.0 to 90.0 %."
+    assert text in after.page
+    anger = [row for row in after.table("mined_seeds") if (row["pool"], row["class"]) == ("*", "anger")]
+    assert [(row["seed"], float(row["precision"])) for row in anger] == [("10", 0.9), ("11", 0.7)]
+    truth = {row["face_id"]: row["dominant"] for one in made.pools
+             for row in pq.read_table(made.root / f"data/truth/{one}.parquet").to_pylist()}  # fmt: skip
+    for seed, own in (("10", rows), ("11", rows.slice(taken))):
+        ours = [one for one in own.to_pylist() if one["pool"] == pool]
+        right = [truth[one["face_id"]] == made.classes[one["label"]] for one in ours]
+        row = next(one for one in after.table("mined_seeds")
+                   if (one["seed"], one["pool"], one["class"]) == (seed, pool, "*"))  # fmt: skip
+        assert (int(row["faces"]), float(row["true"])) == (len(ours), pytest.approx(np.mean(right), abs=1e-6))
+
+    # The first seed's tables and pictures are those of one set for all.
+    for name in ("mined", "mined_classes", "precision", "rules", "sweep", "results", "differences"):
+        assert after.table(name) == before.table(name)
+    assert after.page.count("<img") == before.page.count("<img")
+    first = after.page.split('<section id="results">')[1].split("</p>")[0]
+    assert "The primitive learner, the mining and the distillation were drawn anew for each seed." in first
+    assert "What runs once" in before.page
+    assert "runs once" not in after.page.split('<section id="lineage">')[0]
+    assert "auxiliary, seed 11</h3>\n<p><strong>Whether these images teach anything is not known: nobody" in after.page
+    assert {row["distilled"] for row in after.table("distilled_controls")} == {"auxiliary/10"}
+    assert Elements(after.page).open == []
+    told = results.run(reports=made.root / "reports").splitlines()
+    assert told[0] == "the primitive learner, the mining and the distillation were drawn anew for each seed"
+    assert any(line.split() == ["seed", "11", str(number - taken), "0.850", "[0.860,", "0.930]"] for line in told)

@@ -366,17 +366,25 @@ def test_held_out_anchor_faces_are_left_out(world: Path, tmp_path: Path) -> None
         (model / path.name).write_bytes(path.read_bytes())
     parts = {"face_id": ["set/0", "set/1", "set/2"], "label": [0, 1, 2], "part": ["fit", "heldout", "validation"]}
     pq.write_table(pa.table(parts), model / "split.parquet")
-    summary = distill.run(
-        _config(outer_epochs=1),
-        project_settings(classes=CLASSES, seeds=(3,)),
-        name="out",
-        source=world / "faces",
-        model=model,
-        out=tmp_path / "out",
-        store=tmp_path / "store",
-    )
+
+    def distilled(name: str) -> Summary:
+        options = {"out": tmp_path / name, "store": tmp_path / f"store-{name}"}
+        project = project_settings(classes=CLASSES, seeds=(3,))
+        config = _config(outer_epochs=1)
+        return distill.run(config, project, name="out", source=world / "faces", model=model, **options)
+
+    summary = distilled("out")
     assert summary.counts["source_images"] == 58
     assert summary.counts["left_out_held_out"] == 2
+    # Of a refitted labeller, which learned from one of the two, the calibration model stands for it.
+    model.rename(tmp_path / "calibration")
+    network = NetworkSettings(size=SIDE, width=4)
+    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=SIDE))
+    save_checkpoint(model, build(network, 3, seed=6), card)
+    pq.write_table(pa.table(parts | {"part": ["fit", "fit", "validation"]}), model / "split.parquet")
+    (tmp_path / "calibration").rename(model / "calibration")
+    distilled("refitted")
+    assert _bytes(tmp_path / "refitted") == _bytes(tmp_path / "out")
 
 
 def test_it_stops_where_the_held_out_loss_no_longer_falls(world: Path, tmp_path: Path) -> None:

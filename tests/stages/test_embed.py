@@ -135,6 +135,30 @@ def test_nan_features_are_one_line_and_leave_the_output_alone(tmp_path: Path, sm
     assert hashes(tmp_path / "out") == before
 
 
+def test_the_anchor_alone_is_embedded_by_the_calibration_model_too(
+    tmp_path: Path, small_faces, small_primitive
+) -> None:
+    model, other = small_primitive(), small_primitive(seed=1)
+    options = {"store": tmp_path / "store"}
+    for name, one in (("labeller", model), ("calibrated", other)):
+        faces = small_faces("studio", [20, 12])
+        embed.run(embed.Config(), ONE, name="studio", faces=faces, model=one, out=tmp_path / name, **options)
+    other.rename(model / "calibration")
+    places = {name: small_faces(name, [20, 12]) for name in ("studio", "street")}
+    for workers in (1, 2):
+        project, store = project_settings(workers=workers), tmp_path / f"store-{workers}"
+        for name, faces in places.items():
+            out = tmp_path / f"{name}-{workers}"
+            made = embed.run(embed.Config(), project, name=name, faces=faces, model=model, out=out, store=store)
+            number = 4 if name == "studio" else 2
+            assert made.counts == {"faces": 32, "shards": number, "made": number, "reused": 0, "failed": 0}
+        assert hashes(tmp_path / f"studio-{workers}") == hashes(tmp_path / "labeller")
+        assert hashes(tmp_path / f"studio-{workers}" / "calibration") == hashes(tmp_path / "calibrated")
+        assert not (tmp_path / f"street-{workers}" / "calibration").exists()
+    planned = embed.plan(embed.Config(), ONE, name="studio", faces=places["studio"], model=model, store=store)
+    assert planned.total == sum(job.items for job in planned.jobs) == 64
+
+
 def test_another_class_order_is_refused(tmp_path: Path, small_faces, small_primitive) -> None:
     faces = small_faces("street", [12])
     model = small_primitive(classes=("fear", "anger", "neutral"))

@@ -10,8 +10,10 @@ import pytest
 
 from fer_pipeline.artifacts.contents import CONTENTS, write_contents
 from fer_pipeline.artifacts.scores import (
+    CENTROIDS,
     HELDOUT,
     Centroids,
+    read_heldout,
     score_batch,
     score_schema,
     write_centroids,
@@ -90,6 +92,31 @@ def write_known(folder: Path, name: str, pictures: dict[str, int], *, split: str
     hashes = [number.to_bytes(16, "big") for number in pictures.values()]
     columns = [[*pictures], [split] * len(pictures), [None] * len(pictures), hashes]
     write_contents(folder / "contents" / f"{name}.parquet", [pa.table(columns, schema=CONTENTS)])
+
+
+def test_estimates_name_the_model_that_they_rest_on(tmp_path: Path) -> None:
+    """A refitted labeller's centroids hold the held-out faces too, which must not count twice in the anchor's mix."""
+    cosine, fitted = simulate(5, 300)[1], np.array([100, 5, 20])
+    names = [f"s/{number}" for number in range(300)]
+    config = mine.Config(by="count", value=60, shares="anchor")
+    write_pool(tmp_path / "scores", "street", [(names, cosine)], heldout=90)
+    write_centroids(tmp_path / "scores" / "street", Centroids(np.eye(3), fitted, CLASSES))
+    plain = run(config, tmp_path, out="plain").line
+    before = read_json(tmp_path / "plain" / "summary.json")
+    assert "model" not in before["heldout"]
+    assert "calibration" not in plain
+    held = tmp_path / "scores" / "street" / "calibration"
+    held.mkdir()
+    for name in (HELDOUT, CENTROIDS):
+        (held.parent / name).rename(held / name)
+    labels = read_heldout(held, classes=CLASSES).label
+    assert labels is not None
+    write_centroids(held.parent, Centroids(np.eye(3), fitted + np.bincount(labels, minlength=3), CLASSES))
+    assert run(config, tmp_path).line == f"{plain}, by the calibration model"
+    after = read_json(tmp_path / "mined" / "summary.json")
+    assert after["heldout"].pop("model") == "calibration"
+    assert after == before
+    assert rows(tmp_path) == rows(tmp_path, out="plain")
 
 
 def test_two_pools_by_hand(by_hand: Path) -> None:

@@ -114,6 +114,55 @@ def test_probabilities_are_those_of_the_network(tmp_path: Path, world: dict, sma
         np.testing.assert_array_equal(scores.cosine_to(scores.nearest), scores.best)
 
 
+def test_refitted_the_pool_is_the_labeller_s_and_held_out_faces_the_calibration_model_s(
+    tmp_path: Path, world: dict, small_faces, small_primitive
+) -> None:
+    """The world's model becomes the calibration model of another, which held nothing out."""
+    run(score.Config(), world, tmp_path / "before")
+    anchor, labeller = tmp_path / "faces" / "studio", small_primitive(seed=1)
+    table = pq.read_table(world["model"] / "split.parquet")
+    parts = ["fit" if part == "heldout" else part for part in table.column("part").to_pylist()]
+    pq.write_table(table.set_column(2, "part", pa.array(parts)), labeller / "split.parquet")
+    world["model"].rename(labeller / "calibration")
+    places = {"studio": anchor, "street": tmp_path / "faces" / "street"}
+    for name, faces in places.items():
+        out, store = tmp_path / "again" / name, tmp_path / "store"
+        embed.run(embed.Config(), project_settings(), name=name, faces=faces, model=labeller, out=out, store=store)
+    again = {
+        f"{role}_embeddings": tmp_path / "again" / name for role, name in (("anchor", "studio"), ("pool", "street"))
+    }
+    summary = run(score.Config(), again | {"model": labeller}, tmp_path / "out")
+
+    names, vector = vectors(again["anchor_embeddings"])
+    split = pq.read_table(labeller / "split.parquet").to_pandas().set_index("face_id").loc[names]
+    fitted = (split["part"] == "fit").to_numpy()
+    expected = np.stack([vector[fitted & (split["label"] == k).to_numpy()].mean(axis=0) for k in range(3)])
+    centroids = read_centroids(tmp_path / "out")
+    np.testing.assert_allclose(centroids.vectors, expected, rtol=1e-12)
+    scores = read_scores(tmp_path / "out", classes=CLASSES)
+    cosine = cosines(vectors(again["pool_embeddings"])[1], expected)
+    np.testing.assert_allclose(scores.best, cosine.max(axis=1), atol=2e-6)
+    np.testing.assert_allclose(np.stack(scores.cosine.to_pylist()), cosine, atol=2e-6)
+
+    held, names = tmp_path / "out" / "calibration", ("heldout.arrow", "centroids.safetensors")
+    assert sorted(path.name for path in held.iterdir()) == sorted(names)
+    for name in names:  # those of the walk without a second model, which another test compares with brute force
+        assert file_sha256(held / name) == file_sha256(tmp_path / "before" / name)
+    assert not (tmp_path / "out" / "heldout.arrow").exists()
+    found, calibrated = read_heldout(held, classes=CLASSES), load_checkpoint(labeller / "calibration")
+    features = dict(zip(*vectors(again["anchor_embeddings"] / "calibration"), strict=True))
+    wanted = np.stack([features[name] for name in found.face_id.to_pylist()])
+    np.testing.assert_allclose(found.best, cosines(wanted, read_centroids(held).vectors).max(axis=1), atol=2e-6)
+    logits = wanted @ calibrated.model.head.weight.detach().double().numpy().T
+    logits += calibrated.model.head.bias.detach().double().numpy()
+    np.testing.assert_allclose(np.concatenate(list(found.by_class(logits=True))), logits, atol=1e-4)
+    assert summary.counts["heldout"] == len(found) > 0
+    assert centroids.counts.sum() == read_centroids(held).counts.sum() + len(found)
+    (again["anchor_embeddings"] / "calibration").rename(tmp_path / "lost")
+    with pytest.raises(DataError, match=r"no shards in [^\n]*calibration; run the stage that writes it"):
+        run(score.Config(), again | {"model": labeller}, tmp_path / "out")
+
+
 def test_features_that_the_head_does_not_take_have_no_logits(tmp_path: Path, world: dict) -> None:
     weights = file_sha256(world["model"] / "weights.safetensors")
     for name in ("anchor_embeddings", "pool_embeddings"):

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Resources, validate
 from fer_pipeline.networks import pretrained
@@ -120,8 +122,15 @@ def test_same_seed_same_bytes_and_the_store_saves_the_work(run) -> None:
     assert contents(run("d", store="one", seed=11)[1])["weights.safetensors"] != first["weights.safetensors"]
 
 
-def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, monkeypatch) -> None:
-    whole = contents(run("whole", store="one")[1])
+@pytest.mark.parametrize(
+    ("settings", "step"),
+    [({}, 7), ({"refit": True}, 7), ({"refit": True}, 16), ({"refit": True}, 22)],
+    ids=["alone", "in the calibration model", "between the two", "in the labeller"],
+)
+def test_a_pause_changes_no_byte_and_leaves_earlier_output(
+    run, tmp_path: Path, monkeypatch, settings: dict, step: int
+) -> None:
+    whole = contents(run("whole", store="one", **settings)[1])
     (tmp_path / "paused").mkdir()
     (tmp_path / "paused" / "earlier").write_text("kept until the new one is whole")
     original, calls = training_module.train, []
@@ -129,17 +138,19 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(run, tmp_path: Path, 
     def pulled(job, sets, validation, execution):
         def advance(steps: int) -> None:
             calls.append(steps)
-            if len(calls) == 7:
+            if len(calls) == step:
                 raise KeyboardInterrupt
 
         return original(job, sets, validation, replace(execution, advance=advance))
 
     monkeypatch.setattr(training_module, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
-        run("paused", store="two")
+        run("paused", store="two", **settings)
     assert [path.name for path in (tmp_path / "paused").iterdir()] == ["earlier"]
+    finished = list((tmp_path / "two").glob("shards/*/*/card.json"))
+    assert len(finished) == (step > 15), "the calibration model has 15 steps"
     monkeypatch.setattr(training_module, "train", original)
-    assert contents(run("paused", store="two")[1]) == whole
+    assert contents(run("paused", store="two", **settings)[1]) == whole
     assert not list((tmp_path / "two" / "states").rglob("*.pt"))
 
 
@@ -200,8 +211,12 @@ def test_orders_differ_and_the_plain_one_is_the_default(run) -> None:
     [
         ({"split": {"validation": 0.0}}, "select: best needs split.validation"),
         ({"split": {"validation": 0.5, "heldout": 0.5}}, "leave nothing to train on"),
-        ({"spilt": {}}, "unknown key 'spilt'; known keys are network, options, split, strategy, training, weights"),
+        (
+            {"spilt": {}},
+            "unknown key 'spilt'; known keys are network, options, refit, split, strategy, training, weights",
+        ),
         ({"network": {"name": "small", "widht": 3}}, "unknown key 'network.widht'"),
+        ({"refit": True, "split": {"heldout": 0}}, "set split.heldout above 0, or take refit out"),
     ],
 )
 def test_impossible_settings_are_one_line(values, words: str) -> None:
@@ -290,6 +305,36 @@ def test_a_linear_head_is_learned_on_loaded_features(run, tmp_path: Path, monkey
         run("paused", store="second", **settings)
     monkeypatch.setattr(linear, "solve", original)
     assert contents(run("paused", store="second", **settings)[1]) == first
+
+
+@pytest.mark.parametrize("strategy", ["supervised", "linear"])
+def test_refitting_is_today_s_training_and_one_that_holds_nothing_out(run, tmp_path: Path, strategy: str) -> None:
+    settings = linear_settings(tmp_path) if strategy == "linear" else {}
+    calibration = contents(run("calibration", store="one", **settings)[1])
+    labeller = contents(run("labeller", store="one", split={"heldout": 0.0}, **settings)[1])
+    assert labeller["weights.safetensors"] != calibration["weights.safetensors"]
+    workers = Resources(device="cpu", workers=2 if strategy == "supervised" else 1)  # side by side, and in turn
+    summary, out = run("both", store="two", refit=True, resources=workers, **settings)
+    assert contents(out) == labeller | {f"calibration/{name}": content for name, content in calibration.items()}
+    assert "(from the store)" in run("again", store="one", refit=True, **settings)[0].line
+    held, whole = read_split(out / "calibration"), read_split(out)
+    assert whole.faces_outside("fit") == frozenset(held.face_id.filter(pa.array(held.part == "validation")).to_pylist())
+    assert summary.counts["heldout"] == (held.part == "heldout").sum() > 0
+    assert (whole.part == "fit").sum() == summary.counts["fit"] + summary.counts["heldout"]
+    assert f"held out from a calibration model of {summary.counts['fit']}; " in summary.line
+    assert summary.line.startswith(f"{(whole.part == 'fit').sum()} faces trained on, ")
+
+
+def test_a_calibration_model_that_mines_by_other_features_is_refused(run, tmp_path: Path, monkeypatch) -> None:
+    def narrow_where_few(x, labels, groups, *, folds: int) -> float:
+        return float((x.shape[1] == 32) == (len(x) < 70))
+
+    monkeypatch.setattr(linear, "centroid_precision", narrow_where_few)
+    settings = linear_settings(tmp_path)
+    settings["options"]["mining_features"] = [None, {"stage2": 2}]
+    line = "mines by the head's features and its calibration model by stage2 2 x 2, whose values cannot be compared"
+    with pytest.raises(DataError, match=f"^[^\\n]*{line}[^\\n]*$"):
+        run(refit=True, **settings)
 
 
 def test_a_pretrained_start_is_in_the_card_with_its_licence_and_template(run, monkeypatch: pytest.MonkeyPatch) -> None:
