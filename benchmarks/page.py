@@ -19,6 +19,8 @@ import typer
 from benchmarks.harness.machine import machine, moment
 from benchmarks.harness.process import ROOT
 from fer_pipeline.artifacts.distilled import CONTROLS, Controls, read_controls
+from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.split import CALIBRATION
 from fer_pipeline.commands.profile import PROFILES
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import read_lines, refuse_damage, write_text
@@ -146,10 +148,16 @@ def _describe_trainings(root: Path, tables: Path) -> Iterator[str]:
     ]
     names = ["recipe", "steps", "labelled seen", "validation stopped rising", "seconds an epoch, baseline's = 1"]
     yield from ("", *format_rows(names, cells))
-    cards = [read_card(path.parent).training for path in sorted((root / "models" / "primitive").rglob("card.json"))]
-    steps = ", ".join(str(one["steps"]) for one in cards)
-    if cards:
-        yield from ("", f"Primitive learners: {len(cards)}, trained for {steps} steps.")
+    learners: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted((root / "models" / "primitive").rglob("card.json")):
+        learners["Calibration models" if path.parent.name == CALIBRATION else "Labellers"].append(path.parent)
+    for kind, folders in learners.items():
+        cards = [read_card(folder).training for folder in folders]
+        chosen = [read_history(folder)[card["chosen_epoch"] - 1] for folder, card in zip(folders, cards, strict=True)]
+        figures = [f"{row[f'validation_{METRIC}']:.3f}" for row in chosen if f"validation_{METRIC}" in row]
+        faces, steps = cards[0]["images"]["labelled"], ", ".join(str(card["steps"]) for card in cards)
+        validated = f", mean class accuracy on validation faces {', '.join(figures)}" if figures else ""
+        yield from ("", f"{kind}, seed by seed: {faces} faces, {steps} steps{validated}.")
 
 
 def _describe_mining(tables: Path, project: ProjectSettings) -> Iterator[str]:
