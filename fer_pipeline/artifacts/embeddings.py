@@ -2,7 +2,7 @@
 
 Columns: `face_id`, `vector` fixed-size list of f16[d], every number finite. A shard holds the faces of the shard of
 `data/faces` with the same number, in the same order. The metadata names the checkpoint by the SHA-256 of its weights:
-embeddings of two checkpoints must never meet.
+embeddings of two checkpoints must never meet. Those of the anchor by a calibration model lie in `calibration`.
 """
 
 from collections.abc import Iterable, Iterator

@@ -4,7 +4,8 @@ Columns: `face_id`, `cosine` fixed-size list of f32[c] in the order of the class
 lowest class), `margin` f32, best cosine minus second best, and `logit` fixed-size list of f32[c]: what the head of the
 primitive learner makes of the feature, where the features are those that its head takes (`soft_max` gives the
 probabilities). `heldout.arrow` holds the anchor faces that were neither trained on nor are in the centroids, and has
-their true `label` too. A face without a direction (zero feature) has cosines of exactly 0.
+their true `label` too; where the labeller was refitted on them, it lies in `calibration` (`artifacts.split`), with the
+centroids that it was scored against. A face without a direction (zero feature) has cosines of exactly 0.
 
 Logits and no probabilities are stored, for the same 28 bytes of 7 classes: half precision would tie thousands of the
 surest faces of a large pool, and single precision ends at 1 - 6e-8, where a margin of logits does not.

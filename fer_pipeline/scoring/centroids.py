@@ -2,7 +2,7 @@
 
 Source: arXiv:2005.08551, eq. 4: center_k = sum_i [y_i = k] f_i / sum_i [y_i = k]. The features are stored in half
 precision, the sums run in float64 batch by batch, so memory does not grow with the anchor. Which faces count is the
-caller's choice; held-out faces never do, because the precision of the mining is estimated on them.
+caller's choice; what the model held out never does, because the precision of the mining is estimated on it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -83,7 +83,7 @@ def run(
     if seeds:
         line += f"; by the models {', '.join(folders)}"
     elif len(folders) > 1:
-        line += "; half of them by the calibration model"
+        line += " (half of them by the calibration model)"
     return Summary("embed", line, counts | result.counts, result.warnings)
 
 

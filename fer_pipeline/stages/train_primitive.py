@@ -100,8 +100,8 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
 
     Args:
         faces: The anchor's train split of aligned faces.
-        out: Where checkpoint, history and `split.parquet` are written; with `refit` in `calibration` those of both
-            models, with `seeds_upstream` below each seed.
+        out: Where checkpoint, history and `split.parquet` are written, for each seed with `seeds_upstream`; with `refit`,
+            the calibration model's too.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
     classes = project.classes

@@ -7,7 +7,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.split import FIT, HELDOUT, NO_LABEL, SPLIT, VALIDATION, read_split, write_split
+from fer_pipeline.artifacts.split import (
+    FIT,
+    HELDOUT,
+    NO_LABEL,
+    SPLIT,
+    VALIDATION,
+    of_calibration,
+    read_split,
+    write_split,
+)
 from fer_pipeline.core.errors import DataError
 
 FACES = ["a", "b", "c", "d"]
@@ -33,6 +42,12 @@ def test_labels_are_those_of_the_parts_asked_for(model: Path) -> None:
     assert split.labels_of(asked, [FIT]).tolist() == [0, NO_LABEL, NO_LABEL, 1]
     assert split.labels_of(asked, [FIT, HELDOUT]).tolist() == [0, NO_LABEL, 1, 1]
     assert split.faces_outside(FIT) == {"b", "c"}
+
+
+def test_the_folder_of_the_calibration_model_is_the_whole_where_there_is_none(tmp_path: Path) -> None:
+    assert of_calibration(tmp_path) == tmp_path
+    (tmp_path / "calibration").mkdir()
+    assert of_calibration(tmp_path) == tmp_path / "calibration"
 
 
 def test_a_split_without_faces_has_no_labels(tmp_path: Path) -> None:

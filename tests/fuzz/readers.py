@@ -36,6 +36,7 @@ from fer_pipeline.artifacts import (
 from fer_pipeline.artifacts import truth as truths
 from fer_pipeline.artifacts.auxiliary import class_counts, collect_faces
 from fer_pipeline.artifacts.input_hashes import InputHashes
+from fer_pipeline.artifacts.seed_folders import SEEDS, of_seed
 from fer_pipeline.artifacts.store import Store, read_checksums
 from fer_pipeline.commands import results, survey
 from fer_pipeline.commands.check import check_commands
@@ -268,8 +269,8 @@ def read_mined(folder: Path) -> None:
     mined.read_summary(place)
     mined.read_sweep(place)
     truth = truths.read_truth(folder / "data" / "truth", ["street"])
-    mining.load_sweep(folder / "data", classes=CLASSES, truth=truth)
-    mining.load_mined_faces(folder / "data", classes=CLASSES, truth=truth, per_class=3)
+    mining.load_sweep(folder / "data", classes=CLASSES, truth=truth, seed=0)
+    mining.load_mined_faces(folder / "data", classes=CLASSES, truth=truth, per_class=3, seed=0)
 
 
 def read_metrics(folder: Path) -> None:
@@ -289,7 +290,7 @@ def read_distilled(folder: Path) -> None:
     place = folder / "data" / "distilled"
     distilled.read_distilled(place, classes=CLASSES)
     with patch.object(trainings, "lines", lambda *known, **options: b""):  # drawing takes a quarter of a second
-        trainings.load_distilled_set(place / "auxiliary")
+        trainings.load_distilled_sets(place / "auxiliary", 0)
     distilled.read_saved(place / "auxiliary")
 
 
@@ -483,6 +484,11 @@ READERS = {
         write_project,
         ("shard/manifest.json",),
         lambda folder: write_faces(folder / "set", {"train/part-00000.parquet": folder / "shard"}, CLASSES, [], {}, {}),
+    ),
+    "seeds": Reader(
+        lambda folder: (folder / SEEDS).write_text('{"seeds": [10, 11]}\n'),
+        (SEEDS,),
+        lambda folder: of_seed(folder, 10),
     ),
     "split": Reader(write_project, ("model/split.parquet",), read_split),
     "contents": Reader(write_project, ("contents.parquet",), read_contents),

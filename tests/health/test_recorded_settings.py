@@ -108,6 +108,15 @@ def test_each_setting_is_compared(
     assert {one.stage for one in found} <= {stage}
 
 
+def test_both_models_of_a_refitted_learner_are_compared(project: Path) -> None:
+    folder = project / "models/primitive"
+    (folder / "calibration").mkdir()
+    (folder / "calibration/card.json").write_bytes((folder / "card.json").read_bytes())
+    edited = TRAIN | {"training": {"steps": 5}}
+    found = find_contradictions(project, stages({"train_primitive": SHARED | {"train_primitive": edited}}))
+    assert [one.path for one in found] == [folder / "calibration/card.json", folder / "card.json"]
+
+
 def test_damaged_or_absent_files_are_left_to_their_hashes(project: Path) -> None:
     (project / "data/mined/summary.json").write_bytes(b"{")
     (project / "models/primitive/card.json").unlink()

@@ -254,6 +254,7 @@ class Project:
                 for rule, precision in (("margin", 0.9), ("probability", 0.85))
             },
             "precision": {"estimate": 0.9, "low": 0.86, "high": 0.93, "level": 0.95},
+            "heldout": {"faces": 90, "persons": 12, "model": "calibration"},
         }
         (data / "mined" / "summary.json").write_text(json.dumps(summary))
         self.sweep(data)

@@ -61,6 +61,7 @@ def test_every_part_is_there(whole: Any) -> None:
     for words in ("(figure 3)", "(figure 4)", "(figure 5)", "(figure 6)", "(figure 7)", "Margin sweep", "params.yaml"):
         assert words in whole.page
     assert "no fear: left out of the class mean" in whole.page
+    assert "on held-out anchor faces with a calibration model that did not see them (the labeller" in whole.page
     assert {path.name for path in (whole.project.root / "reports" / "figures").iterdir()} == {
         "mined_counts.svg",
         "precision.svg",
