@@ -100,8 +100,8 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
 
     Args:
         faces: The anchor's train split of aligned faces.
-        out: Where checkpoint, history and `split.parquet` are written, for each seed with `seeds_upstream`; with `refit`,
-            the calibration model's too.
+        out: Where checkpoint, history and `split.parquet` are written, by seed with `seeds_upstream`; with `refit`, the
+            calibration model's too.
         store: Where finished trainings and the state of an unfinished one are kept.
     """
     classes = project.classes

@@ -354,3 +354,11 @@ def test_weights_that_are_not_installed_are_found_by_check(
     checked = check.check(params)
     with pytest.raises(DataError, match=r"the weights dlib_face are not installed .*; run: pip install face_recogn"):
         check.check_machine(params, checked)
+
+
+def test_a_key_at_the_top_that_a_section_knows_is_sent_there(params: Path) -> None:
+    params.write_text(params.read_text(encoding="utf-8") + "seeds_upstream: all\n", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"unknown section 'seeds_upstream'; write it in the section train_primitive$"
+    ):
+        check.check(params)

@@ -19,6 +19,7 @@ import pytest
 
 from fer_pipeline.artifacts.distilled import read_distilled
 from fer_pipeline.artifacts.faces import decode_crop, read_table, shard_paths
+from fer_pipeline.artifacts.mined import read_summary
 from fer_pipeline.artifacts.seed_folders import SEEDS, in_set, name_in, of_seed
 from fer_pipeline.artifacts.split import FIT, read_split
 from fer_pipeline.artifacts.store import Store
@@ -68,7 +69,12 @@ def settings_of(seeds: Sequence[int]) -> ProjectSettings:
 
 
 def walk(
-    seeds: Sequence[int], *, every: bool, stages: Sequence[str] = STAGES, store: Path = Path("store")
+    seeds: Sequence[int],
+    *,
+    every: bool,
+    refit: bool = False,
+    stages: Sequence[str] = STAGES,
+    store: Path = Path("store"),
 ) -> dict[str, Summary]:
     """Runs stages in the working directory; says what each said last."""
     project, faces = settings_of(seeds), Path("data/faces")
@@ -77,7 +83,7 @@ def walk(
         match stage:
             case "train_primitive":
                 values = {"network": NETWORK, "training": TRAINING, "split": PARTS}
-                values |= {"seeds_upstream": "all"} if every else {}
+                values |= {"refit": refit} | ({"seeds_upstream": "all"} if every else {})
                 config = validate(train_primitive.Config, values, where=stage)
                 said[stage] = train_primitive.run(config, project, faces=SOURCES["labelled"], out=model, store=store)
             case "embed":
@@ -290,6 +296,23 @@ def test_a_seed_more_is_made_and_no_other_again(copied: Path) -> None:
     assert {name: files(copied / name) for name in FOLDERS} == made
     used = {one.path.name for one in find_unused(Store(copied / "store")) if one.kind == "shard"}
     assert used == after.keys() - before.keys()
+
+
+def test_a_refitted_labeller_is_measured_by_the_calibration_model_of_its_seed(copied: Path) -> None:
+    """That model is the learner of a walk without refitting, and so is all that is made with it alone."""
+    before = {name: files(copied / name) for name in FOLDERS}
+    said = walk((10, 11), every=True, refit=True, stages=STAGES[:4])
+    assert said["embed"].counts["faces"] == 60
+    for seed in ("10", "11"):
+        for name in ("models/primitive", "data/embeddings/studio", "data/scores/street", "data/scores/film"):
+            made = files(copied / name / seed / "calibration")
+            assert made.keys() & {"weights.safetensors", "part-00000.arrow", "heldout.arrow"}
+            assert {f"{seed}/{file}": one for file, one in made.items()}.items() <= before[name].items()
+        assert (
+            files(copied / "models/primitive")[f"{seed}/weights.safetensors"] not in before["models/primitive"].values()
+        )
+        assert read_summary(copied / "data/mined" / seed)["heldout"]["model"] == "calibration"
+    assert not list((copied / "data/embeddings/street").rglob("calibration"))
 
 
 KILLED = """

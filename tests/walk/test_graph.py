@@ -100,6 +100,16 @@ def test_the_walk(
     assert ran(made.dvc("repro")) == set()
     assert (made / "models/final/both/1/weights.safetensors").exists()
 
+    # A learner for each seed: all that stands on one runs again, and nothing else; the first seed's is what it was.
+    first = {name: (made / name).read_bytes() for name in ("data/mined/mined.parquet", "models/primitive/card.json")}
+    made.change(train_primitive={"seeds_upstream": "all"})
+    assert ran(made.dvc("repro")) == made.below("train_primitive")
+    for name, content in first.items():
+        place = Path(name)
+        assert (made / str(place.parent / "0" / place.name)).read_bytes() == content
+    assert "drawn anew for each seed" in (made / "reports/index.html").read_text(encoding="utf-8")
+    assert ran(made.dvc("repro")) == set()
+
 
 def test_each_recipe_of_the_demo_stands_on_its_own_sources(project: Callable[[str], Any], root: Path) -> None:
     """What the walk sees of `both` holds for mined faces alone, and for distilled images alone."""
