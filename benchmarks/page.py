@@ -177,10 +177,10 @@ def read_gains(folder: Path) -> Iterator[Gains]:
         seeds = [controls for controls in found if not controls.reason]
         for start, against in dict.fromkeys((row.start, row.against) for one in seeds for row in one.differences):
             low = [_difference_low(one, start, against) for one in seeds]
-            pairs = (
+            distilled, control = (
                 [one.best(start, images).mean_class_accuracy.mean for one in seeds] for images in ("distilled", against)
             )
-            yield Gains(path.name, start, against, *pairs, low)
+            yield Gains(path.name, start, against, distilled, control, low)
 
 
 def _difference_low(controls: Controls, start: str, against: str) -> float | None:
@@ -230,8 +230,8 @@ def _with_ends(row: Mapping[str, str], name: str, ends: str) -> str:
 def _gain(row: Row | None) -> str:
     if row is None:
         return NONE
-    ends = [float(row[end]) if row[end] else None for end in ("low", "high")]
-    return _span(Interval(float(row["difference"]), *ends, 0))
+    low, high = (float(row[end]) if row[end] else None for end in ("low", "high"))
+    return _span(Interval(float(row["difference"]), low, high, 0))
 
 
 def _span(interval: Interval) -> str:

@@ -1,13 +1,16 @@
 """A toy world in memory: three classes told by a bright band at the top, in the middle or at the bottom."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.strategies import supervised
@@ -34,6 +37,24 @@ def bands(count: int, seed: int) -> ImageSet:
     return replace(images, blocks=np.arange(count) // 10)
 
 
+def write_teacher(file: Path, matrix: np.ndarray, **changes: Any) -> dict[str, Any]:
+    """An ONNX file that knows the toy world: its scores are the mean inputs of the three bands, times a matrix."""
+    nodes = [
+        helper.make_node("AveragePool", ["pixels"], ["bands"], kernel_shape=[8, SIZE], strides=[8, SIZE]),
+        helper.make_node("ReduceMean", ["bands"], ["grey"], axes=[1], keepdims=0),
+        helper.make_node("Flatten", ["grey"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["out"]),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [None, 3, SIZE, SIZE])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [None, matrix.shape[1]])
+    initial = [numpy_helper.from_array(matrix.astype(np.float32), "matrix")]
+    graph = helper.make_graph(nodes, "net", [pixels], [out], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    file.write_bytes(model.SerializeToString())
+    values = {"path": file, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "preprocessing": {"size": SIZE}}
+    return {**values, "classes": CLASSES, **changes}
+
+
 @pytest.fixture
 def toy() -> Callable[[int, int], ImageSet]:
     return bands
@@ -51,6 +72,8 @@ def train_in(
     advance=None,
     device: str | Worker = "cpu",
     strategy=supervised,
+    data=None,
+    checkpoints=None,
     **settings,
 ) -> tuple[TrainingResult, Path]:
     """Trains a tiny network on the toy world in `root / name`; gives the result and its folder."""
@@ -68,6 +91,8 @@ def train_in(
         build=partial(strategy.build, chosen),
         sources=strategy.sources(chosen),
         about={"stage": "toy"},
+        data=data or {},
+        checkpoints=checkpoints or {},
     )
     worker = make_worker(device, job.settings.precision) if isinstance(device, str) else device
     execution = Execution(worker, state, folder, advance or ignore_steps)

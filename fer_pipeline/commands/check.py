@@ -277,10 +277,10 @@ def _check_networks(groups: Mapping[str, Any], project: ProjectSettings, crop: i
                 if isinstance(one, NetworkSettings):
                     family(one.name).layouts(one)
                     check_members(one, getattr(settings, "weights", None) if key == "network" else None, targets)
-                elif isinstance(one, WeightSettings):
-                    check_unseen(one, targets)
+                for weights in values_in(one, WeightSettings):
+                    check_unseen(weights, targets)
                     if key == "weights":
-                        check_fit(one, settings.network)
+                        check_fit(weights, settings.network)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
         side = own_side(getattr(settings, "weights", None)) or crop

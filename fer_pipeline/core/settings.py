@@ -302,8 +302,12 @@ def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str
 def first_difference(before: Any, now: Any, place: str = "", *, common: bool = False) -> tuple[str, Any, Any] | None:
     """Returns the dotted place where nested settings differ first, and both values; None where they do not.
 
-    With `common`, a key that one side lacks makes no difference, nor does null.
+    With `common`, a key that one side lacks makes no difference, nor does null. Equally long lists of settings are
+    compared one by one.
     """
+    if all(isinstance(one, list | tuple) and all(isinstance(item, dict) for item in one) for one in (before, now)):
+        if len(before) == len(now):
+            before, now = ({str(number): item for number, item in enumerate(one)} for one in (before, now))
     if not (isinstance(before, dict) and isinstance(now, dict)):
         differs = before != now and not (common and None in (before, now))
         return (place, before, now) if differs else None

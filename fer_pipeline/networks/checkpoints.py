@@ -83,6 +83,14 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
     return Classifier(model, card, device=resolve_device(device))
 
 
+def checkpoint_folders(folder: Path) -> list[Path]:
+    """Returns a checkpoint's folder, or those of the checkpoints below (of several seeds); DataError for none."""
+    found = [folder] if (folder / CARD).is_file() else sorted(path.parent for path in folder.glob(f"*/{CARD}"))
+    if not found:
+        raise DataError(f"no checkpoint in {folder} or in a folder of it; train it first (dvc repro) or name another")
+    return found
+
+
 def read_head(folder: Path) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
     """Reads the weight and the bias of the last layer alone, in single precision."""
     tensors = read_tensors(folder / WEIGHTS)

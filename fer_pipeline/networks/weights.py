@@ -25,7 +25,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
-from fer_pipeline.networks.settings import CARD, NetworkSettings, preprocessing_of, read_card
+from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of, read_card
 
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
@@ -166,11 +166,17 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
     return name, replace(layout, rename=rename)
 
 
+def own_card(settings: WeightSettings | None) -> Card | None:
+    """Returns the card beside the file where the weights are those of a checkpoint of ours."""
+    if settings is None or settings.path is None or not (settings.path.parent / CARD).is_file():
+        return None
+    return read_card(settings.path.parent)
+
+
 def _own_layout(settings: WeightSettings) -> Layout:
     normalisation = Normalisation()
-    if settings.path and (settings.path.parent / CARD).is_file():
-        preprocessing = read_card(settings.path.parent).preprocessing
-        normalisation = Normalisation.model_validate(preprocessing.model_dump(exclude={"size", "grey"}))
+    if card := own_card(settings):
+        normalisation = Normalisation.model_validate(card.preprocessing.model_dump(exclude={"size", "grey"}))
     return Layout(normalisation, lambda keys: True, (lambda name: name) if settings.head else leaving_out("head."))
 
 

@@ -171,6 +171,12 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
     """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
     settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
+    for name, one in settled.items():
+        if hasattr(one.module, "check_options"):
+            try:
+                one.module.check_options(one.options, project.classes)
+            except ConfigError as error:
+                raise ConfigError(f"recipes.{name} (options): {error}") from None
     for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)

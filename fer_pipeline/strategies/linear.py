@@ -12,7 +12,8 @@ in every fold and measured in none.
 With `mining_features`, the stages that a labeller mines by are chosen too: of the listed sets of features that with the
 best precision of nearest centroids (arXiv:2005.08551, eq. 4 and 5) in the same folds, averaged over the classes (0 for
 one that nothing is nearest to); among equals the first. Only frozen features can be compared so: a layer that was
-trained on these faces looks better on them than it is.
+trained on these faces looks better on them than it is, and a head on it overfits to them. Nothing is cross-fitted here,
+so that weights of a checkpoint of ours that learned from the very folder of a source are refused.
 
 All sums are in float64. The standardisation is folded into the head, so that the network is like any other: W' = W / s,
 b' = b - W' m. What differs from the source: the classes count alike, and a feature that is constant to the precision
@@ -36,6 +37,7 @@ from torch.nn import functional
 from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.settings import Grids
+from fer_pipeline.networks.weights import own_card
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.images import free_memory
@@ -107,6 +109,12 @@ class Linear(Strategy):
 
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
+        if (card := own_card(context.weights)) and (seen := set(card.data.values()) & set(context.data.values())):
+            names = ", ".join(name for name, sha256 in context.data.items() if sha256 in seen)
+            raise ConfigError(
+                f"the weights {context.weights} have learned from the very faces of the source {names}, and a head on "
+                "their features would overfit to them; start from weights that were trained on other faces"
+            )
         self.options, self.num_classes = options, context.num_classes
         self.size = context.augmentation.preprocessing.size
         self.network = context.network().requires_grad_(False)

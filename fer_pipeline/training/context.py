@@ -128,7 +128,7 @@ class StepContext:
     def compute(
         self,
         stream: str,
-        network: ExpressionNet,
+        network: nn.Module,
         function: Callable[[Tensor], Tensor],
         columns: int,
         preprocessing: Preprocessing | None = None,

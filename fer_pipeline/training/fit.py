@@ -53,7 +53,7 @@ class TrainingJob:
     """All that decides what a training makes.
 
     `network` has its size written out; `sources` are the streams that the strategy declares; `about` and `data` (hashes
-    of what is read) are noted in the checkpoint's card.
+    of what is read) are noted in the checkpoint's card. `checkpoints` are folders of trained networks, by their source.
     """
 
     network: NetworkSettings
@@ -65,6 +65,7 @@ class TrainingJob:
     sources: Mapping[str, Source]
     about: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,10 @@ def train(
         settings=settings,
         images=images,
         class_weights={name: balancing_weights(sets[name].counts(num_classes)) for name in by_weights},
+        classes=job.classes,
+        weights=job.weights,
+        data=job.data,
+        checkpoints=job.checkpoints,
     )
     with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
         torch.manual_seed(derive(job.seed, "build"))

@@ -21,7 +21,7 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.core.settings import Resources, Settings, values_in
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, require_members, sha256_of
 from fer_pipeline.sharding.devices import worker_devices
@@ -30,6 +30,7 @@ from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
+from fer_pipeline.training.sources import Checkpoints
 from fer_pipeline.training.strategy import load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
@@ -57,8 +58,7 @@ class SeedTraining:
         return self.owner.partition("@")[0]
 
     def outside_weights(self) -> list[WeightSettings]:
-        choices = (self.config.weights, *vars(self.options).values())
-        return [one for one in choices if isinstance(one, WeightSettings)]
+        return [*values_in([self.config.weights, self.options], WeightSettings)]
 
     def key(self, seed: int) -> str:
         """Returns the key of a seed's model in the store: settings, data, initial weights and code."""
@@ -91,7 +91,9 @@ class SeedTraining:
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
         config, strategy = self.config, load_strategy(self.strategy)
         sources = strategy.sources(self.options)
-        for name, folder in sorted(self.folders.items(), key=lambda item: item[0] != "labelled"):
+        networks = {name for name in self.folders if isinstance(sources[name], Checkpoints)}
+        streams = [item for item in self.folders.items() if item[0] not in networks]
+        for name, folder in sorted(streams, key=lambda item: item[0] != "labelled"):
             if name not in sets or sources[name].per_seed:
                 sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
             if not len(sets[name]):
@@ -125,6 +127,7 @@ class SeedTraining:
             sources=sources,
             about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces},
             data=self.data,
+            checkpoints={name: self.folders[name] for name in networks},
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)

@@ -159,6 +159,6 @@ class ModelSettings(Settings):
     @model_validator(mode="after")
     def _old_layers_come_from_weights(self) -> "ModelSettings":
         for name in ("frozen_until", "old_layers_rate"):
-            if self.weights is None and getattr(self.training, name) is not None:
+            if self.weights is None and not self.network.members and getattr(self.training, name) is not None:
                 raise ValueError(f"training.{name} is about layers that were loaded: set weights, or take it out")
         return self

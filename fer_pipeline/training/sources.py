@@ -1,4 +1,7 @@
-"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names."""
+"""Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names.
+
+Trained networks are sources, too, so that DVC and the store know of them, but give no stream.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -17,7 +20,10 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import validate
+from fer_pipeline.networks.checkpoints import WEIGHTS, checkpoint_folders
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.pretrained import find_columns
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
 
@@ -125,6 +131,34 @@ class NoiseImages(Source):
         distilled = DistilledImages().read(folder, classes, budget=budget, seed=seed)
         generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
         return distilled.with_pixels(torch.randn(distilled.all_pixels().shape, generator=generator))
+
+
+@dataclass(frozen=True)
+class Checkpoints(Source):
+    """One trained network of this project, or several in the folders below: `BuildContext.checkpoints` names them."""
+
+    required: bool = False
+    label = None
+
+    def sha256(self, folder: Path) -> str:
+        """A hash of all that their predictions depend on; how they were trained is no part of it."""
+        own = {"network", "classes", "preprocessing"}
+        parts = [
+            [
+                str(path.relative_to(folder)),
+                file_sha256(path / WEIGHTS),
+                read_card(path).model_dump(mode="json", include=own),
+            ]
+            for path in checkpoint_folders(folder)
+        ]
+        return fingerprint(parts)
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> None:
+        for path in checkpoint_folders(folder):
+            find_columns(str(path), read_card(path).classes, classes)
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        raise AssertionError("checkpoints give no stream")
 
 
 TAKEN = {"recipe", "out", "timings", "store", "params", "help"}  # sources are options of train_final beside these

@@ -7,7 +7,8 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
-amount to; a recipe that gives one of those is refused.
+amount to; a recipe that gives one of those is refused. Where options may not fit the classes of the walk,
+`check_options(options, classes)` refuses them before any work.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -71,7 +72,8 @@ class BuildContext:
     """What a strategy is built from.
 
     `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
-    images, so that a strategy can keep a row for each.
+    images, so that a strategy can keep a row for each; `checkpoints` has the folder of each source of trained networks,
+    `data` the hash of every source, `weights` what the network starts from.
     """
 
     num_classes: int
@@ -80,6 +82,10 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    weights: WeightSettings | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
 
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from fer_pipeline.core.prefetch import prefetch
 from fer_pipeline.evaluation.metrics import confusion_matrix, measure
@@ -21,7 +21,7 @@ BATCH = 256
 
 
 def predict_logits(
-    model: ExpressionNet,
+    model: nn.Module,
     images: ImageSet,
     rows: Rows,
     preprocessing: Preprocessing,

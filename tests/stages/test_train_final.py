@@ -25,6 +25,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.start import start_synthetic
+from fer_pipeline.health.recorded_settings import find_contradictions
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import read_card
@@ -35,6 +36,7 @@ from fer_pipeline.training import seeds as training_module
 from fer_pipeline.training.images import GIB, MemoryBudget
 from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces
 from tests.project import project_settings, recipe_settings
+from tests.toy_world import write_teacher
 
 CLASSES = ("anger", "happiness", "neutral")
 SIZE = 24
@@ -431,6 +433,52 @@ def test_edited_training_code_trains_every_recipe_again(run, package_copy) -> No
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 (TENTH,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Squared" in block]
+
+
+def test_another_teacher_in_the_same_place_trains_again(run, data, tmp_path: Path) -> None:
+    """A model is kept under what its teachers are: the bytes of networks of others, what own ones predict."""
+    _, own = run("baseline")
+    sources = {"labelled": data["labelled"], "unlabelled": data["pool"]}
+    teacher = write_teacher(tmp_path / "teacher.onnx", 5 * np.eye(3))
+    teacher["path"] = str(teacher["path"])
+
+    def train(*teachers: dict[str, Any], **options) -> tuple[Summary, Path]:
+        chosen = {"options": {"teachers": list(teachers), **options}}
+        named = sources if teachers else {**sources, "checkpoints": own}
+        return run(strategy="ensemble_teacher", name="taught", sources=named, overrides=chosen)
+
+    def trained(*teachers: dict[str, Any], **options) -> int:
+        return int(train(*teachers, **options)[0].counts["trained"])
+
+    assert [trained(), trained()] == [1, 0]
+    assert [trained(teacher), trained(teacher), trained({**teacher, "weight": 2})] == [1, 0, 1]
+    run("baseline", training={**FAST["training"], "epochs": 1})
+    assert [trained(), trained()] == [1, 0]
+    other = write_teacher(tmp_path / "teacher.onnx", 4 * np.eye(3))
+    assert trained({**teacher, "sha256": other["sha256"]}) == 1
+    with pytest.raises(DataError, match=r"teacher\.onnx has sha256 [0-9a-f]{64}, expected "):
+        trained(teacher, labels="hard")
+    with pytest.raises(
+        ConfigError, match=r"the source 'checkpoints' is missing; the strategy reads labelled \(required\)"
+    ):
+        run(strategy="ensemble_teacher", name="taught", sources=sources)
+
+
+def test_a_card_contradicts_no_list_of_teachers(run, data, tmp_path: Path) -> None:
+    """The lock has what a person wrote of a teacher, the card all that it amounts to."""
+    teacher = write_teacher(tmp_path / "teacher.onnx", 5 * np.eye(3))
+    teacher = {**teacher, "path": str(teacher["path"]), "classes": list(CLASSES)}
+    sources = {"labelled": data["labelled"], "unlabelled": data["pool"]}
+    chosen = {"options": {"teachers": [teacher]}}
+    run(strategy="ensemble_teacher", name="taught", sources=sources, overrides=chosen)
+    for weight, told in ((1, []), (2, ["train_final.options.teachers.0.weight"])):
+        recipe = {
+            "strategy": "ensemble_teacher",
+            "overrides": {"options": {"teachers": [{**teacher, "weight": weight}]}},
+        }
+        params = {"train_final": {}, "recipes.taught": recipe}
+        stages = {"train_final@taught": {"params": {"params.yaml": params}, "outs": [{"path": "final/taught"}]}}
+        assert [one.key for one in find_contradictions(tmp_path, stages)] == told
 
 
 def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatch) -> None:

@@ -27,12 +27,13 @@ from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
 from fer_pipeline.training.shares import ignore_steps
-from fer_pipeline.training.sources import DistilledImages, RandomFaces
+from fer_pipeline.training.sources import Checkpoints, DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
 from fer_pipeline.training.worker import make_worker
-from tests.toy_world import CLASSES, SIZE, bands
+from tests.toy_world import CLASSES, SIZE, bands, write_teacher
 
 BASES = {
+    "ensemble_teacher": {"teachers": ["toy"]},  # beside own checkpoints, so that the weights of both count
     "pseudo_label": {"threshold": 0.0},  # so that an untrained network's labels count
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
@@ -60,6 +61,8 @@ def streams_of(name: str, options: Any) -> dict[str, ImageSet]:
     module = load("fer_pipeline.strategies", name)
     sets: dict[str, ImageSet] = {}
     for stream, source in module.sources(options).items():
+        if isinstance(source, Checkpoints):
+            continue
         if isinstance(source, DistilledImages):
             sets[stream] = distilled()
         elif isinstance(source, RandomFaces):
@@ -77,7 +80,8 @@ def worlds() -> list[tuple[str, str]]:
     for name in available("fer_pipeline.strategies"):
         module = load("fer_pipeline.strategies", name)
         declared = module.sources(module.Options())
-        found += [(name, "required"), *((name, stream) for stream, source in declared.items() if not source.required)]
+        others = [stream for stream, source in declared.items() if not source.required]
+        found += [(name, "required"), *((name, stream) for stream in others)]
     return found
 
 
@@ -85,6 +89,15 @@ def sets_of(name: str, world: str, options: Any) -> Mapping[str, ImageSet]:
     module = load("fer_pipeline.strategies", name)
     declared = module.sources(options)
     return {key: one for key, one in streams_of(name, options).items() if declared[key].required or key == world}
+
+
+def checkpoints_of(name: str, folder: Path, options: Any) -> dict[str, Path]:
+    """A trained network for every source of such."""
+    declared = load("fer_pipeline.strategies", name).sources(options)
+    wanted = [key for key, source in declared.items() if isinstance(source, Checkpoints)]
+    if wanted and not folder.exists():
+        run("supervised", folder, "required", epochs=6)
+    return dict.fromkeys(wanted, folder)
 
 
 def run(name: str, root: Path, world: str, *, options: Any = None, advance=ignore_steps, epochs: int = 2) -> Path:
@@ -103,6 +116,7 @@ def run(name: str, root: Path, world: str, *, options: Any = None, advance=ignor
         ),
         build=partial(module.build, chosen),
         sources=module.sources(chosen),
+        checkpoints=checkpoints_of(name, root.with_name("checkpoints"), chosen),
     )
     execution = Execution(make_worker("cpu", "auto"), state, root, advance)
     train(job, sets_of(name, world, chosen), bands(30, 2), execution)
@@ -121,6 +135,7 @@ def test_the_docstring_names_its_source(name: str) -> None:
 
 def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
     module = load("fer_pipeline.strategies", name)
+    streams = streams_of(name, module.Options())
     network = build(NetworkSettings(width=4).sized(SIZE), 3, seed=7)
     augmentation = Augmentation(AugmentSettings(), Preprocessing(size=SIZE))
     context = BuildContext(
@@ -128,13 +143,13 @@ def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
         make_network=lambda *_: (copy.deepcopy(network), augmentation.preprocessing),
         augmentation=augmentation,
         settings=TrainingSettings(),
-        images=dict.fromkeys(module.sources(module.Options()), 10),
+        images=dict.fromkeys(streams, 10),
     )
     strategy = module.build(module.Options(), context)
     assert isinstance(strategy, Strategy)
     assert isinstance(strategy.predictor(), ExpressionNet)
-    sizes = strategy.batch_sizes(8, dict.fromkeys(module.sources(module.Options()), 100))
-    assert set(sizes) == set(module.sources(module.Options()))
+    sizes = strategy.batch_sizes(8, dict.fromkeys(streams, 100))
+    assert set(sizes) == set(streams)
     for phase in strategy.phases():
         parameters = [id(p) for one in phase.optimizers.values() for p in one.module.parameters() if p.requires_grad]
         assert parameters
@@ -183,7 +198,7 @@ def others(field: Any, value: Any) -> list[Any]:
         if get_origin(item) is Literal:
             found += [choice for choice in get_args(item) if choice != value]
         elif get_origin(item) is tuple:
-            found.append(value[:1] or ({"stage3": 2},))
+            found += [value[:1] or ({"stage3": 2},), ("toy",)]
         elif item is bool:
             found.append(not value)
         elif item in (int, float):
@@ -192,6 +207,12 @@ def others(field: Any, value: Any) -> list[Any]:
         elif item is not NoneType:
             pytest.fail(f"say here how to vary a setting of type {item}")
     return found
+
+
+def at_hand(value: Any, folder: Path) -> Any:
+    """A value of a setting, in which `toy` stands for a network of others that sees what it is shown from below."""
+    upside_down = 4 * np.eye(3)[::-1]
+    return [write_teacher(folder / "toy.onnx", upside_down)] if value in (["toy"], ("toy",)) else value
 
 
 def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
@@ -207,7 +228,7 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
 
     def result(values: dict[str, Any], world: str) -> str | None:
         try:
-            chosen = options(**values)
+            chosen = options(**{key: at_hand(value, tmp_path) for key, value in values.items()})
         except ValidationError:
             return None
         label = f"{sorted(values.items())}-{world}"

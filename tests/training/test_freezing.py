@@ -150,3 +150,5 @@ def test_without_weights_there_are_no_old_layers(setting) -> None:
     with pytest.raises(ConfigError, match=rf"training\.{name} is about layers that were loaded: set weights"):
         validate(ModelSettings, {"training": setting}, where="train_final")
     assert not {"frozen_until", "old_layers_rate"} & ModelSettings().model_dump()["training"].keys()
+    joined = {"name": "joined", "members": [{"name": "dlib_face"}]}  # which brings its weights
+    assert validate(ModelSettings, {"network": joined, "training": setting}, where="train_final").training

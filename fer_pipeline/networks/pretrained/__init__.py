@@ -206,6 +206,13 @@ def compute_reference(one: Pretrained, network: nn.Module) -> Float32[np.ndarray
         return (outputs.log_softmax(1) if one.classes else outputs)[0].numpy()[: len(one.reference)]
 
 
+def find_columns(name: str, known: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """Returns where some classes stand among those of a network; one that it does not know is a ConfigError."""
+    if unknown := [one for one in classes if one not in known]:
+        raise ConfigError(f"{name} does not know the class {unknown[0]!r}; its classes are {', '.join(known)}")
+    return [known.index(one) for one in classes]
+
+
 class PublishedNet:
     """A network with its order of classes and its preprocessing, which turns aligned crops into probabilities."""
 
@@ -237,10 +244,7 @@ class PublishedNet:
 
         A class that the network does not know is a ConfigError: a zero would say that it was never shown.
         """
-        if unknown := [name for name in classes if name not in self.classes]:
-            known = ", ".join(self.classes)
-            raise ConfigError(f"{self.name} does not know the class {unknown[0]!r}; its classes are {known}")
-        chosen = self.predict(images)[:, [self.classes.index(name) for name in classes]]
+        chosen = self.predict(images)[:, find_columns(self.name, self.classes, classes)]
         return chosen / np.maximum(chosen.sum(1, keepdims=True), np.finfo(np.float32).tiny)
 
 
