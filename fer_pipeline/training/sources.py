@@ -111,24 +111,17 @@ class RandomFaces(Source):
 
 
 @dataclass(frozen=True)
-class NoiseImages(Source):
+class NoiseImages(DistilledImages):
     """As many images of noise as a distilled set has, others for each seed, taken whole in every step.
 
     They are the control of distilled images: what such images begin as (Wang et al., arXiv:1811.10959), standard normal
     in the network's input space, with the labels of the set that the folder holds.
     """
 
-    required: bool = False
     per_seed = True
 
-    def sha256(self, folder: Path) -> str:
-        return DistilledImages().sha256(folder)
-
-    def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
-        return DistilledImages().class_counts(folder, classes)
-
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        distilled = DistilledImages().read(folder, classes, budget=budget, seed=seed)
+        distilled = super().read(folder, classes, budget=budget, seed=seed)
         generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
         return distilled.with_pixels(torch.randn(distilled.all_pixels().shape, generator=generator))
 

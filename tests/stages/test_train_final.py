@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.distillation.settings import DistillSettings
+from fer_pipeline.distillation.source import Source
 from fer_pipeline.distillation.start import start_synthetic
 from fer_pipeline.health.recorded_settings import find_contradictions
 from fer_pipeline.networks.checkpoints import load_checkpoint
@@ -324,8 +324,8 @@ def test_noise_is_what_the_distillation_of_the_seed_began_with(tmp_path: Path) -
     space = Preprocessing(size=SIZE)
     folder = write_das(tmp_path / "das")
     settings = DistillSettings(steps=2, per_class=1)
-    source = SimpleNamespace(classes=CLASSES)
-    begun = start_synthetic(settings, source, space, seed=4, device=torch.device("cpu"))  # pyright: ignore
+    source = Source("auxiliary", CLASSES, [], np.array([], np.int64), np.array([], object), {})
+    begun = start_synthetic(settings, source, space, seed=4, device=torch.device("cpu"))
     noise = NoiseImages().read(folder, CLASSES, budget=BUDGET, seed=4)
     assert torch.equal(noise.all_pixels(), begun.images.flatten(0, 1))
     assert noise.labels.tolist() == DistilledImages().read(folder, CLASSES, budget=BUDGET, seed=4).labels.tolist()
