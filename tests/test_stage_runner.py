@@ -21,7 +21,7 @@ WRITTEN = {
     "embed": ("out",),
     "score": ("out",),
     "mine": ("out",),
-    "shard": ("out", "control"),
+    "shard": ("out", "control", "second_rule", "true_labels"),
     "distill": ("out",),
     "train_final": ("out", "timings"),
     "evaluate": ("out", "metrics"),

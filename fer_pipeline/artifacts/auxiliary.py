@@ -1,4 +1,6 @@
-"""Read and write mined faces with their images: `data/auxiliary/<pool>/<class>/part-*.parquet`, and `data/control`.
+"""Read and write mined faces with their images: `data/auxiliary/<pool>/<class>/part-*.parquet`.
+
+So are laid out `data/control`, `data/second_rule` and `data/true_labels`, what mined faces are compared with.
 
 Columns: those of `data/faces`, then `pseudo_label` int64, `margin` f32 and `rank` int64 (from 1, over all pools); one
 folder a class, best first. The images' bytes are those of the aligned faces, never encoded again. A class without a

@@ -1,12 +1,13 @@
-"""Read and write what was mined: `data/mined/{mined.parquet, random.parquet, summary.json, sweep.parquet}`.
+"""Read and write what was mined: `data/mined/{mined, random, second_rule, sweep}.parquet` and `summary.json`.
 
 `mined.parquet` has one row a face that passed the rule: `face_id`, `pool`, `label` (the pseudo-label), `cosine` to its
 centroid, `margin` (the value that the rule compares: by a rule of probability, that), and `rank` in its class over all
 pools, from 1, nearest to the centroid or most probable first; rows stand in order of class and rank. `random.parquet`
 has the same columns for as many faces drawn at random from the same pools, whose label is their class by the rule
-whatever the value. `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step keep
-equally many faces by each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*" for all
-together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known).
+whatever the value. `second_rule.parquet`, there with `mine.second_rule` alone, has them for as many faces as were
+mined, chosen by that rule. `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step
+keep equally many faces by each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*"
+for all together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,8 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
 from fer_pipeline.core.settings import Rule
 
-MINED, RANDOM, SUMMARY, SWEEP = "mined.parquet", "random.parquet", "summary.json", "sweep.parquet"
+MINED, RANDOM, SECOND_RULE = "mined.parquet", "random.parquet", "second_rule.parquet"
+SUMMARY, SWEEP = "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
 MINED_COLUMNS = {
     "face_id": pa.string(),
@@ -47,12 +49,12 @@ SWEEP_COLUMNS = pa.schema(
 
 
 def mined_schema(classes: Sequence[str]) -> pa.Schema:
-    """Returns the schema of mined and of random faces."""
+    """Returns the schema of mined faces, by whichever rule, and of random ones."""
     return image_schema([pa.field(name, kind) for name, kind in MINED_COLUMNS.items()], classes)
 
 
 def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
-    """Reads `mined.parquet` or `random.parquet`; other classes than asked for are a DataError."""
+    """Reads `mined.parquet` or another file of its columns; other classes than asked for are a DataError."""
     path = folder / name
     if not path.is_file():
         raise DataError(f"{path} does not exist; run mine (dvc repro)")
@@ -125,6 +127,16 @@ class Precision(_Part):
     high: Share
 
 
+class SecondRule(_Part):
+    """What `second_rule.parquet` holds."""
+
+    rule: Rule
+    margins: dict[str, float | None]
+    kept: Count
+    by_class: dict[str, ClassSummary]
+    precision: Precision
+
+
 class TestFaces(_Part):
     """Of which sets nothing is known of test pictures."""
 
@@ -138,6 +150,7 @@ class MinedSummary(_Part):
     rule: dict[str, Any] = {}
     ranked_by: Rule = "margin"
     rules: dict[Rule, RuleSummary] = {}
+    second_rule: SecondRule | None = None
     margins: dict[str, float | None]
     pools: dict[str, PoolSummary]
     kept: Count
@@ -149,6 +162,7 @@ class MinedSummary(_Part):
     def _every_class_is_counted(self) -> "MinedSummary":
         counted = [self.margins, self.by_class, *(pool.by_class for pool in self.pools.values())]
         counted += [rule.by_class for rule in self.rules.values()]
+        counted += [self.second_rule.margins, self.second_rule.by_class] if self.second_rule else []
         if any({*self.classes} != {*counts} for counts in counted):
             raise ValueError("it does not count every one of its classes")
         return self

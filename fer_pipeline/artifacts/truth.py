@@ -1,4 +1,6 @@
-"""Read `data/truth/<pool>.parquet`, what the faces of a drawn pool really show; the report alone may.
+"""Read `data/truth/<pool>.parquet`, what the faces of a drawn pool really show.
+
+The report may, and `shard` for a control: the mined faces under their true labels, in a folder of their own.
 
 Columns that are read: `face_id`, and `dominant`, the expression whose prototype dominates; a mixed face has none
 (null), and whoever mines it under any label is wrong. `synthesize` writes these files, with the columns of

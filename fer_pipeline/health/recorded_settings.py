@@ -52,6 +52,7 @@ def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -
     if name == "mine":
         yield "mine", section, recorded.get("rule")
     elif name == "distill":
+        section = merge_settings(section, (section.get("overrides") or {}).get(item) or {})
         yield "distill", section, recorded.get("settings")
         final = params.get("train_final") or {}
         yield "train_final.network", final.get("network"), recorded.get("network")

@@ -3,8 +3,8 @@
 The estimate of a pool is the mean of the classes' estimates on held-out anchor faces, weighted by what that pool gave
 to each class; its interval combines theirs (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, equation 8). The
 true share has Wilson's. Faces of a class without a lower bound count as wrong in that of a set, those of one without an
-estimate as right in the upper bound too. The random control is treated alike; its estimate is the sweep's at the lowest
-threshold, where every face passes.
+estimate as right in the upper bound too. The faces of a second rule and the random control are treated alike; the
+estimate of the latter is the sweep's at the lowest threshold, where every face passes.
 
 The true curve of the sweep takes the pool's scores and its truth: at a threshold m of a rule it is the share of right
 labels among the faces whose value is at least m, each pool with a known truth by itself. Rules are compared where they
@@ -30,7 +30,7 @@ from jaxtyping import Float64
 
 from fer_pipeline.artifacts.faces import decode_crop, encoded_images, open_shard
 from fer_pipeline.artifacts.metrics import read_failures
-from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, read_rows, read_summary, read_sweep
+from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, RANDOM, SECOND_RULE, read_rows, read_summary, read_sweep
 from fer_pipeline.artifacts.scores import Ranking, Scores, read_scores
 from fer_pipeline.artifacts.seed_folders import of_seed, seeds_in
 from fer_pipeline.artifacts.truth import Truth
@@ -41,7 +41,7 @@ from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Li
 from fer_pipeline.reporting.formatting import count, crop_uri, data_uri, percent, span_of
 
 Thresholds = Float64[np.ndarray, " t"]
-Kind = Literal["mined", "random"]
+Kind = Literal["mined", "second rule", "random"]
 Face = dict[str, Any]
 Sweep: TypeAlias = pa.Table  # `artifacts.mined`'s, with the true precision of each known pool beside it
 ALL_POOLS = "*"
@@ -102,11 +102,14 @@ def _true_curve(
 def compute_precisions(
     mined: Path, summary: Mapping[str, Any], sweep: Sweep | None, project: ProjectSettings, truth: Truth
 ) -> list[Precision]:
-    """Compute the precision of mined and random faces: every pool as a whole, and by class where it has faces.
+    """Compute the precision of mined faces, by either rule, and of random ones.
 
-    `mined` is the folder `data/mined`, `summary` what it says of itself.
+    Every pool as a whole, and by class where it has faces. `mined` is the folder `data/mined`, `summary` what
+    it says of itself.
     """
     sets: list[tuple[Kind, str, Mapping[str, Any]]] = [("mined", MINED, summary["by_class"])]
+    if second := summary.get("second_rule"):
+        sets.append(("second rule", SECOND_RULE, second["by_class"]))
     if sweep is not None and (mined / RANDOM).exists():
         first = sweep.filter((pc.field("rule") == rule_of(summary)) & (pc.field("step") == 0))  # where all faces pass
         sets.append(("random", RANDOM, {row["class"]: row for row in first.to_pylist()}))
@@ -143,7 +146,7 @@ def load_seeds(mined: Path, project: ProjectSettings, truth: Truth) -> list[Prec
                 estimated = Interval(counts["precision"], counts["low"], counts["high"], counts["kept"])
             rows.append(Precision("mined", ALL_POOLS, name, counts["kept"], estimated, None, 0, seed))
         of_pools = compute_precisions(own, summary, None, project, truth)
-        rows += [replace(row, seed=seed) for row in of_pools]
+        rows += [replace(row, seed=seed) for row in of_pools if row.kind == "mined"]
     return rows
 
 

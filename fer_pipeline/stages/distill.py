@@ -9,11 +9,11 @@ work is never done twice.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.nn import functional
 
 from fer_pipeline.artifacts.distilled import (
@@ -31,10 +31,20 @@ from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.seed_folders import common_seeds, join_summaries, of_seed, seed_folders
 from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
 from fer_pipeline.artifacts.store import Store, link_file
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import STORE, PlainName, PlainPath, ProjectSettings, Settings, Summary, validate
+from fer_pipeline.core.settings import (
+    STORE,
+    PlainName,
+    PlainPath,
+    ProjectSettings,
+    Settings,
+    Summary,
+    merge_settings,
+    validate,
+)
 from fer_pipeline.distillation.controls import compare_with_controls
 from fer_pipeline.distillation.loop import METHODS, DistillationProgress, distill
 from fer_pipeline.distillation.method import Problem
@@ -66,6 +76,29 @@ class Config(DistillSettings):
 
     # name of a distilled set -> what is distilled; the graph has a stage for each
     sources: dict[PlainName, PlainPath] = Field(default_factory=dict)
+    # name of a distilled set -> what differs there from the settings beside it
+    overrides: Annotated[dict[PlainName, dict[str, Any]], Field(exclude_if=lambda value: not value)] = Field(
+        default_factory=dict
+    )
+
+    @model_validator(mode="after")
+    def _overrides_fit(self) -> "Config":
+        if strangers := sorted(set(self.overrides) - set(self.sources)):
+            raise ValueError(f"overrides names {strangers[0]!r}, but sources has {sorted(self.sources)}")
+        for name in self.overrides:
+            try:
+                self.of(name)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def of(self, name: str) -> "Config":
+        """Returns the settings of one distilled set, its overrides in their place."""
+        over = self.overrides.get(name, {})
+        if own := sorted({"sources", "overrides"} & set(over)):
+            raise ConfigError(f"overrides.{name}: {own[0]!r} is not of one distilled set; take it out")
+        common = self.model_dump(mode="json", exclude={"overrides"})
+        return validate(Config, merge_settings(common, over), where=f"overrides.{name}")
 
 
 def run(
@@ -87,6 +120,7 @@ def run(
         out: Where images, step sizes, previews and history are written.
         store: Where finished work and the state of unfinished work are kept.
     """
+    config = config.of(name)
     # A refitted labeller has learned from the faces that were set apart: its calibration model has not.
     seeds, kept = common_seeds(model, source), Store(store, owner=f"distill@{name}")
     keys, summaries = dict[str, str](), dict[int, Summary]()

@@ -1,24 +1,26 @@
 """Select the pool faces that get a pseudo-label by one rule, over all pools, rank them, and compare the rules.
 
-Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, the
-summary with thresholds, counts and estimated precision, and the sweep over all rules. Faces that are pictures of the
-test split of a target, of the anchor or of the training set (`data/contents`, exact and without labels) are no
-candidates. Nothing is written before every check has passed.
+Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, as many
+as the mined ones by a second rule where one is named, the summary with thresholds, counts and estimated precision, and
+the sweep over all rules. Faces that are pictures of the test split of a target, of the anchor or of the training set
+(`data/contents`, exact and without labels) are no candidates. Nothing is written before every check has passed.
 
 Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
 model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from jaxtyping import Float64
-from pydantic import Field
+import pyarrow as pa
+from jaxtyping import Float64, Int64
+from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SUMMARY, SWEEP, RuleSweep, sweep_table
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, SUMMARY, SWEEP, RuleSweep, sweep_table
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.artifacts.seed_folders import each_seed, in_set
 from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
@@ -41,7 +43,7 @@ from fer_pipeline.mining.candidates import (
     summarise,
 )
 from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
-from fer_pipeline.mining.margin import NO_CAP, MarginRule, find_thresholds, passes
+from fer_pipeline.mining.margin import NO_CAP, Caps, MarginRule, find_thresholds, passes
 from fer_pipeline.mining.shares import PoolShares, estimate_shares
 
 COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
@@ -50,6 +52,8 @@ COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "ov
 class Config(MarginRule, CalibrationSettings):
     """The rule, how its precision is estimated, and what to do when a class stays empty or wants too much."""
 
+    # another rule, which keeps as many faces (where each class has a threshold: of each class) for a recipe of its own
+    second_rule: Annotated[Rule | None, Field(exclude_if=lambda value: value is None)] = None
     sweep_points: Annotated[int, Field(ge=2)] = 101
     exclude: Path | None = None  # Parquet or CSV with a column face_id: faces that must not be mined
     # pins that file: DVC follows settings, so a changed list is seen by its changed hash alone
@@ -57,6 +61,12 @@ class Config(MarginRule, CalibrationSettings):
     test_faces: Literal["drop", "keep"] = "drop"  # pool faces that are equal to test faces
     empty_class: Literal["warn", "error"] = "warn"
     beyond_pool: Literal["warn", "error"] = "warn"  # a class's count that is more than the pools hold, by estimate
+
+    @model_validator(mode="after")
+    def _rules_differ(self) -> "Config":
+        if self.second_rule == self.ranked_by:
+            raise ValueError(f"second_rule: {self.second_rule} is the rule that chooses; name another, or leave it out")
+        return self
 
 
 @each_seed("scores")
@@ -82,15 +92,16 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     held_out = of_calibration(first)
     heldout = read_heldout(held_out, classes=classes)
     assert heldout.label is not None
-    for one in (*by_pool.values(), heldout):
-        if config.ranked_by not in one.rankings:
+    for rule in filter(None, (config.ranked_by, config.second_rule)):
+        if any(rule not in one.rankings for one in (*by_pool.values(), heldout)):
             raise ConfigError(
-                f"mine chooses by {config.ranked_by}, but {scores} holds no logits; rerun score with the features "
+                f"mine chooses by {rule}, but {scores} holds no logits; rerun score with the features "
                 "that the primitive learner's head takes, or choose by margin"
             )
     test_faces, unknown = find_test_faces(contents, project)
     drop, chosen = config.test_faces == "drop", config.ranked_by
-    candidates = collect_candidates(by_pool, exclude=exclude, test_faces=test_faces, drop=drop, ranked_by=chosen)
+    collect = partial(collect_candidates, by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
+    candidates = collect(ranked_by=chosen)
     persons = number_persons(contents, project.anchor, heldout.face_id)
     shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))
     directed = heldout.directed
@@ -134,6 +145,12 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     }
     if held_out != first:
         summary["heldout"]["model"] = CALIBRATION
+    second = None
+    if rule := config.second_rule:
+        kept = np.bincount(labels, minlength=len(classes))
+        second, summary["second_rule"] = mine_as_many(
+            config, collect(ranked_by=rule), calibrations[rule], kept, caps=caps, classes=classes
+        )
     counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}
@@ -141,6 +158,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     with replacing_folder(out) as folder:
         write_rows(folder / MINED, mined)
         write_rows(folder / RANDOM, control)
+        if second is not None:
+            write_rows(folder / SECOND_RULE, second)
         write_rows(folder / SWEEP, sweep_table(classes, sweep_rules(calibrations, chosen, grid)))
         write_json(folder / SUMMARY, summary)
     warnings = [line for line in (empty, beyond) if line]
@@ -164,6 +183,32 @@ def estimate_pool(
     groups = np.arange(len(heldout)) if persons is None else persons
     _, person = np.unique(groups[directed], return_inverse=True)
     return estimate_shares(scores, heldout.label[directed], person, candidates.scores, level=settings.level, seed=seed)
+
+
+def mine_as_many(
+    config: Config,
+    candidates: Candidates,
+    calibration: Calibration,
+    kept: Int64[np.ndarray, " c"],
+    *,
+    caps: Caps,
+    classes: Sequence[str],
+) -> tuple[pa.Table, dict[str, Any]]:
+    """Mines as many faces by the rule of the candidates as another rule kept of each class.
+
+    Where that rule has one threshold for all classes, so has this one, and the total is equal. Returns the faces and
+    their part of the summary.
+    """
+    by_class = config.split_by_class
+    rule = MarginRule(by="count", value=1, rule=candidates.ranked_by, per_class=by_class)
+    values = kept.astype(np.float64) if by_class else np.full(len(classes), float(kept.sum()))
+    ranking = candidates.rankings[candidates.ranked_by]
+    thresholds = find_thresholds(rule, ranking, values=values, caps=caps, calibration=calibration)
+    passed = np.flatnonzero(passes(candidates.label, candidates.value, thresholds))
+    mined = rank_faces(candidates, passed, caps=caps, classes=classes)
+    whole = summarise(candidates, passed, mined, thresholds, calibration, classes)
+    parts = ("margins", "kept", "by_class", "precision")
+    return mined, {"rule": candidates.ranked_by, **{name: whole[name] for name in parts}}
 
 
 def sweep_rules(

@@ -6,9 +6,9 @@ Happy et al. 2019, eq. 2. The paper does not say how the sets are mixed nor how 
 - `mix: pooled` (default): one training set. A batch of the usual size holds `anchor_share` labelled images and mined
   ones for the rest (null: as many as the sizes of the sets say), and the loss is the mean over all.
 - `mix: beside`: to a whole labelled batch comes one of `mined_ratio` times its size; the two means are added.
-- distilled images, or the random real faces that are their control: all of them in every step, in a forward pass of
-  their own, in which batch norm uses its running statistics without changing them: a handful of odd images must not
-  spoil what thousands of faces have settled.
+- distilled images, or the random real faces or the noise that are their controls: all of them in every step, in a
+  forward pass of their own, in which batch norm uses its running statistics without changing them: a handful of odd
+  images must not spoil what thousands of faces have settled.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,11 @@ from fer_pipeline.training.batch_norm import frozen_statistics
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
-from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces, Source
+from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces, Source
 from fer_pipeline.training.strategy import BuildContext, Strategy
 
 Weight = Annotated[float, Field(ge=0)]
+WHOLE = ("distilled", "random_real", "noise")  # sources that are taken whole in every step
 
 
 class Options(Settings):
@@ -35,7 +36,7 @@ class Options(Settings):
     anchor_share: Annotated[float, Field(gt=0, lt=1)] | None = None  # pooled: null takes the sizes of the sets
     mined_ratio: Annotated[float, Field(gt=0)] | None = None  # beside: null is 1
     mined_weight: Weight = 1.0
-    distilled_weight: Weight = 0.1  # of distilled images, and of the random real faces that are their control
+    distilled_weight: Weight = 0.1  # of distilled images, and of their controls
     real_per_class: Annotated[int, Field(ge=1)] = 1  # of random_real: as many as are distilled
 
     @model_validator(mode="after")
@@ -53,6 +54,7 @@ def sources(options: Options) -> dict[str, Source]:
         "mined": Faces("pseudo_label"),
         "distilled": DistilledImages(),
         "random_real": RandomFaces(options.real_per_class),
+        "noise": NoiseImages(),
     }
 
 
@@ -63,8 +65,8 @@ class Supervised(Strategy):
         self.network = context.network()
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """See the module: distilled and random real images are taken whole, the others by `mix`."""
-        sizes = {name: 0 for name in ("distilled", "random_real") if name in images}
+        """See the module: distilled images and their controls are taken whole, the others by `mix`."""
+        sizes = {name: 0 for name in WHOLE if name in images}
         if "mined" not in images:
             return {"labelled": batch, **sizes}
         if self.options.mix == "beside":
@@ -89,7 +91,7 @@ class Supervised(Strategy):
             total = weighted_mean(values, torch.cat([weights[name] * factors[name] for name in faces]))
         else:
             total = losses["labelled"] + self.options.mined_weight * losses.get("mined", 0.0)
-        for name in [name for name in ("distilled", "random_real") if name in batches]:
+        for name in [name for name in WHOLE if name in batches]:
             losses[name] = self._distilled_loss(batches[name])
             total = total + self.options.distilled_weight * losses[name]
         run.update(total)

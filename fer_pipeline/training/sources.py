@@ -111,6 +111,22 @@ class RandomFaces(Source):
 
 
 @dataclass(frozen=True)
+class NoiseImages(DistilledImages):
+    """As many images of noise as a distilled set has, others for each seed, taken whole in every step.
+
+    They are the control of distilled images: what such images begin as (Wang et al., arXiv:1811.10959), standard normal
+    in the network's input space, with the labels of the set that the folder holds.
+    """
+
+    per_seed = True
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        distilled = super().read(folder, classes, budget=budget, seed=seed)
+        generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
+        return distilled.with_pixels(torch.randn(distilled.all_pixels().shape, generator=generator))
+
+
+@dataclass(frozen=True)
 class Checkpoints(Source):
     """One trained network of this project, or several in the folders below: `BuildContext.checkpoints` names them."""
 

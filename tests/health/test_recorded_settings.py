@@ -87,6 +87,9 @@ def test_equal_settings_are_no_contradiction(project: Path) -> None:
          ["models/final/vas/10/card.json", "models/final/vas/11/card.json"], "train_final.training.steps"),
         ("mine", "mine.value", 0.3, ["data/mined/summary.json"], None),
         ("distill@aux", "distill.batches", 3, ["data/distilled/aux/card.json"], None),
+        ("distill@aux", "distill.overrides", {"other": {"batches": 3}}, [], None),
+        ("distill@aux", "distill.overrides", {"aux": {"batches": 3}}, ["data/distilled/aux/card.json"],
+         "distill.batches"),
         ("distill@aux", "train_final.network.width", 16, ["data/distilled/aux/card.json"], None),
     ],
 )  # fmt: skip

@@ -1,6 +1,8 @@
 """Estimated and true precision, the sweep and the gallery, counted by hand from what the builder wrote."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts.faces import encode
-from fer_pipeline.artifacts.mined import MINED, read_rows
+from fer_pipeline.artifacts.mined import MINED, read_rows, read_summary
 from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.evaluation.statistics import share_interval
 from fer_pipeline.reporting.formatting import crop_uri, data_uri
-from fer_pipeline.reporting.mining import combine_estimates, load_crops, load_mined_faces
+from fer_pipeline.reporting.mining import combine_estimates, compute_precisions, load_crops, load_mined_faces
+from tests.project import project_settings
 
 
 def truth_of(root: Path, pool: str) -> dict[str, str | None]:
@@ -39,6 +42,20 @@ def test_true_precision_counts_mixed_faces_as_wrong(whole: Any, kind: str) -> No
         assert float(found["true_low"]) == pytest.approx(low, abs=1e-6)
         assert any(true[row["face_id"]] is None for row in rows) or kind == "mined"
     assert float(table["mined", "street", "*"]["estimated"]) == pytest.approx(0.9)
+
+
+def test_faces_of_a_second_rule_are_measured_like_mined_ones(whole: Any, tmp_path: Path) -> None:
+    """The mined faces again, as if a second rule had chosen them: the same figures under its own name."""
+    root, built = whole.project.root, whole.project
+    project = project_settings(classes=tuple(built.classes), pools=tuple(built.pools))
+    summary, truth = read_summary(root / "data" / "mined"), read_truth(root / "data" / "truth", project.pools)
+    for name in ("mined", "second_rule"):
+        shutil.copyfile(root / "data" / "mined" / "mined.parquet", tmp_path / f"{name}.parquet")
+    second = {"rule": "probability", "by_class": summary["by_class"]}
+    rows = compute_precisions(tmp_path, {**summary, "second_rule": second}, None, project, truth)
+    mined, again = ([row for row in rows if row.kind == kind] for kind in ("mined", "second rule"))
+    assert len(mined) > len(project.pools)
+    assert [replace(row, kind="mined") for row in again] == mined
 
 
 def test_combined_estimate_is_the_weighted_mean_and_one_class_is_itself() -> None:

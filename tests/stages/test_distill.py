@@ -1,6 +1,7 @@
 """The stage from shards to a distilled set: what it promises about learning, resuming, bytes and bad input."""
 
 import csv
+import re
 import signal
 import subprocess
 import sys
@@ -135,6 +136,31 @@ def test_training_on_the_images_alone_learns_the_real_ones(world: Path, finished
     assert after > 0.6
     assert summary.counts["distilled_images"] == 6
     assert summary.counts["loss"] < summary.counts["loss_before"]
+
+
+def test_overrides_of_a_set_are_its_settings_and_of_no_other(world: Path, tmp_path: Path) -> None:
+    """The same bytes as from settings that have the override's values themselves."""
+    sources = {"out": "data/auxiliary", "other": "data/auxiliary"}
+    short = {"outer_epochs": 2, "probe": {"epochs": 1, "seeds": 1, "moments": 2}}
+    _run(world, tmp_path / "plain", **short, start="real", controls={"draws": 1, "steps": 2, "bootstrap": 100})
+    over = {"start": "real", "controls": {"draws": 1, "steps": 2}}
+    _run(world, tmp_path / "over", **short, sources=sources, overrides={"out": over, "other": {"steps": 9}})
+    assert _bytes(tmp_path / "over" / "out") == _bytes(tmp_path / "plain" / "out")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"nobody": {"steps": 2}}, "overrides names 'nobody', but sources has ['out']"),
+        ({"out": {"stps": 2}}, "overrides.out: unknown key 'stps'"),
+        ({"out": {"method": "magic"}}, "overrides.out: method: Input should be"),
+        ({"out": {"sources": {}}}, "overrides.out: 'sources' is not of one distilled set; take it out"),
+    ],
+)
+def test_overrides_that_fit_nothing_are_one_line(overrides: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(line)) as caught:
+        _config(sources={"out": "data/auxiliary"}, overrides=overrides)
+    assert "\n" not in str(caught.value)
 
 
 def test_everything_promised_lies_in_the_folder(finished: tuple[Path, Summary]) -> None:

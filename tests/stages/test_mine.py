@@ -21,7 +21,7 @@ from fer_pipeline.artifacts.scores import (
 )
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, read_json
-from fer_pipeline.core.settings import RULES
+from fer_pipeline.core.settings import RULES, validate
 from fer_pipeline.scoring.engines import rank_classes
 from fer_pipeline.stages import mine
 from tests.project import project_settings
@@ -347,7 +347,39 @@ def test_rules_are_compared_at_equal_counts(with_logits: Path) -> None:
     assert all(len(counts) == 1 for counts in kept.values()), "no value is tied here"
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"value": 5 / 16}, [("s/b", 1, 0.8), ("s/d", 2, 0.7), ("s/c", 2, 0.6)]),  # three by both rules
+        ({"value": 7 / 16}, [("s/b", 1, 0.8), ("s/d", 2, 0.7)]),
+        ({"by": "count", "value": 1, "per_class": True}, [("s/a", 0, 0.5), ("s/b", 1, 0.8), ("s/d", 2, 0.7)]),
+        ({"value": 5 / 16, "cap": 1}, [("s/a", 0, 0.5), ("s/b", 1, 0.8), ("s/d", 2, 0.7)]),  # the cap is its own too
+    ],
+)
+def test_a_second_rule_keeps_as_many_faces_of_its_own(with_logits: Path, options: dict, expected: list) -> None:
+    run(mine.Config(**options), with_logits)
+    summary = run(mine.Config(**options, second_rule="probability"), with_logits, out="both")
+    found = rows(with_logits, "second_rule.parquet", out="both")
+    assert [(row["face_id"], row["label"]) for row in found] == [row[:2] for row in expected]
+    np.testing.assert_allclose([row["margin"] for row in found], [row[2] for row in expected], rtol=1e-6)
+    assert len(found) == summary.counts["kept"]
+    said = read_json(with_logits / "both" / "summary.json")["second_rule"]
+    assert (said["rule"], said["kept"]) == ("probability", len(expected))
+    for label, name in enumerate(CLASSES):
+        assert said["by_class"][name]["kept"] == sum(row[1] == label for row in expected)
+    for name in ("mined.parquet", "random.parquet", "sweep.parquet"):
+        assert file_sha256(with_logits / "mined" / name) == file_sha256(with_logits / "both" / name)
+    assert not (with_logits / "mined" / "second_rule.parquet").exists()
+
+
+def test_a_second_rule_is_another_one() -> None:
+    with pytest.raises(ConfigError, match="second_rule: margin is the rule that chooses; name another"):
+        validate(mine.Config, {"by": "count", "value": 5, "second_rule": "margin"}, where="mine")
+
+
 def test_a_rule_without_logits_is_one_line(by_hand: Path) -> None:
+    with pytest.raises(ConfigError, match=r"chooses by probability, but .* holds no logits"):
+        run(mine.Config(second_rule="probability"), by_hand)
     with pytest.raises(ConfigError, match=r"chooses by probability, but .* holds no logits.*or choose by margin"):
         run(mine.Config(by="probability", value=0.5), by_hand)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts.distilled import read_distilled
@@ -52,10 +54,11 @@ SOURCES = {
     "mined": Path("data/auxiliary"),
     "distilled": Path("data/distilled"),
 }
+SHARDED = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
 FOLDERS = {  # whose files are those of one seed
     "models/primitive",
     *(f"data/embeddings/{name}" for name in ("studio", *POOLS)),
-    *(f"data/{kind}/{pool}" for kind in ("scores", "auxiliary", "control") for pool in POOLS),
+    *(f"data/{kind}/{pool}" for kind in ("scores", *SHARDED.values()) for pool in POOLS),
     "data/mined",
     "data/distilled/auxiliary",
 }
@@ -97,12 +100,12 @@ def walk(
                     paths = {"model": model, "out": Path("data/scores") / pool}
                     said[stage] = score.run(score.Config(), project, pool=pool, **vectors, **paths)
             case "mine":
-                config = mine.Config(by="count", value=PER_CLASS, per_class=True)
+                config = mine.Config(by="count", value=PER_CLASS, per_class=True, second_rule="probability")
                 said[stage] = mine.run(config, project, scores=Path("data/scores"), out=mined)
             case "shard":
                 for pool in POOLS:
-                    paths = {kind: Path("data") / where / pool
-                             for kind, where in (("out", "auxiliary"), ("control", "control"))}  # fmt: skip
+                    paths = {kind: Path("data") / where / pool for kind, where in SHARDED.items()}
+                    paths |= {"known": Path("data/truth")}
                     train = faces / pool / "train"
                     said[stage] = shard.run(shard.Config(), project, pool=pool, mined=mined, faces=train, **paths)
             case "distill":
@@ -139,6 +142,11 @@ def faces(tmp_path_factory: pytest.TempPathFactory, band_faces) -> Path:
 def make_world(folder: Path, faces: Path) -> Path:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "faces").symlink_to(faces)
+    (folder / "data" / "truth").mkdir()
+    for pool in POOLS:
+        rows = read_table(faces / pool / "train", ["face_id", "label"]).to_pylist()
+        known = {"face_id": [row["face_id"] for row in rows], "dominant": [BANDS[row["label"]] for row in rows]}
+        pq.write_table(pa.table(known), folder / "data" / "truth" / f"{pool}.parquet")
     return folder
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.auxiliary import class_counts
 from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
-from fer_pipeline.artifacts.mined import MINED, RANDOM, mined_schema
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, mined_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.stages import shard
@@ -43,16 +43,21 @@ def world(tmp_path: Path, small_faces) -> dict:
     return {"mined": tmp_path / "mined", "faces": faces, "chosen": chosen, "drawn": drawn}
 
 
-def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 16):
+def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 16, known: Path | None = None):
     return shard.run(
         shard.Config(rows_per_shard=per_shard),
         project_settings(classes=CLASSES),
         pool=pool,
         mined=world["mined"],
         faces=world["faces"],
-        out=tmp_path / "auxiliary" / pool,
-        control=tmp_path / "control" / pool,
+        **places(tmp_path, pool),
+        known=known,
     )
+
+
+def places(tmp_path: Path, pool: str) -> dict[str, Path]:
+    names = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
+    return {option: tmp_path / name / pool for option, name in names.items()}
 
 
 def test_pictures_are_copied_byte_for_byte_best_first(tmp_path: Path, world: dict) -> None:
@@ -117,7 +122,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, world: dict) -> Non
     run(world, tmp_path / "a")
     run(world, tmp_path / "b")
     names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.parquet"))
-    assert len(names) == 3 + 2 + 1 + 2 + 2
+    assert len(names) == 3 + 2 + 1 + 2 + 2 + 1 + 1, "without a second rule and a truth those folders hold no face"
     assert [file_sha256(tmp_path / "a" / n) for n in names] == [file_sha256(tmp_path / "b" / n) for n in names]
 
 
@@ -140,10 +145,44 @@ def test_missing_faces_and_other_classes_leave_the_output_alone(tmp_path: Path, 
             pool="film",
             mined=world["mined"],
             faces=world["faces"],
-            out=tmp_path / "auxiliary" / "street",
-            control=tmp_path / "control" / "street",
+            **places(tmp_path, "street"),
         )
     other = small_faces("other", [5], classes=("fear", "anger", "neutral"))
     with pytest.raises(DataError, match="rerun align"):
         run(world | {"faces": other}, tmp_path)
     assert file_sha256(tmp_path / "auxiliary" / "street" / "anger" / "part-00000.parquet") == before
+
+
+def test_mined_faces_stand_under_their_true_labels_beside_the_mined_ones(tmp_path: Path, world: dict) -> None:
+    """The truth names 50 of 60 mined faces: 30 rightly mined, 15 wrongly, 5 of no class; it touches no other folder."""
+    chosen = world["chosen"]
+    wrong = {name: CLASSES[(CLASSES.index("anger") + 1 + i % 2) % 3] for i, name in enumerate(chosen[:15])}
+    right = dict.fromkeys(chosen[15:40], "anger") | dict.fromkeys(chosen[40:45], "neutral")
+    true = wrong | right | dict.fromkeys(chosen[45:48], None) | dict.fromkeys(chosen[48:50], "contempt")
+    names, kinds = zip(*true.items(), strict=True)
+    (tmp_path / "truth").mkdir()
+    pq.write_table(pa.table({"face_id": names, "dominant": pa.array(kinds)}), tmp_path / "truth" / "street.parquet")
+
+    run(world, tmp_path / "without")
+    summary = run(world, tmp_path / "with", known=tmp_path / "truth")
+    assert summary.counts == {"mined": 60, "random": 60, "true_labels": 45, "without_true_label": 15}
+    rows = read_table(tmp_path / "with" / "true_labels" / "street", ["face_id", "pseudo_label", "rank"]).to_pylist()
+    assert {row["face_id"]: CLASSES[row["pseudo_label"]] for row in rows} == wrong | right
+    for label in range(3):
+        ranks = [row["rank"] for row in rows if row["pseudo_label"] == label]
+        assert ranks == sorted(ranks)
+    for folder in ("auxiliary", "control", "second_rule"):
+        one, other = tmp_path / "without" / folder, tmp_path / "with" / folder
+        files = [path.relative_to(one) for path in sorted(one.rglob("*.parquet"))]
+        assert files == [path.relative_to(other) for path in sorted(other.rglob("*.parquet"))]
+        assert [file_sha256(one / name) for name in files] == [file_sha256(other / name) for name in files]
+    assert class_counts(tmp_path / "without" / "true_labels" / "street") == {}
+
+
+def test_the_faces_of_the_second_rule_stand_in_a_folder_of_their_own(tmp_path: Path, world: dict) -> None:
+    names = [f"street/{i}" for i in range(100, 130)]
+    write_rows(world["mined"] / SECOND_RULE, mined_table(names, [1] * 20 + [2] * 10))
+    assert run(world, tmp_path).counts == {"mined": 60, "random": 60, "second_rule": 30}
+    found = list(iter_faces(tmp_path / "second_rule" / "street", 50, label="pseudo_label"))
+    assert [name for part in found for name in part.face_id] == names
+    assert class_counts(tmp_path / "auxiliary" / "street") == {"anger": 40, "neutral": 20}

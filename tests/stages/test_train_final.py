@@ -22,6 +22,9 @@ from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
+from fer_pipeline.distillation.settings import DistillSettings
+from fer_pipeline.distillation.source import Source
+from fer_pipeline.distillation.start import start_synthetic
 from fer_pipeline.health.recorded_settings import find_contradictions
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
@@ -31,7 +34,7 @@ from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training import seeds as training_module
 from fer_pipeline.training.images import GIB, MemoryBudget
-from fer_pipeline.training.sources import DistilledImages, Faces, RandomFaces
+from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces
 from tests.project import project_settings, recipe_settings
 from tests.toy_world import write_teacher
 
@@ -49,6 +52,7 @@ RECIPES = {
     "random": {"mined": "random"},
     "distilled": {"distilled": "distilled"},
     "random_real": {"random_real": "mined"},
+    "noise": {"noise": "distilled"},
     "mean_teacher": {"unlabelled": "pool"},
     "pseudo_label": {"unlabelled": "pool"},
 }
@@ -142,6 +146,7 @@ def test_every_recipe_has_the_same_start_parts_and_steps_and_its_own_data(run, m
         "random": {"mined": 60},
         "distilled": {"distilled": 6},
         "random_real": {"random_real": 3},
+        "noise": {"noise": 6},
         "mean_teacher": {"unlabelled": 90},
         "pseudo_label": {"unlabelled": 90},
     }
@@ -312,6 +317,21 @@ def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:
     assert drawn(1) == drawn(1)
     assert drawn(1) != drawn(2)
     assert len(set(drawn(1, 5))) == 15
+
+
+def test_noise_is_what_the_distillation_of_the_seed_began_with(tmp_path: Path) -> None:
+    """Two steps of an image a class; another seed has other noise, and labels are the distilled set's."""
+    space = Preprocessing(size=SIZE)
+    folder = write_das(tmp_path / "das")
+    settings = DistillSettings(steps=2, per_class=1)
+    source = Source("auxiliary", CLASSES, [], np.array([], np.int64), np.array([], object), {})
+    begun = start_synthetic(settings, source, space, seed=4, device=torch.device("cpu"))
+    noise = NoiseImages().read(folder, CLASSES, budget=BUDGET, seed=4)
+    assert torch.equal(noise.all_pixels(), begun.images.flatten(0, 1))
+    assert noise.labels.tolist() == DistilledImages().read(folder, CLASSES, budget=BUDGET, seed=4).labels.tolist()
+    other = NoiseImages().read(folder, CLASSES, budget=BUDGET, seed=5)
+    assert not torch.equal(noise.all_pixels(), other.all_pixels())
+    assert NoiseImages().class_counts(folder, CLASSES).tolist() == noise.counts(3).tolist()
 
 
 def test_counts_are_those_of_the_decoded_sets(data) -> None:

@@ -158,6 +158,7 @@ def test_frozen_statistics_are_thawed_even_after_a_fault() -> None:
         ({"mix": "beside", "mined_ratio": 3}, {"labelled": 1, "mined": 9}, {"labelled": 64, "mined": 192}),
         ({}, {"labelled": 900, "distilled": 7}, {"labelled": 64, "distilled": 0}),
         ({}, {"labelled": 900, "random_real": 7}, {"labelled": 64, "random_real": 0}),
+        ({}, {"labelled": 900, "noise": 7}, {"labelled": 64, "noise": 0}),
     ],
 )
 def test_batch_sizes_by_hand(options, images, expected) -> None:

@@ -126,6 +126,26 @@ def test_each_recipe_of_the_demo_stands_on_its_own_sources(project: Callable[[st
         assert demo.below(stage) == {stage, *others, *trained, *evaluated, "report"}
 
 
+def test_each_recipe_of_the_full_demo_stands_on_its_own_sources(project: Callable[[str], Any], root: Path) -> None:
+    """The settings are those of its profile, as the command puts them in place; every recipe meets every target."""
+    full = project("full")
+    full.write(yaml.safe_load((root / "profiles" / "demo_full.yaml").read_text(encoding="utf-8")))
+    recipes = set(full.params["evaluate"]["recipes"])
+    assert recipes == set(full.params["recipes"])
+
+    def train_and_evaluate(names: set[str]) -> set[str]:
+        evaluated = {f"evaluate@{name}-{target}" for name in names for target in ("studio", "film")}
+        return {f"train_final@{name}" for name in names} | evaluated | {"report"}
+
+    mined, distilled = {"vas", "vas_softmax", "random_vas", "true_vas"}, {"das", "noise"}
+    # The anchor, not what was mined, is distilled for das; the other distilled set is for its controls alone.
+    assert full.below("distill@unrolled") == {"distill@unrolled", *train_and_evaluate(distilled)}
+    assert full.below("distill@matched") == {"distill@matched", "report"}
+    shards = {"shard@street", "shard@studio_pool"}
+    assert full.below("mine") == {"mine", *shards, "distill@matched", *train_and_evaluate(mined)}
+    assert full.below("align@studio") >= train_and_evaluate(recipes)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
