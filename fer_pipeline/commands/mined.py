@@ -5,6 +5,7 @@ what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
 """
 
 import io
+import math
 from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
@@ -24,6 +25,7 @@ from fer_pipeline.inspection import sql as database
 from fer_pipeline.inspection.revisions import open_revision, read_lock
 
 LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap")  # counts of a pool
+NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
 SAME = "both runs had the same settings, code, weights and data"
 WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all
 MARKDOWN = str.maketrans(
@@ -40,9 +42,9 @@ def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "t
     """
     with open_revision(Path.cwd(), rev) as revision:
         rows, summary = tables.show(revision)
-        title = revision.title
+        title, warnings = revision.title, () if revision.is_recorded(tables.SUBSET) else (NOT_RECORDED,)
     if format != "table":
-        return Summary("", _print(rows, format))
+        return Summary("", _print(rows, format), warnings=warnings)
     lines = [
         [
             "all" if row["class"] == ALL_CLASSES else row["class"],
@@ -60,7 +62,7 @@ def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "t
     for name, pool in summary["pools"].items():
         out = "".join(f", {pool[key]:,} {key.replace('_', ' ')}" for key in LEFT_OUT if pool.get(key))
         text.append(f"{name}: {pool['kept']:,} of {pool['faces']:,} faces{out}")
-    return Summary("", "\n".join(text))
+    return Summary("", "\n".join(text), warnings=warnings)
 
 
 def query(
@@ -94,16 +96,24 @@ def diff(rev_a: str, rev_b: str, *, format: Literal["table", "json", "markdown"]
         raise ConfigError(f"--faces must be at least 0, found {faces}")
     with open_revision(Path.cwd(), rev_a) as before, open_revision(Path.cwd(), rev_b) as after:
         found, names = compare.diff(before, after), (before.title, after.title)
+        warnings = tuple(NOT_RECORDED for one in (before, after) if not one.is_recorded(tables.SUBSET))
     if format == "json":
-        content = {part: table.to_pylist() for part, table in found._asdict().items()}
-        return Summary("", dumps({"before": names[0], "after": names[1], **content}, indent=1))
+        named = [f'"{name}": {dumps(value)}' for name, value in zip(("before", "after"), names, strict=True)]
+        parts = [*named, *(f'"{part}": {_rows_as_json(table)}' for part, table in found._asdict().items())]
+        return Summary("", "{" + ",\n".join(parts) + "}", warnings=warnings)
     totals = ", ".join(f"{found.faces['change'].to_pylist().count(change):,} {change}" for change in compare.CHANGES)
-    parts: list[tuple[str, pa.Table]] = [(f"{names[0]} → {names[1]}: {totals}", found.classes)]
-    parts.append(("what differs between the two runs" if len(found.causes) else SAME, found.causes))
+    sections: list[tuple[str, pa.Table]] = [(f"{names[0]} → {names[1]}: {totals}", found.classes)]
+    sections.append(("what differs between the two runs" if len(found.causes) else SAME, found.causes))
     if faces and len(found.faces):
         shown = min(faces, len(found.faces))
-        parts.append((f"the first {shown:,} of {len(found.faces):,} faces that changed", found.faces.slice(0, faces)))
-    return Summary("", "\n\n".join(_section(title, table, markdown=format == "markdown") for title, table in parts))
+        sections.append(
+            (f"the first {shown:,} of {len(found.faces):,} faces that changed", found.faces.slice(0, faces))
+        )
+    return Summary(
+        "",
+        "\n\n".join(_section(title, table, markdown=format == "markdown") for title, table in sections),
+        warnings=warnings,
+    )
 
 
 def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table") -> Summary:
@@ -169,17 +179,31 @@ def export(
 def _print(rows: pa.Table, format: str) -> str:
     """The rows as JSON, whose escapes keep every character, or as CSV."""
     if format == "json":
-        maps = [field.name for field in rows.schema if pa.types.is_map(field.type)]
-        return dumps(
-            [row | {name: _mapping(row[name]) for name in maps} for row in rows.to_pylist()], indent=1, default=str
-        )
+        return _rows_as_json(rows)
     stream = io.StringIO()
     exports.write_csv_rows(stream, rows)
     return stream.getvalue().removesuffix("\n")
 
 
-def _mapping(pairs: list[tuple[str, Any]] | None) -> dict[str, Any] | None:
-    return None if pairs is None else dict(pairs)
+def _rows_as_json(rows: pa.Table) -> str:
+    """A list with one row a line; what is no number of JSON is null, what it does not know a text."""
+    maps = [field.name for field in rows.schema if pa.types.is_map(field.type)]
+    lines = []
+    for row in rows.to_pylist():
+        row |= {name: None if row[name] is None else dict(row[name]) for name in maps}
+        try:
+            lines.append(dumps(row, default=str, allow_nan=False))
+        except ValueError:
+            lines.append(dumps(_finite(row), default=str))
+    return "[" + ",\n ".join(lines) + "]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_finite, value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(rows: pa.Table, most: int) -> list[str]:

@@ -58,6 +58,7 @@ class _Version(NamedTuple):
     commit: str
     subject: str
     stages: Stages
+    fault: str = ""
 
 
 def log(root: Path, rev: str = "HEAD") -> pa.Table:
@@ -90,37 +91,30 @@ def _fetch(root: Path, versions: Sequence[_Version]) -> str:
 
 
 def _versions(root: Path, rev: str) -> Iterator[_Version]:
-    only = "mine|evaluate"  # stages
-    head = resolve(root, rev)
-    commits = [_Version(*entry, stages=read_lock(root, entry.commit, only=only)) for entry in _commits(root, head)]
+    entries = list_commits(root, resolve(root, rev))
+    commits = [_read(root, date, commit[:7], "commit", commit, subject) for commit, date, subject in entries]
     if rev == "HEAD":
-        commits.insert(0, _Version("", WORKSPACE, WORKSPACE, "", "", read_lock(root, "")))
+        commits.insert(0, _read(root, "", WORKSPACE, WORKSPACE, "", ""))
     states = [*map(_state, (one.stages for one in commits)), None]
     for one, state, older in zip(commits, states[:-1], states[1:], strict=True):
-        if state is not None and state != older:
+        if one.fault or (state is not None and state != older):
             yield one
     experiments = []
     for ref, name, commit in list_experiments(root):
         date, subject = describe_commit(root, commit)
-        experiments.append(
-            _Version(date, name, "experiment", commit, subject or ref, read_lock(root, commit, only=only))
-        )
+        experiments.append(_read(root, date, name, "experiment", commit, subject or ref))
     for one in sorted(experiments, key=lambda one: one.date, reverse=True):
-        if _state(one.stages) is not None:
+        if one.fault or _state(one.stages) is not None:
             yield one
 
 
-class _Commit(NamedTuple):
-    date: str
-    revision: str
-    kind: str
-    commit: str
-    subject: str
-
-
-def _commits(root: Path, head: str) -> Iterator[_Commit]:
-    for commit, date, subject in list_commits(root, head):
-        yield _Commit(date, commit[:7], "commit", commit, subject)
+def _read(root: Path, *about: str) -> _Version:
+    """A version with what its lock says, or with the fault of that."""
+    version = _Version(*about, stages={})
+    try:
+        return version._replace(stages=read_lock(root, version.commit, name=version.revision, only="mine|evaluate"))
+    except DataError as error:
+        return version._replace(fault=str(error))
 
 
 def list_recipes(stages: Stages) -> list[str]:
@@ -149,7 +143,7 @@ def _state(stages: Stages) -> Mapping[str, str] | None:
 def _describe(root: Path, version: _Version, fault: str) -> dict[str, Any]:
     """One row; what is neither in the cache nor in the remote is named in `missing`."""
     row: dict[str, Any] = {name: getattr(version, name) for name in ("date", "revision", "kind", "commit", "subject")}
-    faults = []
+    faults = [version.fault] if version.fault else []
     rev = version.commit or WORKSPACE
     with open_revision(root, rev, stages=version.stages, fetched=fault) as revision:
         try:

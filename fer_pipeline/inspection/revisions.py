@@ -10,6 +10,8 @@ asked for objects of the remote alone.
 """
 
 import fnmatch
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -98,6 +100,15 @@ class Revision:
         if not self.commit and (self.root / folder).is_dir():
             names |= {one.name for one in (self.root / folder).iterdir() if one.is_dir() and one.name[0] != "."}
         return sorted(names)
+
+    def is_recorded(self, path: str) -> bool:
+        """Says whether the files of a folder are those that `dvc.lock` records; a revision's always are."""
+        place = self.root / path
+        if self.commit or not place.is_dir():
+            return True
+        files = sorted(file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file())
+        entries = [{"md5": _md5((place / name).read_bytes()), "relpath": name} for name in files]
+        return self.outputs(path).get(path) == _md5(json.dumps(entries, sort_keys=True).encode()) + ".dir"
 
     def path(self, path: str, *patterns: str) -> Path:
         """Returns where a file or folder can be read; of a folder those files that a pattern names, all without one.
@@ -289,6 +300,10 @@ def fetch_objects(root: Path, md5s: Iterable[str]) -> str:
         return describe_error(str(error).partition("\n")[0] or type(error).__name__)
     except Exception as error:  # a remote's own library raises whatever it likes
         return describe_error(f"{type(error).__name__}: {error}")
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _is_seeds(name: str) -> bool:

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fer_pipeline.cli import app
 from tests.inspection.conftest import CLASSES, POOLS, STRANGE, Project, cosines, names_of, vectors_of
 
 Say = Callable[..., str]
@@ -291,6 +293,28 @@ def test_damaged_bytes_are_found_by_fsck(copy: Path, made: Project, say: Say) ->
     lock.write_text("stages: [")
     subprocess.run(["git", "commit", "--quiet", "-am", "broken"], cwd=copy, check=True)
     assert "dvc.lock of HEAD is broken" in say("show", "--rev", "HEAD", code=1)
+    rows = json.loads(say("log", "--format", "json"))
+    assert "is broken" in rows[1]["missing"]
+    assert len(rows) == 6  # the others are listed all the same
+
+
+def test_a_workspace_that_was_not_recorded_is_told(copy: Path, say: Say) -> None:
+    def warned(*words: str) -> bool:
+        result = CliRunner().invoke(app, ["mined", *words])
+        assert result.exit_code == 0
+        return "data/mined here is not what dvc.lock records" in result.stderr
+
+    assert not warned("show")
+    shutil.copy(copy / "data/mined/random.parquet", copy / "data/mined/other.parquet")
+    assert warned("show")
+    assert warned("diff", "v1", "workspace", "--format", "json")
+    assert not warned("diff", "v1", "v2")
+
+
+def test_what_is_no_number_of_json_is_null(project: Project, say: Say) -> None:
+    sql = "SELECT 'nan'::DOUBLE AS a, ['inf'::FLOAT] AS b, 1.5 AS c, DATE '2026-01-02' AS d, 1 AS a"
+    expected = [{"a": None, "b": [None], "c": "1.5", "d": "2026-01-02", "a_2": 1}]
+    assert json.loads(say("query", sql, "--format", "json")) == expected
 
 
 def test_two_experiments_of_one_name_are_told_apart(copy: Path, say: Say) -> None:
