@@ -69,21 +69,21 @@ def export(
     return rows
 
 
-def read_pictures(revision: Revision, rows: pa.Table) -> list[memoryview]:
+def read_pictures(revision: Revision, rows: pa.Table) -> list[bytes]:
     """Reads the encoded crop of each mined face."""
-    pictures: list[memoryview | None] = [None] * len(rows)
+    pictures: list[bytes | None] = [None] * len(rows)
     for pool, places in _places_by_pool(rows).items():
         shards, wanted = shard_paths(_picture_folder(revision, pool)), rows["face_id"].take(places).combine_chunks()
         for path in shards:
             shard = open_shard(path)
-            for group in range(shard.num_row_groups):
-                found = positions_in(shard.read_row_group(group, ["face_id"])["face_id"], wanted)
-                if (found < 0).all():
-                    continue
-                batch = shard.read_row_group(group, ["image"]).combine_chunks().to_batches()[0]
-                encoded = encoded_images(batch)
-                for row in np.flatnonzero(found >= 0).tolist():
-                    pictures[places[found[row]]] = encoded[row]
+            found = positions_in(shard.read(["face_id"])["face_id"], wanted)
+            starts = np.cumsum([0, *shard.row_counts()])
+            for group in np.unique(np.searchsorted(starts, np.flatnonzero(found >= 0), side="right") - 1).tolist():
+                column = shard.read_row_group(group, ["image"], use_threads=False).combine_chunks()
+                encoded = encoded_images(column.to_batches()[0])
+                at = found[starts[group] : starts[group + 1]]
+                for row in np.flatnonzero(at >= 0).tolist():
+                    pictures[places[at[row]]] = bytes(encoded[row])  # a view would hold the whole group
         if absent := [place for place in places if pictures[place] is None]:
             number, first = len(absent), rows["face_id"][int(absent[0])]
             raise DataError(f"{number:,} mined faces of {pool} have no picture, {first} first; run: dvc repro shard")
@@ -200,7 +200,7 @@ def _cell(value: object) -> object:
     return json.dumps(value, default=str) if isinstance(value, list | dict | tuple) else value
 
 
-def write_pictures(out: Path, rows: pa.Table, pictures: Sequence[memoryview]) -> None:
+def write_pictures(out: Path, rows: pa.Table, pictures: Sequence[bytes]) -> None:
     """Writes a folder for each class with its faces by rank, and the `metadata.csv` that `datasets` reads."""
     labels = rows["label"].to_pylist()
     if strange := [label for label in dict.fromkeys(labels) if not re.match(PLAIN_NAME, label)]:
@@ -218,22 +218,22 @@ def write_pictures(out: Path, rows: pa.Table, pictures: Sequence[memoryview]) ->
         folder.rename(out)
 
 
-def _file_names(rows: pa.Table, pictures: Sequence[memoryview]) -> Iterator[str]:
+def _file_names(rows: pa.Table, pictures: Sequence[bytes]) -> Iterator[str]:
     """`anger/000001_street_17.jpg`: class, rank, the end of the face's name in plain letters."""
     columns = (rows[name].to_pylist() for name in ("label", "rank", "face_id"))
     for label, rank, face_id, picture in zip(*columns, pictures, strict=True):
         name = re.sub(r"[^A-Za-z0-9.-]+", "_", face_id)[-60:].strip("._")
-        kind = next((suffix for magic, suffix in MAGIC.items() if bytes(picture[:4]).startswith(magic)), "bin")
+        kind = next((suffix for magic, suffix in MAGIC.items() if picture.startswith(magic)), "bin")
         yield f"{label}/{rank:06d}_{name}.{kind}"
 
 
-def _image_column(pictures: Sequence[memoryview]) -> pa.ChunkedArray:
+def _image_column(pictures: Sequence[bytes]) -> pa.ChunkedArray:
     """The pictures as `datasets` stores them, in parts: an Arrow array of bytes ends at 2 GB."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     ends = [*range(0, len(pictures), QUERY_ROWS), len(pictures)]
     parts = []
     for start, end in pairwise(ends):
-        encoded = pa.array([bytes(one) for one in pictures[start:end]], pa.binary())
+        encoded = pa.array(pictures[start:end], pa.binary())
         parts.append(pa.StructArray.from_arrays([encoded, pa.nulls(end - start, pa.string())], fields=[*kind]))
     return pa.chunked_array(parts, kind)
 
