@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from itertools import permutations
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
@@ -25,8 +28,6 @@ LEARNER = {"v1": 0, "v2": 0, "v3": 1, "wide": 1}
 
 def state_of(folder: Path) -> tuple[Any, ...]:
     """What git and DVC say of the workspace, and every file of it with its time."""
-    from dvc.repo import Repo
-
     status = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True).stdout
     with Repo(str(folder)) as repo:
         stale = repo.status()
@@ -323,6 +324,30 @@ def test_two_experiments_of_one_name_are_told_apart(copy: Path, say: Say) -> Non
     subprocess.run(["git", "update-ref", other, "v1"], cwd=copy, check=True)
     assert other in say("show", "--rev", "wide", code=1)
     assert say("show", "--rev", other, "--format", "csv") == say("show", "--rev", "v1", "--format", "csv")
+
+
+def test_of_a_folder_for_each_seed_the_first_is_read(copy: Path, made: Project, say: Say) -> None:
+    (copy / "data/mined").rename(copy / "other")
+    for seed, rev in ((7, "other"), (8, "elsewhere")):
+        (copy / "data/mined" / str(seed)).mkdir(parents=True)
+        for path in (copy / "other").iterdir() if rev == "other" else ():
+            shutil.copy(path, copy / "data/mined" / str(seed))
+    (copy / "data/mined/seeds.json").write_text('{"seeds": [7, 8]}')
+    assert f"{len(made.rows['wide']):,} faces" in say("show")
+    with Repo(str(copy)) as repo:
+        repo.commit(force=True)
+    subprocess.run(["git", "commit", "--quiet", "-am", "seeds"], cwd=copy, check=True)
+    shutil.rmtree(copy / "data/mined")
+    assert f"{len(made.rows['wide']):,} faces" in say("show", "--rev", "HEAD")
+    assert json.loads(say("log", "--format", "json"))[0]["kept"] == len(made.rows["wide"])
+
+
+def test_a_mistake_is_one_line_of_a_process_too(project: Project, root: Path) -> None:
+    """What is left of a database when Python ends, its library would list on many lines."""
+    command = [sys.executable, "-m", "fer_pipeline", "mined", "query", "SELECT nope FROM mined"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=project.folder, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
 
 
 def test_without_git_the_workspace_is_read(copy: Path, say: Say) -> None:
