@@ -28,6 +28,7 @@ from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_r
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor", "weights")
+GROUPS = {"mined": ("show", "query", "diff", "log", "export")}  # files whose functions are commands of their own
 
 app = typer.Typer(
     name="fer_pipeline",
@@ -47,10 +48,10 @@ class Command(NamedTuple):
     other_options: str | None = None  # the parameter that takes all options that are no others
 
 
-def read_command(file: Path) -> Command:
-    """The command of the function `run` in a Python file."""
+def read_command(file: Path, function: str = "run") -> Command:
+    """The command of a function in a Python file."""
     body = ast.parse(file.read_text(encoding="utf-8")).body
-    run = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == "run")
+    run = next(node for node in body if isinstance(node, ast.FunctionDef) and node.name == function)
     text, _, section = (ast.get_docstring(run) or "").partition("\n\nArgs:\n")
     helps = {name: " ".join(help.split()) for name, help in re.findall(r"^ +(\w+): (.+(?:\n {8}.+)*)", section, re.M)}
     # The signature alone is executed, of a function whose body is its docstring, without what names other modules.
@@ -60,7 +61,7 @@ def read_command(file: Path) -> Command:
     exec(compile(ast.Module([run], []), str(file), "exec"), namespace)
     parameters: list[inspect.Parameter] = []
     other_options = None
-    for name, one in inspect.signature(namespace["run"]).parameters.items():
+    for name, one in inspect.signature(namespace[function]).parameters.items():
         kind, about = one.annotation, typer.Option(help=helps[name])
         if kind == dict[str, Path]:
             kind, about = list[str], typer.Argument(help=helps[name], metavar="--NAME PATH …")
@@ -111,10 +112,30 @@ def _add_command(folder: str, name: str, panel: str) -> None:
     app.command(name, help=command.help, rich_help_panel=panel, context_settings=settings)(call)
 
 
+def _add_group(name: str, functions: Sequence[str], panel: str) -> None:
+    """Adds a command for each of some functions in `commands/name.py`, below one of the file's name."""
+    file = Path(__file__).parent / "commands" / f"{name}.py"
+    help = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    group = typer.Typer(no_args_is_help=True, add_completion=False, help=help)
+    for function in functions:
+        _add_function(group, name, function, read_command(file, function))
+    app.add_typer(group, name=name, rich_help_panel=panel)
+
+
+def _add_function(group: typer.Typer, name: str, function: str, command: Command) -> None:
+    def call(**options: Any) -> None:
+        print_result(getattr(load("fer_pipeline.commands", name), function)(**options))
+
+    call.__signature__ = inspect.Signature(command.parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    group.command(function, help=command.help)(call)
+
+
 for _name in WALK:
     _add_command("stages", _name, "Stages, in walking order")
 for _name in COMMANDS:
     _add_command("commands", _name, "Commands")
+for _name, _functions in GROUPS.items():
+    _add_group(_name, _functions, "Commands")
 
 
 def main() -> None:

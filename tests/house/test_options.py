@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from fer_pipeline.cli import COMMANDS, Command, read_command, read_other_options
+from fer_pipeline.cli import COMMANDS, GROUPS, Command, read_command, read_other_options
 from fer_pipeline.commands.check import WALK
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
@@ -28,6 +28,15 @@ def test_options_are_the_parameters_of_run(root: Path, stage: str) -> None:
 def test_options_of_commands_are_the_parameters_of_run(root: Path, name: str) -> None:
     command = read_command(root / "fer_pipeline" / "commands" / f"{name}.py")
     check_same(command, list(inspect.signature(load("fer_pipeline.commands", name).run).parameters.values()))
+
+
+@pytest.mark.parametrize(("name", "function"), [(name, one) for name, all in GROUPS.items() for one in all])
+def test_options_of_grouped_commands_are_the_parameters_of_their_functions(
+    root: Path, name: str, function: str
+) -> None:
+    command = read_command(root / "fer_pipeline" / "commands" / f"{name}.py", function)
+    expected = inspect.signature(getattr(load("fer_pipeline.commands", name), function)).parameters.values()
+    check_same(command, list(expected))
 
 
 def check_same(command: Command, expected: list[inspect.Parameter]) -> None:

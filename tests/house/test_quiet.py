@@ -39,7 +39,7 @@ def test_importing_prints_nothing(root: Path) -> None:
 
 
 def test_help_loads_nothing_heavy(root: Path) -> None:
-    for arguments in (["--help"], ["train_final", "--help"], []):
+    for arguments in (["--help"], ["train_final", "--help"], ["mined", "diff", "--help"], []):
         told = run(HELP.format(arguments=arguments), root)
         assert told.returncode == 0, told.stderr
         assert "Usage" in told.stdout + told.stderr

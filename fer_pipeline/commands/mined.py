@@ -1,0 +1,263 @@
+"""Look into mined subsets of any revision: `mined show`, `query`, `diff`, `log` and `export`.
+
+Each command prints what the function of that name in `fer_pipeline.inspection` returns as Arrow tables. A revision is
+what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from fer_pipeline.artifacts.mined import ALL_CLASSES
+from fer_pipeline.commands.results import format_table
+from fer_pipeline.core.documents import one_line
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import Summary
+from fer_pipeline.inspection import compare, tables
+from fer_pipeline.inspection import export as exports
+from fer_pipeline.inspection import log as history
+from fer_pipeline.inspection import sql as database
+from fer_pipeline.inspection.revisions import open_revision, read_lock
+
+LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap")  # counts of a pool
+NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
+SAME = "both runs had the same settings, code, weights and data"
+WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all
+MARKDOWN = str.maketrans(
+    {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+-.!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+
+
+def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "table") -> Summary:
+    """Print what was mined by class: counts, thresholds, estimated precision, and the true one where it is known.
+
+    Args:
+        rev: A commit, tag, branch or DVC experiment; else what lies here.
+        format: How it is printed.
+    """
+    with open_revision(Path.cwd(), rev) as revision:
+        rows, summary = tables.show(revision)
+        title, warnings = revision.title, () if revision.is_recorded(tables.SUBSET) else (NOT_RECORDED,)
+    if format != "table":
+        return Summary("", _print(rows, format), warnings=warnings)
+    lines = [
+        [
+            "all" if row["class"] == ALL_CLASSES else row["class"],
+            _number(row["margin"]),
+            *(_count(row[name]) for name in ("kept", "passed", "heldout")),
+            _share(row, "precision", "low", "high"),
+            _share(row, "true_precision", "true_low", "true_high"),
+            row["reason"] or "",
+        ]
+        for row in rows.to_pylist()
+    ]
+    rule = str(summary.get("ranked_by", "margin")).replace("_", " ")
+    header = ["class", rule, "kept", "passed", "held out", "estimated precision", "true precision", ""]
+    text = [f"{title}: {summary['kept']:,} faces", *format_table(_clipped([header, *lines]), num_names=1, rule=True)]
+    for name, pool in summary["pools"].items():
+        out = "".join(f", {pool[key]:,} {key.replace('_', ' ')}" for key in LEFT_OUT if pool.get(key))
+        text.append(f"{name}: {pool['kept']:,} of {pool['faces']:,} faces{out}")
+    return Summary("", "\n".join(text), warnings=warnings)
+
+
+def query(
+    sql: str, *, rev: str = "workspace", format: Literal["table", "json", "csv"] = "table", rows: int = 100
+) -> Summary:
+    """Answer a SELECT over the tables mined, scores, faces and rejected of a revision, with DuckDB.
+
+    Args:
+        sql: One SELECT; `DESCRIBE mined` says which columns there are.
+        rev: A commit, tag, branch or DVC experiment; else what lies here.
+        format: How it is printed.
+        rows: The most rows of a table; JSON and CSV have all.
+    """
+    with open_revision(Path.cwd(), rev) as revision:
+        answer = database.query(revision, sql)
+    if format != "table":
+        return Summary("", _print(answer, format))
+    return Summary("", "\n".join(_lines(answer, rows)))
+
+
+def diff(rev_a: str, rev_b: str, *, format: Literal["table", "json", "markdown"] = "table", faces: int = 20) -> Summary:
+    """Compare the mined faces of two revisions: added, removed, relabelled, moved in rank; and what made them differ.
+
+    Args:
+        rev_a: A commit, tag, branch, DVC experiment or `workspace`.
+        rev_b: What it is compared with.
+        format: How it is printed.
+        faces: How many single faces a table names; JSON has all.
+    """
+    if faces < 0:
+        raise ConfigError(f"--faces must be at least 0, found {faces}")
+    with open_revision(Path.cwd(), rev_a) as before, open_revision(Path.cwd(), rev_b) as after:
+        found, names = compare.diff(before, after), (before.title, after.title)
+        warnings = tuple(NOT_RECORDED for one in (before, after) if not one.is_recorded(tables.SUBSET))
+    if format == "json":
+        named = [f'"{name}": {dumps(value)}' for name, value in zip(("before", "after"), names, strict=True)]
+        parts = [*named, *(f'"{part}": {_rows_as_json(table)}' for part, table in found._asdict().items())]
+        return Summary("", "{" + ",\n".join(parts) + "}", warnings=warnings)
+    totals = ", ".join(f"{found.faces['change'].to_pylist().count(change):,} {change}" for change in compare.CHANGES)
+    sections: list[tuple[str, pa.Table]] = [(f"{names[0]} → {names[1]}: {totals}", found.classes)]
+    sections.append(("what differs between the two runs" if len(found.causes) else SAME, found.causes))
+    if faces and len(found.faces):
+        shown = min(faces, len(found.faces))
+        sections.append(
+            (f"the first {shown:,} of {len(found.faces):,} faces that changed", found.faces.slice(0, faces))
+        )
+    return Summary(
+        "",
+        "\n\n".join(_section(title, table, markdown=format == "markdown") for title, table in sections),
+        warnings=warnings,
+    )
+
+
+def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table") -> Summary:
+    """List how the mined faces changed over commits and DVC experiments, with precision and final accuracy.
+
+    Of the recipes that learn from them the mean class accuracy is shown, over all targets.
+
+    Args:
+        rev: The newest commit of the list; experiments are listed all.
+        format: How it is printed.
+    """
+    rows = history.log(Path.cwd(), rev)
+    if format != "table":
+        return Summary("", _print(rows, format))
+    entries: list[dict[str, Any]] = rows.to_pylist()
+    for row in entries:
+        row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
+    classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
+    recipes = history.list_recipes(read_lock(Path.cwd(), entries[0]["commit"]))
+    lines = [
+        [
+            row["date"][:16].replace("T", " "), row["revision"], row["subject"],
+            _span([value for value in row["margins"].values() if value is not None]), _count(row["kept"]),
+            *(_count(row["kept_by_class"].get(name)) for name in classes),
+            _share(row, "precision", "low", "high"), *_accuracies(row, recipes),
+        ]
+        for row in entries
+    ]  # fmt: skip
+    header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *recipes]
+    missing = [f"{row['revision']}: {row['missing']}" for row in entries if row["missing"]]
+    return Summary(
+        "", "\n".join(format_table(_clipped([header, *lines]), num_names=3, rule=True)), warnings=tuple(missing)
+    )
+
+
+def export(
+    *,
+    out: Path,
+    rev: str = "workspace",
+    format: Literal["images", "csv", "parquet", "atlas"] = "parquet",
+    images: bool = True,
+    neighbours: int = 15,
+) -> Summary:
+    """Write the mined faces of a revision for other programs.
+
+    Args:
+        out: The file or folder to make; it must not be there yet.
+        rev: A commit, tag, branch or DVC experiment; else what lies here.
+        format: A folder of pictures with a metadata.csv, CSV, Parquet with pictures, or that with a map and the nearest
+            faces of each face for embedding-atlas.
+        images: Put the pictures into Parquet.
+        neighbours: How many nearest faces the map names of each face.
+    """
+    with open_revision(Path.cwd(), rev) as revision:
+        rows = exports.export(revision, out, format=format, images=images, neighbours=neighbours)
+        line = f"{revision.title}: {len(rows):,} faces in {out}"
+    if format == "atlas":
+        image = " --image image" if images else ""
+        line += f"\nopen it with: embedding-atlas {out} --x projection_x --y projection_y --neighbors neighbors{image}"
+    return Summary("", line)
+
+
+def _print(rows: pa.Table, format: str) -> str:
+    """The rows as JSON, whose escapes keep every character, or as CSV."""
+    if format == "json":
+        return _rows_as_json(rows)
+    stream = io.StringIO()
+    exports.write_csv_rows(stream, rows)
+    return stream.getvalue().removesuffix("\n")
+
+
+def _rows_as_json(rows: pa.Table) -> str:
+    """A list with one row a line; what is no number of JSON is null, what it does not know a text."""
+    maps = [field.name for field in rows.schema if pa.types.is_map(field.type)]
+    lines = []
+    for row in rows.to_pylist():
+        row |= {name: None if row[name] is None else dict(row[name]) for name in maps}
+        try:
+            lines.append(dumps(row, default=str, allow_nan=False))
+        except ValueError:
+            lines.append(dumps(_finite(row), default=str))
+    return "[" + ",\n ".join(lines) + "]"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_finite, value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _lines(rows: pa.Table, most: int) -> list[str]:
+    """The rows as an aligned table, numbers to the right."""
+    if most < 1:
+        raise ConfigError(f"--rows must be at least 1, found {most}")
+    columns = [list(map(_text, column.to_pylist())) for column in rows.slice(0, most).columns]
+    shown = [list(row) for row in zip(*columns, strict=True)]
+    more = [f"… and {len(rows) - most:,} more rows; --rows, --format json or csv list them"] if len(rows) > most else []
+    return [*format_table(_clipped([rows.column_names, *shown]), rule=True), *more]
+
+
+def _section(title: str, rows: pa.Table, *, markdown: bool) -> str:
+    """A title and the rows below it, in Markdown or aligned; the title alone where there are none."""
+    body = [[_text(value) for value in row.values()] for row in rows.to_pylist()]
+    header = [name.replace("_", " ") for name in rows.column_names]
+    if not markdown:
+        return "\n".join([one_line(title), *(format_table(_clipped([header, *body]), rule=True) if body else [])])
+    rule = ["---" if pa.types.is_string(field.type) else "---:" for field in rows.schema]
+    escaped = [[one_line(cell).translate(MARKDOWN) for cell in row] for row in [header, *body]]
+    table = ["| " + " | ".join(row) + " |" for row in [escaped[0], rule, *escaped[1:]]] if body else []
+    return "\n".join([f"### {one_line(title).translate(MARKDOWN)}", "", *table])
+
+
+def _clipped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[one_line(cell, WIDEST_CELL) for cell in row] for row in rows]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def _accuracies(row: dict[str, Any], recipes: Sequence[str]) -> list[str]:
+    return [_number(history.mean_accuracy(row["accuracies"], recipe)) for recipe in recipes]
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _span(values: Sequence[float]) -> str:
+    return (
+        "" if not values else _number(values[0]) if len({*values}) == 1 else f"{min(values):.3f} to {max(values):.3f}"
+    )
+
+
+def _share(row: dict[str, Any], key: str, *ends: str) -> str:
+    if row[key] is None:
+        return "not known"
+    low, high = ("?" if row[end] is None else f"{row[end]:.3f}" for end in ends)
+    return f"{row[key]:.3f} [{low}, {high}]"
