@@ -48,6 +48,7 @@ def train_in(
     network=None,
     weights=None,
     sets=None,
+    models=None,
     advance=None,
     device: str | Worker = "cpu",
     strategy=supervised,
@@ -60,13 +61,14 @@ def train_in(
     plain = {"epochs": 3, "batch": 16, "optimizer": {"learning_rate": 0.02}, "augment": {"translate": 0.04}}
     chosen = options or strategy.Options()
     job = TrainingJob(
-        network=NetworkSettings(width=4, **(network or {})).sized(SIZE),
+        network=NetworkSettings(**{"width": 4, **(network or {})}).sized(SIZE),
         weights=weights,
         classes=CLASSES,
         seed=seed,
         settings=TrainingSettings.model_validate({**plain, **settings}),
         build=partial(strategy.build, chosen),
         sources=strategy.sources(chosen),
+        models=models or {},
         about={"stage": "toy"},
     )
     worker = make_worker(device, job.settings.precision) if isinstance(device, str) else device

@@ -37,9 +37,10 @@ from fer_pipeline.core.settings import (
     validate,
 )
 from fer_pipeline.networks.settings import read_card
+from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining
 from fer_pipeline.training.settings import ModelSettings
-from fer_pipeline.training.sources import Source, check_sources
+from fer_pipeline.training.sources import Checkpoints, Source, check_sources
 from fer_pipeline.training.strategy import load_strategy, settle_settings
 
 STAGE = "train_final"
@@ -95,9 +96,25 @@ def run(
     settled = settle(config, settings, recipe=recipe)
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
-    shared = ("network", "weights", "training.epochs", "training.steps", "training.until", "training.batch")
+    if own.label_noise:
+        own.label_noise.check(classes, where=f"recipe {recipe}")
+    shared = (
+        "network",
+        "weights",
+        "label_noise",
+        "training.epochs",
+        "training.steps",
+        "training.until",
+        "training.batch",
+    )
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
     warnings = [f"overrides {', '.join(changed)}: no fair comparison with the other recipes"] if changed else []
+    checkpoints = {name: one for name, one in settled.sources.items() if isinstance(one, Checkpoints)}
+    models = {
+        seed: {name: one.of_seed(sources[name], seed, classes) for name, one in checkpoints.items() if name in sources}
+        for seed in seeds
+    }
+    sources = {name: folder for name, folder in sources.items() if name not in checkpoints}
     for name, folder in sources.items():
         counts = settled.sources[name].class_counts(folder, classes)
         if counts is None or name == "labelled" or counts.all():
@@ -121,6 +138,7 @@ def run(
         data=data,
         store=store,
         resources=project.resources,
+        models=models,
     )
     trained, times = training.make({seed: str(seed) for seed in seeds}, out, usual="seeds")
     write_timings(timings, recipe, times)
@@ -150,6 +168,11 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")
+    if hasattr(module, "check"):
+        try:
+            module.check(options, own, frozenset(settings.sources))
+        except ConfigError as error:
+            raise ConfigError(f"recipes.{recipe} ({settings.strategy}): {error}") from None
     given = {section: settings.overrides.get(section) or () for section in ("network", "training")}
     try:
         used = settle_settings(module, own, given)
@@ -161,6 +184,9 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
     """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
     settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
+    for name, one in settled.items():
+        if one.config.label_noise:
+            one.config.label_noise.check(project.classes, where=f"recipes.{name}")
     for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)
@@ -187,4 +213,6 @@ def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warn
     if np.isfinite(figures).all():
         counts["validation_mean_class_accuracy"] = float(np.mean(figures))
         line += f", validation mean class accuracy {np.mean(figures):.3f}"
+    noise, changed = summarise_noise(read_card(out / str(seeds[0])).training)
+    line, counts = line + noise, counts | changed
     return Summary(STAGE, line, counts, tuple(warnings))

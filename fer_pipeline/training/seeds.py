@@ -6,7 +6,7 @@ other together; sums then depend on their number, and bytes are not promised acr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +17,18 @@ from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.split import FIT, HELDOUT, VALIDATION, write_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import read_json, write_json
+from fer_pipeline.core.files import file_sha256, read_json, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import Resources, Settings
+from fer_pipeline.networks.checkpoints import WEIGHTS
 from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.networks.settings import CARD
 from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, require_members, sha256_of
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
+from fer_pipeline.training.label_noise import add_noise, describe_noise
 from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
@@ -49,6 +52,7 @@ class SeedTraining:
     data: dict[str, str]  # hashes of the sources
     store: Path
     resources: Resources
+    models: Mapping[int, Mapping[str, Path]] = field(default_factory=dict)  # of a seed: sources that are checkpoints
 
     @property
     def stage(self) -> str:
@@ -95,7 +99,10 @@ class SeedTraining:
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
         parts = (*parts, self.split_seed)
-        return {seed: fingerprint(*parts, seed) for seed in seeds}
+        models = {
+            seed: {name: checkpoint_hash(path) for name, path in own.items()} for seed, own in self.models.items()
+        }
+        return {seed: fingerprint(*parts, seed, *([models[seed]] if models.get(seed) else [])) for seed in seeds}
 
     def _train_seeds(self, processes: int, missing: Sequence[tuple[int, str, str]], advance: Advance) -> None:
         """Trains some seeds (with their keys, all on one device) one after the other."""
@@ -138,19 +145,23 @@ class SeedTraining:
                 raise DataError(
                     f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
                 )
-        labelled = sets["labelled"]
-        parts = partition(
+        labelled, noise = sets["labelled"], config.label_noise
+        parts = partition(  # by the true labels: what is set aside does not depend on the noise
             labelled.labels.numpy(),
             labelled.subjects if self.by_subject else np.full(len(labelled), "", dtype=object),
             shares=self.shares,
             seed=self.split_seed,
             num_classes=len(self.classes),
         )
+        about = {"stage": self.stage, "strategy": self.strategy, "options": self.options.model_dump(mode="json")}
+        if noise is not None:
+            labelled = add_noise(labelled, noise, self.classes)
+            about["label_noise"] = describe_noise(labelled, noise, self.classes)
         if HELDOUT in self.shares and execution.worker.is_leader:
-            about = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
-            write_split(execution.folder, **about)
+            columns = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
+            write_split(execution.folder, **columns)
         chosen = np.flatnonzero(parts == VALIDATION)
-        faces, options = read_metadata(self.folders["labelled"]), self.options.model_dump(mode="json")
+        faces = read_metadata(self.folders["labelled"])
         job = TrainingJob(
             network=config.network.sized(own_side(config.weights) or int(faces["crop"])),
             weights=config.weights,
@@ -159,11 +170,17 @@ class SeedTraining:
             settings=config.training,
             build=partial(strategy.build, self.options),
             sources=sources,
-            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces},
-            data=self.data,
+            models=self.models.get(seed, {}),
+            about={**about, "faces": faces},
+            data={**self.data, **{name: checkpoint_hash(path) for name, path in self.models.get(seed, {}).items()}},
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
+
+
+def checkpoint_hash(checkpoint: Path) -> str:
+    """Returns a hash of a checkpoint's weights and card."""
+    return fingerprint(*(file_sha256(checkpoint / name) for name in (WEIGHTS, CARD)))
 
 
 def _timing_key(key: str) -> str:

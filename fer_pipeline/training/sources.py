@@ -17,6 +17,7 @@ from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import validate
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
 
@@ -101,6 +102,32 @@ class RandomFaces(Source):
         members = [np.flatnonzero(faces.labels.numpy() == index) for index in range(len(classes))]
         chosen = faces.take(np.concatenate([random.permutation(own)[: self.per_class] for own in members]))
         return chosen.with_pixels(chosen.all_pixels())
+
+
+@dataclass(frozen=True)
+class Checkpoints(Source):
+    """The models of another recipe, one for each seed: no images, but what `BuildContext.trained` loads."""
+
+    confidence: bool = False  # whether they must say how sure they are
+    required: bool = False
+    label = None
+    per_seed = True
+
+    def class_counts(self, folder: Path, classes: Sequence[str]) -> None:
+        return None
+
+    def of_seed(self, folder: Path, seed: int, classes: Sequence[str]) -> Path:
+        """The checkpoint of a seed; DataError where there is none, or none that will do."""
+        path = folder / str(seed)
+        card = read_card(path)
+        if card.classes != tuple(classes):
+            raise DataError(f"{path} has the classes {', '.join(card.classes)}, expected {', '.join(classes)}")
+        if self.confidence and not card.confidence:
+            raise DataError(f"{path} has no head of confidence; name the models of a recipe with strategy: confidence")
+        return path
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        raise NotImplementedError("a checkpoint has no images")
 
 
 TAKEN = {"recipe", "out", "timings", "store", "params", "help"}  # sources are options of train_final beside these

@@ -7,7 +7,8 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
     def build(options, context) -> Strategy              makes its networks by `context.network(name)`
 
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
-amount to; a recipe that gives one of those is refused.
+amount to; a recipe that gives one of those is refused. `check(options, config, sources)`, where there is one, raises a
+ConfigError for options that do not go with a recipe's settings and the names of its sources, before any work.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
@@ -71,7 +73,7 @@ class BuildContext:
     """What a strategy is built from.
 
     `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
-    images, so that a strategy can keep a row for each.
+    images, so that a strategy can keep a row for each; `models` are the checkpoints of sources of that kind.
     """
 
     num_classes: int
@@ -80,6 +82,17 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+    models: Mapping[str, Path] = field(default_factory=dict)
+
+    def trained(self, source: str) -> tuple[ExpressionNet, Augmentation] | None:
+        """The frozen network of a source that is a checkpoint, with views of its own; None where the recipe has none.
+
+        Assign it to no module: the state of a training need not repeat what a file has.
+        """
+        if source not in self.models:
+            return None
+        loaded = load_checkpoint(self.models[source])
+        return loaded.model.requires_grad_(False), Augmentation(self.augmentation.settings, loaded.card.preprocessing)
 
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""
@@ -116,8 +129,11 @@ class Strategy(nn.Module):
         assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"
         return [Phase("train", {"main": Optimization(self.network)})]
 
-    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them."""
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> Mapping[str, int | None]:
+        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them.
+
+        None leaves a stream out of the batches: the strategy itself reads its images, by `run.predict` or `run.pixels`.
+        """
         return dict.fromkeys(images, batch)
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
@@ -138,6 +154,13 @@ class Strategy(nn.Module):
     def notes(self) -> list[str]:
         """Warnings on what was found, for the card and the stage's summary."""
         return []
+
+    def chosen_by(self, validation: Mapping[str, float]) -> Mapping[str, float] | None:
+        """The figures by which an epoch is preferred to others, called after `end_epoch`; None where it may not be.
+
+        Where no epoch may be chosen, the last is.
+        """
+        return validation
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""

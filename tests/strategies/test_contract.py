@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 import math
 import re
 from collections.abc import Mapping
@@ -15,28 +16,38 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import available, load
+from fer_pipeline.core.settings import validate
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings, read_card
+from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
 from fer_pipeline.training.shares import ignore_steps
-from fer_pipeline.training.sources import DistilledImages, RandomFaces
+from fer_pipeline.training.sources import Checkpoints, DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
-from fer_pipeline.training.worker import make_worker
+from fer_pipeline.training.worker import Worker, make_worker, run_group
 from tests.toy_world import CLASSES, SIZE, bands
 
 BASES = {
     "pseudo_label": {"threshold": 0.0},  # so that an untrained network's labels count
+    "progressive_teacher": {"reject": 0.5, "reject_steps": 5},  # so that some are rejected within five steps
+    "facenet2expnet": {"rate": 1e-3, "rate_every": 0.5},
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
-FAST = {"mean_teacher": {"decay": 0.9, "weight": 5.0}}  # a teacher of sixty steps cannot average a thousand
+FAST = {  # a teacher of sixty steps cannot average a thousand
+    "mean_teacher": {"decay": 0.9, "weight": 5.0},
+    "confidence": {"decay": 0.9, "consistency": 5.0},
+    "progressive_teacher": {"decay": 0.9, "weight": 1.0},
+}
 
 
 class PulledError(Exception):
@@ -60,6 +71,8 @@ def streams_of(name: str, options: Any) -> dict[str, ImageSet]:
     module = load("fer_pipeline.strategies", name)
     sets: dict[str, ImageSet] = {}
     for stream, source in module.sources(options).items():
+        if isinstance(source, Checkpoints):
+            continue
         if isinstance(source, DistilledImages):
             sets[stream] = distilled()
         elif isinstance(source, RandomFaces):
@@ -87,24 +100,48 @@ def sets_of(name: str, world: str, options: Any) -> Mapping[str, ImageSet]:
     return {key: one for key, one in streams_of(name, options).items() if declared[key].required or key == world}
 
 
-def run(name: str, root: Path, world: str, *, options: Any = None, advance=ignore_steps, epochs: int = 2) -> Path:
+def models_of(name: str, world: str, options: Any, root: Path) -> dict[str, Path]:
+    """A trained network for the source of that kind in a world."""
+    found = {}
+    for key, source in load("fer_pipeline.strategies", name).sources(options).items():
+        if isinstance(source, Checkpoints) and (source.required or key == world):
+            found[key] = root.parent / f"model-of-{key}"
+            if not found[key].exists():
+                run("confidence" if source.confidence else "supervised", found[key], "required", epochs=6)
+    return found
+
+
+def run(
+    name: str,
+    root: Path,
+    world: str,
+    *,
+    options: Any = None,
+    advance: Any = ignore_steps,
+    epochs: int = 2,
+    network: Mapping[str, Any] | None = None,
+    worker: Worker | None = None,
+    weights: WeightSettings | None = None,
+    **settings: Any,
+) -> Path:
     module = load("fer_pipeline.strategies", name)
     state = root.with_name(f"{root.name}-state")
     for folder in (root, state):
         folder.mkdir(exist_ok=True)
     chosen = options or module.Options()
     job = TrainingJob(
-        network=NetworkSettings(width=4, dropout=0.2).sized(SIZE),
-        weights=None,
+        network=NetworkSettings(**{"width": 4, **({"dropout": 0.2} if network is None else network)}).sized(SIZE),
+        weights=weights,
         classes=CLASSES,
         seed=7,
         settings=TrainingSettings.model_validate(
-            {"epochs": epochs, "batch": 12, "optimizer": {"learning_rate": 0.02}, "select": "last"}
+            {"epochs": epochs, "batch": 12, "optimizer": {"learning_rate": 0.02}, "select": "last", **settings}
         ),
         build=partial(module.build, chosen),
         sources=module.sources(chosen),
+        models=models_of(name, world, chosen, root),
     )
-    execution = Execution(make_worker("cpu", "auto"), state, root, advance)
+    execution = Execution(worker or make_worker("cpu", "auto"), state, root, advance)
     train(job, sets_of(name, world, chosen), bands(30, 2), execution)
     return root
 
@@ -133,8 +170,8 @@ def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
     strategy = module.build(module.Options(), context)
     assert isinstance(strategy, Strategy)
     assert isinstance(strategy.predictor(), ExpressionNet)
-    sizes = strategy.batch_sizes(8, dict.fromkeys(module.sources(module.Options()), 100))
-    assert set(sizes) == set(module.sources(module.Options()))
+    streams = [key for key, one in module.sources(module.Options()).items() if not isinstance(one, Checkpoints)]
+    assert set(strategy.batch_sizes(8, dict.fromkeys(streams, 100))) == set(streams)
     for phase in strategy.phases():
         parameters = [id(p) for one in phase.optimizers.values() for p in one.module.parameters() if p.requires_grad]
         assert parameters
@@ -146,6 +183,7 @@ def test_loss_falls_and_the_toy_world_is_learned(name: str, world: str, tmp_path
     options = FAST.get(name, {})
     chosen = load("fer_pipeline.strategies", name).Options(**options)
     rows = read_history(run(name, tmp_path / "run", world, epochs=12, options=chosen))
+    rows = [row for row in rows if not math.isnan(row["train_labelled"])]  # a part of a training may use no labels
     assert rows[-1]["train_labelled"] < (rows[0]["train_labelled"] if len(rows) > 1 else math.log(3) / 2)  # of chance
     assert rows[-1]["validation_accuracy"] >= 0.9
 
@@ -174,7 +212,14 @@ def test_a_pause_changes_no_byte(name: str, world: str, tmp_path: Path) -> None:
         assert (paused / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
 
 
-def others(field: Any, value: Any) -> list[Any]:
+def trained_elsewhere(root: Path, **network: Any) -> WeightSettings:
+    """Weights that are not those that a network is drawn with."""
+    if not (folder := root.parent / "elsewhere").exists():
+        run("supervised", folder, "required", epochs=1, network=network)
+    return WeightSettings(path=folder / "weights.safetensors")
+
+
+def others(field: Any, value: Any, root: Path) -> list[Any]:
     """Other values of a setting, by its type."""
     kind = field.annotation
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
@@ -183,12 +228,16 @@ def others(field: Any, value: Any) -> list[Any]:
         if get_origin(item) is Literal:
             found += [choice for choice in get_args(item) if choice != value]
         elif get_origin(item) is tuple:
-            found.append(value[:1] or ({"stage3": 2},))
+            found += [value[:1]] if value else [({"stage3": 2},), (1.0,) * len(CLASSES)]
+        elif item is NetworkSettings:
+            found.append(NetworkSettings(width=8))
+        elif item is WeightSettings:
+            found.append(trained_elsewhere(root, width=16))
         elif item is bool:
             found.append(not value)
         elif item in (int, float):
             base = value if isinstance(value, int | float) else 0
-            found += [item(base + step) for step in (0.3, 0.5, 1, -0.3, -0.9)]
+            found += [item(2 * base)] * (base > 0) + [item(base + step) for step in (0.3, 0.5, 1, -0.3, -0.9)]
         elif item is not NoneType:
             pytest.fail(f"say here how to vary a setting of type {item}")
     return found
@@ -202,7 +251,7 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
     bases = [
         {},
         BASES.get(name, {}),
-        *({key: other} for key, field in choices.items() for other in others(field, field.default)),
+        *({key: other} for key, field in choices.items() for other in others(field, field.default, tmp_path)),
     ]
 
     def result(values: dict[str, Any], world: str) -> str | None:
@@ -221,8 +270,76 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
         changed = any(
             (found := result({**base, key: other}, world)) is not None and found != result(base, world)
             for base in bases
-            if key not in base
-            for other in others(field, base.get(key, field.default))
+            for other in others(field, base.get(key, field.default), tmp_path)
             for world in [world for strategy, world in worlds() if strategy == name]
         )
         assert changed, f"the option {key} changes nothing"
+
+
+def test_an_unknown_option_is_one_line_with_the_known_ones(name: str) -> None:
+    options = load("fer_pipeline.strategies", name).Options
+    with pytest.raises(ConfigError, match=r"^options: unknown key 'nonsense'; known keys are [^\n]+$") as caught:
+        validate(options, {"nonsense": 1}, where="options")
+    assert all(key in str(caught.value) for key in options.model_fields)
+
+
+def test_it_starts_from_weights(name: str, tmp_path: Path) -> None:
+    """With a learning rate of almost nothing the backbone is still the one that was loaded."""
+    weights = trained_elsewhere(tmp_path, norm="group")
+    assert weights.path
+    still = {"learning_rate": 1e-12, "weight_decay": 0}
+    folder = run(
+        name, tmp_path / "run", "required", epochs=1, network={"norm": "group"}, weights=weights, optimizer=still
+    )
+    loaded, found = load_file(weights.path), load_file(folder / "weights.safetensors")
+    for key in (key for key in loaded if key.startswith("backbone.")):
+        torch.testing.assert_close(
+            found[key], loaded[key], rtol=1e-3, atol=1e-4, msg=lambda text, k=key: f"{k}: {text}"
+        )
+
+
+GROUP = """
+from tests.strategies.test_contract import in_one_world
+
+def work(root, worker, advance):
+    return in_one_world(root, worker)
+"""
+
+
+def in_one_world(root: Path, worker: Worker) -> int:
+    """Trains every strategy for one epoch, without random views, which differ among processes."""
+    root.mkdir()
+    still = {"network": {"norm": "group"}, "augment": {"flip": 0, "translate": 0}, "batch": 16, "epochs": 1}
+    for name in available("fer_pipeline.strategies"):
+        options = load("fer_pipeline.strategies", name).Options(**BASES.get(name, {}))
+        run(name, root / name, "required", options=options, worker=worker, **still)
+    return worker.world_size
+
+
+def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch) -> None:
+    """Losses are means over all parts, and what is selected, predicted or counted is that of the whole batch."""
+    (tmp_path / "works_of_strategies.py").write_text(GROUP)
+    monkeypatch.syspath_prepend(tmp_path)
+    works = importlib.import_module("works_of_strategies")
+    work = partial(works.work, tmp_path / "two")
+    assert run_group(work, ("cpu", "cpu"), precision="auto", advance=ignore_steps) == 2
+    assert in_one_world(tmp_path / "one", make_worker("cpu", "auto")) == 1
+    are_equal(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_gpu_trains_the_network_of_a_cpu(tmp_path: Path) -> None:
+    for device in ("cpu", "cuda:0"):
+        in_one_world(tmp_path / device, make_worker(device, "32-true"))
+    are_equal(tmp_path / "cpu", tmp_path / "cuda:0", rtol=2e-2, atol=1e-3)
+
+
+def are_equal(first: Path, second: Path, *, rtol: float, atol: float) -> None:
+    """Compares the weights and the histories of every strategy."""
+    for name in available("fer_pipeline.strategies"):
+        one, two = (load_file(folder / name / "weights.safetensors") for folder in (first, second))
+        for key, tensor in one.items():
+            torch.testing.assert_close(two[key], tensor, rtol=rtol, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
+        rows = [read_history(folder / name) for folder in (first, second)]
+        assert rows[1] == [pytest.approx(row, rel=rtol, abs=atol, nan_ok=True) for row in rows[0]], name
