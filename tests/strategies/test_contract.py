@@ -41,10 +41,10 @@ BASES = {
     "pseudo_label": {"threshold": 0.0},  # so that an untrained network's labels count
     "progressive_teacher": {"reject": 0.5, "reject_steps": 5},  # so that some are rejected within five steps
     "facenet2expnet": {"rate": 1e-3, "rate_every": 0.5},
-    "weakly_supervised": {"first_epochs": 1, "window": 1},
+    "weakly_supervised": {"first_epochs": 1},  # smoothing is of the first part
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
-EPOCHS = {"weakly_supervised": 8}  # of what one epoch does not show: when a part ends
+SHOWN_ELSEWHERE = {"weakly_supervised": {"window"}}  # which ends a training, on made-up curves
 FAST = {  # a teacher of sixty steps cannot average a thousand
     "mean_teacher": {"decay": 0.9, "weight": 5.0},
     "confidence": {"decay": 0.9, "consistency": 5.0},
@@ -263,13 +263,14 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
             return None
         label = f"{sorted(values.items())}-{world}"
         if label not in results:
-            epochs = EPOCHS.get(name, 1)
-            folder = run(name, tmp_path / f"run{len(results)}", world, options=chosen, epochs=epochs)
+            folder = run(name, tmp_path / f"run{len(results)}", world, options=chosen, epochs=1)
             mining = str(read_card(folder).mining_features).encode()
             results[label] = hashlib.sha256((folder / "weights.safetensors").read_bytes() + mining).hexdigest()
         return results[label]
 
     for key, field in options.model_fields.items():
+        if key in SHOWN_ELSEWHERE.get(name, ()):
+            continue
         changed = any(
             (found := result({**base, key: other}, world)) is not None and found != result(base, world)
             for base in bases
@@ -327,7 +328,7 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch) -> 
     work = partial(works.work, tmp_path / "two")
     assert run_group(work, ("cpu", "cpu"), precision="auto", advance=ignore_steps) == 2
     assert in_one_world(tmp_path / "one", make_worker("cpu", "auto")) == 1
-    are_equal(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-5)
+    are_equal(tmp_path / "one", tmp_path / "two", rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.gpu
