@@ -102,7 +102,7 @@ def read_images(
     """
     check_classes(folder, classes)
     paths = shard_paths(folder)
-    wanted = [*{"face_id": 0, label or "label": 0, "label": 0}, *(["landmarks"] if landmarks else []), "subject"]
+    wanted = [*dict.fromkeys(["face_id", label or "label", "label"]), *(["landmarks"] if landmarks else []), "subject"]
     tables = []
     for path in paths:
         table = open_shard(path).read(columns=[*wanted, "split"])
@@ -138,7 +138,7 @@ def read_images(
         positions=positions,
         blocks=in_shards.containing(rows),
         landmarks=None if points is None else torch.from_numpy(points[rows]),
-        truth=torch.from_numpy(truth[rows]),
+        truth=torch.from_numpy(truth[rows]) if (truth >= 0).any() else None,
     )
 
 

@@ -41,9 +41,10 @@ BASES = {
     "pseudo_label": {"threshold": 0.0},  # so that an untrained network's labels count
     "progressive_teacher": {"reject": 0.5, "reject_steps": 5},  # so that some are rejected within five steps
     "facenet2expnet": {"rate": 1e-3, "rate_every": 0.5},
-    "weakly_supervised": {"first_epochs": 1},  # smoothing is of the first part
+    "weakly_supervised": {"first_epochs": 1, "threshold": 0.34},  # so that an untrained network is sure of some
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
+EPOCHS = {"weakly_supervised": 2}  # one for each part
 SHOWN_ELSEWHERE = {"weakly_supervised": {"window"}}  # which ends a training, on made-up curves
 FAST = {  # a teacher of sixty steps cannot average a thousand
     "mean_teacher": {"decay": 0.9, "weight": 5.0},
@@ -263,7 +264,8 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
             return None
         label = f"{sorted(values.items())}-{world}"
         if label not in results:
-            folder = run(name, tmp_path / f"run{len(results)}", world, options=chosen, epochs=1)
+            folder = tmp_path / f"run{len(results)}"
+            run(name, folder, world, options=chosen, epochs=EPOCHS.get(name, 1))
             mining = str(read_card(folder).mining_features).encode()
             results[label] = hashlib.sha256((folder / "weights.safetensors").read_bytes() + mining).hexdigest()
         return results[label]
@@ -316,7 +318,7 @@ def in_one_world(root: Path, worker: Worker) -> int:
     still = {"network": {"norm": "group"}, "augment": {"flip": 0, "translate": 0}, "batch": 16, "epochs": 1}
     for name in available("fer_pipeline.strategies"):
         options = load("fer_pipeline.strategies", name).Options(**BASES.get(name, {}))
-        run(name, root / name, "required", options=options, worker=worker, **still)
+        run(name, root / name, "required", options=options, worker=worker, **still | {"epochs": EPOCHS.get(name, 1)})
     return worker.world_size
 
 
