@@ -23,7 +23,7 @@ from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
 from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, Rows, ShardImages
 
 ROWS_PER_DECODE = 500
-PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
+PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks", "truth")
 Label = Literal["label", "pseudo_label"]
 
 
@@ -32,7 +32,8 @@ class ImageSet:
     """Images with their labels, names and persons: uint8 crops, or inputs of a network (then `space` says which).
 
     `positions` are the rows' places among the images, `blocks` the row group of every row (an order by blocks goes by
-    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for.
+    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for. `truth` are labels that
+    nothing may learn from, for the history alone: of a pool whose shards have some, or from before labels were changed.
     """
 
     images: Images
@@ -42,6 +43,7 @@ class ImageSet:
     positions: Int64[np.ndarray, " n"]
     blocks: Int64[np.ndarray, " n"]
     landmarks: Float32[Tensor, "n 10"] | None = None
+    truth: Int64[Tensor, " n"] | None = None  # -1 where it is not known
     space: Preprocessing | None = None
 
     def __len__(self) -> int:
@@ -101,7 +103,7 @@ def read_images(
     """
     check_classes(folder, classes)
     paths = shard_paths(folder)
-    wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    wanted = [*dict.fromkeys(["face_id", label or "label", "label"]), *(["landmarks"] if landmarks else []), "subject"]
     tables = []
     for path in paths:
         table = open_shard(path).read(columns=[*wanted, "split"])
@@ -111,10 +113,12 @@ def read_images(
             )
         tables.append(table.select(wanted))
     columns = pa.concat_tables(tables)
+    truth, labels = (
+        columns.column(name).fill_null(-1).to_numpy().astype(np.int64) for name in ("label", label or "label")
+    )
     if label is None:
         labels, rows = np.full(len(columns), -1, np.int64), np.arange(len(columns))
     else:
-        labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
     in_shards = ShardImages(paths, keep=0, threads=budget.threads if budget else 1)
     images, positions = _place_images(in_shards, rows, budget) if budget else (in_shards, rows)
@@ -135,6 +139,7 @@ def read_images(
         positions=positions,
         blocks=in_shards.containing(rows),
         landmarks=None if points is None else torch.from_numpy(points[rows]),
+        truth=torch.from_numpy(truth[rows]) if (truth >= 0).any() else None,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, mo
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.settings import NetworkSettings, is_none
 from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.training.label_noise import LabelNoise
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -155,6 +156,7 @@ class ModelSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     weights: WeightSettings | None = None
     training: TrainingSettings = TrainingSettings()
+    label_noise: Annotated[LabelNoise | None, Field(exclude_if=is_none)] = None  # for a study of wrong labels
 
     @model_validator(mode="after")
     def _old_layers_come_from_weights(self) -> "ModelSettings":

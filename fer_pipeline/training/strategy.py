@@ -9,8 +9,9 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
 amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
 for all seeds. `DRAWS = False` says that it learns and draws nothing from the seed: models of seeds with the same data
-are the same, and trained once. Where it may not tell the classes of the walk apart, `check_classes(config, options,
-classes)` refuses them before any work.
+are the same, and trained once. `check(config, options, sources, classes)`, where there is one, raises a ConfigError
+before any work for what does not go together: a recipe's settings, the options, the names of its sources and the
+classes of the walk.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
@@ -89,6 +91,16 @@ class BuildContext:
     data: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
 
+    def trained(self, source: str) -> tuple[ExpressionNet, Augmentation] | None:
+        """The frozen network of a source of one, with views of its own; None where the recipe has none.
+
+        Assign it to no module: the state of a training need not repeat what a file has.
+        """
+        if source not in self.checkpoints:
+            return None
+        loaded = load_checkpoint(self.checkpoints[source])
+        return loaded.model.requires_grad_(False), Augmentation(self.augmentation.settings, loaded.card.preprocessing)
+
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""
         return self.make_network(name)[0]
@@ -124,8 +136,11 @@ class Strategy(nn.Module):
         assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"
         return [Phase("train", {"main": Optimization(self.network)})]
 
-    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them."""
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> Mapping[str, int | None]:
+        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them.
+
+        None leaves a stream out of the batches: the strategy itself reads its images, by `run.predict` or `run.pixels`.
+        """
         return dict.fromkeys(images, batch)
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
@@ -146,6 +161,13 @@ class Strategy(nn.Module):
     def notes(self) -> list[str]:
         """Warnings on what was found, for the card and the stage's summary."""
         return []
+
+    def chosen_by(self, validation: Mapping[str, float]) -> Mapping[str, float] | None:
+        """The figures by which an epoch is preferred to others, called after `end_epoch`; None where it may not be.
+
+        Where no epoch may be chosen, the last is.
+        """
+        return validation
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""
