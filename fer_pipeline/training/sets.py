@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.artifacts.split import FIT
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
@@ -22,7 +22,7 @@ from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
 from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, Rows, ShardImages
 
 ROWS_PER_DECODE = 500
-PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
+PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks", "truth")
 Label = Literal["label", "pseudo_label"]
 
 
@@ -31,7 +31,9 @@ class ImageSet:
     """Images with their labels, names and persons: uint8 crops, or inputs of a network (then `space` says which).
 
     `positions` are the rows' places among the images, `blocks` the row group of every row (an order by blocks goes by
-    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for.
+    it). Where they were asked for, `landmarks` are five points x1, y1 … x5, y5 in crop pixels (eyes, nose, corners of
+    the mouth; the first pixel's centre is 0), and `truth` the labels that faces of an unlabelled set have, -1 for none;
+    it is None where no face has one.
     """
 
     images: Images
@@ -41,6 +43,7 @@ class ImageSet:
     positions: Int64[np.ndarray, " n"]
     blocks: Int64[np.ndarray, " n"]
     landmarks: Float32[Tensor, "n 10"] | None = None
+    truth: Int64[Tensor, " n"] | None = None
     space: Preprocessing | None = None
 
     def __len__(self) -> int:
@@ -92,6 +95,7 @@ def read_images(
     budget: MemoryBudget | None,
     label: Label | None = "label",
     landmarks: bool = False,
+    truth: bool = False,
 ) -> ImageSet:
     """All faces under `folder` that have a label, or all faces where no `label` is asked for (their labels are -1).
 
@@ -101,6 +105,7 @@ def read_images(
     check_classes(folder, classes)
     paths = shard_paths(folder)
     wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    wanted += ["label"] if truth and label != "label" else []
     tables = []
     for path in paths:
         table = open_shard(path).read(columns=[*wanted, "split"])
@@ -126,6 +131,7 @@ def read_images(
         if missing := column.null_count or column.values.null_count:
             raise DataError(f"{folder} has {missing:,} faces without landmarks, which the strategy reads; rerun align")
         points = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
+    known = columns.column("label").fill_null(-1).to_numpy().astype(np.int64)[rows] if truth else np.array([], np.int64)
     return ImageSet(
         images=images,
         labels=torch.from_numpy(labels[rows]),
@@ -134,7 +140,29 @@ def read_images(
         positions=positions,
         blocks=in_shards.containing(rows),
         landmarks=None if points is None else torch.from_numpy(points[rows]),
+        truth=torch.from_numpy(known) if (known >= 0).any() else None,
     )
+
+
+def balanced_rows(
+    labels: Int64[np.ndarray, " n"], *, per_class: int | None, seed: int, where: str
+) -> Int64[np.ndarray, " k"]:
+    """Rows of a set with equally many images of every class that it has, drawn at random, in the set's order.
+
+    `per_class` of each, or as many as the rarest class has; ConfigError where a class has fewer.
+    """
+    members = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+    fewest = min(len(rows) for rows in members.values())
+    if per_class is not None and per_class > fewest:
+        raise ConfigError(
+            f"training.balance_per_class: {per_class} images of each class were asked for, and {where} has {fewest:,} "
+            "of its rarest; set at most that, or null for as many"
+        )
+    size = per_class or fewest
+    chosen = [
+        np.random.default_rng(derive(seed, "class", label)).permutation(rows)[:size] for label, rows in members.items()
+    ]
+    return np.sort(np.concatenate(chosen))
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:

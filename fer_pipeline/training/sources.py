@@ -19,6 +19,7 @@ from fer_pipeline.core.settings import validate
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
+from fer_pipeline.training.settings import PoolOptions
 
 
 class Source(ABC):
@@ -56,9 +57,17 @@ class Faces(Source):
     label: Label | None = "label"
     required: bool = False
     landmarks: bool = False  # whether batches carry them
+    truth: bool = False  # of an unlabelled stream: whether batches carry labels that faces have, to measure by
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
+        also = {"landmarks": self.landmarks, "truth": self.truth}
+        return read_images(folder, classes=classes, budget=budget, label=self.label, **also)
+
+
+def pool_sources(options: PoolOptions) -> dict[str, Source]:
+    """The streams of a strategy with `PoolOptions`: the pool may also be the mined subset without its labels."""
+    pool = Faces(None, required=True, landmarks=options.needs_landmarks, truth=True)
+    return {"labelled": Faces(required=True), "unlabelled": pool, "mined": Faces("pseudo_label")}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.plugins import available, load
@@ -26,17 +27,26 @@ from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
-from fer_pipeline.training.shares import ignore_steps
+from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import DistilledImages, RandomFaces
 from fer_pipeline.training.strategy import BuildContext, Strategy
-from fer_pipeline.training.worker import make_worker
+from fer_pipeline.training.worker import Worker, make_worker, run_group
 from tests.toy_world import CLASSES, SIZE, bands
 
 BASES = {
     "pseudo_label": {"threshold": 0.0},  # so that an untrained network's labels count
+    "fixmatch": {"threshold": 0.0, "unlabelled_ratio": 1.0},
+    "meta_face2exp": {"fine_tune_epochs": 1, "unlabelled_ratio": 1.0},
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
-FAST = {"mean_teacher": {"decay": 0.9, "weight": 5.0}}  # a teacher of sixty steps cannot average a thousand
+FAST = {  # for sixty steps
+    "mean_teacher": {"decay": 0.9, "weight": 5.0},  # such a teacher cannot average a thousand
+    "meta_face2exp": {"adaptation_rate": 1.0, "cover": "none", "fine_tune_epochs": 1},
+    "remixmatch": {"rotation_weight": 0.0},
+}
+
+
+UNDRAWN = {"operations": 0, "erase": 0.0, "cover": "none", "mixup": 0.0, "rotation_weight": 0.0}
 
 
 class PulledError(Exception):
@@ -51,8 +61,11 @@ def distilled() -> ImageSet:
 
 
 def unlabelled(count: int, seed: int) -> ImageSet:
-    """Images like the labelled ones, without their labels."""
-    return replace(bands(count, seed), labels=torch.full((count,), -1))
+    """Images like the labelled ones, without their labels (every third is known, to measure by), with landmarks."""
+    images = bands(count, seed)
+    truth = torch.where(torch.arange(count) % 3 == 0, images.labels, -1)
+    points = torch.tensor([8.2, 11.1, 15.8, 11.1, 12.0, 15.4, 8.9, 19.8, 15.2, 19.8]).repeat(count, 1)
+    return replace(images, labels=torch.full((count,), -1), landmarks=points, truth=truth)
 
 
 def streams_of(name: str, options: Any) -> dict[str, ImageSet]:
@@ -87,24 +100,35 @@ def sets_of(name: str, world: str, options: Any) -> Mapping[str, ImageSet]:
     return {key: one for key, one in streams_of(name, options).items() if declared[key].required or key == world}
 
 
-def run(name: str, root: Path, world: str, *, options: Any = None, advance=ignore_steps, epochs: int = 2) -> Path:
+def run(
+    name: str,
+    root: Path,
+    world: str,
+    *,
+    options: Any = None,
+    advance=ignore_steps,
+    epochs: int = 2,
+    network: Mapping[str, Any] | None = None,
+    worker: Worker | None = None,
+    **settings: Any,
+) -> Path:
     module = load("fer_pipeline.strategies", name)
     state = root.with_name(f"{root.name}-state")
     for folder in (root, state):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True, parents=True)
     chosen = options or module.Options()
     job = TrainingJob(
-        network=NetworkSettings(width=4, dropout=0.2).sized(SIZE),
+        network=NetworkSettings.model_validate({"width": 4, "dropout": 0.2, **(network or {})}).sized(SIZE),
         weights=None,
         classes=CLASSES,
         seed=7,
         settings=TrainingSettings.model_validate(
-            {"epochs": epochs, "batch": 12, "optimizer": {"learning_rate": 0.02}, "select": "last"}
+            {"epochs": epochs, "batch": 12, "optimizer": {"learning_rate": 0.02}, "select": "last", **settings}
         ),
         build=partial(module.build, chosen),
         sources=module.sources(chosen),
     )
-    execution = Execution(make_worker("cpu", "auto"), state, root, advance)
+    execution = Execution(worker or make_worker("cpu", "auto"), state, root, advance)
     train(job, sets_of(name, world, chosen), bands(30, 2), execution)
     return root
 
@@ -129,6 +153,7 @@ def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
         augmentation=augmentation,
         settings=TrainingSettings(),
         images=dict.fromkeys(module.sources(module.Options()), 10),
+        class_counts={"labelled": torch.tensor([3, 3, 4])},
     )
     strategy = module.build(module.Options(), context)
     assert isinstance(strategy, Strategy)
@@ -174,6 +199,38 @@ def test_a_pause_changes_no_byte(name: str, world: str, tmp_path: Path) -> None:
         assert (paused / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name
 
 
+def run_without_draws(root: Path, names: Sequence[str], worker: Worker, advance: Advance) -> list[str]:
+    """Trains strategies with nothing that is drawn by each process for itself."""
+    plain = {"network": {"dropout": 0.0, "norm": "group"}, "augment": {"flip": 0, "translate": 0}, "batch": 13}
+    for name in names:
+        known = load("fer_pipeline.strategies", name).Options
+        chosen = {**BASES.get(name, {}), **UNDRAWN}
+        options = known(**{key: value for key, value in chosen.items() if key in known.model_fields})
+        run(name, root / name, "required", options=options, worker=worker, epochs=1, **plain)
+    return list(names)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """Models that two processes trained together; one group for all, since it starts slowly."""
+    root = tmp_path_factory.mktemp("together")
+    names = available("fer_pipeline.strategies")
+    work = partial(run_without_draws, root, names)
+    assert run_group(work, ("cpu", "cpu"), precision="auto", advance=lambda *_, **__: None) == list(names)
+    return root
+
+
+def test_one_process_makes_the_steps_of_two(name: str, together: Path, tmp_path: Path) -> None:
+    run_without_draws(tmp_path, [name], make_worker("cpu", "auto"), ignore_steps)
+    alone, other = (load_file(root / name / "weights.safetensors") for root in (tmp_path, together))
+    assert alone.keys() == other.keys()
+    for key, tensor in alone.items():
+        torch.testing.assert_close(other[key], tensor, rtol=1e-3, atol=1e-5)
+    rows = [read_history(root / name) for root in (tmp_path, together)]
+    for one, two in zip(*rows, strict=True):
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
+
+
 def others(field: Any, value: Any) -> list[Any]:
     """Other values of a setting, by its type."""
     kind = field.annotation
@@ -199,10 +256,11 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
     options = load("fer_pipeline.strategies", name).Options
     results: dict[str, str] = {}
     choices = {key: field for key, field in options.model_fields.items() if get_origin(field.annotation) is Literal}
+    usual = BASES.get(name, {})
     bases = [
+        usual,
+        *({**usual, key: one} for key, field in choices.items() for one in others(field, field.default)),
         {},
-        BASES.get(name, {}),
-        *({key: other} for key, field in choices.items() for other in others(field, field.default)),
     ]
 
     def result(values: dict[str, Any], world: str) -> str | None:
