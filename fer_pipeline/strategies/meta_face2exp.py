@@ -167,8 +167,9 @@ class MetaFace2Exp(Strategy):
             feedback = dot_product(run.gradients(after, "adaptation"), of_pool, rates)
         else:
             feedback = before - run.worker.mean(after)
-        if not all(bool(gradient.isfinite().all()) for gradient in of_pool):
-            feedback = torch.zeros_like(feedback)  # `apply` made no step then: there is nothing to judge
+        # Where 16-mixed overflows `apply` makes no step, and there is nothing to judge.
+        finite = torch.stack([gradient.isfinite().all() for gradient in of_pool]).all()
+        feedback = torch.where(finite, feedback, torch.zeros_like(feedback))
         return feedback.float().detach(), {"adaptation": loss, "adaptation_labelled": after.float()}
 
     def _measure(self, view: Tensor, labelled: Batch) -> Float[Tensor, ""]:

@@ -68,8 +68,8 @@ class SeedTraining:
             require_members(self.config.network)
             for weights in self._weights():
                 require_file(weights)
-            labels = read_table(self.folders["labelled"], ["label"]).column("label")
-            estimate = round((len(labels) - labels.null_count) * (1 - sum(self.shares.values())))
+            labels = read_table(self.folders["labelled"], ["label"]).column("label").drop_null().to_numpy()
+            estimate = self._estimate_fitted(np.bincount(labels[labels >= 0]))
             total = len(missing) * length(training, max(estimate, 1))[0]
             group, alone = group_devices(self.resources, usual=usual), worker_devices(self.resources)[: len(missing)]
             with progress(self.owner.replace("@", " "), total, "steps") as advance:
@@ -83,6 +83,13 @@ class SeedTraining:
         kept.deliver(out, {name: keys[seed] for seed, name in seeds.items()}, others=others.values())
         paths = {seed: kept.shard(key) for seed, key in others.items()}
         return [seed for seed, _ in missing], {seed: read_json(path) for seed, path in paths.items() if path.exists()}
+
+    def _estimate_fitted(self, counts: np.ndarray) -> int:
+        """Returns about how many labelled images are trained on, from those of every class."""
+        training, share = self.config.training, 1 - sum(self.shares.values())
+        if training.balance == "dataset" and counts.any():
+            return int(np.count_nonzero(counts)) * (training.balance_per_class or int(share * counts[counts > 0].min()))
+        return round(int(counts.sum()) * share)
 
     def _weights(self) -> list[WeightSettings]:
         choices = (self.config.weights, *vars(self.options).values())

@@ -228,7 +228,7 @@ def test_one_process_makes_the_steps_of_two(name: str, together: Path, tmp_path:
         torch.testing.assert_close(other[key], tensor, rtol=1e-3, atol=1e-5)
     rows = [read_history(root / name) for root in (tmp_path, together)]
     for one, two in zip(*rows, strict=True):
-        assert two == pytest.approx(one, rel=1e-3, abs=1e-6)
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-6, nan_ok=True)  # phases have other losses
 
 
 def others(field: Any, value: Any) -> list[Any]:
