@@ -285,12 +285,15 @@ def train(
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
     # `training.balance` is about streams of faces with labels
     balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
+    whole = sets
     if settings.balance == "dataset":
-        whole, sets = sets, {name: _balance(one, name, job) if name in balanced else one for name, one in sets.items()}
-        left = [f"{len(sets[name]):,} of {len(whole[name]):,} {name} faces" for name in sets if name in balanced]
-        balance_notes = [f"training.balance: dataset trains on {' and '.join(left)}, equally many of each class"]
-    else:
-        balance_notes = []
+        sets = {name: _balance(one, name, job) if name in balanced else one for name, one in sets.items()}
+    kept = [
+        f"{len(sets[name]):,} of {len(whole[name]):,} {name} faces" for name in sets if sets[name] is not whole[name]
+    ]
+    balance_notes = (
+        [f"training.balance: dataset trains on {' and '.join(kept)}, equally many of each class"] if kept else []
+    )
     images = {name: len(one) for name, one in sets.items()}
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
@@ -366,7 +369,8 @@ def train(
 def _balance(images: ImageSet, name: str, job: TrainingJob) -> ImageSet:
     """Draws the data set of `balance: dataset`, another one for each seed."""
     labels, seed = images.labels.numpy(), derive(job.seed, "balance", name)
-    return images.take(balanced_rows(labels, per_class=job.settings.balance_per_class, seed=seed, where=name))
+    rows = balanced_rows(labels, per_class=job.settings.balance_per_class, seed=seed, where=name)
+    return images if len(rows) == len(images) else images.take(rows)
 
 
 def describe_waiting(waited: float, seconds: float) -> str:
