@@ -111,8 +111,8 @@ class Confidence(Strategy):
         sure = score.detach().float().sigmoid()
         found |= {"loss": total, "labelled": weighted_mean(plain, weights), "asking": asking}
         found["confidence"] = weighted_mean(sure)
-        if (truth := run.truth("labelled")) is not None:
-            right = (truth[batch.rows].to(device) == batch.labels).float()
+        if batch.truth is not None:
+            right = (batch.truth == batch.labels).float()
             found |= {
                 "confidence_of_right": weighted_mean(sure, right),
                 "confidence_of_wrong": weighted_mean(sure, 1 - right),

@@ -108,7 +108,8 @@ def select_smallest(values: Float[Tensor, " n"], share: float, run: StepContext)
 def every_second(batch: Batch, first: int) -> Batch:
     """The rows `first`, `first + 2`, … of a batch without landmarks."""
     half = slice(first, None, 2)
-    return replace(batch, images=batch.images[half], labels=batch.labels[half], rows=batch.rows[half])
+    truth = None if batch.truth is None else batch.truth[half]
+    return replace(batch, images=batch.images[half], labels=batch.labels[half], rows=batch.rows[half], truth=truth)
 
 
 class ProgressiveTeacher(Strategy):
@@ -181,11 +182,10 @@ class ProgressiveTeacher(Strategy):
             "kept_besides": weighted_mean(kept - selected),
             "agreement": weighted_mean((probabilities.argmax(1) == wanted.argmax(1)).float()),
         }
-        truths = {name: run.truth(name) for name in self.names}
-        if any(truth is not None for truth in truths.values()):
-            unknown = {name: torch.full_like(own[name].rows, -1) for name in self.names}
-            truth = torch.cat([unknown[name] if one is None else one[own[name].rows] for name, one in truths.items()])
-            truth = truth.to(labels.device)
+        truths = [own[name].truth for name in self.names]
+        if any(truth is not None for truth in truths):
+            unknown = [torch.full_like(own[name].labels, -1) for name in self.names]
+            truth = torch.cat([none if one is None else one for one, none in zip(truths, unknown, strict=True)])
             right, wrong = ((truth >= 0) & (labels == truth)).float(), ((truth >= 0) & (labels != truth)).float()
             found["right"] = weighted_mean(right, kept * (right + wrong))
             found["wrong_rejected"] = weighted_mean(1 - kept, wrong)

@@ -179,7 +179,7 @@ class WeaklySupervised(Strategy):
             "confident": torch.tensor(len(confident) / len(pool)),
             "set_right": set_right["labelled"].float().mean(),
         }
-        if (truth := run.truth("unlabelled")) is not None:
+        if (truth := run.streams["unlabelled"].set.truth) is not None:
             known = truth[everything] >= 0
             right = (pool[everything].argmax(1) == truth[everything]) & known
             self._found["right"] = right.sum() / known.sum().clamp(min=1)

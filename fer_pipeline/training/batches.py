@@ -109,12 +109,14 @@ class Batch:
     rows: Int64[Tensor, " n"]  # their numbers in the stream's set, on the CPU
     prepared: bool
     landmarks: Float32[Tensor, "n 10"] | None = None  # in crop pixels, where the source asks for them
+    truth: Int64[Tensor, " n"] | None = None  # of an unlabelled source, to measure by: -1 where it is not known
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = {"images": self.images, "labels": self.labels, "landmarks": self.landmarks}
+        names = ("images", "labels", "landmarks", "truth")
+        tensors = {name: getattr(self, name) for name in names}
         moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
         return replace(self, **moved)
 
@@ -195,6 +197,7 @@ class Stream:
             index,
             self.set.images.prepared,
             None if self.set.landmarks is None else self.set.landmarks.index_select(0, index),
+            None if self.set.truth is None else self.set.truth.index_select(0, index),
         )
 
 

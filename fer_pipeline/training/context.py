@@ -111,16 +111,6 @@ class StepContext:
     def gather(self, values: Tensor) -> Tensor:
         return self.worker.gather(values)
 
-    def truth(self, stream: str) -> Int64[Tensor, " n"] | None:
-        """The true labels of a stream's images, on the CPU, -1 where one is not known; None where they tell nothing.
-
-        They tell something of a pool some of whose images have labels, and of labels that were changed. They are for
-        the history alone.
-        """
-        images = self.streams[stream].set
-        told = images.truth is not None and bool(((images.truth >= 0) & (images.truth != images.labels)).any())
-        return images.truth if told else None
-
     def pixels(self, stream: str, rows: Int64[Tensor, " k"]) -> Crops:
         """The crops of some rows of a stream, on the device of the training."""
         return self.streams[stream].set.pixels(rows.cpu().numpy()).to(self.worker.device)

@@ -36,7 +36,7 @@ from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.optimizers import build_optimizer, loaded_parameters, set_rates
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
-from fer_pipeline.training.sets import ImageSet
+from fer_pipeline.training.sets import ImageSet, balanced_rows
 from fer_pipeline.training.settings import Cosine, TrainingSettings, Until
 from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
@@ -285,9 +285,18 @@ def train(
     main = make_network("main")
     preprocessing, report = main[1:]
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
-    images = {name: len(one) for name, one in sets.items()}
     # `training.balance` is about streams of faces with labels
     balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
+    whole = sets
+    if settings.balance == "dataset":
+        sets = {name: _balance(one, name, job) if name in balanced else one for name, one in sets.items()}
+    kept = [
+        f"{len(sets[name]):,} of {len(whole[name]):,} {name} faces" for name in sets if sets[name] is not whole[name]
+    ]
+    balance_notes = (
+        [f"training.balance: dataset trains on {' and '.join(kept)}, equally many of each class"] if kept else []
+    )
+    images = {name: len(one) for name, one in sets.items()}
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
         num_classes=num_classes,
@@ -300,6 +309,7 @@ def train(
         weights=job.weights,
         data=job.data,
         checkpoints=job.checkpoints,
+        class_counts={name: torch.from_numpy(sets[name].counts(num_classes)) for name in balanced},
     )
     with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
         torch.manual_seed(derive(job.seed, "build"))
@@ -341,7 +351,12 @@ def train(
         "times_seen": seen,
         "stopped_rising": fitted.stopped_rising,
         "chosen_epoch": fitted.epoch,
-        "notes": [*([worker.note] if worker.note else []), *(report.notes if report else []), *strategy.notes()],
+        "notes": [
+            *([worker.note] if worker.note else []),
+            *(report.notes if report else []),
+            *balance_notes,
+            *strategy.notes(),
+        ],
     }
     facts = strategy.facts()
     mining_features = facts.pop("mining_features", None)
@@ -358,6 +373,13 @@ def train(
         )
         save_checkpoint(execution.folder, model, card)
     return TrainingResult(fitted, own_epoch, images, seen, advise(streams, fitted.waited, fitted.seconds))
+
+
+def _balance(images: ImageSet, name: str, job: TrainingJob) -> ImageSet:
+    """Draws the data set of `balance: dataset`, another one for each seed."""
+    labels, seed = images.labels.numpy(), derive(job.seed, "balance", name)
+    rows = balanced_rows(labels, per_class=job.settings.balance_per_class, seed=seed, where=name)
+    return images if len(rows) == len(images) else images.take(rows)
 
 
 def describe_waiting(waited: float, seconds: float) -> str:

@@ -64,6 +64,14 @@ class SeedTraining:
         declared = load_strategy(self.strategy).sources(self.options)
         return {name: path for name, path in self.folders.items() if not isinstance(declared[name], Checkpoints)}
 
+    def estimate_fitted(self, counts: np.ndarray) -> int:
+        """Returns about how many labelled images are trained on, from those of every class; at least 1."""
+        training, share = self.config.training, 1 - sum(self.shares.values())
+        if training.balance == "dataset" and counts.any():
+            each = training.balance_per_class or int(share * counts[counts > 0].min())
+            return max(int(np.count_nonzero(counts)) * each, 1)
+        return max(round(int(counts.sum()) * share), 1)
+
     def outside_weights(self) -> list[WeightSettings]:
         return [*values_in([self.config.weights, self.options], WeightSettings)]
 
@@ -170,11 +178,9 @@ def make_models(
         require_members(first.config.network)
         for weights in first.outside_weights():
             require_file(weights)
-        labels = read_table(first.folders["labelled"], ["label"]).column("label")
-        labelled, total = len(labels) - labels.null_count, 0
-        for training, _, _ in missing.values():
-            estimate = round(labelled * (1 - sum(training.shares.values())))
-            total += length(training.config.training, max(estimate, 1))[0]
+        labels = read_table(first.folders["labelled"], ["label"]).column("label").drop_null().to_numpy()
+        counts = np.bincount(labels[labels >= 0])
+        total = sum(length(one.config.training, one.estimate_fitted(counts))[0] for one, _, _ in missing.values())
         resources = first.resources
         group, alone = group_devices(resources, usual=usual), worker_devices(resources)[: len(missing)]
         with progress(first.owner.replace("@", " "), total, "steps") as advance:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.artifacts.seed_folders import name_in
 from fer_pipeline.artifacts.split import FIT
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
@@ -32,8 +32,9 @@ class ImageSet:
     """Images with their labels, names and persons: uint8 crops, or inputs of a network (then `space` says which).
 
     `positions` are the rows' places among the images, `blocks` the row group of every row (an order by blocks goes by
-    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for. `truth` are labels that
-    nothing may learn from, for the history alone: of a pool whose shards have some, or from before labels were changed.
+    it). `landmarks` are five points x1, y1 … x5, y5 in crop pixels (eyes, nose, corners of the mouth; the first pixel's
+    centre is 0) where they were asked for. `truth` are labels that nothing may learn from, for the history alone, where
+    `labels` may be others: those that faces of a pool have, or those from before labels were changed; -1 for none.
     """
 
     images: Images
@@ -43,7 +44,7 @@ class ImageSet:
     positions: Int64[np.ndarray, " n"]
     blocks: Int64[np.ndarray, " n"]
     landmarks: Float32[Tensor, "n 10"] | None = None
-    truth: Int64[Tensor, " n"] | None = None  # -1 where it is not known
+    truth: Int64[Tensor, " n"] | None = None  # None where no face has one, or labels are the truth
     space: Preprocessing | None = None
 
     def __len__(self) -> int:
@@ -103,7 +104,8 @@ def read_images(
     """
     check_classes(folder, classes)
     paths = shard_paths(folder)
-    wanted = [*dict.fromkeys(["face_id", label or "label", "label"]), *(["landmarks"] if landmarks else []), "subject"]
+    wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    wanted += ["label"] if label != "label" else []
     tables = []
     for path in paths:
         table = open_shard(path).read(columns=[*wanted, "split"])
@@ -113,13 +115,13 @@ def read_images(
             )
         tables.append(table.select(wanted))
     columns = pa.concat_tables(tables)
-    truth, labels = (
-        columns.column(name).fill_null(-1).to_numpy().astype(np.int64) for name in ("label", label or "label")
-    )
+    known = columns.column("label").fill_null(-1).to_numpy().astype(np.int64)
     if label is None:
         labels, rows = np.full(len(columns), -1, np.int64), np.arange(len(columns))
     else:
+        labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
+    truth = None if label == "label" or (known[rows] < 0).all() else torch.from_numpy(known[rows])
     in_shards = ShardImages(paths, keep=0, threads=budget.threads if budget else 1)
     images, positions = _place_images(in_shards, rows, budget) if budget else (in_shards, rows)
     text = np.dtypes.StringDType()  # a quarter of the memory of Python's strings where all are different
@@ -139,8 +141,29 @@ def read_images(
         positions=positions,
         blocks=in_shards.containing(rows),
         landmarks=None if points is None else torch.from_numpy(points[rows]),
-        truth=torch.from_numpy(truth[rows]) if (truth >= 0).any() else None,
+        truth=truth,
     )
+
+
+def balanced_rows(
+    labels: Int64[np.ndarray, " n"], *, per_class: int | None, seed: int, where: str
+) -> Int64[np.ndarray, " k"]:
+    """Rows of a set with equally many images of every class that it has, drawn at random, in the set's order.
+
+    `per_class` of each, or as many as the rarest class has; ConfigError where a class has fewer.
+    """
+    members = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+    fewest = min(len(rows) for rows in members.values())
+    if per_class is not None and per_class > fewest:
+        raise ConfigError(
+            f"training.balance_per_class: {per_class} images of each class were asked for, and {where} has {fewest:,} "
+            "of its rarest; set at most that, or null for as many"
+        )
+    size = per_class or fewest
+    chosen = [
+        np.random.default_rng(derive(seed, "class", label)).permutation(rows)[:size] for label, rows in members.items()
+    ]
+    return np.sort(np.concatenate(chosen))
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from fer_pipeline.networks.pretrained import find_columns
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
+from fer_pipeline.training.settings import PoolOptions
 
 
 class Source(ABC):
@@ -70,6 +71,12 @@ class Faces(Source):
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
+
+
+def pool_sources(options: PoolOptions) -> dict[str, Source]:
+    """The streams of a strategy with `PoolOptions`: the pool may also be the mined subset without its labels."""
+    pool = Faces(None, required=True, landmarks=options.needs_landmarks)
+    return {"labelled": Faces(required=True), "unlabelled": pool, "mined": Faces("pseudo_label")}
 
 
 @dataclass(frozen=True)

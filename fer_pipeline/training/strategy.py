@@ -43,10 +43,19 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
-from fer_pipeline.training.augmentation import Augmentation
+from fer_pipeline.training.augmentation import Augmentation, erase
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import ModelSettings, Optimizer, Schedule, TrainingSettings
+from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.settings import (
+    AugmentSettings,
+    ModelSettings,
+    Optimizer,
+    Schedule,
+    StrongViews,
+    TrainingSettings,
+)
+from fer_pipeline.training.strong_views import cover_faces, rand_augment
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,9 @@ class BuildContext:
     """What a strategy is built from.
 
     `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
-    images, so that a strategy can keep a row for each; `checkpoints` has the folder of each source of trained networks,
-    `data` the hash of every source, `weights` what the network starts from.
+    images, so that a strategy can keep a row for each, and `class_counts` those of each class, of streams with labels;
+    `checkpoints` has the folder of each source of trained networks, `data` the hash of every source, `weights` what the
+    network starts from.
     """
 
     num_classes: int
@@ -86,6 +96,7 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+    class_counts: Mapping[str, Int64[Tensor, " c"]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()  # by name
     weights: WeightSettings | None = None
     data: Mapping[str, str] = field(default_factory=dict)
@@ -120,10 +131,29 @@ class BuildContext:
         """A batch as randomly augmented network inputs."""
         return self.augmentation.random(batch.images, generator).contiguous(memory_format=torch.channels_last)
 
+    def strong_view(self, batch: Batch, generator: torch.Generator, settings: StrongViews) -> Float[Tensor, "n 3 s s"]:
+        """A batch as network inputs that are covered and changed by `settings` first, then augmented as all images."""
+        images = cover_faces(batch.images, batch.landmarks, generator, kind=settings.cover, share=settings.cover_share)
+        images = rand_augment(images, generator, operations=settings.operations, magnitude=settings.magnitude)
+        inputs = self.augmentation.random(images, generator)
+        inputs = erase(inputs, generator, AugmentSettings(erase=settings.erase)) if settings.erase else inputs
+        return inputs.contiguous(memory_format=torch.channels_last)
+
     def label_weights(self, stream: str, labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The weight of each label of a stream: that of its class where the settings balance by weights, else 1."""
         by_class = self.class_weights.get(stream)
         return torch.ones(len(labels), device=labels.device) if by_class is None else by_class.to(labels.device)[labels]
+
+    def label_losses(
+        self, logits: Mapping[str, Float[Tensor, "n c"]], batches: Mapping[str, Batch], *, smoothing: float
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The mean cross-entropy of streams with labels, weighted as the settings say."""
+        losses = {}
+        for name, scores in logits.items():
+            labels = batches[name].labels
+            values = smoothed_cross_entropy(scores, labels, smoothing=smoothing)
+            losses[name] = weighted_mean(values, self.label_weights(name, labels))
+        return losses
 
 
 class Strategy(nn.Module):

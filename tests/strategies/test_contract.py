@@ -42,6 +42,9 @@ BASES = {
     "progressive_teacher": {"reject": 0.5, "reject_steps": 5},  # so that some are rejected within five steps
     "facenet2expnet": {"rate": 1e-3, "rate_every": 0.5},
     "weakly_supervised": {"first_epochs": 1, "threshold": 0.34},  # so that an untrained network is sure of some
+    "fixmatch": {"threshold": 0.0, "unlabelled_ratio": 1.0},
+    "remixmatch": {"unlabelled_ratio": 1.0},
+    "meta_face2exp": {"fine_tune_epochs": 1, "unlabelled_ratio": 1.0},
     "linear": {"strengths": tuple(10 ** (power / 10) for power in range(0, 30))},  # close together
 }
 EPOCHS = {"weakly_supervised": 2}  # one for each part
@@ -50,12 +53,17 @@ FAST = {  # a teacher of sixty steps cannot average a thousand
     "mean_teacher": {"decay": 0.9, "weight": 5.0},
     "confidence": {"decay": 0.9, "consistency": 5.0},
     "progressive_teacher": {"decay": 0.9, "weight": 1.0},
+    "meta_face2exp": {"adaptation_rate": 1.0, "cover": "none", "fine_tune_epochs": 1},
+    "remixmatch": {"rotation_weight": 0.0},
 }
 
-
+NO_STRONG_VIEWS = {"operations": 0, "erase": 0.0, "cover": "none"}
 UNDRAWN = {
     "ensemble_teacher": {"teachers": []},
     "weakly_supervised": {"first_epochs": 0},
+    "fixmatch": NO_STRONG_VIEWS,
+    "meta_face2exp": NO_STRONG_VIEWS,
+    "remixmatch": {**NO_STRONG_VIEWS, "mixup": 0.0, "rotation_weight": 0.0},
 }
 
 
@@ -74,8 +82,11 @@ def distilled() -> ImageSet:
 
 
 def unlabelled(count: int, seed: int) -> ImageSet:
-    """Images like the labelled ones, without their labels."""
-    return replace(bands(count, seed), labels=torch.full((count,), -1))
+    """Images like the labelled ones, without their labels (every third is known, to measure by), with landmarks."""
+    images = bands(count, seed)
+    truth = torch.where(torch.arange(count) % 3 == 0, images.labels, -1)
+    points = torch.tensor([8.2, 11.1, 15.8, 11.1, 12.0, 15.4, 8.9, 19.8, 15.2, 19.8]).repeat(count, 1)
+    return replace(images, labels=torch.full((count,), -1), landmarks=points, truth=truth)
 
 
 def streams_of(name: str, options: Any) -> dict[str, ImageSet]:
@@ -181,6 +192,7 @@ def test_it_is_a_strategy_whose_optimisers_share_no_weight(name: str) -> None:
         augmentation=augmentation,
         settings=TrainingSettings(),
         images=dict.fromkeys(streams, 10),
+        class_counts={"labelled": torch.tensor([3, 3, 4])},
     )
     strategy = module.build(module.Options(), context)
     assert isinstance(strategy, Strategy)
@@ -270,10 +282,11 @@ def test_every_option_changes_the_result(name: str, tmp_path: Path) -> None:
     options = load("fer_pipeline.strategies", name).Options
     results: dict[str, str] = {}
     choices = {key: field for key, field in options.model_fields.items() if get_origin(field.annotation) is Literal}
+    usual = BASES.get(name, {})
     bases = [
-        BASES.get(name, {}),
+        usual,
+        *({**usual, key: one} for key, field in choices.items() for one in others(field, field.default, tmp_path)),
         {},
-        *({key: other} for key, field in choices.items() for other in others(field, field.default, tmp_path)),
     ]
 
     def result(values: dict[str, Any], world: str) -> str | None:
@@ -336,9 +349,7 @@ def run_without_draws(root: Path, names: Sequence[str], worker: Worker, advance:
 
 def undrawn(name: str) -> Any:
     """Options with which nothing is drawn, and which are shown in few steps."""
-    options = load("fer_pipeline.strategies", name).Options
-    chosen = {**BASES.get(name, {}), **UNDRAWN.get(name, {})}
-    return options(**{key: value for key, value in chosen.items() if value is not None})
+    return load("fer_pipeline.strategies", name).Options(**BASES.get(name, {}) | UNDRAWN.get(name, {}))
 
 
 def check_equal(name: str, first: Path, second: Path, *, rtol: float, atol: float) -> None:

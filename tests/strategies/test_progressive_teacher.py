@@ -92,9 +92,6 @@ class Run(StepContext):
         self.losses.append(loss.item())
         super().update(loss, *names)
 
-    def truth(self, stream: str) -> None:
-        return None
-
 
 def inputs(batch: Batch) -> torch.Tensor:
     return Preprocessing(size=SIZE).apply(batch.images)
