@@ -165,8 +165,9 @@ class FaceNet2ExpNet(Strategy):
         values = euclidean_loss(self.adapter(stage_map(self.network, own)), wanted)
         loss = weighted_mean(values)
         run.update(loss)
-        zero = weighted_mean(euclidean_loss(torch.zeros_like(wanted), wanted))
-        return {"loss": loss, "distance": loss, "share_of_map": loss.detach() / zero.clamp(min=1e-12)}
+        parts = loss.detach(), weighted_mean(euclidean_loss(torch.zeros_like(wanted), wanted))
+        own, zero = (run.worker.mean(part) for part in parts)  # a ratio of means is no mean of ratios
+        return {"loss": loss, "distance": loss, "share_of_map": own / zero.clamp(min=1e-12)}
 
     def _classify(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         names = [name for name in LABELLED if name in batches]

@@ -106,10 +106,9 @@ def select_smallest(values: Float[Tensor, " n"], share: float, run: StepContext)
 
 
 def every_second(batch: Batch, first: int) -> Batch:
-    """The rows `first`, `first + 2`, … of a batch without landmarks."""
-    half = slice(first, None, 2)
-    truth = None if batch.truth is None else batch.truth[half]
-    return replace(batch, images=batch.images[half], labels=batch.labels[half], rows=batch.rows[half], truth=truth)
+    """The rows `first`, `first + 2`, … of a batch."""
+    columns = {name: getattr(batch, name) for name in ("images", "labels", "rows", "landmarks", "truth")}
+    return replace(batch, **{name: column[first::2] for name, column in columns.items() if column is not None})
 
 
 class ProgressiveTeacher(Strategy):
