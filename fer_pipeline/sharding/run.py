@@ -107,16 +107,18 @@ def make_shards(
     """
     shards = Store(store, owner=f"{stage}@{name}", verify=verify)
     planned: list[Job[None]] = []
+    asked: set[str] = set()  # equal inputs of equal models, of several seeds for example, are one shard
     failures: list[Outcome] = []
     file = ProgressFile(store, stage, name)
 
     def missing() -> Iterator[Job[Any]]:
         for job in work.jobs:
             planned.append(replace(job, payload=None))
-            if shards.has(job.key):
+            if job.key in asked or shards.has(job.key):
                 file.shards["reused"] += 1
                 advance(job.items, earlier=True)
             else:
+                asked.add(job.key)
                 yield job
         shards.record_run(job.key for job in planned)
 

@@ -259,7 +259,7 @@ POOL = {"labelled": "data/faces/studio/train", "unlabelled": "data/faces/street/
         (
             {},
             {"name": "fer_expressions"},
-            r"recipes\.taught \(options\): fer_expressions does not know the class 'joy'; its",
+            r"recipes\.taught: fer_expressions does not know the class 'joy'; its",
         ),
         (
             {},

@@ -64,6 +64,16 @@ def test_the_account_of_a_run_that_grows(tmp_path: Path) -> None:
     assert written["pid"] == os.getpid()
 
 
+def test_equal_shards_are_made_once(tmp_path: Path) -> None:
+    """As those of the equal models of several seeds."""
+    made = run(tmp_path, [job(0), job(1), job(0)])
+    assert made.counts == {"shards": 3, "made": 2, "reused": 1, "failed": 0}
+    assert [one.name for one in made.finished] == ["set/part-00000", "set/part-00001", "set/part-00000"]
+    failed = run(tmp_path, [job(2, "is damaged"), job(0), job(2, "is damaged")], allowed=1)
+    assert failed.counts == {"shards": 3, "made": 0, "reused": 2, "failed": 1}
+    assert [one.name for one in failed.finished] == ["set/part-00000"]
+
+
 def test_failures_are_told_after_the_others_are_made(tmp_path: Path) -> None:
     jobs = [job(0, "is damaged"), job(1), job(2, "is damaged too"), job(3)]
     message = (

@@ -260,7 +260,7 @@ def test_common_settings_of_recipes_are_left_aside_and_not_recorded() -> None:
 
 def test_the_example_of_the_readme_is_valid() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    start, block = re.findall(r"```yaml\n(train_primitive:.*?)```", text, re.DOTALL)
+    start, block = re.findall(r"```yaml\n(train_primitive:\n  (?:network|strategy):.*?)```", text, re.DOTALL)
     validate(train_primitive.Config, yaml.safe_load(start)["train_primitive"], where="README.md")
     members = re.search(r"`network: (\{name: joined, .*?\]\})`", text)
     assert members
