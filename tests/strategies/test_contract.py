@@ -265,7 +265,8 @@ def others(field: Any, value: Any, root: Path) -> list[Any]:
             found.append(not value)
         elif item in (int, float):
             base = value if isinstance(value, int | float) else 0
-            found += [item(2 * base)] * (item is float and base > 0) + [item(base + step) for step in (0.3, 0.5, 1, -0.3, -0.9)]
+            found += [2 * base] if item is float and base > 0 else []  # of a rate, to which the others are far
+            found += [item(base + step) for step in (0.3, 0.5, 1, -0.3, -0.9)]
         elif item is not NoneType:
             pytest.fail(f"say here how to vary a setting of type {item}")
     return found
