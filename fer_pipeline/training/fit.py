@@ -36,7 +36,7 @@ from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.optimizers import build_optimizer, loaded_parameters, set_rates
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
-from fer_pipeline.training.sets import ImageSet, balanced_rows
+from fer_pipeline.training.sets import ImageSet, balance_sets
 from fer_pipeline.training.settings import Cosine, TrainingSettings, Until
 from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
@@ -287,15 +287,8 @@ def train(
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
     # `training.balance` is about streams of faces with labels
     balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
-    whole = sets
-    if settings.balance == "dataset":
-        sets = {name: _balance(one, name, job) if name in balanced else one for name, one in sets.items()}
-    kept = [
-        f"{len(sets[name]):,} of {len(whole[name]):,} {name} faces" for name in sets if sets[name] is not whole[name]
-    ]
-    balance_notes = (
-        [f"training.balance: dataset trains on {' and '.join(kept)}, equally many of each class"] if kept else []
-    )
+    equal = balanced if settings.balance == "dataset" else ()
+    sets, balance_notes = balance_sets(sets, equal, per_class=settings.balance_per_class, seed=job.seed)
     images = {name: len(one) for name, one in sets.items()}
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
@@ -373,13 +366,6 @@ def train(
         )
         save_checkpoint(execution.folder, model, card)
     return TrainingResult(fitted, own_epoch, images, seen, advise(streams, fitted.waited, fitted.seconds))
-
-
-def _balance(images: ImageSet, name: str, job: TrainingJob) -> ImageSet:
-    """Draws the data set of `balance: dataset`, another one for each seed."""
-    labels, seed = images.labels.numpy(), derive(job.seed, "balance", name)
-    rows = balanced_rows(labels, per_class=job.settings.balance_per_class, seed=seed, where=name)
-    return images if len(rows) == len(images) else images.take(rows)
 
 
 def describe_waiting(waited: float, seconds: float) -> str:

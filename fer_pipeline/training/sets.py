@@ -1,6 +1,6 @@
 """Read training sets from shards, labels and subjects into memory and images wherever they fit, and divide them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,6 +164,23 @@ def balanced_rows(
         np.random.default_rng(derive(seed, "class", label)).permutation(rows)[:size] for label, rows in members.items()
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def balance_sets(
+    sets: Mapping[str, ImageSet], names: Collection[str], *, per_class: int | None, seed: int
+) -> tuple[dict[str, ImageSet], list[str]]:
+    """Draws `balanced_rows` of the named sets, others for each seed; with a note where that leaves faces out."""
+    found, kept = dict(sets), []
+    for name, images in sets.items():
+        if name not in names:
+            continue
+        own = derive(seed, "balance", name)
+        rows = balanced_rows(images.labels.numpy(), per_class=per_class, seed=own, where=name)
+        if len(rows) < len(images):
+            found[name] = images.take(rows)
+            kept.append(f"{len(rows):,} of {len(images):,} {name} faces")
+    note = f"training.balance: dataset trains on {' and '.join(kept)}, equally many of each class"
+    return found, [note] if kept else []
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:
