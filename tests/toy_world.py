@@ -83,7 +83,7 @@ def train_in(
     plain = {"epochs": 3, "batch": 16, "optimizer": {"learning_rate": 0.02}, "augment": {"translate": 0.04}}
     chosen = options or strategy.Options()
     job = TrainingJob(
-        network=NetworkSettings(width=4, **(network or {})).sized(SIZE),
+        network=NetworkSettings(**{"width": 4, **(network or {})}).sized(SIZE),
         weights=weights,
         classes=CLASSES,
         seed=seed,

@@ -65,6 +65,7 @@ def _pairs(stage: str, params: Mapping[str, Any], recorded: Mapping[str, Any]) -
         for key, found in (
             ("training", training.get("settings")),
             ("options", training.get("options")),
+            ("label_noise", training.get("label_noise")),
             ("network", recorded.get("network")),
         ):
             yield f"{name}.{key}", section.get(key), found

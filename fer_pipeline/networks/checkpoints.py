@@ -73,12 +73,12 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
     tensors = read_tensors(folder / WEIGHTS)
     try:
         with torch.device("meta"):  # shapes alone: what a card asks for may be larger than any memory
-            expected = build(card.network, len(card.classes), seed=0).state_dict()
+            expected = _build(card).state_dict()
     except (NotImplementedError, RuntimeError):  # a network of timm's may compute with its numbers as it is built
-        expected = build(card.network, len(card.classes), seed=0).state_dict()
+        expected = _build(card).state_dict()
     if fault := _first_difference(tensors, expected):
         raise DataError(f"{folder / WEIGHTS} does not fit its card ({fault}); train the model again")
-    model = build(card.network, len(card.classes), seed=0)
+    model = _build(card)
     model.load_state_dict(tensors)
     return Classifier(model, card, device=resolve_device(device))
 
@@ -89,6 +89,13 @@ def checkpoint_folders(folder: Path) -> list[Path]:
     if not found:
         raise DataError(f"no checkpoint in {folder} or in a folder of it; train it first (dvc repro) or name another")
     return found
+
+
+def _build(card: Card) -> ExpressionNet:
+    model = build(card.network, len(card.classes), seed=0)
+    if card.confidence:
+        model.add_confidence()
+    return model
 
 
 def read_head(folder: Path) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:

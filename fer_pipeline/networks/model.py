@@ -39,6 +39,17 @@ class ExpressionNet(nn.Module):
         self.feature_dim: int = feature_dim or own
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.feature_dim, num_classes)
+        self.confidence: nn.Linear | None = None
+
+    def add_confidence(self) -> None:
+        """Adds a head that says how sure the network is of its classes."""
+        self.confidence = nn.Linear(self.feature_dim, 1)
+
+    def with_confidence(self, x: Float[Tensor, "n 3 h w"]) -> tuple[Float[Tensor, "n c"], Float[Tensor, " n"]]:
+        """Computes the class scores, and a score whose sigmoid is the confidence in them."""
+        assert self.confidence is not None, "call add_confidence() first"
+        features = self.dropout(self.features(x))
+        return self.head(features), self.confidence(features).squeeze(1)
 
     def freeze_before(self, stage: str, *, size: int) -> None:
         """Takes all that the map before a stage is made of out of training, for good; `size` is that of the input."""

@@ -24,7 +24,7 @@ def is_none(value: Any) -> bool:
 
 
 def is_empty(value: Any) -> bool:
-    """As `is_none`, of a list."""
+    """As `is_none`, of a list or of what is true or false."""
     return not value
 
 
@@ -58,7 +58,7 @@ class Member(Settings):
 class NetworkSettings(Settings):
     """A backbone by name and what stands around it."""
 
-    name: str = "small"  # small, resnet18/34/50, vgg16, ir_se50, iresnet50, timm/<name of timm>
+    name: str = "small"  # small, resnet18/34/50, vgg16, ir_se50, iresnet50, expnet, timm/<name of timm>
     size: Annotated[int, Field(ge=8, le=MAX_SIZE)] | None = None  # side of the input in pixels; null: that of the crops
     grey: bool = False
     width: Annotated[int, Field(ge=4, le=512)] = 16  # of `small` only: channels of its first layer
@@ -92,6 +92,8 @@ class Card(Settings):
     preprocessing: Preprocessing
     # of a labeller that mines by the features of other stages than its head reads: these are embedded
     mining_features: Annotated[Grids | None, Field(exclude_if=is_none)] = None
+    # whether the network also has a head that says how sure it is
+    confidence: Annotated[bool, Field(exclude_if=is_empty)] = False
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
 

@@ -30,7 +30,7 @@ from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preproce
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
 PREFIXES = ("module.", "_orig_mod.")
-OWN_PREFIXES = ("backbone.", "neck.", "head.")
+OWN_PREFIXES = ("backbone.", "neck.", "head.", "confidence.")
 
 
 class WeightSettings(Settings):

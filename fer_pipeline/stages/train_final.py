@@ -26,7 +26,6 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
-from fer_pipeline.artifacts.seed_folders import of_seed
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.plugins import available
@@ -41,6 +40,7 @@ from fer_pipeline.core.settings import (
     validate,
 )
 from fer_pipeline.networks.settings import read_card
+from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Source, check_sources
@@ -96,17 +96,28 @@ def run(
         store: Where finished models and the states of unfinished ones are kept.
     """
     settings, classes = project.recipe(recipe), project.classes
-    settled = settle(config, settings, recipe=recipe)
+    settled = settle(config, settings, recipe=recipe, classes=classes)
     trains = learns(settled.module)
     seeds = project.seeds if trains else project.seeds[:1]
     check_sources(settled.sources, sources, where=f"recipe {recipe} ({settings.strategy})")
     own = settled.config
-    shared = ("network", "weights", "training.epochs", "training.steps", "training.until", "training.batch")
+    shared = (
+        "network",
+        "weights",
+        "label_noise",
+        "training.epochs",
+        "training.steps",
+        "training.until",
+        "training.batch",
+    )
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
     unfair = f"overrides {', '.join(changed)}: no fair comparison with the other recipes"
     warnings = [unfair] if changed and trains else []
     folders = {
-        seed: {name: path if name == "labelled" else of_seed(path, seed) for name, path in sources.items()}
+        seed: {
+            name: path if name == "labelled" else settled.sources[name].of_seed(path, seed)
+            for name, path in sources.items()
+        }
         for seed in seeds
     }
     data: dict[tuple[str, Path], str] = {}  # hashes
@@ -145,7 +156,7 @@ def run(
     return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
 
 
-def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
+def settle(config: Config, settings: RecipeSettings, *, recipe: str, classes: Sequence[str]) -> Recipe:
     """A recipe's settings, checked; ConfigError where overrides, options or sources do not fit its strategy."""
     if strangers := sorted(set(config.options) - set(available("fer_pipeline.strategies"))):
         raise ConfigError(
@@ -170,20 +181,20 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str) -> Recipe:
     given = {section: settings.overrides.get(section) or () for section in ("network", "training")}
     try:
         used = settle_settings(module, own, given)
+        if hasattr(module, "check"):
+            module.check(used, options, frozenset(settings.sources), classes)
     except ConfigError as error:
         raise ConfigError(f"recipes.{recipe} ({settings.strategy}): {error}") from None
+    if own.label_noise:
+        own.label_noise.check(classes, where=f"recipes.{recipe}")
     return Recipe(own, used, module, options, sources)
 
 
 def check_recipes(config: Config, project: ProjectSettings) -> dict[str, Recipe]:
     """Returns every recipe, settled; refuses options that do not fit their strategy, whoever uses it."""
-    settled = {name: settle(config, recipe, recipe=name) for name, recipe in project.recipes.items()}
-    for name, recipe in settled.items():
-        if hasattr(recipe.module, "check_classes"):
-            try:
-                recipe.module.check_classes(recipe.used, recipe.options, project.classes)
-            except ConfigError as error:
-                raise ConfigError(f"recipes.{name}: {error}") from None
+    settled = {
+        name: settle(config, recipe, recipe=name, classes=project.classes) for name, recipe in project.recipes.items()
+    }
     for strategy in set(config.options) - {recipe.strategy for recipe in project.recipes.values()}:
         where = f"train_final.options.{strategy}"
         validate(load_strategy(strategy).Options, config.options[strategy], where=where)
@@ -217,4 +228,6 @@ def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warn
     if np.isfinite(figures).all():
         counts["validation_mean_class_accuracy"] = float(np.mean(figures))
         line += f", validation mean class accuracy {np.mean(figures):.3f}"
+    noise, changed = summarise_noise(read_card(out / str(seeds[0])).training)
+    line, counts = line + noise, counts | changed
     return Summary(STAGE, line, counts, tuple(warnings))

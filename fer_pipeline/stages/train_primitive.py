@@ -33,6 +33,7 @@ from fer_pipeline.core.settings import STORE, ProjectSettings, Settings, Summary
 from fer_pipeline.networks.settings import is_none, read_card
 from fer_pipeline.strategies import linear, supervised
 from fer_pipeline.training.fit import describe_waiting
+from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.sets import folder_sha256
 from fer_pipeline.training.settings import ModelSettings
@@ -105,6 +106,8 @@ def run(config: Config, project: ProjectSettings, *, faces: Path, out: Path, sto
         store: Where finished trainings and the state of an unfinished one are kept.
     """
     classes = project.classes
+    if config.label_noise:
+        config.label_noise.check(classes, where=STAGE)
     held_out = SeedTraining(
         owner=STAGE,
         config=config.used.model_copy(update={"refit": False, "seeds_upstream": None}),  # neither changes a model
@@ -184,6 +187,8 @@ def _summary(faces: Path, classes: tuple[str, ...], out: Path, timing: dict[str,
         counts["mining_precision"] = best = max(precision for _, precision in table)
         sets = ", ".join(f"{_describe(grids)}: {precision:.3f}" for grids, precision in table)
         line += f"; mines by {_describe(read_card(out).mining_features)} (precision by centroids {best:.3f}; {sets})"
+    noise, changed = summarise_noise(training)
+    line, counts = line + noise, counts | changed
     if timing is None:
         return Summary(STAGE, f"{line} (from the store)", counts, tuple(warnings))
     line += f"; {describe_waiting(timing['seconds_waited_for_images'], timing['seconds'])}"

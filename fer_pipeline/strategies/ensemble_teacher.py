@@ -26,7 +26,7 @@ this is supervised training on the labelled faces.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -110,7 +110,7 @@ def sources(options: Options) -> dict[str, Source]:
     return {**faces, "checkpoints": Checkpoints(required=not options.teachers)}
 
 
-def check_classes(config: ModelSettings, options: Options, classes: Sequence[str]) -> None:
+def check(config: ModelSettings, options: Options, sources: Collection[str], classes: Sequence[str]) -> None:
     """Refuses a teacher that does not know all classes."""
     for teacher in options.teachers:
         if isinstance(teacher, OnnxTeacher):

@@ -10,7 +10,7 @@ The labelled faces are looked at and not learned from: `found` in the card says 
 One model stands for all seeds. Source: ours, 2026.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -57,10 +57,10 @@ def settle(config: Config) -> Config:
         threads=config.training.threads,
     )
     network = NetworkSettings(name=config.network.name, members=members, floor=None)
-    return config.model_copy(update={"network": network, "training": training})
+    return config.model_copy(update={"network": network, "training": training, "label_noise": None})
 
 
-def check_classes(config: ModelSettings, options: Options, classes: Sequence[str]) -> None:
+def check(config: ModelSettings, options: Options, sources: Collection[str], classes: Sequence[str]) -> None:
     """Refuses classes that the network does not know: a probability of zero would say that it never sees them."""
     choose_columns(config.network.members[0], classes)
 

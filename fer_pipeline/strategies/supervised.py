@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.training.batch_norm import frozen_statistics
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces, Source
@@ -71,9 +71,7 @@ class Supervised(Strategy):
             return {"labelled": batch, **sizes}
         if self.options.mix == "beside":
             return {"labelled": batch, "mined": max(1, round(batch * (self.options.mined_ratio or 1.0))), **sizes}
-        by_size = images["labelled"] / (images["labelled"] + images["mined"])
-        labelled = min(max(1, round(batch * (self.options.anchor_share or by_size))), batch - 1)
-        return {"labelled": labelled, "mined": batch - labelled, **sizes}
+        return {**divide_batch(batch, images, ("labelled", "mined"), self.options.anchor_share), **sizes}
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One forward pass over faces, one over distilled images where there are any, one update."""

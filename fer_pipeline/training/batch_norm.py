@@ -1,9 +1,11 @@
 """Control the running statistics of batch norms: freeze them for odd images, share them between processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fer_pipeline.core.errors import ConfigError
@@ -21,6 +23,45 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.train()
+
+
+@contextmanager
+def unrecorded_statistics(network: nn.Module) -> Iterator[None]:
+    """Batch norms that learn take the statistics of the batch and record none; all else is in evaluation mode."""
+    modes = {module: module.training for module in network.modules()}
+    norms = [module for module, training in modes.items() if isinstance(module, _BatchNorm) and training]
+    tracked = {norm: norm.track_running_stats for norm in norms}
+    network.eval()
+    for norm in norms:
+        norm.training, norm.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for norm, before in tracked.items():
+            norm.track_running_stats = before
+
+
+def forward_with_pool(
+    network: nn.Module, faces: Sequence[Tensor], pool: Sequence[Tensor], *, joint: bool
+) -> tuple[list[Float[Tensor, "_ c"]], list[Float[Tensor, "_ c"]]]:
+    """Scores of faces with labels and of views of the pool, each as long as its input.
+
+    `joint` is one forward pass, in which batch norm mixes both; else the pool passes by itself, and batch norm uses its
+    running statistics on it without changing them.
+    """
+
+    def scores(parts: Sequence[Tensor]) -> list[Tensor]:
+        inputs = torch.cat(list(parts)).contiguous(memory_format=torch.channels_last)
+        return list(network(inputs).split([len(part) for part in parts]))
+
+    if joint:
+        found = scores([*faces, *pool])
+        return found[: len(faces)], found[len(faces) :]
+    own = scores(faces)
+    with frozen_statistics(network):
+        return own, scores(pool)
 
 
 def share_statistics(strategy: nn.Module, worker: Worker) -> None:

@@ -109,22 +109,38 @@ class Batch:
     rows: Int64[Tensor, " n"]  # their numbers in the stream's set, on the CPU
     prepared: bool
     landmarks: Float32[Tensor, "n 10"] | None = None  # in crop pixels, where the source asks for them
+    truth: Int64[Tensor, " n"] | None = None  # of an unlabelled source, to measure by: -1 where it is not known
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = {"images": self.images, "labels": self.labels, "landmarks": self.landmarks}
+        names = ("images", "labels", "landmarks", "truth")
+        tensors = {name: getattr(self, name) for name in names}
         moved = {name: t.to(device, non_blocking=True) for name, t in tensors.items() if t is not None}
         return replace(self, **moved)
 
 
+def divide_batch(
+    batch: int, images: Mapping[str, int], names: tuple[str, str], share: float | None = None
+) -> dict[str, int]:
+    """Divides a batch between two sets: a share for the first, or, by default, as their sizes say.
+
+    Each gets a row at least; the first alone gets all.
+    """
+    first, second = names
+    if second not in images:
+        return {first: batch}
+    own = min(max(1, round(batch * (share or images[first] / (images[first] + images[second])))), batch - 1)
+    return {first: own, second: batch - own}
+
+
 @dataclass
 class Stream:
-    """One named source of batches. `size` rows a step; 0 takes the whole set in every step."""
+    """One named source of batches. `size` rows a step; 0 takes the whole set in every step, None never any."""
 
     set: ImageSet
-    size: int
+    size: int | None
     seed: int
     balanced: bool = False
     num_classes: int = 0
@@ -155,6 +171,8 @@ class Stream:
 
     def for_worker(self, worker: Worker) -> "Stream":
         """One process's part of the stream; a set that is taken whole in every step goes to its device at once."""
+        if self.size is None:
+            return self
         if self.size == 0:
             return replace(self, set=self.set.with_pixels(self.set.all_pixels().to(worker.device)))
         if self.size < worker.world_size:
@@ -179,6 +197,7 @@ class Stream:
             index,
             self.set.images.prepared,
             None if self.set.landmarks is None else self.set.landmarks.index_select(0, index),
+            None if self.set.truth is None else self.set.truth.index_select(0, index),
         )
 
 
@@ -191,8 +210,9 @@ class Loader:
     """
 
     def __init__(self, streams: Mapping[str, Stream], device: torch.device) -> None:
-        self.waited, self._streams, self._device = 0.0, streams, device
-        self._threads = max(stream.set.images.threads(device) for stream in streams.values())
+        self.waited, self._device = 0.0, device
+        self._streams = {name: stream for name, stream in streams.items() if stream.size is not None}
+        self._threads = max(stream.set.images.threads(device) for stream in self._streams.values())
 
     def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
         """The batches of every stream for each step; to be closed when it is left early."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.preprocessing import Crops, Preprocessing
 from fer_pipeline.training.batches import Stream
 from fer_pipeline.training.validation import predict_logits
 from fer_pipeline.training.worker import Worker
@@ -110,6 +110,10 @@ class StepContext:
 
     def gather(self, values: Tensor) -> Tensor:
         return self.worker.gather(values)
+
+    def pixels(self, stream: str, rows: Int64[Tensor, " k"]) -> Crops:
+        """The crops of some rows of a stream, on the device of the training."""
+        return self.streams[stream].set.pixels(rows.cpu().numpy()).to(self.worker.device)
 
     def predict(
         self, stream: str, network: ExpressionNet, preprocessing: Preprocessing | None = None

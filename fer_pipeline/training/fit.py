@@ -36,7 +36,7 @@ from fer_pipeline.training.images import ShardImages
 from fer_pipeline.training.losses import balancing_weights
 from fer_pipeline.training.optimizers import build_optimizer, loaded_parameters, set_rates
 from fer_pipeline.training.records import Progress, log_row, quiet_live, restore, restore_one
-from fer_pipeline.training.sets import ImageSet
+from fer_pipeline.training.sets import ImageSet, balance_sets
 from fer_pipeline.training.settings import Cosine, TrainingSettings, Until
 from fer_pipeline.training.shares import Advance, ignore_steps
 from fer_pipeline.training.sources import Faces, Source
@@ -52,7 +52,7 @@ STEPS_BETWEEN_CHECKS = 50  # of the losses for NaN; each check waits for the dev
 class TrainingJob:
     """All that decides what a training makes.
 
-    `network` has its size written out; `sources` are the streams that the strategy declares; `about` and `data` (hashes
+    `network` has its size written out; `sources` are what the strategy declares; `about` and `data` (hashes
     of what is read) are noted in the checkpoint's card. `checkpoints` are folders of trained networks, by their source.
     """
 
@@ -184,8 +184,9 @@ def fit(
                     if until:
                         _, end, progress.stopped_rising = _find_end(progress, phase, settings, until)
                         ended = ended or epoch + 1 >= end
-                    if metrics and settings.select == "best" and better(metrics, progress.best, settings.monitor):
-                        progress.best, progress.epoch = metrics, len(progress.history)
+                    figures = dict(strategy.chosen_by(metrics) or {}) if metrics else {}
+                    if figures and settings.select == "best" and better(figures, progress.best, settings.monitor):
+                        progress.best, progress.epoch = figures, len(progress.history)
                         progress.best_weights = copy.deepcopy(model.state_dict())
                     if ended:
                         progress.phase, progress.phase_epochs = number + 1, 0
@@ -284,9 +285,11 @@ def train(
     main = make_network("main")
     preprocessing, report = main[1:]
     sets = {name: images.as_inputs_of(preprocessing) for name, images in sets.items()}
-    images = {name: len(one) for name, one in sets.items()}
     # `training.balance` is about streams of faces with labels
     balanced = {name for name in sets if isinstance(source := job.sources[name], Faces) and source.label is not None}
+    equal = balanced if settings.balance == "dataset" else ()
+    sets, balance_notes = balance_sets(sets, equal, per_class=settings.balance_per_class, seed=job.seed)
+    images = {name: len(one) for name, one in sets.items()}
     by_weights = balanced if settings.balance == "weights" else ()
     context = BuildContext(
         num_classes=num_classes,
@@ -299,12 +302,14 @@ def train(
         weights=job.weights,
         data=job.data,
         checkpoints=job.checkpoints,
+        class_counts={name: torch.from_numpy(sets[name].counts(num_classes)) for name in balanced},
     )
     with torch.random.fork_rng():  # what a strategy draws itself is the seed's too
         torch.manual_seed(derive(job.seed, "build"))
         strategy = job.build(context)
     sizes = strategy.batch_sizes(settings.batch, images)
-    if set(sizes) != set(images) or min(sizes.values()) < 0 or max(sizes.values()) == 0:
+    given = [size for size in sizes.values() if size is not None]
+    if set(sizes) != set(images) or min(given, default=0) < 0 or max(given, default=0) == 0:
         raise ConfigError(f"the strategy's batch_sizes gave {sizes}, expected rows for each of {', '.join(images)}")
     streams = {
         name: Stream(
@@ -319,10 +324,11 @@ def train(
         for name, one in sets.items()
     }
     model, fitted = fit(job, strategy, streams, validation, preprocessing, execution)
-    drawn = [name for name in sets if sizes[name]]
-    own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(sizes[name] for name in drawn))
+    drawn = {name: size for name, size in sizes.items() if size}
+    own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(drawn.values()))
     worker = execution.worker
-    seen = {name: fitted.steps * (sizes[name] / images[name] if sizes[name] else 1.0) for name in images}
+    often = {name: 0.0 if size is None else size / images[name] or 1.0 for name, size in sizes.items()}  # a step
+    seen = {name: fitted.steps * often[name] for name in images}
     used = None if strategy.used_settings is None else set(strategy.used_settings)
     training = {
         **job.about,
@@ -338,7 +344,12 @@ def train(
         "times_seen": seen,
         "stopped_rising": fitted.stopped_rising,
         "chosen_epoch": fitted.epoch,
-        "notes": [*([worker.note] if worker.note else []), *(report.notes if report else []), *strategy.notes()],
+        "notes": [
+            *([worker.note] if worker.note else []),
+            *(report.notes if report else []),
+            *balance_notes,
+            *strategy.notes(),
+        ],
     }
     facts = strategy.facts()
     mining_features = facts.pop("mining_features", None)
@@ -349,6 +360,7 @@ def train(
             classes=job.classes,
             preprocessing=preprocessing,
             mining_features=mining_features,
+            confidence=model.confidence is not None,
             training=training,
             data={**job.data},
         )

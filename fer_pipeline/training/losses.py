@@ -39,6 +39,27 @@ def weighted_mean(values: Float[Tensor, " n"], weights: Float[Tensor, " n"] | No
     return (values * weights).sum() * (distributed.get_world_size() if grouped else 1) / total
 
 
+def soft_cross_entropy(logits: Float[Tensor, "n c"], targets: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Cross-entropy with a distribution over the classes for each image."""
+    return -(targets * functional.log_softmax(logits.float(), dim=1)).sum(1)
+
+
+def selection_figures(
+    selected: Float[Tensor, " n"], predicted: Int64[Tensor, " n"], truth: Int64[Tensor, " n"] | None
+) -> dict[str, Float[Tensor, ""]]:
+    """Shares among all faces of a batch, for the history: those `selected` (0 or 1) and, where some truth is known,
+    those whose truth is known (`selected_known`) and of these the right ones (`selected_right`).
+
+    All have one divisor, so that right by known is the precision over an epoch too.
+    """
+    figures = {"selected": weighted_mean(selected)}
+    if truth is not None:
+        known = selected * (truth >= 0)
+        figures |= {"selected_known": weighted_mean(known)}
+        figures |= {"selected_right": weighted_mean(known * (predicted == truth))}
+    return figures
+
+
 def balancing_weights(counts: Int[np.ndarray, " c"]) -> Float[Tensor, " c"]:
     """A weight a class: n / (c * its images), so that every class counts alike; 0 for a class without images."""
     present = counts > 0

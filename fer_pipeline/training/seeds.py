@@ -27,6 +27,7 @@ from fer_pipeline.networks.weights import WeightSettings, own_side, require_file
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
+from fer_pipeline.training.label_noise import add_noise, describe_noise
 from fer_pipeline.training.sets import ImageSet, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
@@ -56,6 +57,20 @@ class SeedTraining:
     def stage(self) -> str:
         """The stage that trains."""
         return self.owner.partition("@")[0]
+
+    @property
+    def streams(self) -> dict[str, Path]:
+        """The folders of the sources that give images."""
+        declared = load_strategy(self.strategy).sources(self.options)
+        return {name: path for name, path in self.folders.items() if not isinstance(declared[name], Checkpoints)}
+
+    def estimate_fitted(self, counts: np.ndarray) -> int:
+        """Returns about how many labelled images are trained on, from those of every class; at least 1."""
+        training, share = self.config.training, 1 - sum(self.shares.values())
+        if training.balance == "dataset" and counts.any():
+            each = training.balance_per_class or int(share * counts[counts > 0].min())
+            return max(int(np.count_nonzero(counts)) * each, 1)
+        return max(round(int(counts.sum()) * share), 1)
 
     def outside_weights(self) -> list[WeightSettings]:
         return [*values_in([self.config.weights, self.options], WeightSettings)]
@@ -92,9 +107,8 @@ class SeedTraining:
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
         config, strategy = self.config, load_strategy(self.strategy)
         sources = strategy.sources(self.options)
-        networks = {name for name in self.folders if isinstance(sources[name], Checkpoints)}
-        streams = [item for item in self.folders.items() if item[0] not in networks]
-        for name, folder in sorted(streams, key=lambda item: item[0] != "labelled"):
+        streams = self.streams
+        for name, folder in sorted(streams.items(), key=lambda item: item[0] != "labelled"):
             if name not in sets or sources[name].per_seed:
                 sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
             if not len(sets[name]):
@@ -105,19 +119,23 @@ class SeedTraining:
                 raise DataError(
                     f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
                 )
-        labelled = sets["labelled"]
-        parts = partition(
+        labelled, noise = sets["labelled"], config.label_noise
+        parts = partition(  # by the true labels: what is set aside does not depend on the noise
             labelled.labels.numpy(),
             labelled.subjects if self.by_subject else np.full(len(labelled), "", dtype=object),
             shares=self.shares,
             seed=self.split_seed,
             num_classes=len(self.classes),
         )
+        about = {"stage": self.stage, "strategy": self.strategy, "options": self.options.model_dump(mode="json")}
+        if noise is not None:
+            labelled = add_noise(labelled, noise, self.classes)
+            about["label_noise"] = describe_noise(labelled, noise, self.classes)
         if HELDOUT in self.shares and execution.worker.is_leader:
-            about = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
-            write_split(execution.folder, **about)
+            columns = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
+            write_split(execution.folder, **columns)
         chosen = np.flatnonzero(parts == VALIDATION)
-        faces, options = read_metadata(self.folders["labelled"]), self.options.model_dump(mode="json")
+        faces = read_metadata(self.folders["labelled"])
         job = TrainingJob(
             network=config.network.sized(own_side(config.weights) or int(faces["crop"])),
             weights=config.weights,
@@ -126,11 +144,12 @@ class SeedTraining:
             settings=config.training,
             build=partial(strategy.build, self.options),
             sources=sources,
-            about={"stage": self.stage, "strategy": self.strategy, "options": options, "faces": faces}
+            about=about
+            | {"faces": faces}
             | ({} if learns(strategy) else {"learns": False})
             | ({} if draws(strategy) else {"seed": None}),
             data=self.data,
-            checkpoints={name: self.folders[name] for name in networks},
+            checkpoints={name: path for name, path in self.folders.items() if name not in streams},
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)
@@ -159,11 +178,9 @@ def make_models(
         require_members(first.config.network)
         for weights in first.outside_weights():
             require_file(weights)
-        labels = read_table(first.folders["labelled"], ["label"]).column("label")
-        labelled, total = len(labels) - labels.null_count, 0
-        for training, _, _ in missing.values():
-            estimate = round(labelled * (1 - sum(training.shares.values())))
-            total += length(training.config.training, max(estimate, 1))[0]
+        labels = read_table(first.folders["labelled"], ["label"]).column("label").drop_null().to_numpy()
+        counts = np.bincount(labels[labels >= 0])
+        total = sum(length(one.config.training, one.estimate_fitted(counts))[0] for one, _, _ in missing.values())
         resources = first.resources
         group, alone = group_devices(resources, usual=usual), worker_devices(resources)[: len(missing)]
         with progress(first.owner.replace("@", " "), total, "steps") as advance:
@@ -187,7 +204,7 @@ def _train_share(processes: int, missing: Sequence[tuple[SeedTraining, int, str,
     whole = memory_budget(read.resources, resolve_device(device), processes=processes)
     budget = replace(whole)
     for training, seed, key, _ in missing:
-        if training.folders != read.folders:
+        if training.streams != read.streams:
             read, budget = training, replace(whole)
             sets.clear()
         training.train_seed(seed, key, sets, budget, make_worker(device, training.config.training.precision), advance)

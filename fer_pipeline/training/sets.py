@@ -1,6 +1,6 @@
 """Read training sets from shards, labels and subjects into memory and images wherever they fit, and divide them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
 from fer_pipeline.artifacts.seed_folders import name_in
 from fer_pipeline.artifacts.split import FIT
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
@@ -23,7 +23,7 @@ from fer_pipeline.networks.preprocessing import Crops, Inputs, Preprocessing
 from fer_pipeline.training.images import DecodedImages, Images, MemoryBudget, Rows, ShardImages
 
 ROWS_PER_DECODE = 500
-PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks")
+PER_ROW = ("labels", "face_id", "subjects", "positions", "blocks", "landmarks", "truth")
 Label = Literal["label", "pseudo_label"]
 
 
@@ -32,7 +32,9 @@ class ImageSet:
     """Images with their labels, names and persons: uint8 crops, or inputs of a network (then `space` says which).
 
     `positions` are the rows' places among the images, `blocks` the row group of every row (an order by blocks goes by
-    it), `landmarks` five points x1 … x5, y1 … y5 in crop pixels where they were asked for.
+    it). `landmarks` are five points x1, y1 … x5, y5 in crop pixels (eyes, nose, corners of the mouth; the first pixel's
+    centre is 0) where they were asked for. `truth` are labels that nothing may learn from, for the history alone, where
+    `labels` may be others: those that faces of a pool have, or those from before labels were changed; -1 for none.
     """
 
     images: Images
@@ -42,6 +44,7 @@ class ImageSet:
     positions: Int64[np.ndarray, " n"]
     blocks: Int64[np.ndarray, " n"]
     landmarks: Float32[Tensor, "n 10"] | None = None
+    truth: Int64[Tensor, " n"] | None = None  # None where no face has one, or labels are the truth
     space: Preprocessing | None = None
 
     def __len__(self) -> int:
@@ -102,6 +105,7 @@ def read_images(
     check_classes(folder, classes)
     paths = shard_paths(folder)
     wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
+    wanted += ["label"] if label != "label" else []
     tables = []
     for path in paths:
         table = open_shard(path).read(columns=[*wanted, "split"])
@@ -111,11 +115,13 @@ def read_images(
             )
         tables.append(table.select(wanted))
     columns = pa.concat_tables(tables)
+    known = columns.column("label").fill_null(-1).to_numpy().astype(np.int64)
     if label is None:
         labels, rows = np.full(len(columns), -1, np.int64), np.arange(len(columns))
     else:
         labels = columns.column(label).fill_null(-1).to_numpy().astype(np.int64)
         rows = np.flatnonzero(labels >= 0)
+    truth = None if label == "label" or (known[rows] < 0).all() else torch.from_numpy(known[rows])
     in_shards = ShardImages(paths, keep=0, threads=budget.threads if budget else 1)
     images, positions = _place_images(in_shards, rows, budget) if budget else (in_shards, rows)
     text = np.dtypes.StringDType()  # a quarter of the memory of Python's strings where all are different
@@ -135,7 +141,46 @@ def read_images(
         positions=positions,
         blocks=in_shards.containing(rows),
         landmarks=None if points is None else torch.from_numpy(points[rows]),
+        truth=truth,
     )
+
+
+def balanced_rows(
+    labels: Int64[np.ndarray, " n"], *, per_class: int | None, seed: int, where: str
+) -> Int64[np.ndarray, " k"]:
+    """Rows of a set with equally many images of every class that it has, drawn at random, in the set's order.
+
+    `per_class` of each, or as many as the rarest class has; ConfigError where a class has fewer.
+    """
+    members = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
+    fewest = min(len(rows) for rows in members.values())
+    if per_class is not None and per_class > fewest:
+        raise ConfigError(
+            f"training.balance_per_class: {per_class} images of each class were asked for, and {where} has {fewest:,} "
+            "of its rarest; set at most that, or null for as many"
+        )
+    size = per_class or fewest
+    chosen = [
+        np.random.default_rng(derive(seed, "class", label)).permutation(rows)[:size] for label, rows in members.items()
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def balance_sets(
+    sets: Mapping[str, ImageSet], names: Collection[str], *, per_class: int | None, seed: int
+) -> tuple[dict[str, ImageSet], list[str]]:
+    """Draws `balanced_rows` of the named sets, others for each seed; with a note where that leaves faces out."""
+    found, kept = dict(sets), []
+    for name, images in sets.items():
+        if name not in names:
+            continue
+        own = derive(seed, "balance", name)
+        rows = balanced_rows(images.labels.numpy(), per_class=per_class, seed=own, where=name)
+        if len(rows) < len(images):
+            found[name] = images.take(rows)
+            kept.append(f"{len(rows):,} of {len(images):,} {name} faces")
+    note = f"training.balance: dataset trains on {' and '.join(kept)}, equally many of each class"
+    return found, [note] if kept else []
 
 
 def check_classes(folder: Path, classes: Sequence[str]) -> None:

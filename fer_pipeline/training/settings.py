@@ -1,5 +1,6 @@
 """Define the settings of a training that every strategy shares, refused where they contradict each other."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
@@ -7,6 +8,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, mo
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.settings import NetworkSettings, is_none
 from fer_pipeline.networks.weights import WeightSettings
+from fer_pipeline.training.label_noise import LabelNoise
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -85,6 +87,34 @@ class AugmentSettings(Settings):
         return self
 
 
+class StrongViews(Settings):
+    """Options of a strategy that looks at strong views of the pool; `strong_views.py` says what each does."""
+
+    operations: Annotated[int, Field(ge=0, le=10)] = 2  # of RandAugment, one after the other
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 10  # of each operation
+    erase: Share = 1.0  # probability that a random rectangle becomes the mean colour
+    cover: Literal["none", "forehead", "keep_landmarks", "cover_landmarks"] = "none"
+    cover_share: Share = 0.5  # probability that a face is covered
+
+    @property
+    def needs_landmarks(self) -> bool:
+        return self.cover in ("keep_landmarks", "cover_landmarks")
+
+
+class PoolOptions(StrongViews):
+    """Options of a strategy that learns from labelled faces, from the pool and, where there are any, mined faces."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the labels
+    unlabelled_ratio: Annotated[float, Field(gt=0)] = 7.0  # pool faces a step, as a multiple of the labelled
+    mined_ratio: Annotated[float, Field(gt=0)] = 1.0  # mined faces a step
+    mined_weight: NonNegativeFloat = 1.0  # of their loss, which is added to that of the labelled
+    joint: bool = True  # one forward pass; false: batch norm is frozen on the pool, which passes by itself
+
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
+        ratios = {"labelled": 1.0, "mined": self.mined_ratio, "unlabelled": self.unlabelled_ratio}
+        return {name: max(1, round(batch * ratios[name])) for name in images}
+
+
 class Until(Settings):
     """Train until the validation has stopped rising (`training.monitor`; a loss: falling). Lengths are in epochs.
 
@@ -124,7 +154,11 @@ class TrainingSettings(Settings):
     # `buffer_rows` images at a time shuffled together, which reads shards in turn
     order: Literal["rows", "blocks"] = "rows"
     buffer_rows: Annotated[int, Field(ge=100)] = 16_384
-    balance: Literal["none", "weights", "sampling"] = "none"  # against unequal classes: in the loss or in the batches
+    # against unequal classes: weights in the loss; every class drawn equally often into the batches; or a data set of
+    # as many images of each class, drawn once a seed and then whole
+    balance: Literal["none", "weights", "sampling", "dataset"] = "none"
+    # of balance: dataset, images a class; null takes as many as the rarest class has
+    balance_per_class: Annotated[int | None, Field(ge=1, exclude_if=is_none)] = None
     clip: PositiveFloat | None = None  # largest gradient norm
     average: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of an average of the weights, used in its place
     select: Literal["best", "last"] = "best"  # by the validation part of the training data
@@ -142,6 +176,12 @@ class TrainingSettings(Settings):
         return "until" if self.until else "select: best" if self.select == "best" else ""
 
     @model_validator(mode="after")
+    def _a_size_needs_its_balance(self) -> "TrainingSettings":
+        if self.balance_per_class is not None and self.balance != "dataset":
+            raise ValueError(f"balance_per_class is of balance: dataset, found {self.balance}")
+        return self
+
+    @model_validator(mode="after")
     def _one_length(self) -> "TrainingSettings":
         if [self.epochs, self.steps, self.until].count(None) != 2:
             found = f"{self.epochs}, {self.steps} and {'a rule' if self.until else None}"
@@ -155,6 +195,7 @@ class ModelSettings(Settings):
     network: NetworkSettings = NetworkSettings()
     weights: WeightSettings | None = None
     training: TrainingSettings = TrainingSettings()
+    label_noise: Annotated[LabelNoise | None, Field(exclude_if=is_none)] = None  # for a study of wrong labels
 
     @model_validator(mode="after")
     def _old_layers_come_from_weights(self) -> "ModelSettings":

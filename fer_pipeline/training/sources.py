@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled
 from fer_pipeline.artifacts.faces import open_shard, read_table, shard_paths
-from fer_pipeline.artifacts.seed_folders import name_in
+from fer_pipeline.artifacts.seed_folders import name_in, of_seed
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
@@ -26,6 +26,7 @@ from fer_pipeline.networks.pretrained import find_columns
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
+from fer_pipeline.training.settings import PoolOptions
 
 
 class Source(ABC):
@@ -51,6 +52,10 @@ class Source(ABC):
         labels = read_table(folder, [self.label]).column(self.label).drop_null().to_numpy()
         return np.bincount(labels[labels >= 0], minlength=len(classes))
 
+    def of_seed(self, folder: Path, seed: int) -> Path:
+        """What a seed reads of the folder that the recipe names."""
+        return of_seed(folder, seed)
+
     @abstractmethod
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         """The images, their labels as numbers of `classes`; `budget` says which stay in memory."""
@@ -66,6 +71,12 @@ class Faces(Source):
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
+
+
+def pool_sources(options: PoolOptions) -> dict[str, Source]:
+    """The streams of a strategy with `PoolOptions`: the pool may also be the mined subset without its labels."""
+    pool = Faces(None, required=True, landmarks=options.needs_landmarks)
+    return {"labelled": Faces(required=True), "unlabelled": pool, "mined": Faces("pseudo_label")}
 
 
 @dataclass(frozen=True)
@@ -128,27 +139,44 @@ class NoiseImages(DistilledImages):
 
 @dataclass(frozen=True)
 class Checkpoints(Source):
-    """One trained network of this project, or several in the folders below: `BuildContext.checkpoints` names them."""
+    """Trained networks of this project, which `BuildContext.checkpoints` names: all that a folder has, or one.
 
+    With `one`, a folder with a checkpoint for each seed (the models of another recipe) gives each seed its own.
+    """
+
+    one: bool = False  # `BuildContext.trained` loads it
+    confidence: bool = False  # whether they must say how sure they are
     required: bool = False
     label = None
 
+    def of_seed(self, folder: Path, seed: int) -> Path:
+        found = super().of_seed(folder, seed)
+        return found if not self.one or checkpoint_folders(found) == [found] else found / str(seed)
+
     def sha256(self, folder: Path) -> str:
         """A hash of all that their predictions depend on; how they were trained is no part of it."""
-        own = {"network", "classes", "preprocessing"}
+        own = {"network", "classes", "preprocessing", "confidence"}
         parts = [
             [
                 str(path.relative_to(folder)),
                 file_sha256(path / WEIGHTS),
                 read_card(path).model_dump(mode="json", include=own),
             ]
-            for path in checkpoint_folders(folder)
+            for path in self._paths(folder)
         ]
         return fingerprint(parts)
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> None:
-        for path in checkpoint_folders(folder):
-            find_columns(str(path), read_card(path).classes, classes)
+        for path in self._paths(folder):
+            card = read_card(path)
+            find_columns(str(path), card.classes, classes)
+            if self.confidence and not card.confidence:
+                raise DataError(
+                    f"{path} has no head of confidence; name the models of a recipe with strategy: confidence"
+                )
+
+    def _paths(self, folder: Path) -> list[Path]:
+        return [folder] if self.one else checkpoint_folders(folder)
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         raise AssertionError("checkpoints give no stream")

@@ -9,8 +9,9 @@ A strategy is one file in `strategies/`, its name the file's, with a docstring t
 and, where it cannot use all settings of a training or network, `settle(config) -> config` with the others at what they
 amount to; a recipe that gives one of those is refused. `LEARNS = False` says that it trains nothing: one model stands
 for all seeds. `DRAWS = False` says that it learns and draws nothing from the seed: models of seeds with the same data
-are the same, and trained once. Where it may not tell the classes of the walk apart, `check_classes(config, options,
-classes)` refuses them before any work.
+are the same, and trained once. `check(config, options, sources, classes)`, where there is one, raises a ConfigError
+before any work for what does not go together: a recipe's settings, the options, the names of its sources and the
+classes of the walk.
 
 The loop hands `step` one batch of every stream and a `StepContext`. The strategy makes its own views of the crops,
 computes its losses and calls `run.update(loss)` as often and in the order that its method wants; where gradients are
@@ -37,14 +38,24 @@ from torch import Tensor, nn
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
-from fer_pipeline.training.augmentation import Augmentation
+from fer_pipeline.training.augmentation import Augmentation, erase
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import ModelSettings, Optimizer, Schedule, TrainingSettings
+from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.settings import (
+    AugmentSettings,
+    ModelSettings,
+    Optimizer,
+    Schedule,
+    StrongViews,
+    TrainingSettings,
+)
+from fer_pipeline.training.strong_views import cover_faces, rand_augment
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,9 @@ class BuildContext:
     """What a strategy is built from.
 
     `class_weights` has the weights of each stream where the settings balance by weights; `images` counts each stream's
-    images, so that a strategy can keep a row for each; `checkpoints` has the folder of each source of trained networks,
-    `data` the hash of every source, `weights` what the network starts from.
+    images, so that a strategy can keep a row for each, and `class_counts` those of each class, of streams with labels;
+    `checkpoints` has the folder of each source of trained networks, `data` the hash of every source, `weights` what the
+    network starts from.
     """
 
     num_classes: int
@@ -84,10 +96,21 @@ class BuildContext:
     settings: TrainingSettings
     images: Mapping[str, int] = field(default_factory=dict)
     class_weights: Mapping[str, Float[Tensor, " c"]] = field(default_factory=dict)
+    class_counts: Mapping[str, Int64[Tensor, " c"]] = field(default_factory=dict)
     classes: tuple[str, ...] = ()  # by name
     weights: WeightSettings | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+
+    def trained(self, source: str) -> tuple[ExpressionNet, Augmentation] | None:
+        """The frozen network of a source of one, with views of its own; None where the recipe has none.
+
+        Assign it to no module: the state of a training need not repeat what a file has.
+        """
+        if source not in self.checkpoints:
+            return None
+        loaded = load_checkpoint(self.checkpoints[source])
+        return loaded.model.requires_grad_(False), Augmentation(self.augmentation.settings, loaded.card.preprocessing)
 
     def network(self, name: str = "main") -> ExpressionNet:
         """A network of the recipe: `main` has the same initial weights in every recipe, any other name its own draw."""
@@ -108,10 +131,29 @@ class BuildContext:
         """A batch as randomly augmented network inputs."""
         return self.augmentation.random(batch.images, generator).contiguous(memory_format=torch.channels_last)
 
+    def strong_view(self, batch: Batch, generator: torch.Generator, settings: StrongViews) -> Float[Tensor, "n 3 s s"]:
+        """A batch as network inputs that are covered and changed by `settings` first, then augmented as all images."""
+        images = cover_faces(batch.images, batch.landmarks, generator, kind=settings.cover, share=settings.cover_share)
+        images = rand_augment(images, generator, operations=settings.operations, magnitude=settings.magnitude)
+        inputs = self.augmentation.random(images, generator)
+        inputs = erase(inputs, generator, AugmentSettings(erase=settings.erase)) if settings.erase else inputs
+        return inputs.contiguous(memory_format=torch.channels_last)
+
     def label_weights(self, stream: str, labels: Int64[Tensor, " n"]) -> Float[Tensor, " n"]:
         """The weight of each label of a stream: that of its class where the settings balance by weights, else 1."""
         by_class = self.class_weights.get(stream)
         return torch.ones(len(labels), device=labels.device) if by_class is None else by_class.to(labels.device)[labels]
+
+    def label_losses(
+        self, logits: Mapping[str, Float[Tensor, "n c"]], batches: Mapping[str, Batch], *, smoothing: float
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The mean cross-entropy of streams with labels, weighted as the settings say."""
+        losses = {}
+        for name, scores in logits.items():
+            labels = batches[name].labels
+            values = smoothed_cross_entropy(scores, labels, smoothing=smoothing)
+            losses[name] = weighted_mean(values, self.label_weights(name, labels))
+        return losses
 
 
 class Strategy(nn.Module):
@@ -124,8 +166,11 @@ class Strategy(nn.Module):
         assert isinstance(self.network, nn.Module), "a strategy without phases of its own trains self.network"
         return [Phase("train", {"main": Optimization(self.network)})]
 
-    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them."""
+    def batch_sizes(self, batch: int, images: Mapping[str, int]) -> Mapping[str, int | None]:
+        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them.
+
+        None leaves a stream out of the batches: the strategy itself reads its images, by `run.predict` or `run.pixels`.
+        """
         return dict.fromkeys(images, batch)
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
@@ -146,6 +191,13 @@ class Strategy(nn.Module):
     def notes(self) -> list[str]:
         """Warnings on what was found, for the card and the stage's summary."""
         return []
+
+    def chosen_by(self, validation: Mapping[str, float]) -> Mapping[str, float] | None:
+        """The figures by which an epoch is preferred to others, called after `end_epoch`; None where it may not be.
+
+        Where no epoch may be chosen, the last is.
+        """
+        return validation
 
     def predictor(self) -> ExpressionNet:
         """The network that is validated and, in the end, kept."""

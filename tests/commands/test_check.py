@@ -259,7 +259,7 @@ POOL = {"labelled": "data/faces/studio/train", "unlabelled": "data/faces/street/
         (
             {},
             {"name": "fer_expressions"},
-            r"recipes\.taught: fer_expressions does not know the class 'joy'; its",
+            r"recipes\.taught \(ensemble_teacher\): fer_expressions does not know the class 'joy'; its",
         ),
         (
             {},
@@ -447,6 +447,6 @@ def test_a_published_network_may_have_seen_a_target_and_must_know_the_classes(ro
     with pytest.raises(ConfigError, match=rf"recipes\.fer_expressions\.overrides\.network\.name: {seen}"):
         check.check(params)
     params.write_text(yaml.safe_dump(whole | {"classes": ["contempt", *whole["classes"]]}), encoding="utf-8")
-    unknown = "recipes.face_api_expressions: face_api_expressions does not know the class 'contempt'; its classes are "
+    unknown = "recipes.face_api_expressions (published): face_api_expressions does not know the class 'contempt'; "
     with pytest.raises(ConfigError, match=re.escape(unknown)):
         check.check(params)

@@ -16,7 +16,14 @@ CARD = {
     "training": TRAINING | {"options": {"smoothing": 0.1, "weight": 2}},
 }
 FILES: dict[str, dict[str, Any]] = {
-    "models/primitive/card.json": CARD | {"training": CARD["training"] | {"seed": derive(10, "train_primitive")}},
+    "models/primitive/card.json": CARD
+    | {
+        "training": CARD["training"]
+        | {
+            "seed": derive(10, "train_primitive"),
+            "label_noise": {"kind": "symmetric", "rate": 0.1, "changed": {"a": 3, "b": 4}},
+        }
+    },
     "models/final/vas/10/card.json": CARD,
     "models/final/vas/11/card.json": CARD | {"training": CARD["training"] | {"seed": 11}},
     "data/mined/summary.json": {"classes": ["a", "b"], "rule": {"by": "margin", "value": 0.2, "cap": None}, "seed": 10},
@@ -31,7 +38,11 @@ FILES: dict[str, dict[str, Any]] = {
 SHARED = {"classes": ["a", "b"], "seeds": [10, 11]}
 TRAIN = {"training": {"steps": 500, "optimizer": {"name": "sgd"}}, "network": {"width": 12}}
 SETTINGS: dict[str, dict[str, Any]] = {
-    "train_primitive": SHARED | {"train_primitive": TRAIN | {"options": {"smoothing": 0.1}}},
+    "train_primitive": SHARED
+    | {
+        "train_primitive": TRAIN
+        | {"options": {"smoothing": 0.1}, "label_noise": {"kind": "symmetric", "rate": 0.1, "seed": 0}}
+    },
     "train_final@vas": SHARED
     | {
         "train_final": TRAIN | {"training": {"steps": 9}, "options": {"supervised": {"smoothing": 0.1}, "other": {}}},
@@ -75,6 +86,7 @@ def test_equal_settings_are_no_contradiction(project: Path) -> None:
         ("train_primitive", "train_primitive.training.steps", 5, ["models/primitive/card.json"], None),
         ("train_primitive", "train_primitive.training.optimizer.name", "adamw", ["models/primitive/card.json"], None),
         ("train_primitive", "train_primitive.options.smoothing", 0.2, ["models/primitive/card.json"], None),
+        ("train_primitive", "train_primitive.label_noise.rate", 0.2, ["models/primitive/card.json"], None),
         ("train_primitive", "seeds", [11, 10, 12], [], None),
         ("train_primitive", "seeds", [12], ["models/primitive/card.json"], "seeds"),
         ("train_primitive", "classes", ["b", "a"], ["models/primitive/card.json"], "classes"),

@@ -27,6 +27,7 @@ SMALLEST = {  # a network of every family, with its input and its published numb
     "timm": ("timm/convnext_atto", 32, 320),
     "small": ("small", 48, 128),
     "dlib_resnet": ("dlib_resnet", 112, 256),
+    "expnet": ("expnet", 32, 512),
 }
 # The channels and side of the map of every stage, counted by hand from the published architectures.
 MAPS = {
@@ -39,6 +40,10 @@ MAPS = {
     "dlib_resnet": {
         "stem": (32, 26), "layer1": (32, 26), "layer2": (64, 13), "layer3": (128, 6), "layer4": (256, 3),
         "layer5": (256, 1),
+    },
+    "expnet": {
+        "stage1": (64, 16), "stage2": (128, 8), "stage3": (256, 4), "stage4": (512, 2), "stage5": (512, 1),
+        "bridge": (512, 1),
     },
 }  # fmt: skip
 

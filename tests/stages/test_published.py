@@ -130,7 +130,7 @@ def test_a_head_on_its_opinions_is_solved_for_once_for_all_seeds(train, member: 
         ({"network": {"grey": True}}, "network.grey has no effect with the strategy published; take it out"),
         ({"network": {"floor": 0.1}}, "network.floor has no effect with the strategy published; take it out"),
         ({"training": {"batch": 8}}, "training.batch has no effect"),
-        ({"classes": ("anger", "contempt", "neutral")}, r"recipes\.peer: .*n\.onnx does not know the class 'contempt'"),
+        ({"classes": ("anger", "contempt", "neutral")}, r"\(published\): .*n\.onnx does not know the class 'contempt'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(train, member: dict[str, Any], changes: dict[str, Any], told: str) -> None:

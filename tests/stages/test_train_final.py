@@ -246,6 +246,22 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
         )
 
 
+def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run, data, tmp_path: Path) -> None:
+    _, estimator = run("estimator", strategy="confidence", seeds=(10, 11))
+    named = {"labelled": data["labelled"], "unlabelled": data["pool"], "confidence": estimator}
+    how = {"strategy": "progressive_teacher", "sources": named}
+    first, out = run("guided", seeds=(10, 11), **how)
+    assert (first.counts["trained"], run("guided", seeds=(10, 11), **how)[0].counts["trained"]) == (2, 0)
+    hashes = [read_card(out / seed).data["confidence"] for seed in ("10", "11")]
+    assert hashes[0] != hashes[1]
+    _, other = run("other", strategy="confidence", seeds=(11,), overrides={"options": {"price": 0.3}})
+    shutil.rmtree(estimator / "11")
+    with pytest.raises(DataError, match=r"^no checkpoint in [^\n]+estimator/11; train it first"):
+        run("guided", seeds=(10, 11), **how)
+    shutil.copytree(other / "11", estimator / "11")
+    assert run("guided", seeds=(10, 11), **how)[0].counts["trained"] == 1, "only the seed whose estimator is another"
+
+
 def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
     whole = contents(run("distilled", name="whole", seeds=(10, 11), store="one")[1])
     original, calls = training_module.train, []

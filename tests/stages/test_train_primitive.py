@@ -213,7 +213,8 @@ def test_orders_differ_and_the_plain_one_is_the_default(run) -> None:
         ({"split": {"validation": 0.5, "heldout": 0.5}}, "leave nothing to train on"),
         (
             {"spilt": {}},
-            "unknown key 'spilt'; known keys are network, options, refit, split, strategy, training, weights",
+            "unknown key 'spilt'; known keys are label_noise, network, options, refit, seeds_upstream, split, "
+            "strategy, training, weights",
         ),
         ({"network": {"name": "small", "widht": 3}}, "unknown key 'network.widht'"),
         ({"refit": True, "split": {"heldout": 0}}, "set split.heldout above 0, or take refit out"),

@@ -17,7 +17,7 @@ from fer_pipeline.networks.settings import read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.stages import train_final
 from fer_pipeline.strategies import ensemble_teacher, linear, supervised
-from fer_pipeline.strategies.ensemble_teacher import EnsembleTeacher, Options, check_classes, settle_targets
+from fer_pipeline.strategies.ensemble_teacher import EnsembleTeacher, Options, check, settle_targets
 from fer_pipeline.training import fit
 from fer_pipeline.training.sources import Checkpoints
 from tests.toy_world import CLASSES, write_teacher
@@ -239,8 +239,7 @@ def test_the_example_of_the_docs_is_valid() -> None:
     recipe = validate(
         RecipeSettings, yaml.safe_load(block[1].replace("…", "a" * 64))["recipes"]["taught"], where="docs"
     )
-    settled = train_final.settle(train_final.Config(), recipe, recipe="taught")
-    check_classes(settled.used, settled.options, CLASSES)
+    settled = train_final.settle(train_final.Config(), recipe, recipe="taught", classes=CLASSES)
     assert recipe.sources.keys() == settled.sources.keys()
 
 
@@ -268,5 +267,5 @@ ONNX = {"path": "n.onnx", "sha256": "0" * 64, "preprocessing": {"size": 24}}
 def test_teachers_that_do_not_fit_are_one_line(teacher: dict, told: str) -> None:
     config, classes = train_final.Config(), (*CLASSES, "contempt")
     with pytest.raises(ConfigError, match=told) as raised:
-        check_classes(config, validate(Options, {"teachers": [teacher]}, where="options"), classes)
+        check(config, validate(Options, {"teachers": [teacher]}, where="options"), (), classes)
     assert "\n" not in str(raised.value)

@@ -242,17 +242,17 @@ def test_settings_without_a_meaning_are_refused(settings, told) -> None:
         )
         common = train_final.Config.model_validate({"training": {"average": 0.5, "epochs": 7}})
         with pytest.raises(ConfigError, match=rf"recipes\.head \(linear\): .*{told}"):
-            train_final.settle(common, recipe, recipe="head")
+            train_final.settle(common, recipe, recipe="head", classes="abcd")
         mines = recipe.model_copy(update={"overrides": {"options": {"mining_features": [{"stage2": 2}]}}})
         with pytest.raises(ConfigError, match=r"recipes\.head: mining_features are of train_primitive"):
-            train_final.settle(common, mines, recipe="head")
+            train_final.settle(common, mines, recipe="head", classes="abcd")
 
 
 def test_common_settings_of_recipes_are_left_aside_and_not_recorded() -> None:
     folder = Path("data/faces/anchor/train")
     recipe = RecipeSettings(strategy="linear", sources={"labelled": folder}, deps=(folder,) * 3)
     common = {"weights": WEIGHTS, "training": {"average": 0.5, "epochs": 7, "threads": 2}}
-    used = train_final.settle(train_final.Config.model_validate(common), recipe, recipe="head").used
+    used = train_final.settle(train_final.Config.model_validate(common), recipe, recipe="head", classes="abcd").used
     assert (used.training.average, used.training.steps, used.training.threads) == (None, 1, 2)
     assert train_primitive.Config.model_validate({"strategy": "linear", "weights": WEIGHTS}).options == Options()
     assert "strategy" not in train_primitive.Config().model_dump(), "keys of models from before would change"

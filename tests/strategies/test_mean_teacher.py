@@ -1,4 +1,4 @@
-"""Mean Teacher and Pseudo-Label: their limiting case is the supervised strategy; the teacher is the average by hand."""
+"""Mean Teacher, Pseudo-Label, FixMatch: their limit is the supervised strategy; the teacher is the average by hand."""
 
 import copy
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from fer_pipeline.strategies import mean_teacher, pseudo_label, supervised
+from fer_pipeline.strategies import fixmatch, mean_teacher, pseudo_label, supervised
 from fer_pipeline.strategies.mean_teacher import MeanTeacher, Options
 from fer_pipeline.training.averaging import averaged_copy
 
@@ -24,6 +24,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         (mean_teacher, {"weight": 0.0, "keep": "student"}),
         (pseudo_label, {"threshold": 1.0}),
         (pseudo_label, {"weight": 0.0, "threshold": 0.0}),
+        (fixmatch, {"threshold": 1.5, "joint": False}),
     ],
 )
 def test_the_limiting_case_is_supervised_bit_for_bit(train_toy, toy, strategy, options, norm: str) -> None:

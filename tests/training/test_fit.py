@@ -155,6 +155,8 @@ CHANGES = [
     {"order": "blocks", "buffer_rows": 200},
     {"balance": "weights"},
     {"balance": "sampling"},
+    {"balance": "dataset"},
+    {"balance": "dataset", "balance_per_class": 5},
     {"clip": 0.1},
     {"average": 0.9},
 ]

@@ -14,6 +14,7 @@ from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, read_tensors
+from fer_pipeline.strategies import fixmatch, meta_face2exp, remixmatch
 from fer_pipeline.training import fit
 from fer_pipeline.training.optimizers import build_optimizer
 from fer_pipeline.training.settings import ModelSettings
@@ -77,6 +78,20 @@ def test_frozen_tensors_stay_equal_bit_for_bit(train_toy, start, settings) -> No
     for name, tensor in before.items():
         same = torch.equal(after[name], tensor)
         assert same == name.startswith("backbone.stem."), name
+
+
+@pytest.mark.parametrize("settings", [{"frozen_until": "stage3"}, {"old_layers_rate": 0.5, "frozen_until": "stage3"}])
+@pytest.mark.parametrize("strategy", [fixmatch, remixmatch, meta_face2exp])
+def test_learners_of_the_pool_start_from_weights_and_leave_what_is_frozen(
+    train_toy, toy, start, strategy, settings
+) -> None:
+    """They look at networks in several modes; none of these may thaw a frozen layer."""
+    weights, options = start(), strategy.Options(unlabelled_ratio=1, cover="none")
+    sets = {"labelled": toy(60, 0), "unlabelled": toy(40, 5)}
+    before = read_tensors(weights.path)
+    after = trained(train_toy, "run", weights, strategy=strategy, options=options, sets=sets, **settings)
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) == name.startswith("backbone.stem."), name
 
 
 def test_a_rate_of_nothing_is_frozen(train_toy, start) -> None:
