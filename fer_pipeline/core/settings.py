@@ -189,8 +189,8 @@ class ProjectSettings(BaseModel):
 
     def names_of(self, name: str) -> set[str]:
         """Returns what a data set may be known as elsewhere: its name, its adapter's and its folder's."""
-        dataset = self.dataset(name)
-        return {name, dataset.adapter, dataset.path.name}
+        dataset = self.datasets.get(name)  # a stage by hand may name a set of its own
+        return {name, dataset.adapter, dataset.path.name} if dataset else {name}
 
     def recipe(self, name: str) -> RecipeSettings:
         """Returns the settings of a recipe; ConfigError where there is none of that name."""
