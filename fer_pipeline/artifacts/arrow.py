@@ -124,7 +124,7 @@ def write_rows(path: Path, rows: pa.Table) -> None:
 
 def list_shards(folder: Path, pattern: str) -> list[Path]:
     """Returns the finished shards of a folder in order of their names; DataError where there is none."""
-    paths = [path for path in find_files(folder, pattern) if not path.name.startswith(".")]
+    paths = find_files(folder, pattern)
     if not paths:
         raise DataError(f"no shards in {folder}; run the stage that writes it (dvc repro)")
     return paths

@@ -40,10 +40,10 @@ def seeds_in(folder: Path) -> tuple[int, ...]:
     """
     if (folder / SEEDS).exists():
         return _read_seeds(folder)
-    marked = sorted(path.parent for path in folder.glob(f"*/{SEEDS}"))
+    marked = sorted(path.parent for path in folder.glob(f"*/{SEEDS}") if not _is_unfinished(path.parent, folder))
     if not marked:
         return ()
-    sets = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    sets = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_unfinished(path, folder))
     seeds = {path: _read_seeds(path) if path in marked else () for path in sets}
     first = seeds[marked[0]]
     if other := next((path for path, found in seeds.items() if found != first), None):
@@ -79,7 +79,7 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
             f"{folder} holds {_describe(seeds)}; name that of one seed, for example {of_seed(folder, seeds[0])}"
         )
     root, star = _divide(folder)
-    return sorted(root.glob(str(star / pattern)))
+    return sorted(path for path in root.glob(str(star / pattern)) if not _is_unfinished(path, root))
 
 
 def name_in(path: Path, folder: Path) -> str:
@@ -87,6 +87,11 @@ def name_in(path: Path, folder: Path) -> str:
     root, star = _divide(folder)
     parts = path.relative_to(root).parts
     return str(Path(*parts[:1], *parts[len(star.parts) or 1 :]))
+
+
+def _is_unfinished(path: Path, folder: Path) -> bool:
+    """Tells whether a path in a folder, or what it lies in there, is what a killed run left half written."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _divide(folder: Path) -> tuple[Path, Path]:

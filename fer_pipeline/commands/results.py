@@ -31,7 +31,7 @@ def run(*, reports: Path = Path("reports")) -> str:
     header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
     lines = format_table([header, *rows], rule=True)
     if (reports / "tables" / SEEDS).exists():
-        lines = ["the primitive learner, the mining and the distillation were drawn anew for each seed", "", *lines]
+        lines = ["the stages before the final training ran anew for each seed", "", *lines]
     baseline, gains = "", []
     with _reading(reports / "tables" / "differences.csv") as differences:
         for row in differences:

@@ -268,12 +268,12 @@ def test_of_several_mined_sets_the_first_is_shown_and_the_range_told(
         assert after.table(name) == before.table(name)
     assert after.page.count("<img") == before.page.count("<img")
     first = after.page.split('<section id="results">')[1].split("</p>")[0]
-    assert "The primitive learner, the mining and the distillation were drawn anew for each seed." in first
+    assert "The stages before the final training ran anew for each seed." in first
     assert "What runs once" in before.page
     assert "runs once" not in after.page.split('<section id="lineage">')[0]
     assert "auxiliary, seed 11</h3>\n<p><strong>Whether these images teach anything is not known: nobody" in after.page
     assert {row["distilled"] for row in after.table("distilled_controls")} == {"auxiliary/10"}
     assert Elements(after.page).open == []
     told = results.run(reports=made.root / "reports").splitlines()
-    assert told[0] == "the primitive learner, the mining and the distillation were drawn anew for each seed"
+    assert told[0] == "the stages before the final training ran anew for each seed"
     assert any(line.split() == ["seed", "11", str(number - taken), "0.850", "[0.860,", "0.930]"] for line in told)

@@ -22,7 +22,7 @@ import pytest
 from fer_pipeline.artifacts.distilled import read_distilled
 from fer_pipeline.artifacts.faces import decode_crop, read_table, shard_paths
 from fer_pipeline.artifacts.mined import read_summary
-from fer_pipeline.artifacts.seed_folders import SEEDS, in_set, name_in, of_seed
+from fer_pipeline.artifacts.seed_folders import SEEDS, find_files, in_set, name_in, of_seed
 from fer_pipeline.artifacts.split import FIT, read_split
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.commands.prune import find_unused
@@ -393,6 +393,23 @@ def test_what_belongs_to_no_seed_or_to_several_is_refused_in_one_line(copied: Pa
         Path("data/mined", SEEDS).write_text(damage)
         with pytest.raises(DataError, match=r"data/mined/seeds.json is n"):
             walk((10, 11), stages=["shard"], **run)
+
+
+@pytest.mark.parametrize("left", ["seeds.json and more", "the first seed"])
+def test_what_a_killed_run_left_is_never_read(tmp_path: Path, left: str) -> None:
+    """A folder beside the finished one, whole with its list of seeds or still without: read by neither seed."""
+    for name in ("street", ".street.0123abcd.tmp", ".street.0123abcd.old"):
+        for seed in (10, 11):
+            (tmp_path / name / str(seed)).mkdir(parents=True)
+            (tmp_path / name / str(seed) / "part-00000.parquet").touch()
+        if name == "street" or left == "seeds.json and more":
+            (tmp_path / name / SEEDS).write_text('{"seeds": [10, 11]}')
+    assert find_files(of_seed(tmp_path, 11), "**/part-*.parquet") == [tmp_path / "street/11/part-00000.parquet"]
+    flat = tmp_path / "flat"
+    for name in ("street", ".street.0123abcd.tmp"):
+        (flat / name).mkdir(parents=True)
+        (flat / name / "part-00000.parquet").touch()
+    assert find_files(of_seed(flat, 11), "**/part-*.parquet") == [flat / "street/part-00000.parquet"]
 
 
 def test_names_that_are_numbers_are_no_seeds(tmp_path: Path) -> None:

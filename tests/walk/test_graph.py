@@ -107,7 +107,7 @@ def test_the_walk(
     for name, content in first.items():
         place = Path(name)
         assert (made / str(place.parent / "0" / place.name)).read_bytes() == content
-    assert "drawn anew for each seed" in (made / "reports/index.html").read_text(encoding="utf-8")
+    assert "ran anew for each seed" in (made / "reports/index.html").read_text(encoding="utf-8")
     assert ran(made.dvc("repro")) == set()
 
 
