@@ -5,6 +5,15 @@ from typing import Any
 
 from fer_pipeline.core.settings import RECIPE_DEPS, DatasetSettings, ProjectSettings, RecipeSettings, Resources
 
+QUICK_DISTILLATION: dict[str, Any] = {
+    "outer_epochs": 2,
+    "save_every": 1,
+    "epochs": 1,
+    "batch_size": 8,
+    "controls": {"draws": 1, "steps": 1, "bootstrap": 100},
+    "probe": {"moments": 2, "epochs": 1, "seeds": 1},
+}
+
 
 def recipe_settings(sources: dict[str, Path], *, strategy: str = "supervised", **rest: Any) -> RecipeSettings:
     """A recipe that reads these sources, with `deps` as dvc.yaml wants them."""

@@ -29,8 +29,7 @@ from torch.nn import functional
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.training.averaging import averaged_copy, update_average
-from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import weighted_mean
@@ -100,13 +99,13 @@ class Confidence(Strategy):
         total = weighted_mean(answered, weights) + float(self.price) * asking
         found = {"price": self.price.clone()}
         if "unlabelled" in batches:
-            found["consistency"] = self._consistency(batches["unlabelled"], run)
+            found["consistency"] = self.context.consistency(self.student, self.teacher, batches["unlabelled"], run)
             total = total + self.options.consistency * run.ramp(self.options.ramp) * found["consistency"]
         run.update(total)
         if self.options.budget is not None:
             above = float(run.worker.mean(asking.detach())) >= self.options.budget
             self.price /= RISE if above else FALL
-        update_average(self.teacher, self.student, decay=min(self.options.decay, 1 - 1 / (run.phase_step + 2)))
+        update_average(self.teacher, self.student, decay=average_decay(run.phase_step + 1, most=self.options.decay))
         plain = functional.cross_entropy(logits.detach().float(), batch.labels, reduction="none")
         sure = score.detach().float().sigmoid()
         found |= {"loss": total, "labelled": weighted_mean(plain, weights), "asking": asking}
@@ -118,18 +117,6 @@ class Confidence(Strategy):
                 "confidence_of_wrong": weighted_mean(sure, 1 - right),
             }
         return found
-
-    def _consistency(self, batch: Batch, run: StepContext) -> Tensor:
-        views = [
-            self.context.random_view(batch, run.generator("augment", "unlabelled", name))
-            for name in ("student", "teacher")
-        ]
-        self.teacher.eval()
-        with torch.no_grad():
-            wanted = self.teacher(views[1]).float().softmax(1)
-        with frozen_statistics(self.student):
-            found = self.student(views[0]).float().softmax(1)
-        return weighted_mean((found - wanted).square().mean(1))
 
 
 build = Confidence

@@ -54,7 +54,7 @@ from fer_pipeline.networks.weights import PIXELS, WeightSettings, describe_origi
 from fer_pipeline.training.batch_norm import frozen_statistics
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import soft_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Checkpoints, Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Strategy
@@ -151,13 +151,12 @@ class EnsembleTeacher(Strategy):
         labelled, pool = batches["labelled"], batches["unlabelled"]
         inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
         logits, taught = self._logits(inputs, pool, run)
-        values = smoothed_cross_entropy(logits, labelled.labels, smoothing=self.options.smoothing)
-        supervised = weighted_mean(values, self.context.label_weights("labelled", labelled.labels))
+        scores = {"labelled": logits}
+        supervised = self.context.label_losses(scores, batches, smoothing=self.options.smoothing)["labelled"]
         total, losses = supervised, {"labelled": supervised}
         if taught is not None:
             rows = pool.rows.to(self.targets.device)
-            log_p = functional.log_softmax(taught.float(), 1)
-            losses["pool"] = weighted_mean(-(self.targets[rows].float() * log_p).sum(1), self.weights[rows])
+            losses["pool"] = weighted_mean(soft_cross_entropy(taught, self.targets[rows].float()), self.weights[rows])
             total = supervised + self.options.weight * losses["pool"]
         run.update(total)
         shares = self.used.double() / len(self.targets)

@@ -41,15 +41,14 @@ from fer_pipeline.networks.model import ExpressionNet, stages_of
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, check_fit
 from fer_pipeline.training.augmentation import Augmentation
-from fer_pipeline.training.batches import Batch, divide_batch
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.fit import length
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import weighted_mean
 from fer_pipeline.training.settings import ModelSettings, Sgd, Step
 from fer_pipeline.training.sources import Checkpoints, Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
-LABELLED = ("labelled", "mined")
 FIRST, SECOND = "regression", "classification"
 
 
@@ -171,14 +170,10 @@ class FaceNet2ExpNet(Strategy):
 
     def _classify(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         names = [name for name in LABELLED if name in batches]
-        inputs = torch.cat([self.context.random_view(batches[name], run.generator("augment", name)) for name in names])
-        labels = torch.cat([batches[name].labels for name in names])
-        weights = [self.context.label_weights(name, batches[name].labels) for name in names]
-        values = smoothed_cross_entropy(self.network(inputs.contiguous(memory_format=torch.channels_last)), labels)
-        total = weighted_mean(values, torch.cat(weights))
+        values, weights = self.context.face_losses(self.network, batches, names, run)
+        total = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
         run.update(total)
-        parts = values.split([len(one) for one in weights])
-        return {"loss": total, **{name: weighted_mean(*one) for name, *one in zip(names, parts, weights, strict=True)}}
+        return {"loss": total, **{name: weighted_mean(values[name], weights[name]) for name in names}}
 
 
 @torch.no_grad()

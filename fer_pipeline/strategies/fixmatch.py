@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.training.batch_norm import forward_with_pool
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import selection_figures, smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import PoolOptions
@@ -54,7 +54,7 @@ class FixMatch(Strategy):
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One update by the faces with labels and the strong views of confident pool faces."""
         options, pool = self.options, batches["unlabelled"]
-        names = [name for name in ("labelled", "mined") if name in batches]
+        names = [name for name in LABELLED if name in batches]
         faces = [self.context.random_view(batches[name], run.generator("augment", name)) for name in names]
         weak = self.context.random_view(pool, run.generator("augment", "weak"))
         strong = self.context.strong_view(pool, run.generator("augment", "strong"), options)

@@ -38,11 +38,11 @@ from fer_pipeline.core.errors import ConfigError, DataError, PipelineError
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.settings import Grids
 from fer_pipeline.networks.weights import own_card
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.images import free_memory
 from fer_pipeline.training.losses import balancing_weights
-from fer_pipeline.training.settings import AugmentSettings, ModelSettings, TrainingSettings
+from fer_pipeline.training.settings import ModelSettings, TrainingSettings
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -92,14 +92,7 @@ def settle(config: Config) -> Config:
         raise ConfigError("network.feature_dim adds a layer that the strategy linear would not train; set it to null")
     if config.network.dropout:
         raise ConfigError("network.dropout has no effect with the strategy linear; set it to 0")
-    training = TrainingSettings(
-        epochs=None,
-        steps=1,
-        augment=AugmentSettings(flip=0, translate=0),
-        select="last",
-        precision="32-true",
-        threads=config.training.threads,
-    )
+    training = TrainingSettings.without_steps(config.training.threads)
     return config.model_copy(update={"training": training})
 
 
@@ -129,7 +122,7 @@ class Linear(Strategy):
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """Solves for the head on all faces of the streams; the batches are not looked at."""
-        x, labels = self._features(run, [name for name in ("labelled", "mined") if name in run.streams])
+        x, labels = self._features(run, [name for name in LABELLED if name in run.streams])
         labelled = run.streams["labelled"].set
         groups, folds = group_numbers(labelled.subjects), self.options.folds
         if groups.max() + 1 < folds:

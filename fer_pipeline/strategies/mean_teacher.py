@@ -14,17 +14,14 @@ of the supervised strategy, bit for bit. The consistency is measured on the unla
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.training.averaging import averaged_copy, update_average
-from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -62,25 +59,13 @@ class MeanTeacher(Strategy):
         """Updates the student by both losses, then the teacher."""
         labelled, unlabelled = batches["labelled"], batches["unlabelled"]
         inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
-        values = smoothed_cross_entropy(self.student(inputs), labelled.labels, smoothing=self.options.smoothing)
-        supervised = weighted_mean(values, self.context.label_weights("labelled", labelled.labels))
-        consistency = self._consistency(unlabelled, run)
+        scores = {"labelled": self.student(inputs)}
+        supervised = self.context.label_losses(scores, batches, smoothing=self.options.smoothing)["labelled"]
+        consistency = self.context.consistency(self.student, self.teacher, unlabelled, run)
         total = supervised + self.options.weight * run.ramp(self.options.ramp) * consistency
         run.update(total)
-        update_average(self.teacher, self.student, decay=min(self.options.decay, 1 - 1 / (run.phase_step + 2)))
+        update_average(self.teacher, self.student, decay=average_decay(run.phase_step + 1, most=self.options.decay))
         return {"loss": total, "labelled": supervised, "consistency": consistency}
-
-    def _consistency(self, batch: Batch, run: StepContext) -> Tensor:
-        views = [
-            self.context.random_view(batch, run.generator("augment", "unlabelled", name))
-            for name in ("student", "teacher")
-        ]
-        self.teacher.eval()
-        with torch.no_grad():
-            wanted = self.teacher(views[1]).float().softmax(1)
-        with frozen_statistics(self.student):
-            found = self.student(views[0]).float().softmax(1)
-        return weighted_mean((found - wanted).square().mean(1))
 
 
 build = MeanTeacher

@@ -50,7 +50,7 @@ from torch.nn import functional
 
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.training.batch_norm import forward_with_pool, unrecorded_statistics
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import (
     selection_figures,
@@ -122,7 +122,7 @@ class MetaFace2Exp(Strategy):
             run.update(loss)
             return {"loss": loss, "labelled": loss}
 
-        names = [name for name in ("labelled", "mined") if name in batches]
+        names = [name for name in LABELLED if name in batches]
         others = [self.context.random_view(batches[name], run.generator("augment", name)) for name in names[1:]]
         plain = self.context.random_view(pool, run.generator("augment", "plain"))
         strong = self.context.strong_view(pool, run.generator("augment", "strong"), options)

@@ -19,7 +19,7 @@ from torch import Tensor
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.training.batches import Batch, divide_batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Strategy
 
@@ -47,16 +47,11 @@ class MixTrain(Strategy):
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One forward pass over both sets, one update."""
-        views = [self.context.random_view(batches[name], run.generator("augment", name)) for name in NAMES]
-        inputs = torch.cat(views).contiguous(memory_format=torch.channels_last)
-        labels = torch.cat([batches[name].labels for name in NAMES])
-        values = smoothed_cross_entropy(self.network(inputs), labels, smoothing=self.options.smoothing)
-        own, other = (self.context.label_weights(name, batches[name].labels) for name in NAMES)
-        total = weighted_mean(values, torch.cat([own, self.options.other_weight * other]))
+        values, weights = self.context.face_losses(self.network, batches, NAMES, run, smoothing=self.options.smoothing)
+        own, other = (weights[name] for name in NAMES)
+        total = weighted_mean(torch.cat([*values.values()]), torch.cat([own, self.options.other_weight * other]))
         run.update(total)
-        parts = values.split([len(batches[name]) for name in NAMES])
-        losses = {name: weighted_mean(*pair) for name, *pair in zip(NAMES, parts, (own, other), strict=True)}
-        return {"loss": total, **losses}
+        return {"loss": total, **{name: weighted_mean(values[name], weights[name]) for name in NAMES}}
 
 
 build = MixTrain

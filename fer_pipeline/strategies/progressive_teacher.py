@@ -40,15 +40,14 @@ from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.model import ExpressionNet
-from fer_pipeline.training.averaging import averaged_copy, update_average
-from fer_pipeline.training.batches import Batch, divide_batch
+from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Checkpoints, Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
-LABELLED = ("labelled", "mined")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -84,11 +83,6 @@ def check(config: ModelSettings, options: Options, sources: Collection[str], cla
 def selected_share(step: int, *, reject: float, reject_steps: int) -> float:
     """R(t) of eq. 8, with steps t from 1."""
     return 1 - reject * min(step / reject_steps, 1)
-
-
-def average_decay(step: int, *, most: float) -> float:
-    """The factor of eq. 7, with steps from 1."""
-    return min(1 - 1 / (1 + step), most)
 
 
 def consistency_weight(epoch: int, epochs: int, *, most: float) -> float:

@@ -50,8 +50,8 @@ class PseudoLabel(Strategy):
         """One update by the labelled and the confident faces; `confident` is their share among the unlabelled."""
         labelled, unlabelled = batches["labelled"], batches["unlabelled"]
         inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
-        values = smoothed_cross_entropy(self.network(inputs), labelled.labels, smoothing=self.options.smoothing)
-        supervised = weighted_mean(values, self.context.label_weights("labelled", labelled.labels))
+        scores = {"labelled": self.network(inputs)}
+        supervised = self.context.label_losses(scores, batches, smoothing=self.options.smoothing)["labelled"]
         with frozen_statistics(self.network):
             logits = self.network(self.context.random_view(unlabelled, run.generator("augment", "unlabelled")))
         confidence, predicted = logits.detach().float().softmax(1).max(1)

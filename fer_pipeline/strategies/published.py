@@ -25,7 +25,7 @@ from fer_pipeline.networks.pretrained import find_columns
 from fer_pipeline.networks.settings import Member, NetworkSettings
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import AugmentSettings, ModelSettings, TrainingSettings
+from fer_pipeline.training.settings import ModelSettings, TrainingSettings
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -48,14 +48,7 @@ def settle(config: Config) -> Config:
     if len(members) != 1 or not classes_of(members[0]):
         found = ", ".join(map(str, members)) or config.network.name
         raise ConfigError(f"the strategy published takes one expression network, found {found}; {ONE}")
-    training = TrainingSettings(
-        epochs=None,
-        steps=1,
-        augment=AugmentSettings(flip=0, translate=0),
-        select="last",
-        precision="32-true",
-        threads=config.training.threads,
-    )
+    training = TrainingSettings.without_steps(config.training.threads)
     network = NetworkSettings(name=config.network.name, members=members, floor=None)
     return config.model_copy(update={"network": network, "training": training, "label_noise": None})
 

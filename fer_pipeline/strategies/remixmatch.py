@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fer_pipeline.training.batch_norm import forward_with_pool, frozen_statistics
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import (
     selection_figures,
@@ -109,7 +109,7 @@ class ReMixMatch(Strategy):
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One update by mixed images, the first strong views as they are, and their turns."""
         options, pool = self.options, batches["unlabelled"]
-        names = [name for name in ("labelled", "mined") if name in batches]
+        names = [name for name in LABELLED if name in batches]
         views = [self.context.random_view(batches[name], run.generator("augment", name)) for name in names]
         weak = self.context.random_view(pool, run.generator("augment", "weak"))
         strong = [

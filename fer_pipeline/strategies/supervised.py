@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.training.batch_norm import frozen_statistics
-from fer_pipeline.training.batches import Batch, divide_batch
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces, Source
@@ -71,22 +71,18 @@ class Supervised(Strategy):
             return {"labelled": batch, **sizes}
         if self.options.mix == "beside":
             return {"labelled": batch, "mined": max(1, round(batch * (self.options.mined_ratio or 1.0))), **sizes}
-        return {**divide_batch(batch, images, ("labelled", "mined"), self.options.anchor_share), **sizes}
+        return {**divide_batch(batch, images, LABELLED, self.options.anchor_share), **sizes}
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One forward pass over faces, one over distilled images where there are any, one update."""
-        faces = [name for name in ("labelled", "mined") if name in batches]
-        inputs = torch.cat(
-            [self.context.random_view(batches[name], run.generator("augment", name)) for name in faces]
-        ).contiguous(memory_format=torch.channels_last)
-        labels = torch.cat([batches[name].labels for name in faces])
-        values = smoothed_cross_entropy(self.network(inputs), labels, smoothing=self.options.smoothing)
-        parts = dict(zip(faces, values.split([len(batches[name]) for name in faces]), strict=True))
-        weights = {name: self.context.label_weights(name, batches[name].labels) for name in faces}
-        losses = {name: weighted_mean(parts[name], weights[name]) for name in faces}
+        faces = [name for name in LABELLED if name in batches]
+        values, weights = self.context.face_losses(self.network, batches, faces, run, smoothing=self.options.smoothing)
+        losses = {name: weighted_mean(values[name], weights[name]) for name in faces}
         if self.options.mix == "pooled":
             factors = {"labelled": 1.0, "mined": self.options.mined_weight}
-            total = weighted_mean(values, torch.cat([weights[name] * factors[name] for name in faces]))
+            total = weighted_mean(
+                torch.cat([*values.values()]), torch.cat([weights[name] * factors[name] for name in faces])
+            )
         else:
             total = losses["labelled"] + self.options.mined_weight * losses.get("mined", 0.0)
         for name in [name for name in WHOLE if name in batches]:

@@ -34,19 +34,17 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.training.batches import Batch, divide_batch
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.fit import length
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import smoothed_cross_entropy, soft_cross_entropy, weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
-LABELLED = ("labelled", "mined")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -127,7 +125,7 @@ class WeaklySupervised(Strategy):
         if second:
             targets = torch.cat([self._targets[name][rows[name]] for name in self.names]).to(device)
             labels = torch.where(guest, targets.argmax(1), labels)
-            values = -(targets * functional.log_softmax(logits.float(), dim=1)).sum(1)
+            values = soft_cross_entropy(logits, targets)
         else:
             values = smoothed_cross_entropy(logits, labels, smoothing=self.options.smoothing)
         parts = labels.split([len(rows[name]) for name in self.names])

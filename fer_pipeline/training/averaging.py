@@ -18,6 +18,11 @@ def averaged_copy(network: Network) -> Network:
     return copy.deepcopy(network).requires_grad_(False)
 
 
+def average_decay(step: int, *, most: float) -> float:
+    """A decay that begins low and rises to `most`, with steps from 1 (Progressive Teacher, arXiv:2205.14361, eq. 7)."""
+    return min(1 - 1 / (1 + step), most)
+
+
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, *, decay: float) -> None:
     """Moves the average towards the network: a ← decay · a + (1 - decay) · w for every parameter."""

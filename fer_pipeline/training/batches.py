@@ -121,6 +121,9 @@ class Batch:
         return replace(self, **moved)
 
 
+LABELLED = ("labelled", "mined")  # the usual streams of faces with labels
+
+
 def divide_batch(
     batch: int, images: Mapping[str, int], names: tuple[str, str], share: float | None = None
 ) -> dict[str, int]:

@@ -170,6 +170,12 @@ class TrainingSettings(Settings):
     # factor of the learning rate for what the weights filled; 0 leaves it as it is, running statistics too
     old_layers_rate: Annotated[NonNegativeFloat | None, Field(exclude_if=is_none)] = None
 
+    @classmethod
+    def without_steps(cls, threads: int) -> "TrainingSettings":
+        """Returns what the settings amount to where nothing is learned by gradients: one step over plain images."""
+        plain = AugmentSettings(flip=0, translate=0)
+        return cls(epochs=None, steps=1, augment=plain, select="last", precision="32-true", threads=threads)
+
     @property
     def needs_validation(self) -> str:
         """Names the setting that nothing but a validation part can serve; empty where there is none."""

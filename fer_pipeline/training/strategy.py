@@ -44,6 +44,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation, erase
+from fer_pipeline.training.batch_norm import frozen_statistics
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
@@ -143,6 +144,39 @@ class BuildContext:
         """The weight of each label of a stream: that of its class where the settings balance by weights, else 1."""
         by_class = self.class_weights.get(stream)
         return torch.ones(len(labels), device=labels.device) if by_class is None else by_class.to(labels.device)[labels]
+
+    def face_losses(
+        self,
+        network: nn.Module,
+        batches: Mapping[str, Batch],
+        names: Sequence[str],
+        run: StepContext,
+        *,
+        smoothing: float = 0.0,
+    ) -> tuple[dict[str, Float[Tensor, " _"]], dict[str, Float[Tensor, " _"]]]:
+        """The cross-entropy of each face of some streams, by one forward pass of random views; their weights."""
+        views = [self.random_view(batches[name], run.generator("augment", name)) for name in names]
+        inputs = torch.cat(views).contiguous(memory_format=torch.channels_last)
+        labels = torch.cat([batches[name].labels for name in names])
+        values = smoothed_cross_entropy(network(inputs), labels, smoothing=smoothing)
+        parts = values.split([len(batches[name]) for name in names])
+        weights = {name: self.label_weights(name, batches[name].labels) for name in names}
+        return dict(zip(names, parts, strict=True)), weights
+
+    def consistency(self, student: nn.Module, teacher: nn.Module, batch: Batch, run: StepContext) -> Float[Tensor, ""]:
+        """The squared distance of the probabilities of two networks on a random view each, mean over the classes.
+
+        The student's running statistics stay as they are, and no gradient goes to the teacher.
+        """
+        views = [
+            self.random_view(batch, run.generator("augment", "unlabelled", name)) for name in ("student", "teacher")
+        ]
+        teacher.eval()
+        with torch.no_grad():
+            wanted = teacher(views[1]).float().softmax(1)
+        with frozen_statistics(student):
+            found = student(views[0]).float().softmax(1)
+        return weighted_mean((found - wanted).square().mean(1))
 
     def label_losses(
         self, logits: Mapping[str, Float[Tensor, "n c"]], batches: Mapping[str, Batch], *, smoothing: float

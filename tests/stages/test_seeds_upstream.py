@@ -32,7 +32,7 @@ from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import distill, embed, mine, score, shard, train_final, train_primitive
 from fer_pipeline.training import seeds as training_module
-from tests.project import project_settings, recipe_settings
+from tests.project import QUICK_DISTILLATION, project_settings, recipe_settings
 from tests.stages.conftest import BANDS
 
 NETWORK = {"width": 4}
@@ -41,14 +41,6 @@ FINAL = {"network": NETWORK, "training": TRAINING, "validation": 0.1}
 PARTS = {"validation": 0.1, "heldout": 0.3}
 POOLS = ("street", "film")
 PER_CLASS = 5
-DISTILL = {
-    "outer_epochs": 2,
-    "save_every": 1,
-    "epochs": 1,
-    "batch_size": 8,
-    "controls": {"draws": 1, "steps": 1, "bootstrap": 100},
-    "probe": {"moments": 2, "epochs": 1, "seeds": 1},
-}
 SOURCES = {
     "labelled": Path("data/faces/studio/train"),
     "mined": Path("data/auxiliary"),
@@ -110,7 +102,7 @@ def walk(
                     said[stage] = shard.run(shard.Config(), project, pool=pool, mined=mined, faces=train, **paths)
             case "distill":
                 paths = {"source": SOURCES["mined"], "model": model, "out": Path("data/distilled/auxiliary")}
-                config = validate(distill.Config, DISTILL, where=stage)
+                config = validate(distill.Config, QUICK_DISTILLATION, where=stage)
                 said[stage] = distill.run(config, project, name="auxiliary", store=store, **paths)
             case "train_final":
                 config = validate(train_final.Config, FINAL, where=stage)

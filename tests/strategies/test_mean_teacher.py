@@ -11,6 +11,7 @@ from torch.nn import functional
 from fer_pipeline.strategies import fixmatch, mean_teacher, pseudo_label, supervised
 from fer_pipeline.strategies.mean_teacher import MeanTeacher, Options
 from fer_pipeline.training.averaging import averaged_copy
+from fer_pipeline.training.strategy import BuildContext
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -91,21 +92,21 @@ def test_the_teacher_is_the_average_by_hand(train_toy, toy, monkeypatch) -> None
 
 def test_the_consistency_is_between_student_and_teacher(train_toy, toy, monkeypatch) -> None:
     """A known library compares the teacher with itself; then the loss is 0 however far the two are apart."""
-    original, differences = MeanTeacher._consistency, []
+    original, differences = BuildContext.consistency, []
 
-    def watched(self, batch, run):
+    def watched(self, student, teacher, batch, run):
         with torch.no_grad():
-            for parameter in self.teacher.parameters():
+            for parameter in teacher.parameters():
                 parameter.mul_(1.5)
-        found = original(self, batch, run)
-        inputs = self.context.random_view(batch, run.generator("augment", "unlabelled", "student"))
-        others = self.context.random_view(batch, run.generator("augment", "unlabelled", "teacher"))
-        student, teacher = averaged_copy(self.student).eval(), averaged_copy(self.teacher).eval()
+        found = original(self, student, teacher, batch, run)
+        inputs = self.random_view(batch, run.generator("augment", "unlabelled", "student"))
+        others = self.random_view(batch, run.generator("augment", "unlabelled", "teacher"))
+        student, teacher = averaged_copy(student).eval(), averaged_copy(teacher).eval()
         by_hand = functional.mse_loss(student(inputs).softmax(1), teacher(others).softmax(1))
         differences.append((float(found.detach()), float(by_hand)))
         return found
 
-    monkeypatch.setattr(MeanTeacher, "_consistency", watched)
+    monkeypatch.setattr(BuildContext, "consistency", watched)
     sets = {"labelled": toy(60, 0), "unlabelled": toy(50, 5)}
     train_toy("run", strategy=mean_teacher, sets=sets, epochs=1, select="last")
     assert all(found > 0 for found, _ in differences)

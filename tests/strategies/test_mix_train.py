@@ -6,27 +6,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.strategies import mix_train
-from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.batches import divide_batch
-from fer_pipeline.training.settings import TrainingSettings
-from fer_pipeline.training.strategy import BuildContext
-from tests.strategies.test_supervised import PLAIN, SIZE, Watched, crops
+from tests.strategies.test_supervised import Watched, crops, plain_context
 
 
 def test_the_loss_is_one_mean_over_both_sets() -> None:
-    network = build(NetworkSettings(size=SIZE, width=4, norm="group"), 3, seed=1)
-    augmentation = Augmentation(PLAIN, Preprocessing(size=SIZE))
-    context = BuildContext(
-        num_classes=3,
-        make_network=lambda *_: (network, augmentation.preprocessing),
-        augmentation=augmentation,
-        settings=TrainingSettings(augment=PLAIN),
-        class_weights={"labelled": torch.tensor([1.0, 2.0, 0.5])},
-    )
+    context = plain_context(weights={"labelled": torch.tensor([1.0, 2.0, 0.5])})
+    network, augmentation = context.network(), context.augmentation
     chosen = mix_train.build(mix_train.Options(other_weight=0.25), context)
     own, other = crops(6, 0), crops(10, 1)
     seen: list[Tensor] = []

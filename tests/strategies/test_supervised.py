@@ -27,17 +27,21 @@ SIZE = 24
 PLAIN = AugmentSettings(flip=0, translate=0)
 
 
-def strategy(options: Options, *, norm: str = "group", weights=None) -> Supervised:
+def plain_context(*, norm: str = "group", weights=None) -> BuildContext:
+    """A context of one small network, whose faces are not augmented."""
     network = build(NetworkSettings(size=SIZE, width=4, norm=norm), 3, seed=1)
     augmentation = Augmentation(PLAIN, Preprocessing(size=SIZE))
-    context = BuildContext(
+    return BuildContext(
         num_classes=3,
         make_network=lambda *_: (network, augmentation.preprocessing),
         augmentation=augmentation,
         settings=TrainingSettings(augment=PLAIN),
         class_weights=weights or {},
     )
-    return supervised.build(options, context)
+
+
+def strategy(options: Options, *, norm: str = "group", weights=None) -> Supervised:
+    return supervised.build(options, plain_context(norm=norm, weights=weights))
 
 
 def crops(count: int, seed: int) -> Batch:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.prefect_server import ENDS, Api
+from tests.project import QUICK_DISTILLATION
 
 COPIED = (
     "fer_pipeline",
@@ -72,12 +73,7 @@ def tiny(params: Settings) -> Settings:
         "mine": {"by": "count", "value": 8, "per_class": True},
         "distill": {
             "sources": {"auxiliary": "data/auxiliary"},
-            "outer_epochs": 2,
-            "save_every": 1,
-            "epochs": 1,
-            "batch_size": 8,
-            "controls": {"draws": 1, "steps": 1, "bootstrap": 100},
-            "probe": {"moments": 2, "epochs": 1, "seeds": 1},
+            **QUICK_DISTILLATION,
         },
         "train_final": {"network": network, "training": training, "validation": 0},
         "evaluate": {"recipes": list(recipes), "bootstrap": 100},
