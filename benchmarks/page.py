@@ -110,19 +110,20 @@ def _describe_differences(tables: Path, project: ProjectSettings) -> Iterator[st
         if row["metric"] == METRIC:
             pairs[row["recipe"], row["against"]][row["target"]] = row
     places = [*project.targets, ALL] if len(project.targets) > 1 else [*project.targets]
-    deciding = {pair: rows[places[-1]] for pair, rows in pairs.items() if places[-1] in rows}
+    last = {pair: rows[places[-1]] for pair, rows in pairs.items() if places[-1] in rows}
+    deciding = {pair: row for pair, row in last.items() if row["claim"]}  # all but those with a bound
     yield (
-        "Differences in points, with intervals over seeds and persons; the last but two columns decide, corrected for "
-        f"{len(deciding)} comparisons (Holm):"
+        "Differences in points, with intervals over seeds and persons; the last but two columns decide where there is "
+        f"a p, corrected for {len(deciding)} comparisons (Holm):"
     )
     cells = [
         [
             f"{recipe} minus {against}",
             *(_gain(rows.get(place)) for place in places),
-            *(deciding[recipe, against][key] or NONE for key in ("p_corrected", "seeds_for_a_point")),
+            *(last[recipe, against][key] or NONE for key in ("p_corrected", "seeds_for_a_point")),
         ]
         for (recipe, against), rows in pairs.items()
-        if (recipe, against) in deciding
+        if (recipe, against) in last
     ]
     names = [*project.targets, "all, corrected"] if len(project.targets) > 1 else [f"{places[0]}, corrected"]
     yield from ("", *format_rows(["recipes", *names, "p", "seeds for a point"], cells), "")

@@ -248,11 +248,15 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
         "evaluate.recipes": configs["evaluate"].recipes,
         "report.controls": (*report.controls, *report.controls.values()),
         "report.descriptions": report.descriptions,
+        "report.bounds": report.bounds,
     }.items():
         if unknown := sorted(set(recipes) - set(project.recipes)):
             raise ConfigError(f"{params}, {key}: no recipe {unknown[0]!r}; choose from {sorted(project.recipes)}")
     if both := sorted(set(report.peers) & set(project.recipes)):
         raise ConfigError(f"{params}, report.peers: {both[0]!r} is a recipe; name networks that no recipe trains")
+    compared = {*project.recipes, *report.peers}
+    if unknown := sorted({name for pair in report.pairs for name in pair} - compared):
+        raise ConfigError(f"{params}, report.pairs: no recipe or peer {unknown[0]!r}; choose from {sorted(compared)}")
     drawn = configs["synthesize"].sets
     for name, dataset in project.datasets.items():
         if dataset.adapter == "synthetic" and dataset.path == Path("data/raw") / name and name not in drawn:

@@ -43,14 +43,14 @@ def make_claims(
     controls: Mapping[str, str],
     descriptions: Mapping[str, str],
 ) -> list[Claim]:
-    """Make one claim for every recipe that was compared with the baseline and is no control, in their order.
+    """Make one claim for each recipe that is no control and whose difference from the baseline decides, in their order.
 
     `controls` names the control of a recipe, `descriptions` what a recipe adds, in the plural ("Mined faces").
     """
     claims = []
     for recipe in recipes:
         rows = [row for row, _ in comparisons.get((recipe, baseline), ())]
-        if not rows or recipe in controls.values():
+        if not rows or rows[-1].decision is None or recipe in controls.values():
             continue
         subject, deciding = descriptions.get(recipe, recipe), rows[-1]  # of the mean over several targets
         interval = deciding.interval
@@ -88,7 +88,7 @@ def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
 
 def write_rule(comparisons: Comparisons) -> str:
     """Write which of the differences that decide are claimed and by which rule, in one sentence."""
-    deciding = [rows[-1][0] for rows in comparisons.values()]
+    deciding = [rows[-1][0] for rows in comparisons.values() if rows[-1][0].decision]
     claimed = [f"{row.recipe} {row.interval.direction} {row.against}" for row in deciding if _is_claimed(row)]
     if not deciding:
         return "Nothing is claimed, since nothing was compared"

@@ -36,6 +36,8 @@ class PageSettings(Settings):
     title: str = "Facial expression report"
     baseline: str = "baseline"  # the recipe that all others are compared with
     controls: dict[PlainName, PlainName] = Field(default_factory=dict)  # recipe: the recipe that is its control
+    pairs: tuple[tuple[PlainName, PlainName], ...] = ()  # compared as well: the first minus the second
+    bounds: tuple[PlainName, ...] = ()  # recipes that know what no one knows of real data: shown and never claimed
     descriptions: dict[PlainName, str] = Field(default_factory=dict)  # recipe: what it adds, in the plural
     peers: tuple[PlainName, ...] = ()  # rows that no recipe trains, compared like recipes: folders of reports/metrics
     faces_per_class: Count = 10  # mined faces shown of each class
@@ -52,8 +54,9 @@ class ReportData:
         own = {recipe for (recipe, _), result in self.results.items() if result.predictions.trained}
         rows = [*recipes, *settings.peers]
         self.published = {recipe for recipe, _ in self.results} - own  # as they come: nothing was trained here
-        pairs = results.list_pairs(rows, baseline=settings.baseline, controls=settings.controls)
-        self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets)
+        baseline, controls = settings.baseline, settings.controls
+        pairs = results.list_pairs(rows, baseline=baseline, controls=controls, more=settings.pairs)
+        self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets, bounds=settings.bounds)
         self.truth = read_truth(data / "truth", project.pools)
         seed = project.seeds[0]  # whose faces and images are shown where each seed has its own
         self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth, seed=seed)
@@ -128,6 +131,8 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "all_classes": ALL_CLASSES,
         "looks": looks,
         "claims": claims,
+        "bounds": settings.bounds,
+        "num_deciding": sum(row.decision is not None for row in means),
         "headline": write_headline(claims, baseline=baseline),
         "length": trainings.describe_length(data.timings, data.histories),
         "claim_rule": write_rule(data.comparisons),

@@ -5,12 +5,13 @@ All figures come from `predictions.parquet`, so that the page's numbers rest on 
 replicates); its interval is over both. `ALL` stands for the plain mean over the targets, each of equal weight.
 
 One difference of each pair decides, and only it may be claimed: that in `METRIC`, on the mean over the targets where
-there are several. All that decide are corrected for their number together. The others are details without a claim.
+there are several. All that decide are corrected for their number together. The others are details without a claim, and
+so are all of a bound: a recipe that learns from what no one knows of real data, such as the truth of a drawn pool.
 """
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -84,14 +85,22 @@ def compute_result(recipe: str, target: str, predictions: Predictions, resamplin
     return Result(**vars(own), recipe=recipe, target=target)
 
 
-def list_pairs(recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str]) -> list[tuple[str, str]]:
-    """List which recipes are compared: each with the baseline, then those that have a control with it."""
+def list_pairs(
+    recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str], more: Sequence[tuple[str, str]] = ()
+) -> list[tuple[str, str]]:
+    """List which recipes are compared: each with the baseline, those that have a control with it, `more` of them."""
     pairs = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []
-    return pairs + [(name, controls[name]) for name in recipes if name in controls and controls[name] != baseline]
+    pairs += [(name, controls[name]) for name in recipes if name in controls]
+    return [*dict.fromkeys([*pairs, *more])]
 
 
-def compare_recipes(results: Results, pairs: Sequence[tuple[str, str]], *, targets: Sequence[str]) -> Comparisons:
-    """Compare pairs of recipes, and decide which differences are claimed; one without a common target is left out."""
+def compare_recipes(
+    results: Results, pairs: Sequence[tuple[str, str]], *, targets: Sequence[str], bounds: Collection[str] = ()
+) -> Comparisons:
+    """Compare pairs of recipes, and decide which differences are claimed; none of a pair with one of `bounds`.
+
+    A pair without a common target is left out.
+    """
     comparisons: Comparisons = {}
     for pair in pairs:
         means, accuracies = (
@@ -99,8 +108,9 @@ def compare_recipes(results: Results, pairs: Sequence[tuple[str, str]], *, targe
         )
         if means:
             comparisons[pair] = list(zip(means, accuracies, strict=True))
-    decisions = decide([rows[-1][0].contrast for rows in comparisons.values()])  # of the mean over several targets
-    for rows, decision in zip(comparisons.values(), decisions, strict=True):
+    deciding = [rows for pair, rows in comparisons.items() if not set(pair) & set(bounds)]
+    decisions = decide([rows[-1][0].contrast for rows in deciding])  # of the mean over several targets
+    for rows, decision in zip(deciding, decisions, strict=True):
         rows[-1] = (rows[-1][0]._replace(decision=decision), rows[-1][1])
     return comparisons
 

@@ -164,6 +164,8 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         write_json(folder / SUMMARY, summary)
     warnings = [line for line in (empty, beyond) if line]
     warnings += warn(config, calibration, values, labels, classes)
+    if second is not None:
+        warnings += warn_of_second(config, labels, second.column("label").to_numpy(), classes)
     warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 
@@ -209,6 +211,20 @@ def mine_as_many(
     whole = summarise(candidates, passed, mined, thresholds, calibration, classes)
     parts = ("margins", "kept", "by_class", "precision")
     return mined, {"rule": candidates.ranked_by, **{name: whole[name] for name in parts}}
+
+
+def warn_of_second(config: Config, labels: np.ndarray, second: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
+    """Yields where the second rule kept fewer faces than the first, so that their recipes differ in number too."""
+    both = [np.bincount(one, minlength=len(classes)) for one in (labels, second)]
+    names = list(classes)
+    if not config.split_by_class:
+        both, names = [one.sum(keepdims=True) for one in both], ["all classes"]
+    short = [f"{name} {found:,} of {kept:,}" for name, kept, found in zip(names, *both, strict=True) if found < kept]
+    if short:
+        yield (
+            f"mine.second_rule: {config.second_rule} kept fewer faces than {config.ranked_by}: {', '.join(short)}; it "
+            "gives fewer faces these labels, or equal ones stand at the border: its recipe learns from fewer"
+        )
 
 
 def sweep_rules(

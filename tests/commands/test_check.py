@@ -127,6 +127,15 @@ def test_a_peer_is_no_recipe(params: Path) -> None:
         check.check(params)
 
 
+def test_pairs_and_bounds_name_recipes(params: Path) -> None:
+    change(params, "report", pairs=[["vas", "nobody"]])
+    with pytest.raises(ConfigError, match=r"report\.pairs: no recipe or peer 'nobody'; choose from \['baseline'"):
+        check.check(params)
+    change(params, "report", pairs=[["vas", "baseline"]], bounds=["nobody"])
+    with pytest.raises(ConfigError, match=r"report\.bounds: no recipe 'nobody'; choose from \['baseline'"):
+        check.check(params)
+
+
 @pytest.mark.parametrize("key", ["controls", "descriptions"])
 def test_the_report_names_recipes_that_there_are(params: Path, key: str) -> None:
     change(params, "report", **{key: {"vsa": "baseline"}})

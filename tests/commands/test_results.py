@@ -30,7 +30,9 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
     assert lines[9].split()[-3:] == ["0.2", "unclear", "31"]
     assert not any("published" in line for line in lines[:-1])
-    assert sum("[" in line for line in lines[4:]) == 1, "only against the baseline, in the one figure"
+    differences = [line.split()[:4] for line in lines[9:11]]
+    assert differences == [["vas", "baseline", "film", "+0.030"], ["das", "vas", "film", "+0.500"]]
+    assert sum("[" in line for line in lines[4:]) == 2, "each pair, in the one figure"
     assert lines[-1] == f"report: {tmp_path}/index.html"
 
 

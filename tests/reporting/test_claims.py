@@ -96,6 +96,15 @@ def test_a_recipe_without_a_description_goes_by_its_name_and_a_control_makes_no_
     assert claims[1].control == "No control recipe stands beside it."
 
 
+def test_a_bound_is_neither_claimed_nor_in_the_headline() -> None:
+    bound = [one._replace(decision=None) for one in both("true_vas", 0.2, 0.3, 0.4)]
+    rows = [*both("vas", -0.01, 0.0, 0.01), *bound]
+    claims = claim(rows, ["baseline", "vas", "true_vas"])
+    assert write_headline(claims, baseline="baseline") == "Mined faces show no clear effect"
+    assert write_rule(compared(rows)).startswith("Claimed: nothing, ")
+    assert "the only comparison" in write_rule(compared(rows))
+
+
 def test_forest_places_by_hand() -> None:
     """Ends -0.02 and 0.04: steps of 0.01, a scale from -0.03 to 0.05, so zero lies at 37.5 %."""
     looks = choose_looks(RECIPES, baseline="baseline", controls={"vas": "random_vas"})

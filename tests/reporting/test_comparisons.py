@@ -1,5 +1,7 @@
 """Simulated tables of comparisons: what is claimed where no recipe differs, and where one truly does."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ NOISE = (0.0, 0.5, 1.0, 2.0)  # points of accuracy that a seed moves a recipe by
 CORRELATION = (0.0, 0.5, 0.9)  # of the recipes' models of one seed
 
 
-def simulate(index: int, *, seeds: int, gain: float = 0.0) -> Comparisons:
+def simulate(index: int, *, seeds: int, gain: float = 0.0, bounds: Collection[str] = ()) -> Comparisons:
     """One table of five to eight recipes; the last is better by `gain` on the scale of the scores, no other differs.
 
     A face is right where a score is above zero: what it is to everyone (person and face), to a recipe (a person whom
@@ -41,7 +43,7 @@ def simulate(index: int, *, seeds: int, gain: float = 0.0) -> Comparisons:
         )
         resampling = Resampling(bootstrap=100, bootstrap_seed=index)
         results[recipe, "t"] = compute_result(recipe, "t", predictions, resampling)
-    return compare_recipes(results, list_pairs(recipes, baseline="r0", controls={}), targets=["t"])
+    return compare_recipes(results, list_pairs(recipes, baseline="r0", controls={}), targets=["t"], bounds=bounds)
 
 
 def claimed(table: Comparisons) -> list[str]:
@@ -62,3 +64,15 @@ def test_a_large_difference_is_claimed_and_nothing_beside_it(seeds: int) -> None
     truly = [list(table)[-1][0] for table in tables]
     assert sum(one in names for one, names in zip(truly, found, strict=True)) >= 15
     assert sum(len(names) > 1 for names in found) <= 2
+
+
+def test_a_bound_takes_no_place_in_the_correction() -> None:
+    """Holm's smallest corrected p is the smallest p times the number of comparisons: one fewer without the bound."""
+    whole, without = simulate(3, seeds=3), simulate(3, seeds=3, bounds={"r1"})
+    assert [pair for pair, rows in without.items() if rows[-1][0].decision is None] == [("r1", "r0")]
+    plain = {pair: rows[-1][0].contrast.p_value for pair, rows in whole.items()}
+    for table in (whole, without):
+        deciding = {pair: decision for pair, rows in table.items() if (decision := rows[-1][0].decision)}
+        first = min(deciding, key=lambda pair: plain[pair])
+        assert deciding[first].p_value == pytest.approx(min(1, len(deciding) * plain[first]))
+    assert len(plain) == len(deciding) + 1

@@ -182,6 +182,12 @@ def test_pairs_are_baseline_then_controls(whole: Any) -> None:
         ("das", "random_real"),
     ]
     assert list_pairs(recipes, baseline="none", controls=controls) == [("vas", "random_vas"), ("das", "random_real")]
+    more = [("vas", "das"), ("vas", "random_vas")]  # the second is there already
+    assert list_pairs(recipes, baseline="none", controls=controls, more=more) == [
+        ("vas", "random_vas"),
+        ("das", "random_real"),
+        ("vas", "das"),
+    ]
 
 
 def test_best_recipe_by_hand(whole: Any) -> None:

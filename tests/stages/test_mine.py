@@ -372,6 +372,16 @@ def test_a_second_rule_keeps_as_many_faces_of_its_own(with_logits: Path, options
     assert not (with_logits / "mined" / "second_rule.parquet").exists()
 
 
+def test_a_second_rule_that_falls_short_says_of_which_class(with_logits: Path) -> None:
+    """By margin s/b and s/c are taken for fear; by probability s/b alone."""
+    options = {"by": "count", "value": 2, "per_class": True, "second_rule": "probability"}
+    summary = run(mine.Config(**options), with_logits)
+    [said] = [line for line in summary.warnings if "second_rule" in line]
+    assert "probability kept fewer faces than margin: fear 1 of 2; " in said
+    equal = run(mine.Config(by="margin", value=5 / 16, second_rule="probability"), with_logits, out="equal")
+    assert not any("second_rule" in line for line in equal.warnings)
+
+
 def test_a_second_rule_is_another_one() -> None:
     with pytest.raises(ConfigError, match="second_rule: margin is the rule that chooses; name another"):
         validate(mine.Config, {"by": "count", "value": 5, "second_rule": "margin"}, where="mine")
