@@ -220,7 +220,7 @@ def test_equal_models_of_several_seeds_predict_once(tmp_path: Path, monkeypatch:
     write_faces(tmp_path / "faces" / "test")
     network, seeds, asked = NetworkSettings(size=8, width=4), (0, 1, 2), []
     for seed, mean in zip(seeds, (0.5, 0.5, 0.1), strict=True):
-        prepared = Preprocessing(size=8, mean=(mean,) * 3)
+        prepared = Preprocessing(size=8, mean=(mean, mean, mean))
         card = Card(network=network, classes=CLASSES, preprocessing=prepared, training={"seed": seed})
         save_checkpoint(tmp_path / "models" / str(seed), build(network, len(CLASSES), seed=0), card)
     predict = Classifier.predict
