@@ -9,6 +9,7 @@ trained with and on. The same weights and card give the same bytes.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,12 @@ def load_checkpoint(folder: Path | str, *, classes: Sequence[str] | None = None,
     model = _build(card)
     model.load_state_dict(tensors)
     return Classifier(model, card, device=resolve_device(device))
+
+
+def predictor_parts(folder: Path) -> list[Any]:
+    """Returns all that a checkpoint's predictions depend on; how it was trained is no part of it."""
+    own = {"network", "classes", "preprocessing", "confidence"}
+    return [file_sha256(folder / WEIGHTS), read_card(folder).model_dump(mode="json", include=own)]
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:

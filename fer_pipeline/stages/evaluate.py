@@ -21,7 +21,7 @@ from fer_pipeline.core.settings import PlainName, ProjectSettings, Summary
 from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
-from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.checkpoints import load_checkpoint, predictor_parts
 from fer_pipeline.networks.pretrained import describe_seen
 from fer_pipeline.networks.settings import read_card
 
@@ -60,9 +60,14 @@ def run(
     face_id, labels, subjects, unlabelled = read_labels(faces, classes=classes)
     trained, seen = describe_models(models / str(project.seeds[0]), project, target)
     seeds, rows = project.seeds if trained else project.seeds[:1], []
+    known: dict[str, np.ndarray] = {}  # seeds may have equal models: that of a solved head
     with progress(f"evaluate {recipe} on {target}", len(seeds) * (len(labels) + unlabelled), "faces") as advance:
         for seed in seeds:
             classifier = load_checkpoint(models / str(seed), classes=classes, device=project.resources.device)
+            if (model := repr(predictor_parts(models / str(seed)))) in known:
+                rows.append(known[model])
+                advance(len(labels) + unlabelled)
+                continue
             parts = []
             for batch in iter_faces(faces, config.batch_size):
                 parts.append(classifier.predict(batch.images)[batch.labels >= 0])
@@ -71,7 +76,8 @@ def run(
             if bad := int((~np.isfinite(row).all(-1)).sum()):
                 fault = f"{models / str(seed)} gives no number for {bad} of {len(row)} faces"
                 raise DataError(f"{fault}; its training diverged, rerun it")
-            rows.append(row.astype(np.float32))
+            known[model] = row.astype(np.float32)
+            rows.append(known[model])
     predictions = Predictions(classes, seeds, face_id, labels, subjects, np.stack(rows), trained=trained, seen=seen)
     figures = summarise(predictions, config, target=target)
     failures = worst_failures(predictions, per_class=config.failures_per_class)

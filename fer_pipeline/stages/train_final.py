@@ -5,7 +5,9 @@ initial weights, divide the labelled set alike and take the same number of steps
 labelled set, or end by the same rule, `training.until`. A recipe names its strategy and a folder for each source that
 the strategy reads.
 
-A strategy that learns nothing has one model, which stands for all seeds; it is written under the first of them.
+A strategy that learns nothing has one model, which stands for all seeds; it is written under the first of them. Where
+each seed learned from a set or a network of its own, `seeds.json` beside the models says so, and a recipe that learns
+from these models gives each seed that of the same seed alone.
 
 All seeds have the same validation faces: those of `train_primitive`, which that labeller did not learn from either. Its
 held-out faces are trained on here.
@@ -26,6 +28,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
+from fer_pipeline.artifacts.seed_folders import common_seeds
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.plugins import available
@@ -148,7 +151,8 @@ def run(
         str(seed): (training(folders=own, data={name: data[name, path] for name, path in own.items()}), seed)
         for seed, own in folders.items()
     }
-    trained, times = make_models(models, out, usual="seeds")
+    nested = seeds if trains and common_seeds(*(path for name, path in sources.items() if name != "labelled")) else ()
+    trained, times = make_models(models, out, usual="seeds", seeds=nested)
     write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if trains and str(seed) in times})
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     if not trains:

@@ -14,9 +14,12 @@ What differs from the sources: l is an average of log-probabilities (not of prob
 mistake is not all that counts; the loss on the pool is not multiplied by T^2; the teachers are not trained on it.
 
 Teachers are published networks by name, ONNX files whose order of classes is stated, and own checkpoints, which are a
-source of the recipe (`checkpoints`, all of a folder), so that DVC knows of them. Own checkpoints know the labels of the
-faces that they learned from, so that they are asked about no labelled face: one in the pool is refused. Each teacher
-must know all classes of the walk; the others that it knows are left out before the probabilities are normalised.
+source of the recipe (`checkpoints`, all of a folder), so that DVC knows of them. The models of a recipe teach every
+seed together, so that all seeds have one teacher, as they have one labeller; where each seed has a labeller of its own
+(`train_primitive.seeds_upstream`), the models that learned from what it mined teach their own seed alone. Own
+checkpoints know the labels of the faces that they learned from, so that they are asked about no labelled face: one in
+the pool is refused. Each teacher must know all classes of the walk; the others that it knows are left out before the
+probabilities are normalised.
 
 The targets are kept with the state of the training, 2 bytes a class and face and 4 for its weight: 104 MB for
 5.8 million faces of seven classes, ten times as much while they are made. `statistics: joint` passes both kinds of

@@ -2,8 +2,8 @@
 
 Source: Progressive Teacher (arXiv:2205.14361), sections 4 and 4.3.2. Symmetric noise changes a share of the labels of
 each class to the other classes, each as likely; asymmetric noise changes a share of two classes (surprise and fear)
-into each other. Trainings see the changed labels, their validation part too; test splits, the faces on disk and the
-truth that the report compares with stay as they are.
+into each other. Trainings see the changed labels, their validation part too; test splits, the faces on disk, the truth
+that the report compares with, and what `train_primitive` holds out to measure mining by, stay as they are.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from pydantic import Field, model_validator
 
 from fer_pipeline.core.errors import ConfigError
@@ -60,9 +60,16 @@ def noisy_labels(
     return changed
 
 
-def add_noise(images: ImageSet, noise: LabelNoise, classes: Sequence[str]) -> ImageSet:
-    """Returns the set with changed labels; its `truth` keeps those of before."""
+def add_noise(
+    images: ImageSet, noise: LabelNoise, classes: Sequence[str], *, spared: Bool[np.ndarray, " n"] | None = None
+) -> ImageSet:
+    """Returns the set with changed labels; its `truth` keeps those of before.
+
+    What is `spared` keeps its label; that changes no other face's, so that all trainings see the same wrong labels.
+    """
     labels = noisy_labels(images.labels.numpy(), images.face_id, noise, classes)
+    if spared is not None:
+        labels = np.where(spared, images.labels.numpy(), labels)
     return replace(images, labels=torch.from_numpy(labels), truth=images.labels)
 
 

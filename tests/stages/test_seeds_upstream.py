@@ -28,10 +28,11 @@ from fer_pipeline.artifacts.store import Store
 from fer_pipeline.commands.prune import find_unused
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import ProjectSettings, Summary, validate
-from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.checkpoints import checkpoint_folders, load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import distill, embed, mine, score, shard, train_final, train_primitive
 from fer_pipeline.training import seeds as training_module
+from fer_pipeline.training.sources import Checkpoints
 from tests.project import QUICK_DISTILLATION, project_settings, recipe_settings
 from tests.stages.conftest import BANDS
 
@@ -207,7 +208,9 @@ def test_one_seed_for_itself_differs_by_the_folder_alone(
     assert "(0 trained, 1 from the store)" in said["train_final"].line
     for name in FOLDERS:
         assert files(tmp_path / "again" / name / "10") == files(folder / name), name
-    assert files(tmp_path / "again/models/final/both") == files(folder / "models/final/both")
+    again = files(tmp_path / "again/models/final/both")
+    assert again.pop(SEEDS)
+    assert again == files(folder / "models/final/both")
 
 
 def test_seeds_differ_from_the_learner_on_but_not_in_the_division_of_the_anchor(nested: Path) -> None:
@@ -270,6 +273,15 @@ def test_a_final_model_learns_from_what_the_learner_of_its_seed_mined(
     for seed, (_, images) in seen.items():
         assert images == read_distilled(copied / "data/distilled/auxiliary" / str(seed)).flat()[0].tobytes()
     assert seen[10][1] != seen[11][1]
+
+
+def test_models_of_nested_seeds_teach_their_own_seed_alone(nested: Path) -> None:
+    own, source = nested / "models/final/both", Checkpoints()
+    for seed in (10, 11):
+        assert checkpoint_folders(source.of_seed(own, seed)) == [own / str(seed)]
+        assert source.of_seed(own, seed) == Checkpoints(one=True).of_seed(own, seed)
+    with pytest.raises(DataError, match=r"both holds folders of the seeds 10, 11, none for the seed 12"):
+        source.of_seed(own, 12)
 
 
 def shards(store: Path) -> dict[str, int]:

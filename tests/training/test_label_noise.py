@@ -132,9 +132,15 @@ def test_trainings_see_it_and_nothing_else_does(band_faces, tmp_path: Path, monk
     assert f"; {changed} of 90 labels changed (symmetric, rate 0.4)" in summaries["noisy"].line
     assert any("overrides label_noise" in warning for warning in summaries["noisy"].warnings)
     assert "labels_changed" not in summaries["plain"].counts
-    assert primitive.counts["labels_changed"] == changed
     split = read_split(tmp_path / "primitive")
-    used = dict(zip(split.face_id.to_pylist(), split.label.tolist(), strict=True))
-    labels = dict(zip(noisy.face_id, noisy.labels.tolist(), strict=True))
-    assert used | labels == used, "centroids are made of what was learned"
+    rows = list(zip(split.face_id.to_pylist(), split.label.tolist(), split.part.tolist(), strict=True))
+    learned = dict(zip(noisy.face_id, noisy.labels.tolist(), strict=True))
+    true = dict(zip(noisy.face_id, noisy.truth.tolist(), strict=True))
+    fit_part, held_out = ({name: label for name, label, part in rows if part == one} for one in ("fit", "heldout"))
+    assert fit_part == {name: learned[name] for name in fit_part}, "centroids are made of what was learned"
+    assert held_out == {name: true[name] for name in held_out}, "and measured by what is true"
+    spared = sum(learned[name] != true[name] for name in held_out)
+    assert spared, "else nothing is tested"
+    assert primitive.counts["labels_changed"] == changed - spared
+    assert primitive.counts["labels"] == 90 - len(held_out)
     assert read_card(tmp_path / "noisy" / "0").training["label_noise"]["rate"] == 0.4

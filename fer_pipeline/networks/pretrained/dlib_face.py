@@ -72,4 +72,5 @@ PRETRAINED = Pretrained(
     ),
     load=load,
     reference=(-0.07751, 0.14732, 0.09489, -0.03125, -0.09763, -0.03089),
+    extra="faces",
 )

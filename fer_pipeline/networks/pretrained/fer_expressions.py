@@ -74,4 +74,6 @@ PRETRAINED = Pretrained(
     build=build,
     reference=(-1.2933, -9.1385, -4.3722, -3.2268, -0.4421, -6.5695, -3.5369),
     classes=CLASSES,
+    extra="faces",
+    reader="h5py",
 )

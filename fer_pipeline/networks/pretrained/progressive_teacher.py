@@ -41,4 +41,6 @@ PRETRAINED = Pretrained(
     build=build,
     reference=(),
     classes=CLASSES,
+    extra="onnx",
+    reader="onnxruntime",
 )
