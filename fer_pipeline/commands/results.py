@@ -8,6 +8,7 @@ from pathlib import Path
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.files import read_lines, refuse_damage
 
+TIMINGS = "timings.csv"
 SEEDS = "mined_seeds.csv"  # written where each has a mined set of its own
 DECISION = {"p_corrected": "p", "claim": "claim", "seeds_for_a_point": "seeds for a point"}
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -29,7 +30,7 @@ def run(*, reports: Path = Path("reports")) -> str:
             for row in results
         ]
     header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
-    lines = format_table([header, *rows], rule=True)
+    lines = [_describe_size(reports / "tables", rows), "", *format_table([header, *rows], rule=True)]
     if (reports / "tables" / SEEDS).exists():
         lines = ["the stages before the final training ran anew for each seed", "", *lines]
     gains = []
@@ -48,6 +49,21 @@ def run(*, reports: Path = Path("reports")) -> str:
         lines.append("0 seeds: a published network as it comes, nothing trained here")
     lines += [*_describe_mining(reports / "tables")]
     return "\n".join([*lines, f"report: {reports}/index.html"])
+
+
+def _describe_size(tables: Path, rows: Sequence[Sequence[str]]) -> str:
+    """How much stands behind the table: its recipes, their seeds, how long each was trained."""
+    names = ", ".join(dict.fromkeys(row[0] for row in rows))
+    seeds = max(int(row[3]) for row in rows)
+    text = f"{names}; {seeds} seed{'s' if seeds != 1 else ''}"
+    if not (tables / TIMINGS).exists():
+        return text
+    with _reading(tables / TIMINGS) as timings:
+        steps = [int(number) for row in timings for number in row["steps"].split() if int(number)]
+    if not steps:
+        return text
+    length = f"{steps[0]:,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"
+    return f"{text}; {length} steps a model"
 
 
 def _describe_mining(tables: Path) -> list[str]:

@@ -1,5 +1,6 @@
-"""The graph as DVC resolves it, read once."""
+"""The graph as DVC resolves it, read once, with the recipes of the full demo: it has every kind of source."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +20,16 @@ class Node(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def graph(root: Path) -> tuple[Node, ...]:
+def graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Node, ...]:
     from dvc.dependency.param import ParamsDependency
     from dvc.repo import Repo
 
-    nodes = []
-    with Repo(str(root)) as repo:
+    nodes, folder = [], tmp_path_factory.mktemp("full")
+    (folder / ".dvc").mkdir()
+    (folder / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    shutil.copyfile(root / "dvc.yaml", folder / "dvc.yaml")
+    shutil.copyfile(root / "profiles" / "demo_full.yaml", folder / "params.yaml")
+    with Repo(str(folder)) as repo:
         for stage in repo.index.stages:
             *guards, command = stage.cmd if isinstance(stage.cmd, list) else [stage.cmd]
             deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]

@@ -115,7 +115,7 @@ def test_each_recipe_of_the_demo_stands_on_its_own_sources(project: Callable[[st
     """What the walk sees of `both` holds for mined faces alone, and for distilled images alone."""
     demo = project("demo")
     demo.write(yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")))
-    mined, distilled = {"vas", "random_vas"}, {"das"}
+    mined, distilled = {"vas"}, {"das"}
     for stage, recipes, others in (
         ("mine", mined | distilled, {"shard@street", "shard@studio_pool", "distill@auxiliary"}),
         ("shard@street", mined | distilled, {"distill@auxiliary"}),
