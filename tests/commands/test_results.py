@@ -24,7 +24,11 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
         "vas,baseline,film,accuracy,0.4,0.3,0.5,,,\n"
         "das,vas,film,mean_class_accuracy,0.5,0.4,0.6,,,\n"
     )
+    assert results.run(reports=tmp_path).splitlines()[0] == "vas, das; 2 seeds", "of unknown length"
+    (tables / "timings.csv").write_text("recipe,steps\nvas,1500 1600\ndas,1700\npublished,\n")
     lines = results.run(reports=tmp_path).splitlines()
+    assert lines[0] == "vas, das; 2 seeds; 1,500 to 1,700 steps a model"
+    lines = lines[2:]
     assert lines[2].split() == ["vas", "film", "56", "2", *["0.512", "[0.500,", "0.525]"] * 3, "0.100"]
     assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
@@ -41,7 +45,7 @@ def test_a_published_network_has_no_seeds(tmp_path: Path) -> None:
     table = tmp_path / "tables" / "results.csv"
     table.write_text(table.read_text().replace("das,film,1", "das,film,0"))
     lines = results.run(reports=tmp_path).splitlines()
-    assert lines[3].split()[:4] == ["das", "film", "56", "0"]
+    assert lines[5].split()[:4] == ["das", "film", "56", "0"]
     assert "0 seeds: a published network as it comes, nothing trained here" in lines
 
 

@@ -35,8 +35,8 @@ def graph(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Node, .
             deps = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
             nodes.append(
                 Node(
-                    address=stage.addressing,
-                    stage=stage.addressing.partition("@")[0],
+                    address=stage.name,
+                    stage=stage.name.partition("@")[0],
                     cmd=command,
                     guards=tuple(guards),
                     deps=tuple(dep.def_path for dep in deps),
