@@ -27,7 +27,7 @@ MAX_NUMBER = 400  # characters
 PLAIN_TAGS = ("!", *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")))
 BREAKS = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
 DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the text around
-Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the faster one, where PyYAML was built with it
 
 
 class DocumentError(ValueError):
@@ -105,7 +105,7 @@ def one_line(text: object, most: int = 2000) -> str:
 
 
 def brief(value: object) -> str:
-    """Return a value for a message, however large it is, in less than a line."""
+    """Return a value for a message, however large it is, in at most 160 characters."""
     return one_line(_BRIEF.repr(value), 160)
 
 
@@ -121,7 +121,8 @@ def _visible(letter: str) -> str:
 
 def _read_bytes(path: Path, limit: int) -> bytes:
     state = path.stat()
-    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):  # of a pipe one might wait for ever
+    # One might wait for ever for a pipe; of a folder, `read_bytes` raises the OSError.
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         raise DocumentError("it is no plain file")
     if state.st_size > limit:
         raise DocumentError(f"it has {state.st_size:,} bytes, and at most {limit:,} are read")
@@ -151,7 +152,7 @@ def _integer(text: str) -> int:
 
 
 def _check_values(value: Any) -> None:
-    """Refuse what is nested too deep, and text that is no text: it can be no name of a file, nor be written."""
+    """Refuse what is nested too deep, and text with NUL or half a surrogate pair, which no file's name can hold."""
     level, depth = [value], 0
     while level:
         for text in level:

@@ -1,4 +1,7 @@
-"""Estimate from a picture's header what memory its decoding takes, before a pixel of it is decoded.
+"""Estimate from a picture's header what memory its decoding takes, and refuse what takes too much or minutes.
+
+No pixel is decoded for that. Importing this module bounds the text that Pillow reads of a PNG, and replaces Pillow's
+decoder of PPMs by a fast one.
 
 What counts is the file itself, what its metadata become, the decoder's own buffers, the picture as Pillow keeps it (4
 bytes a pixel of RGB) and the 3 bytes a pixel of the result. The decoders' buffers were measured with Pillow 13. Headers
@@ -59,7 +62,7 @@ class HeaderStream(io.BytesIO):
 
 
 class ScaledDecoder(ImageFile.PyDecoder):
-    """Decode a PPM whose maximum is none of 8 or 16 bits to the pixels of Pillow's decoder, which takes minutes."""
+    """Decode a PPM whose maximum is not 255 or 65535, to the pixels of Pillow's own decoder, which takes minutes."""
 
     _pulls_fd = True
 
@@ -86,7 +89,12 @@ Image.register_decoder("ppm", ScaledDecoder)
 
 
 def check_whole(picture: Image.Image, stream: HeaderStream) -> None:
-    """Raises an EOFError for a picture that is cut short, and a ValueError for one that takes minutes to decode."""
+    """Raises an EOFError for a picture that is cut short, and a ValueError for one that takes minutes to decode.
+
+    Args:
+        picture: With its header read and no more.
+        stream: That it was read from, behind the header.
+    """
     data, start = stream.getvalue(), stream.tell()
     tiles: Any = getattr(picture, "tile", None) or ()
     if isinstance(picture, JpegImagePlugin.JpegImageFile) and data.find(b"\xff\xd9", start) < 0:
@@ -101,14 +109,19 @@ def check_whole(picture: Image.Image, stream: HeaderStream) -> None:
     if isinstance(picture, PpmImagePlugin.PpmImageFile) and tiles[0].codec_name == "ppm_plain":
         if len(data) > MOST_PLAIN or data.count(b"#") > MOST_COMMENTS:
             raise ValueError("a picture in figures, and too large for that")
-    for codec, (left, high, right, low), offset, options in tiles if picture.format in ("PPM", "BMP", "TIFF") else ():
+    for codec, extents, offset, options in tiles if picture.format in ("PPM", "BMP", "TIFF") else ():
         raw = options if isinstance(options, str) else options[0]
-        if codec == "raw" and offset + (right - left) * (low - high) * RAW_BYTES.get(str(raw), 0) > len(data):
+        if codec == "raw" and offset + _area(extents) * RAW_BYTES.get(str(raw), 0) > len(data):
             raise EOFError
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        area = sum((right - left) * (low - high) for left, high, right, low in (tile.extents for tile in tiles))
+        area = sum(_area(tile.extents) for tile in tiles)
         if len(tiles) > MOST_BLOCKS or area > len(picture.getbands()) * picture.width * picture.height:
             raise ValueError("too many strips or tiles")
+
+
+def _area(extents: tuple[int, int, int, int]) -> int:
+    left, upper, right, lower = extents
+    return (right - left) * (lower - upper)
 
 
 def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: bool, results: int = 1) -> int:
@@ -143,7 +156,11 @@ def estimate_bytes(picture: Image.Image, stream: HeaderStream, *, by_pillow: boo
 
 
 def _coefficient_bytes(picture: JpegImagePlugin.JpegImageFile, stream: HeaderStream) -> int:
-    """Returns what a pixel takes where the whole picture's coefficients are kept until its last scan is read."""
+    """Returns the bytes that a pixel takes where all coefficients are kept until the last scan is read; else 0.
+
+    Raises:
+        ValueError: There are so many scans that decoding takes minutes.
+    """
     data, end, layers = stream.getvalue(), stream.tell(), picture.layers
     scans = 1 + data.count(b"\xff\xda", end, max(end, data.find(b"\xff\xd9", end)))
     if scans > MOST_SCANS or scans * picture.width * picture.height > MOST_SCANNED:
@@ -153,6 +170,7 @@ def _coefficient_bytes(picture: JpegImagePlugin.JpegImageFile, stream: HeaderStr
         return 0
     shares = [(vertical, horizontal) for _, vertical, horizontal, _ in picture.layer]
     whole = max(vertical for vertical, _ in shares) * max(horizontal for _, horizontal in shares)
+    # Two bytes a coefficient, rounded up.
     return -(-2 * sum(vertical * horizontal for vertical, horizontal in shares) // max(1, whole))
 
 
@@ -169,14 +187,18 @@ def _block_bytes(picture: TiffImagePlugin.TiffImageFile) -> int:
 
 
 def check_tags(data: bytes) -> int:
-    """Returns how many bytes the tags of a TIFF, or of EXIF data, hold; ValueError where one has too many numbers."""
+    """Returns how many bytes the tags of a TIFF, or of EXIF data, hold.
+
+    Raises:
+        ValueError: A tag has too many numbers, or an ICC profile is too large.
+    """
     data = data.removeprefix(b"Exif\0\0")
     order, big = "<" if data.startswith(b"II") else ">", 43 in data[2:4]
     pointer, number, entry = (
         struct.Struct(order + form) for form in (("Q", "Q", "HHQQ") if big else ("L", "H", "HHLL"))
     )
-    total, seen, directories = 0, set(), [8 if big else 4]
-    directories = [pointer.unpack_from(data, place)[0] for place in directories if place + pointer.size <= len(data)]
+    total, seen, header = 0, set(), 8 if big else 4
+    directories = [pointer.unpack_from(data, header)[0]] if header + pointer.size <= len(data) else []
     while directories:
         place = directories.pop()
         if place in seen or place + number.size > len(data):

@@ -7,7 +7,6 @@ folder a class, best first. The images' bytes are those of the aligned faces, ne
 mined face has no folder; a pool without any has one shard without rows, so that its columns can still be read.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +77,3 @@ def write_class(folder: Path, rows: FaceRows, members: pa.Table, schema: pa.Sche
         extra = members.slice(start, per_shard).select(["label", "margin", "rank"])
         columns = [*pa.concat_tables(groups).columns, *extra.columns]
         write_shard(folder / f"part-{number:05d}.parquet", pa.Table.from_arrays(columns, schema=schema))
-
-
-def class_counts(folder: Path) -> dict[str, int]:
-    """Counts the faces of each class folder, from the files' footers."""
-    counts: Counter[str] = Counter()
-    for path in shard_paths(folder):
-        counts[path.parent.name] += open_shard(path).metadata.num_rows
-    return dict(+counts)

@@ -30,7 +30,7 @@ class RejectedSample(NamedTuple):
 
 
 class SourceLabel(NamedTuple):
-    """The number of samples that the source gives a label, and the class or the reason for which they are dropped."""
+    """How many samples of the source have a label, and its `meaning`: a class, or the reason why they are dropped."""
 
     samples: int
     meaning: str
@@ -54,7 +54,7 @@ def write_census(
     source_labels: Mapping[str, SourceLabel],
     shared: Mapping[str, SharedCounts],
 ) -> None:
-    """Writes `summary.json` and `rejected.parquet` into a folder."""
+    """Writes `summary.json` and `rejected.parquet` into a folder; mappings are by split, `source_labels` by label."""
     schema = pa.schema([(name, pa.string()) for name in RejectedSample._fields])
     rows = pa.Table.from_pylist([row._asdict() for row in rejected], schema=schema)
     write_rows(folder / "rejected.parquet", rows)
@@ -77,7 +77,7 @@ def read_census(path: Path) -> dict[str, SplitCensus]:
 
 
 def read_shared(path: Path) -> dict[str, SharedCounts]:
-    """Reads what each split has in common with `train`, by its name; a file of before this was counted has none."""
+    """Reads what each split has in common with `train`, by its name; nothing from a file that is older than that."""
     content = read_json(path)
     with refuse_damage(path, "holds no counts of an aligned data set", "run: dvc repro align"):
         return TypeAdapter(dict[str, SharedCounts]).validate_python(content.get("shared", {}))
@@ -101,5 +101,5 @@ def describe_shared(name: str, shared: Mapping[str, SharedCounts]) -> Iterator[s
 
 
 def most_frequent(counts: Mapping[str, int]) -> dict[str, int]:
-    """Orders counts, the most frequent first, equal ones by name."""
+    """Returns all counts, the most frequent first, equal ones by name."""
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

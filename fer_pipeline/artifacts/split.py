@@ -69,6 +69,7 @@ def read_split(model: Path, *, num_classes: int | None = None) -> Split:
     table = ParquetFile(path, COLUMNS).read(COLUMNS.names)
     label = table.column("label").to_numpy().astype(np.int64)
     if num_classes is not None and len(label) and not (0 <= label.min() and label.max() < num_classes):
-        raise DataError(f"{path} has labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}")
+        found = f"{path} has labels from {label.min()} to {label.max()}, expected 0 to {num_classes - 1}"
+        raise DataError(f"{found}; run train_primitive again (dvc repro --force --single-item train_primitive)")
     part = np.array(table.column("part").to_pylist(), dtype=object)
     return Split(face_id=table.column("face_id").combine_chunks(), label=label, part=part)

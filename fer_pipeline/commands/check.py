@@ -103,7 +103,8 @@ def check(params: Path) -> CheckedSettings:
         adapter = load("fer_pipeline.datasets", dataset.adapter)
         validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
-            raise ConfigError(f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}")
+            fault = f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}"
+            raise ConfigError(f"{fault}; write one of them, or null to leave such pictures out")
     from fer_pipeline.training.strategy import learns  # brings torch
 
     try:

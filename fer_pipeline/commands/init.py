@@ -23,6 +23,7 @@ from fer_pipeline.commands.labels import map_labels, parse_renames
 from fer_pipeline.commands.profile import PROFILES, check_replaceable
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import DatasetSurvey, Source, SurveySettings
+from fer_pipeline.commands.tables import split_names
 from fer_pipeline.core.documents import load_commented
 from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
@@ -189,7 +190,12 @@ def map_sets(
 
 
 def check_sets(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
-    """Refuses what could not be trained or measured; returns the targets, the labelled sets' own test splits first."""
+    """Returns the names of the sets to measure on, the labelled sets with test splits of their own first.
+
+    Raises:
+        DataError: A class has no train picture, or a target no test picture.
+        ConfigError: There is nothing to measure on, or nothing to mine.
+    """
     trained = list(dict.fromkeys((roles["anchor"], roles["train"])))
     for name in trained:
         labelled = sets[name].class_counts("train")
@@ -204,8 +210,9 @@ def check_sets(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], clas
         if not sets[name].class_counts("test"):
             present = ", ".join(sorted({split for split, _ in sets[name].counts()})) or "all dropped"
             raise DataError(
-                f"{name} has no labelled test picture (its splits: {present}); a target needs a split column with test "
-                f"rows, or none"
+                f"{name} has no labelled test picture (its splits: {present}); a target needs test rows, or no splits: "
+                f"say where its splits are by --split-column or --levels, or what means test by --split-word "
+                f"{name}:WORD=test, or leave it out of --target"
             )
     if not measured:
         raise ConfigError("nothing to measure on: the anchor has no test rows; name a labelled set by --target")
@@ -215,9 +222,12 @@ def check_sets(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], clas
 
 
 def fill_profile(values: Mapping[str, Any], name: str) -> tuple[str, list[str]]:
-    """Returns the profile's text with `values` in their places and its paths of faces renamed, and what was left out.
+    """Fills the profile `name`: `values` by section in their places, and its paths of faces renamed.
 
     Comments and order stay; YAML's anchors and aliases are written out, so that each section can be edited alone.
+
+    Returns:
+        The text of the settings, and a line for each recipe that was left out.
     """
     yaml = YAML()
     yaml.width = 120
@@ -235,7 +245,7 @@ def fill_profile(values: Mapping[str, Any], name: str) -> tuple[str, list[str]]:
     settings = load_commented(re.sub(pattern, lambda match: renamed[match[0]], profile), yaml)
     for section, value in values.items():
         in_one_line = load_commented(json.dumps(value, ensure_ascii=False), yaml)  # JSON is YAML in one line
-        if section == "datasets":
+        if section == "datasets":  # whose options are many: a line for each
             settings[section] = value
         elif isinstance(value, dict):
             settings[section].update(in_one_line)
@@ -281,25 +291,25 @@ def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], c
     rows: list[tuple[str, ...]] = [("set", "part", "split", "pictures", *classes)]
     notes: list[str] = []
     for name, one in sets.items():
-        plays = [role for role in ("anchor", "train") if roles[role] == name][:1]  # both: said once
-        plays += [role for role in ("pool", "target") if name in roles[f"{role}s"]]
+        own_roles = [role for role in ("anchor", "train") if roles[role] == name][:1]  # both: said once
+        own_roles += [role for role in ("pool", "target") if name in roles[f"{role}s"]]
         counts = one.counts()
         for split in sorted({split for split, _ in counts}, key=("train", "val", "test").index):
             total = sum(count for (other, _), count in counts.items() if other == split)
             labelled = one.class_counts(split)
             cells = [f"{labelled.get(label, 0):,}" if labelled else "-" for label in classes]
-            rows.append((name, "+".join(plays), split, f"{total:,}", *cells))
+            rows.append((name, "+".join(own_roles), split, f"{total:,}", *cells))
         options = ", ".join(f"{key} {value}" for key, value in one.settings.options.items())
         notes.append(f"{name}: {one.settings.adapter} in {one.settings.path}{f' ({options})' if options else ''}")
         notes += [f"{name}: {note}" for note in one.notes()]
         tested = one.class_counts("test")
-        if "target" in plays and (absent := [label for label in classes if not tested.get(label)]):
+        if "target" in own_roles and (absent := [label for label in classes if not tested.get(label)]):
             notes.append(f"{name}: no test picture of {', '.join(absent)}")
     return format_table(rows, num_names=3) + notes
 
 
 def _parse_classes(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = split_names(text)
     if len(names) < 2:
         raise ConfigError(f"--classes {text!r} names fewer than two; write for example anger,happiness,neutral")
     for name in names:

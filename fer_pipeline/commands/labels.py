@@ -12,17 +12,18 @@ from collections.abc import Collection, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from fer_pipeline.artifacts.census import most_frequent
 from fer_pipeline.commands.tables import NUMBER, sets_marked
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 
 CODE = r"[+-]?\d+(\.\d*)?"
 VOTES = rf"[\[(]?\s*{NUMBER}([\s,;|/]+{NUMBER})+\s*[\])]?|[01]?\.\d*[1-9]\d*"  # several numbers, or a share
-LISTED = 20  # labels in one line or one after the other; a set may have thousands by mistake
+MOST_SHOWN = 20  # labels in one line or one after the other; a set may have thousands by mistake
 
 
 class Rename(NamedTuple):
-    """What the user wrote, `[SET:]LABEL=CLASS`, and its parts; the set is empty where none is named."""
+    """What the user wrote, `[SET:]LABEL=CLASS`, and its parts; `name` is the set's, empty where none is named."""
 
     text: str
     name: str
@@ -42,13 +43,16 @@ class MappedLabel(NamedTuple):
 def parse_renames(
     pairs: Sequence[str], classes: Sequence[str], counts: Mapping[str, Mapping[str, int]], names: Collection[str]
 ) -> list[Rename]:
-    """Parses `[SET:]LABEL=CLASS`, also `SET=LABEL=CLASS`; each must name a label that is there.
+    """Parses `[SET:]LABEL=CLASS`, also `SET=LABEL=CLASS`.
 
     Args:
         pairs: What the user wrote.
         classes: All classes.
-        counts: The pictures of each label, by labelled set.
-        names: Of all sets.
+        counts: The number of pictures of each label, by labelled set.
+        names: Of all sets, pools too.
+
+    Raises:
+        ConfigError: The class or the label is none that is there, or one label is given two classes.
     """
     renames: dict[tuple[str, str], Rename] = {}
     for pair in pairs:
@@ -75,6 +79,12 @@ def map_labels(
 ) -> dict[str, list[MappedLabel]]:
     """Returns what each label of each labelled set means, in the order of the labels.
 
+    Args:
+        counts: The number of pictures of each label, by labelled set.
+        classes: All classes.
+        renames: What the user said of labels.
+        drop_outside: Whether labels that are no class are dropped.
+
     Raises:
         DataError: A number that is not named for one set is in two, or a label is no class and is not to be dropped.
     """
@@ -93,10 +103,11 @@ def map_labels(
             mapped[name].append(MappedLabel(label, count, target, renamed))
     if shared := {label: names for label, names in codes.items() if len(names) > 1}:
         label, names = next(iter(shared.items()))
-        said = " ".join(f"--rename {name}:{label}=CLASS" for name in names)
+        options = " ".join(f"--rename {name}:{label}=CLASS" for name in names)
         raise DataError(
-            f"{' and '.join(names)} all have the {'codes' if len(shared) > 1 else 'code'} {_listed(list(shared))}, and "
-            f"sets number their expressions differently; say of each set what a code means there: {said}"
+            f"{' and '.join(names)} all have the {'codes' if len(shared) > 1 else 'code'} "
+            f"{_join_some(list(shared))}, and sets number their expressions differently; say of each set what a code "
+            f"means there: {options}"
         )
     for name, labels in mapped.items():
         if vote := next((one.label for one in labels if one.target is None and re.fullmatch(VOTES, one.label)), None):
@@ -106,11 +117,9 @@ def map_labels(
             )
         outside = {one.label: one.count for one in labels if one.target is None}
         if outside and not drop_outside:
-            codes_only = all(re.fullmatch(CODE, label) for label in outside)
-            label, others = (
-                next(iter(outside)) if codes_only else "LABEL",
-                "" if codes_only else " add it to --classes,",
-            )
+            label, others = "LABEL", " add it to --classes,"
+            if all(re.fullmatch(CODE, label) for label in outside):  # a number is no name of a class
+                label, others = next(iter(outside)), ""
             raise DataError(
                 f"{name} has labels outside the classes {', '.join(classes)}: {format_counts(outside)}; say what each "
                 f"means by --rename {name}:{label}=CLASS,{others} or leave all that are no such expression out by "
@@ -127,8 +136,8 @@ def describe_mapping(labels: Sequence[MappedLabel]) -> list[str]:
         if one.target not in (None, one.label)
     ]
     dropped = sorted((one for one in labels if one.target is None), key=lambda one: -one.count)
-    lines = [f"{one.label} is dropped ({one.count:,}, outside the classes)" for one in dropped[:LISTED]]
-    if more := dropped[LISTED:]:
+    lines = [f"{one.label} is dropped ({one.count:,}, outside the classes)" for one in dropped[:MOST_SHOWN]]
+    if more := dropped[MOST_SHOWN:]:
         total = sum(one.count for one in more)
         lines.append(f"{len(more):,} more labels are dropped ({total:,}, outside the classes)")
     return means + lines
@@ -136,13 +145,12 @@ def describe_mapping(labels: Sequence[MappedLabel]) -> list[str]:
 
 def format_counts(counts: Mapping[str, int]) -> str:
     """Formats `fear 6, disgust 69`, most frequent first; a long list ends in the number of the others."""
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return _listed([f"{label} {count:,}" for label, count in ordered])
+    return _join_some([f"{label} {count:,}" for label, count in most_frequent(counts).items()])
 
 
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - LISTED:,} more" if len(words) > LISTED else ""
-    return ", ".join(words[:LISTED]) + more
+def _join_some(words: Sequence[str]) -> str:
+    more = f" and {len(words) - MOST_SHOWN:,} more" if len(words) > MOST_SHOWN else ""
+    return ", ".join(words[:MOST_SHOWN]) + more
 
 
 def _sets_with(name: str, label: str, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -158,7 +166,7 @@ def _no_label(pair: str, name: str, label: str, counts: Mapping[str, Mapping[str
     for one in [name] if name else counts:
         found.update(counts[one])
     closest = sorted(found, key=lambda word: -SequenceMatcher(None, word.lower(), label.lower()).ratio())
-    shown = _listed([f"{word} {found[word]:,}" for word in closest]) or "none"
+    shown = _join_some([f"{word} {found[word]:,}" for word in closest]) or "none"
     return ConfigError(
         f"--rename {pair!r}: {name or 'no set'} has {'no' if name else 'a'} label {label!r}; the labels found, the "
         f"closest first, are {shown}; write LABEL=CLASS or SET:LABEL=CLASS with one of them and a set of "

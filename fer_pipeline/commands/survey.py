@@ -169,9 +169,9 @@ def name_source(source: Source) -> str:
 def check_choices(choices: Choices, adapters: Mapping[str, str]) -> None:
     """Refuses a choice for a set that is none, or whose adapter has no such option."""
     for option, name, value in split_choices(choices):
-        if name and name not in adapters:
-            raise ConfigError(f"{name!r} in SET=… is none of the sets: {', '.join(adapters)}")
         flag = f"--{option.replace('_', '-')}"
+        if name and name not in adapters:
+            raise ConfigError(f"{flag} {name}={value}: no set is called {name!r}; name one of {', '.join(adapters)}")
         own = {one for one, words in OPTIONS.items() if f"{flag} " in words}
         if name and not own & USED_BY.get(adapters[name], set()):
             users = [one for one, used in USED_BY.items() if own & used]

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +33,7 @@ MOST_BEGINNINGS = 10  # of lists from several machines, put together in one tabl
 MARKS = {"tab": "\t", "\\t": "\t", "blank": " ", "space": " ", "comma": ",", "semicolon": ";"}  # a shell eats some
 NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 EXPRESSIONS = frozenset(word for word in (*BASIC_8, "happy", "sad", "angry", "disgusted", "fearful", "surprised"))
-CHOICE = r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)"
-
+CHOICE = r"(?:([A-Za-z0-9][A-Za-z0-9_.-]*)=(?=.))?(.+)"  # [SET=]VALUE; `x=` alone is a value
 
 Choices = Mapping[str, Sequence[str | Path]]  # by the option of `init`, in the order in which they are tried
 
@@ -52,13 +51,16 @@ def choices_for_set(choices: Choices, name: str) -> Choices:
 
 
 def sets_marked(words: str, names: Iterable[str]) -> list[tuple[str, str]]:
-    """Returns the sets that `SET:…` or `SET=…` may name, and the rest; the longest name first."""
+    """Returns the sets that `words` may name before a colon or an equals sign, each with the rest of `words`.
+
+    Names may hold these signs, so there can be several; the longest name is first.
+    """
     marked = [name for name in names if words.startswith((f"{name}:", f"{name}="))]
     return [(name, words[len(name) + 1 :].strip()) for name in sorted(marked, key=len, reverse=True)]
 
 
 def first_choice(choices: Choices, option: str) -> str | None:
-    """Returns what counts of an option that has one value."""
+    """Returns the value that counts of an option that takes one; None where it is not given."""
     return next(map(str, choices.get(option, ())), None)
 
 
@@ -72,7 +74,15 @@ def guess_csv(
 ) -> tuple[Path, csv.Options]:
     """Returns the folder that holds table and pictures, which DVC is to track, and the options relative to it.
 
-    `splits` are the user's own words for splits.
+    Args:
+        file: The table.
+        choices: What the user said of this set.
+        labelled: Whether the table must have labels.
+        project: The project's folder, which DVC cannot track as a data set.
+        splits: The user's own words for splits.
+
+    Raises:
+        DataError: There is no obvious answer, or more than one; it names the option that decides.
     """
     encoding, mark, named = (first_choice(choices, option) for option in ("encoding", "delimiter", "columns"))
     delimiter = mark and MARKS.get(mark, mark)
@@ -162,12 +172,12 @@ def _stands_there(root: PictureRoot, name: str) -> bool:
 
 
 def _stands_there_in_another_form(root: PictureRoot, name: str) -> bool:
-    """Such as without its suffix; asked only where no picture is there by its name, since it lists the folders."""
+    """Says the same of a like name, such as one without suffix; this lists folders, so it is asked last."""
     return bool(name) and (file := root.match(name)) is not None and file.is_file()
 
 
 def _find_pictures(table: Table, choices: Choices) -> Pictures:
-    """Column and root together: of several columns the one whose files exist.
+    """Finds column and root together: of several columns the one whose files exist.
 
     Where no file is called as the table has it, the names are tried in another form (without suffix, in other
     capitals); then without their beginning (absolute paths of another machine), the longest rest first, and with
@@ -203,18 +213,24 @@ def _find_pictures(table: Table, choices: Choices) -> Pictures:
             longest = [one for one in complete if one.prefixes == shortest_cut]
             if best := _best(dict.fromkeys(longest, len(rows))):
                 return _only(best, table)
+    name = Pictures(column, table.file.parent, prefixes, ending).name(first)
+    raise _no_picture(table, first, name, folders)
+
+
+def _no_picture(table: Table, cell: str, name: str, folders: Mapping[Path, PictureRoot]) -> DataError:
+    """Says that no picture was found, with one like that of the first cell if there is any, and what to do."""
     near = ""
-    if (name := Pictures(column, table.file.parent, prefixes, ending).name(first)) and not is_absolute(name):
+    if name and not is_absolute(name):
         near = next((near for folder in folders.values() if (near := folder.suggest(name))), "")
     tried_roots = ", ".join(map(str, [*folders][:8]))
-    fault = f"none of the first pictures that {table.file} lists (first: {first}{near}) is in {tried_roots}"
-    if is_absolute(first.strip()):
-        raise DataError(
+    fault = f"none of the first pictures that {table.file} lists (first: {cell}{near}) is in {tried_roots}"
+    if is_absolute(cell.strip()):
+        return DataError(
             f"{fault}, by no part of its path; the table holds absolute paths of another machine: name the folder that "
             f"holds their last parts by --image-root, and what comes before these by --image-prefix, once for each "
             f"beginning"
         )
-    raise DataError(f"{fault}; name their folder by --image-root")
+    return DataError(f"{fault}; name their folder by --image-root")
 
 
 def _best(counts: Mapping[Pictures, int]) -> list[Pictures]:
@@ -245,18 +261,15 @@ def _beginnings(table: Table, column: str) -> list[tuple[str, ...]]:
     common to the names of each: those that begin with the same two parts, a drive or a server and a folder.
     """
     place = table.position(column, "image")
-    shared: dict[tuple[str, ...], list[str]] = {(): []}
+    shared: dict[tuple[str, ...], list[str]] = {}  # folders in common, by the two parts; by () those of all rows
     for _, cells in table.rows():
         if not cells[place].strip():
             continue
         parts = cells[place].strip().replace("\\", "/").split("/")[:-1]
         start = next((number for number, part in enumerate(parts) if part), 0)  # behind the slashes of `//server`
         for key in ((), tuple(parts[: start + 2])):
-            known = shared.get(key) or (parts if key or len(shared) == 1 else [])
-            shared[key] = [
-                part for part, _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, parts, strict=False))
-            ]
-    common = shared.pop(())
+            shared[key] = list(os.path.commonprefix([shared.get(key, parts), parts]))  # noqa: RUF071 - of lists, not texts
+    common = shared.pop((), [])
     single = [("/".join(common[: number + 1]) + "/",) for number in range(len(common))]
     several = [tuple("/".join(parts) + "/" for parts in shared.values())] if len(shared) < MOST_BEGINNINGS else []
     return single + several
@@ -358,7 +371,7 @@ def _names_tell_splits(table: Table, options: csv.Options) -> bool:
 
 
 def _common_folder(file: Path, root: Path, project: Path) -> Path:
-    """The deepest folder that holds both, relative where both were given so."""
+    """Returns the deepest folder that holds both, relative where both were given so."""
     folder = Path(os.path.commonpath([os.path.abspath(file.parent), os.path.abspath(root)]))
     here = Path(os.path.abspath(project))
     if {folder, folder.resolve()} & {Path("/"), Path.home(), here, *here.parents}:

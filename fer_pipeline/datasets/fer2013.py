@@ -63,10 +63,13 @@ def read(sample: Sample, options: Options) -> bytes:
     try:
         values = np.array(read_range(sample, options).strip(b' "').split(), dtype=np.int64)
     except (ValueError, OverflowError):
-        raise DataError(f"{sample.id} of {sample.path.name}: the pixels are not numbers") from None
+        raise DataError(
+            f"{sample.id} of {sample.path.name}: the pixels are not numbers; fetch the file again"
+        ) from None
     if len(values) != options.size**2 or values.min() < 0 or values.max() > 255:
         raise DataError(
-            f"{sample.id} of {sample.path.name}: {len(values)} pixels, expected {options.size**2} from 0 to 255"
+            f"{sample.id} of {sample.path.name}: {len(values)} pixels, expected {options.size**2} from 0 to 255; "
+            f"fetch the file again"
         )
     encoded = io.BytesIO()
     Image.fromarray(values.astype(np.uint8).reshape(options.size, options.size)).save(encoded, format="png")

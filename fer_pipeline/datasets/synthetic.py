@@ -52,10 +52,10 @@ def read(sample: Sample, options: Options) -> bytes:
     try:
         modified = sample.path.stat().st_mtime_ns
     except OSError as error:
-        raise DataError(f"{sample.path} cannot be read ({error.strerror})") from None
+        raise DataError(f"{sample.path} cannot be read ({error.strerror}); run: dvc repro synthesize") from None
     picture = _pictures(sample.path, modified, group)[row].as_py()
     if picture is None:
-        raise DataError(f"{sample.id} has no picture in {sample.path}")
+        raise DataError(f"{sample.id} has no picture in {sample.path}; run: dvc repro --force --single-item synthesize")
     return picture
 
 

@@ -100,7 +100,8 @@ def run(
         losses = f"{reasons.total():,} rejected" + (f" ({listed})" if listed else "")
         if faces == 0:
             raise DataError(
-                f"align {name}: no face is left of {work.total:,} pictures, {losses}; look at the data set's settings"
+                f"align {name}: no face is left of {work.total:,} pictures, {losses}; correct datasets.{name} "
+                f"or align in params.yaml"
             )
     if contents is not None:
         write_contents(contents, (read_contents(path) for split in hashed for path in split.paths))

@@ -34,7 +34,7 @@ from fer_pipeline.artifacts import (
     split,
 )
 from fer_pipeline.artifacts import truth as truths
-from fer_pipeline.artifacts.auxiliary import class_counts, collect_faces
+from fer_pipeline.artifacts.auxiliary import collect_faces
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.seed_folders import SEEDS, of_seed
 from fer_pipeline.artifacts.store import Store, read_checksums
@@ -256,7 +256,6 @@ def read_training_set(folder: Path) -> None:
 
 def read_auxiliary(folder: Path) -> None:
     place = folder / "data" / "auxiliary" / "street"
-    class_counts(place)
     list(faces.iter_faces(place, 7, label="pseudo_label"))
     collect_faces(place, pa.array(["street/0001"]), folder / "spill.arrow")
     mining.load_crops(place, {"street/0001"})

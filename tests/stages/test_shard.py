@@ -1,6 +1,7 @@
 """`shard`: the right pictures, byte for byte, best first, and as the `datasets` library sees them."""
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from PIL import Image
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.auxiliary import class_counts
 from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
 from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, mined_schema
 from fer_pipeline.core.errors import DataError
@@ -58,6 +58,11 @@ def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 1
 def places(tmp_path: Path, pool: str) -> dict[str, Path]:
     names = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
     return {option: tmp_path / name / pool for option, name in names.items()}
+
+
+def class_counts(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*.parquet") for _ in range(pq.read_metadata(path).num_rows))
+    return Counter(path.parent.name for path in files)
 
 
 def test_pictures_are_copied_byte_for_byte_best_first(tmp_path: Path, world: dict) -> None:
