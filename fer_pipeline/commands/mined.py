@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from fer_pipeline.artifacts.mined import ALL_CLASSES
-from fer_pipeline.commands.results import format_table
+from fer_pipeline.commands.results import BY_CALIBRATION, format_table
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Summary
@@ -58,7 +58,11 @@ def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "t
     ]
     rule = str(summary.get("ranked_by", "margin")).replace("_", " ")
     header = ["class", rule, "kept", "passed", "held out", "estimated precision", "true precision", ""]
-    text = [f"{title}: {summary['kept']:,} faces", *format_table(_clipped([header, *lines]), num_names=1, rule=True)]
+    by = f", precision estimated {BY_CALIBRATION}" if summary.get("heldout", {}).get("model") else ""
+    text = [
+        f"{title}: {summary['kept']:,} faces{by}",
+        *format_table(_clipped([header, *lines]), num_names=1, rule=True),
+    ]
     for name, pool in summary["pools"].items():
         out = "".join(f", {pool[key]:,} {key.replace('_', ' ')}" for key in LEFT_OUT if pool.get(key))
         text.append(f"{name}: {pool['kept']:,} of {pool['faces']:,} faces{out}")
@@ -138,7 +142,8 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table")
             row["date"][:16].replace("T", " "), row["revision"], row["subject"],
             _span([value for value in row["margins"].values() if value is not None]), _count(row["kept"]),
             *(_count(row["kept_by_class"].get(name)) for name in classes),
-            _share(row, "precision", "low", "high"), *_accuracies(row, recipes),
+            _share(row, "precision", "low", "high") + (" by calibration model" if row["model"] else ""),
+            *_accuracies(row, recipes),
         ]
         for row in entries
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from fer_pipeline.core.files import read_lines, refuse_damage
 
 TIMINGS = "timings.csv"
 SEEDS = "mined_seeds.csv"  # written where each has a mined set of its own
+BY_CALIBRATION = "by the calibration model, which did not see the held-out faces; the labeller did"
 DECISION = {"p_corrected": "p", "claim": "claim", "seeds_for_a_point": "seeds for a point"}
 FIGURES = {"mean_class_accuracy": "mean class accuracy", "accuracy": "accuracy", "macro_f1": "macro-F1"}
 
@@ -69,6 +70,7 @@ def _describe_size(tables: Path, rows: Sequence[Sequence[str]]) -> str:
 def _describe_mining(tables: Path) -> list[str]:
     """The mined faces by class, and the rules at equal counts; nothing of what this run does not have."""
     lines: list[str] = []
+    by_calibration = False
     if (tables / SEEDS).exists():
         with _reading(tables / SEEDS) as seeds:
             rows = [row for row in seeds if (row["pool"], row["class"]) == ("*", "*")]
@@ -77,18 +79,12 @@ def _describe_mining(tables: Path) -> list[str]:
         header = ["mined by", "faces", "estimated precision"]
         lines += ["", *format_table([header, *table], rule=True), "", f"of the seed {first} alone:"]
     if (tables / "mined_classes.csv").exists():
+        rows = []
         with _reading(tables / "mined_classes.csv") as classes:
-            rows = [
-                [
-                    row["class"],
-                    row["kept"],
-                    _estimate(row),
-                    row["heldout"],
-                    _estimate(row, "pool_share", "pool_"),
-                    row["reason"],
-                ]
-                for row in classes
-            ]
+            for row in classes:
+                share = _estimate(row, "pool_share", "pool_")
+                rows.append([row["class"], row["kept"], _estimate(row), row["heldout"], share, row["reason"]])
+                by_calibration |= bool(row.get("model"))
         header = ["mined as", "faces", "estimated precision", "held out", "share of the pools", ""]
         lines += ["", *format_table([header, *rows], rule=True)]
     if (tables / "rules.csv").exists():
@@ -96,7 +92,7 @@ def _describe_mining(tables: Path) -> list[str]:
             rows = [[row["rule"], row["kept"], _estimate(row)] for row in rules if row["class"] == "*"]
         lines += ["", "rules at equal counts, before caps"]
         lines += format_table([["rule", "faces", "estimated precision"], *rows], rule=True)
-    return lines
+    return [*lines, "", f"precision is estimated {BY_CALIBRATION}"] if by_calibration else lines
 
 
 def _estimate(row: dict[str, str], key: str = "precision", ends: str = "") -> str:

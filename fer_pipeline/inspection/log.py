@@ -43,6 +43,7 @@ LOGGED = pa.schema(
         ("kept", pa.int64()),
         ("kept_by_class", pa.map_(pa.string(), pa.int64())),
         *((name, pa.float64()) for name in ("precision", "low", "high")),
+        ("model", pa.string()),
         ("accuracies", pa.map_(pa.string(), pa.float64())),
         ("missing", pa.string()),
     ]
@@ -66,7 +67,8 @@ def log(root: Path, rev: str = "HEAD") -> pa.Table:
 
     Columns: `date` (ISO 8601), `revision` (commit, or name of an experiment), `kind` (commit, experiment, workspace),
     `commit`, `subject`, `rule`, `margins` and `kept_by_class` (by class), `kept`, the estimated `precision` with `low`
-    and `high`, `accuracies` (mean class accuracy by "recipe on target") and `missing`: why something is null.
+    and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), `accuracies`
+    (mean class accuracy by "recipe on target") and `missing`: why something is null.
     """
     versions = [*_versions(root, rev)]
     if not versions:
@@ -152,6 +154,7 @@ def _describe(root: Path, version: _Version, fault: str) -> dict[str, Any]:
             row |= {"rule": summary.get("ranked_by", "margin"), "margins": summary["margins"], "kept": summary["kept"]}
             row["kept_by_class"] = {name: counts["kept"] for name, counts in summary["by_class"].items()}
             row |= {"precision": expected["estimate"], "low": expected["low"], "high": expected["high"]}
+            row["model"] = summary.get("heldout", {}).get("model")
         except DataError as error:
             faults.append(str(revision.reword(error)))
         row["accuracies"], metric_faults = _read_accuracies(revision)

@@ -54,10 +54,11 @@ def write_tables(folder: Path, data: ReportData) -> None:
         | {**_with_ends("precision", row.estimated), **_with_ends("true", row.true)}
         for row in data.mined_seeds
     ]
+    measured_by = (data.mined or {}).get("heldout", {}).get("model", "")  # where that is not the labeller
     tables["mined_classes"] = [
         {"class": name, **{key: counts.get(key) for key in CLASS_COUNTS}}
         | {f"pool_{key}": (counts.get("pool_share") or {}).get(key) for key in ("share", "low", "high")}
-        | {"reason": counts.get("reason", "")}
+        | {"reason": counts.get("reason", ""), "model": measured_by}
         for name, counts in (data.mined["by_class"].items() if data.mined else ())
     ]
     tables["rules"] = [

@@ -75,20 +75,24 @@ def describe_length(timings: Sequence[Timing], histories: Histories) -> str:
     """Say by what rule the recipes were trained as long as they were, and which of them may not be finished."""
     if not timings:
         return "How long the recipes were trained was not recorded"
-    if solved := [row.recipe for row in timings if set(row.steps) == {1}]:  # nobody trains for one step
-        verb = "was" if len(solved) == 1 else "were"
-        others = [row for row in timings if row.recipe not in solved]
-        rest = f"{describe_length(others, histories)}; " if others else ""
-        return f"{rest}{listing(solved)} {verb} solved for at once, alike for all seeds with the same data"
+    solved = [row.recipe for row in timings if set(row.steps) == {1}]  # nobody trains for one step
+    timings = [row for row in timings if row.recipe not in solved]
+    lead = f"{listing(solved)} {'was' if len(solved) == 1 else 'were'} solved for at once, " if solved else ""
+    lead += "alike for all seeds with the same data" if solved else ""
+    if not timings:
+        return lead
+    lead += "; " if solved else ""
     every = sorted({steps for row in timings for steps in row.steps})
     number = f"{every[0]:,}" if len(every) == 1 else f"{every[0]:,} to {every[-1]:,}"
     fixed = [row.recipe for row in timings if row.stopped_rising is None]
     if not fixed:
         short = [row.recipe for row in timings if not row.stopped_rising]
         left = f", but for {listing(short)}, which at_most ended while it was rising" if short else ""
-        return f"Every recipe was trained until its own validation had stopped rising{left} ({number} steps)"
-    which = "Recipes were" if len(fixed) == len(timings) else f"{listing(fixed)} were"
-    said = f"{which} trained for a fixed number of steps ({number}), not until their validation had stopped rising"
+        which = "every other recipe" if solved else "Every recipe"
+        return f"{lead}{which} was trained until its own validation had stopped rising{left} ({number} steps)"
+    which = ("the others" if solved else "Recipes") if len(fixed) == len(timings) else listing(fixed)
+    said = f"{lead}{which} were trained for a fixed number of steps ({number}), not until their validation had stopped"
+    said += " rising"
     rising = {name: _is_rising(histories.get(name, ())) for name in fixed}
     if None in rising.values():
         return f"{said}; they had no validation part, so whether it was still rising is not known"

@@ -47,7 +47,7 @@ from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Source, check_sources
-from fer_pipeline.training.strategy import learns, load_strategy, settle_settings
+from fer_pipeline.training.strategy import draws, learns, load_strategy, settle_settings
 
 STAGE = "train_final"
 INSTEAD = "training.select: last and a number of epochs or steps"
@@ -157,7 +157,9 @@ def run(
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     if not trains:
         return _summary_of_published(recipe, out / str(seeds[0]))
-    return _summary(recipe, out, seeds, trained=len(trained), warnings=warnings)
+    drawn = draws(settled.module)  # else seeds with the same data have equal models
+    distinct = len(seeds) if drawn else len({tuple(data[pair] for pair in own.items()) for own in folders.values()})
+    return _summary(recipe, out, seeds, trained=len(trained), distinct=distinct, warnings=warnings)
 
 
 def settle(config: Config, settings: RecipeSettings, *, recipe: str, classes: Sequence[str]) -> Recipe:
@@ -212,7 +214,9 @@ def _summary_of_published(recipe: str, folder: Path) -> Summary:
     return Summary(STAGE, line, {"seeds": 0, "labelled_mean_class_accuracy": found}, tuple(training["notes"]))
 
 
-def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warnings: list[str]) -> Summary:
+def _summary(
+    recipe: str, out: Path, seeds: Sequence[int], *, trained: int, distinct: int, warnings: list[str]
+) -> Summary:
     figures, steps, unfinished = [], [], 0
     for seed in seeds:
         card, history = read_card(out / str(seed)), read_history(out / str(seed))
@@ -228,7 +232,8 @@ def _summary(recipe: str, out: Path, seeds: Sequence[int], *, trained: int, warn
             "raise it, or the comparison is one of unfinished models"
         )
     taken = f"{max(steps)} steps" if len(set(steps)) == 1 else f"{', '.join(map(str, steps))} steps"
-    line = f"{recipe}: {len(seeds)} models ({trained} trained, {len(seeds) - trained} from the store), {taken}"
+    equal = f", {len(seeds) - distinct} equal to another seed's" if distinct < len(seeds) else ""
+    line = f"{recipe}: {len(seeds)} models ({trained} trained, {distinct - trained} from the store{equal}), {taken}"
     if np.isfinite(figures).all():
         counts["validation_mean_class_accuracy"] = float(np.mean(figures))
         line += f", validation mean class accuracy {np.mean(figures):.3f}"

@@ -72,6 +72,13 @@ def test_mined_classes_and_rules_side_by_side(tmp_path: Path) -> None:
         "margin 27 0.500 [0.250, 0.750]",
         "probability 27 0.750 [0.500, 1.000]",
     ]
+    assert "calibration" not in text
+    table = tables / "mined_classes.csv"
+    table.write_text("".join(f"{line},{'calibration' if number else 'model'}\n" for number, line in
+                             enumerate(table.read_text().splitlines())))  # fmt: skip
+    assert results.run(reports=tmp_path).splitlines()[-2] == (
+        "precision is estimated by the calibration model, which did not see the held-out faces; the labeller did"
+    )
 
 
 def test_nothing_to_show_says_what_to_run(tmp_path: Path) -> None:

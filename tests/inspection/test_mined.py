@@ -146,6 +146,21 @@ def test_the_log_has_a_row_for_each_subset(project: Project, say: Say) -> None:
     assert len(json.loads(say("log", "--rev", "v1", "--format", "json"))) == 2
 
 
+def test_a_precision_by_another_model_than_the_labeller_says_so(copy: Path, say: Say) -> None:
+    assert "calibration" not in say("show") + say("log")
+    path = copy / "data/mined/summary.json"
+    summary = json.loads(path.read_text())
+    summary["heldout"]["model"] = "calibration"
+    path.unlink()  # a link into the cache
+    path.write_text(json.dumps(summary))
+    assert "faces, precision estimated by the calibration model, which did not see the held-out faces" in say("show")
+    with Repo(str(copy)) as repo:
+        repo.commit(force=True)
+    rows = json.loads(say("log", "--format", "json"))
+    assert [row["model"] for row in rows if row["revision"] == "workspace"] == ["calibration"]
+    assert [line.count("by calibration model") for line in say("log").splitlines() if "workspace" in line] == [1]
+
+
 @pytest.mark.parametrize("rev", REVISIONS)
 def test_sql_over_every_table(project: Project, say: Say, rev: str) -> None:
     def ask(sql: str) -> list[dict[str, Any]]:

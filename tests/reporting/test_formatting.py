@@ -106,12 +106,23 @@ def test_the_page_says_first_how_long_recipes_were_trained(stopped: bool | None,
     assert timing.steps_text == "90, 120"
 
 
-def test_what_is_solved_for_was_trained_for_no_number_of_steps() -> None:
+@pytest.mark.parametrize(
+    ("names", "stopped", "said"),
+    [
+        ((), None, "head was solved for at once, alike for all seeds with the same data"),
+        (("vas",), True, "every other recipe was trained until its own validation had stopped rising (90 steps)"),
+        (("vas",), False, "rising, but for vas, which at_most ended while it was rising (90 steps)"),
+        (("vas", "das"), None, "the others were trained for a fixed number of steps (90), not until their validation"),
+    ],
+)
+def test_what_is_solved_for_was_trained_for_no_number_of_steps(names: tuple, stopped: bool | None, said: str) -> None:
+    """It is no recipe of which the rest of the sentence speaks."""
     head = Timing("head", mean_interval([1.0]), 0.1, 10, (1, 1), 1, None, None)
-    trained = Timing("vas", mean_interval([1.0]), 0.1, 10, (90,), 4.5, True, None)
-    assert describe_length([head], {}) == "head was solved for at once, alike for all seeds with the same data"
-    both = describe_length([head, trained], {})
-    assert both.startswith("Every recipe was trained until its own validation had stopped rising (90 steps); head was")
+    trained = [Timing(name, mean_interval([1.0]), 0.1, 10, (90,), 4.5, stopped, None) for name in names]
+    text = describe_length([head, *trained], {})
+    assert text.startswith("head was solved for at once, alike for all seeds with the same data")
+    assert said in text
+    assert "Every" not in text
 
 
 def test_confusion_table_is_the_share_over_all_seeds(whole: Any) -> None:

@@ -106,7 +106,7 @@ def test_a_share_below_the_floor_of_joined_features_still_decides(
 def test_a_head_on_its_opinions_is_solved_for_once_for_all_seeds(train, member: dict[str, Any], tmp_path: Path) -> None:
     """The seed draws nothing in it: whichever seed solves for it ends with the same bytes."""
     summary, models, project = train(member, strategy="linear")
-    assert "peer: 3 models (1 trained, 2 from the store)" in summary.line
+    assert "peer: 3 models (1 trained, 0 from the store, 2 equal to another seed's)" in summary.line
     weights = [(models / seed / "weights.safetensors").read_bytes() for seed in ("5", "6", "7")]
     assert weights[0] == weights[1] == weights[2]
     assert read_card(models / "7").network.floor == 1e-6
