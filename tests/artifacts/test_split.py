@@ -58,7 +58,7 @@ def test_a_split_without_faces_has_no_labels(tmp_path: Path) -> None:
 
 
 def test_what_is_no_split_is_one_line(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has labels from 0 to 1, expected 0 to 0$"):
+    with pytest.raises(DataError, match=r"has labels from 0 to 1, expected 0 to 0; run train_primitive again"):
         read_split(model, num_classes=1)
     with pytest.raises(DataError, match=r"does not exist: .* is no primitive learner; run train_primitive"):
         read_split(tmp_path / "nowhere")

@@ -486,7 +486,9 @@ def test_what_is_said_to_one_set_is_not_said_to_the_others(call: Init) -> None:
     changes = {"target": ["csv:../wild/labels.csv", "csv:../two/labels.csv"]}
     assert "'emotion', 'label'; name one by --label-column" in fault(call, **changes)
     assert "has no column 'label'; found 'image', 'emotion', 'split'" in fault(call, label_column=["label"], **changes)
-    assert "'tow' in SET=" in fault(call, label_column=["two=label", "tow=label"], **changes)
+    assert "tow=label: no set is called 'tow'; name one of anchor, wild, two, pool" in fault(
+        call, label_column=["two=label", "tow=label"], **changes
+    )
     call(label_column=["two=label"], **changes)
     datasets = written()["datasets"]
     assert [datasets[name]["options"]["label"] for name in ("anchor", "wild", "two")] == [
