@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from fer_pipeline.artifacts.mined import ALL_CLASSES
+from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY
 from fer_pipeline.commands.results import BY_CALIBRATION, format_table
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError
@@ -22,7 +22,7 @@ from fer_pipeline.inspection import compare, tables
 from fer_pipeline.inspection import export as exports
 from fer_pipeline.inspection import log as history
 from fer_pipeline.inspection import sql as database
-from fer_pipeline.inspection.revisions import open_revision, read_lock
+from fer_pipeline.inspection.revisions import Revision, open_revision, read_lock
 
 LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap")  # counts of a pool
 NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
@@ -33,16 +33,20 @@ MARKDOWN = str.maketrans(
 )
 
 
-def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "table") -> Summary:
+def show(
+    *, rev: str = "workspace", format: Literal["table", "json", "csv"] = "table", seed: int | None = None
+) -> Summary:
     """Print what was mined by class: counts, thresholds, estimated precision, and the true one where it is known.
 
     Args:
         rev: A commit, tag, branch or DVC experiment; else what lies here.
         format: How it is printed.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
     """
-    with open_revision(Path.cwd(), rev) as revision:
+    with open_revision(Path.cwd(), rev, seed=seed) as revision:
         rows, summary = tables.show(revision)
-        title, warnings = revision.title, () if revision.is_recorded(tables.SUBSET) else (NOT_RECORDED,)
+        title, warnings = _of_seed(revision)
+        warnings += () if revision.is_recorded(tables.SUBSET) else (NOT_RECORDED,)
     if format != "table":
         return Summary("", _print(rows, format), warnings=warnings)
     lines = [
@@ -70,7 +74,12 @@ def show(*, rev: str = "workspace", format: Literal["table", "json", "csv"] = "t
 
 
 def query(
-    sql: str, *, rev: str = "workspace", format: Literal["table", "json", "csv"] = "table", rows: int = 100
+    sql: str,
+    *,
+    rev: str = "workspace",
+    format: Literal["table", "json", "csv"] = "table",
+    rows: int = 100,
+    seed: int | None = None,
 ) -> Summary:
     """Answer a SELECT over the tables mined, scores, faces and rejected of a revision, with DuckDB.
 
@@ -79,15 +88,23 @@ def query(
         rev: A commit, tag, branch or DVC experiment; else what lies here.
         format: How it is printed.
         rows: The most rows of a table; JSON and CSV have all.
+        seed: Which one is read where each seed has mined faces and scores of its own; the first without it.
     """
-    with open_revision(Path.cwd(), rev) as revision:
+    with open_revision(Path.cwd(), rev, seed=seed) as revision:
         answer = database.query(revision, sql)
-    if format != "table":
-        return Summary("", _print(answer, format))
-    return Summary("", "\n".join(_lines(answer, rows)))
+        _, warnings = _of_seed(revision)
+    text = _print(answer, format) if format != "table" else "\n".join(_lines(answer, rows))
+    return Summary("", text, warnings=warnings)
 
 
-def diff(rev_a: str, rev_b: str, *, format: Literal["table", "json", "markdown"] = "table", faces: int = 20) -> Summary:
+def diff(
+    rev_a: str,
+    rev_b: str,
+    *,
+    format: Literal["table", "json", "markdown"] = "table",
+    faces: int = 20,
+    seed: int | None = None,
+) -> Summary:
     """Compare the mined faces of two revisions: added, removed, relabelled, moved in rank; and what made them differ.
 
     Args:
@@ -95,12 +112,16 @@ def diff(rev_a: str, rev_b: str, *, format: Literal["table", "json", "markdown"]
         rev_b: What it is compared with.
         format: How it is printed.
         faces: How many single faces a table names; JSON has all.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
     """
     if faces < 0:
         raise ConfigError(f"--faces must be at least 0, found {faces}")
-    with open_revision(Path.cwd(), rev_a) as before, open_revision(Path.cwd(), rev_b) as after:
-        found, names = compare.diff(before, after), (before.title, after.title)
-        warnings = tuple(NOT_RECORDED for one in (before, after) if not one.is_recorded(tables.SUBSET))
+    root = Path.cwd()
+    with open_revision(root, rev_a, seed=seed) as before, open_revision(root, rev_b, seed=seed) as after:
+        found, sides = compare.diff(before, after), (before, after)
+        names, told = zip(*(_of_seed(one, refuse=not (before.nested or after.nested)) for one in sides), strict=True)
+        warnings = tuple(dict.fromkeys(line for lines in told for line in lines))
+        warnings += tuple(NOT_RECORDED for one in sides if not one.is_recorded(tables.SUBSET))
     if format == "json":
         named = [f'"{name}": {dumps(value)}' for name, value in zip(("before", "after"), names, strict=True)]
         parts = [*named, *(f'"{part}": {_rows_as_json(table)}' for part, table in found._asdict().items())]
@@ -120,7 +141,7 @@ def diff(rev_a: str, rev_b: str, *, format: Literal["table", "json", "markdown"]
     )
 
 
-def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table") -> Summary:
+def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table", seed: int | None = None) -> Summary:
     """List how the mined faces changed over commits and DVC experiments, with precision and final accuracy.
 
     Of the recipes that learn from them the mean class accuracy is shown, over all targets.
@@ -128,11 +149,16 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table")
     Args:
         rev: The newest commit of the list; experiments are listed all.
         format: How it is printed.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
     """
-    rows = history.log(Path.cwd(), rev)
-    if format != "table":
-        return Summary("", _print(rows, format))
+    rows = history.log(Path.cwd(), rev, seed=seed)
     entries: list[dict[str, Any]] = rows.to_pylist()
+    if seed is not None and not any(row["seeds"] or row["missing"] for row in entries):
+        raise ConfigError(f"up to {rev} all mined faces are for all seeds; leave --seed out")
+    several = [(row["revision"], row["seeds"].split(", ")) for row in entries if row["seeds"] and seed is None]
+    partly = tuple(_others(name, seeds) for name, seeds in several if len(seeds) > 1)
+    if format != "table":
+        return Summary("", _print(rows, format), warnings=partly)
     for row in entries:
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
@@ -150,7 +176,7 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table")
     header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *recipes]
     missing = [f"{row['revision']}: {row['missing']}" for row in entries if row["missing"]]
     return Summary(
-        "", "\n".join(format_table(_clipped([header, *lines]), num_names=3, rule=True)), warnings=tuple(missing)
+        "", "\n".join(format_table(_clipped([header, *lines]), num_names=3, rule=True)), warnings=(*partly, *missing)
     )
 
 
@@ -161,6 +187,7 @@ def export(
     format: Literal["images", "csv", "parquet", "atlas"] = "parquet",
     images: bool = True,
     neighbours: int = 15,
+    seed: int | None = None,
 ) -> Summary:
     """Write the mined faces of a revision for other programs.
 
@@ -171,14 +198,37 @@ def export(
             faces of each face for embedding-atlas.
         images: Put the pictures into Parquet.
         neighbours: How many nearest faces the map names of each face.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
     """
-    with open_revision(Path.cwd(), rev) as revision:
+    with open_revision(Path.cwd(), rev, seed=seed) as revision:
+        revision.path(tables.SUBSET, f"*{SUMMARY}")
+        title, warnings = _of_seed(revision)
         rows = exports.export(revision, out, format=format, images=images, neighbours=neighbours)
-        line = f"{revision.title}: {len(rows):,} faces in {out}"
+        line = f"{title}: {len(rows):,} faces in {out}"
     if format == "atlas":
         image = " --image image" if images else ""
         line += f"\nopen it with: embedding-atlas {out} --x projection_x --y projection_y --neighbors neighbors{image}"
-    return Summary("", line)
+    return Summary("", line, warnings=warnings)
+
+
+def _of_seed(revision: Revision, *, refuse: bool = True) -> tuple[str, tuple[str, ...]]:
+    """The title of a revision with the seed that was read, and a warning where nobody chose that among several.
+
+    A seed that was asked for where nothing is by seed is a ConfigError; without `refuse` it is not.
+    """
+    seeds = next(iter(revision.nested.values()), ())
+    if not seeds:
+        if revision.seed is not None and refuse:
+            raise ConfigError(f"{revision.title}: what was read is for all seeds; leave --seed out")
+        return revision.title, ()
+    chosen = seeds[0] if revision.seed is None else revision.seed
+    told = (_others(revision.title, seeds),) if revision.seed is None and len(seeds) > 1 else ()
+    return f"{revision.title}, seed {chosen} of {', '.join(map(str, seeds))}", told
+
+
+def _others(title: str, seeds: Sequence[object]) -> str:
+    rest = ", ".join(map(str, seeds[1:]))
+    return f"{title}: this is of the seed {seeds[0]} alone; --seed reads another ({rest})"
 
 
 def _print(rows: pa.Table, format: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from fer_pipeline.artifacts.mined import SUMMARY, read_summary
+from fer_pipeline.artifacts.seed_folders import SEEDS
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
 from fer_pipeline.health.dvc_project import read_config
@@ -40,6 +41,8 @@ LOGGED = pa.schema(
     [
         *((name, pa.string()) for name in ("date", "revision", "kind", "commit", "subject", "rule")),
         ("margins", pa.map_(pa.string(), pa.float64())),
+        ("seed", pa.int64()),
+        ("seeds", pa.string()),
         ("kept", pa.int64()),
         ("kept_by_class", pa.map_(pa.string(), pa.int64())),
         *((name, pa.float64()) for name in ("precision", "low", "high")),
@@ -62,13 +65,14 @@ class _Version(NamedTuple):
     fault: str = ""
 
 
-def log(root: Path, rev: str = "HEAD") -> pa.Table:
+def log(root: Path, rev: str = "HEAD", *, seed: int | None = None) -> pa.Table:
     """Lists the history up to `rev`, the newest first, then the experiments by date.
 
     Columns: `date` (ISO 8601), `revision` (commit, or name of an experiment), `kind` (commit, experiment, workspace),
     `commit`, `subject`, `rule`, `margins` and `kept_by_class` (by class), `kept`, the estimated `precision` with `low`
     and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), `accuracies`
-    (mean class accuracy by "recipe on target") and `missing`: why something is null.
+    (mean class accuracy by "recipe on target", over all seeds) and `missing`: why something is null. Where each of
+    several `seeds` ("7, 8") has a subset of its own, the row is of one `seed`: that which is asked for, else the first.
     """
     versions = [*_versions(root, rev)]
     if not versions:
@@ -76,7 +80,7 @@ def log(root: Path, rev: str = "HEAD") -> pa.Table:
             f"no revision up to {rev} has {SUBSET}, nor has an experiment; run: dvc repro mine, and commit"
         )
     fault = _fetch(root, versions)
-    return pa.Table.from_pylist([_describe(root, version, fault) for version in versions], schema=LOGGED)
+    return pa.Table.from_pylist([_describe(root, version, fault, seed) for version in versions], schema=LOGGED)
 
 
 def _fetch(root: Path, versions: Sequence[_Version]) -> str:
@@ -88,7 +92,7 @@ def _fetch(root: Path, versions: Sequence[_Version]) -> str:
             fault = fetch_objects(root, missing) or fault
         folders = [md5 for md5 in wanted if md5.endswith(".dir") and object_path(config.cache, md5).exists()]
         listed = [entry for md5 in folders for entry in list_folder(config, md5).items()]
-        wanted = {md5 for name, md5 in listed if name.endswith(SUMMARY)}
+        wanted = {md5 for name, md5 in listed if name.endswith((SUMMARY, SEEDS))}
     return fault
 
 
@@ -142,12 +146,12 @@ def _state(stages: Stages) -> Mapping[str, str] | None:
     return named if SUBSET in named else None
 
 
-def _describe(root: Path, version: _Version, fault: str) -> dict[str, Any]:
+def _describe(root: Path, version: _Version, fault: str, seed: int | None) -> dict[str, Any]:
     """One row; what is neither in the cache nor in the remote is named in `missing`."""
     row: dict[str, Any] = {name: getattr(version, name) for name in ("date", "revision", "kind", "commit", "subject")}
     faults = [version.fault] if version.fault else []
     rev = version.commit or WORKSPACE
-    with open_revision(root, rev, stages=version.stages, fetched=fault) as revision:
+    with open_revision(root, rev, seed=seed, stages=version.stages, fetched=fault) as revision:
         try:
             summary = read_summary(revision.path(SUBSET, f"*{SUMMARY}"))
             expected = summary["precision"]
@@ -157,6 +161,8 @@ def _describe(root: Path, version: _Version, fault: str) -> dict[str, Any]:
             row["model"] = summary.get("heldout", {}).get("model")
         except DataError as error:
             faults.append(str(revision.reword(error)))
+        if seeds := revision.nested.get(SUBSET):
+            row |= {"seed": seeds[0] if seed is None else seed, "seeds": ", ".join(map(str, seeds))}
         row["accuracies"], metric_faults = _read_accuracies(revision)
         faults += metric_faults
     row["missing"] = "; ".join(faults[:1]) or None

@@ -17,14 +17,15 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_pipeline.artifacts.locked_stages import STAGES, read_stages
+from fer_pipeline.artifacts.seed_folders import SEEDS, seeds_in
 from fer_pipeline.core.documents import MAX_YAML, parse_yaml, read_json
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error
@@ -34,7 +35,6 @@ WORKSPACE, LOCK = "workspace", "dvc.lock"
 EXPERIMENT = re.compile(r"refs/exps/[0-9a-f]{2}/[0-9a-f]{38}/(.+)")
 COMMIT = re.compile(r"[0-9a-f]{40,64}")
 LARGEST_FETCH = 4_000_000_000  # bytes of an output that is fetched without being asked to
-SEEDS = "seeds.json"  # in a folder that holds one for each seed: their list
 Stages = Mapping[str, dict[str, Any]]
 
 
@@ -63,7 +63,8 @@ class NotThereError(DataError):
 class Revision:
     """A revision and what its `dvc.lock` says; `commit` is empty for the workspace, `view` the folder of links.
 
-    `fetched` says that the remote was asked before, and what it lacked.
+    `fetched` says that the remote was asked before, and what it lacked. Of folders that hold one for each seed that of
+    `seed` is read, of the first seed without it; `nested` tells which there were, by path, once they are read.
     """
 
     name: str
@@ -73,6 +74,8 @@ class Revision:
     view: Path
     config: DvcConfig
     fetched: str | None = None
+    seed: int | None = None
+    nested: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -116,7 +119,7 @@ class Revision:
         A revision without it, or bytes that are nowhere, are a NotThereError.
         """
         if not self.commit and (self.root / path).exists():
-            return _of_first_seed(self.root / path)
+            return self._of_seed(self.root / path, path)
         outs = self.outputs(path)
         if not outs:
             found = f"{LOCK} does not name it" if self.stages else f"it has no {LOCK} that names a stage"
@@ -133,7 +136,19 @@ class Revision:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.symlink_to(object_path(self.config.cache, md5))
         (self.view / path).parent.mkdir(parents=True, exist_ok=True)
-        return _of_first_seed(self.view / path)
+        return self._of_seed(self.view / path, path)
+
+    def _of_seed(self, folder: Path, path: str) -> Path:
+        """Returns the folder of the seed that is read where each has one of its own, else the path itself."""
+        if not (folder / SEEDS).is_file():
+            return folder
+        self.nested[path] = seeds = seeds_in(folder)
+        if self.seed is not None and self.seed not in seeds:
+            known = ", ".join(map(str, seeds))
+            raise DataError(
+                f"{self.title}: {path} has the seeds {known}, not {self.seed}; name one of them with --seed"
+            )
+        return folder / str(seeds[0] if self.seed is None else self.seed)
 
     def _list_files(self, outs: Mapping[str, str], path: str, patterns: Sequence[str]) -> dict[str, str]:
         folders = {out: md5 for out, md5 in outs.items() if md5.endswith(".dir")}
@@ -173,17 +188,22 @@ class Revision:
 
 @contextmanager
 def open_revision(
-    root: Path, rev: str = WORKSPACE, *, stages: Stages | None = None, fetched: str | None = None
+    root: Path,
+    rev: str = WORKSPACE,
+    *,
+    seed: int | None = None,
+    stages: Stages | None = None,
+    fetched: str | None = None,
 ) -> Iterator[Revision]:
     """Opens a revision of the project in `root`, the folder of `dvc.yaml`; what it links is gone afterwards.
 
-    `stages` are those of its lock where it was read before; `fetched` is what `Revision` says.
+    `stages` are those of its lock where it was read before; `seed` and `fetched` are what `Revision` says.
     """
     config = read_config(root)
     commit = "" if rev == WORKSPACE else resolve(root, rev)
     stages = read_lock(root, commit, name=rev) if stages is None else stages
     with tempfile.TemporaryDirectory(prefix="fer_pipeline.") as view:
-        revision = Revision(rev, commit, stages, root, Path(view), config, fetched)
+        revision = Revision(rev, commit, stages, root, Path(view), config, fetched, seed)
         try:
             yield revision
         except DataError as error:
@@ -308,13 +328,6 @@ def _md5(data: bytes) -> str:
 
 def _is_seeds(name: str) -> bool:
     return PurePosixPath(name).name == SEEDS
-
-
-def _of_first_seed(path: Path) -> Path:
-    """Returns the folder of the first seed where each seed has one of its own, else the path itself."""
-    with suppress(OSError, ValueError, LookupError, TypeError):
-        return path / str(int(read_json(path / SEEDS)["seeds"][0]))
-    return path
 
 
 def _git(root: Path, *words: str) -> tuple[int, str, str]:

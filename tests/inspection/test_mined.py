@@ -341,20 +341,32 @@ def test_two_experiments_of_one_name_are_told_apart(copy: Path, say: Say) -> Non
     assert say("show", "--rev", other, "--format", "csv") == say("show", "--rev", "v1", "--format", "csv")
 
 
-def test_of_a_folder_for_each_seed_the_first_is_read(copy: Path, made: Project, say: Say) -> None:
+def test_of_a_folder_for_each_seed_the_first_or_the_named_is_read(copy: Path, made: Project, say: Say) -> None:
     (copy / "data/mined").rename(copy / "other")
-    for seed, rev in ((7, "other"), (8, "elsewhere")):
-        (copy / "data/mined" / str(seed)).mkdir(parents=True)
-        for path in (copy / "other").iterdir() if rev == "other" else ():
-            shutil.copy(path, copy / "data/mined" / str(seed))
+    for seed in (7, 8):
+        shutil.copytree(copy / "other", copy / "data/mined" / str(seed))
+    summary = json.loads((copy / "data/mined/8/summary.json").read_text())
+    (copy / "data/mined/8/summary.json").unlink()  # a link into the cache
+    (copy / "data/mined/8/summary.json").write_text(json.dumps(summary | {"kept": 1_234}))
     (copy / "data/mined/seeds.json").write_text('{"seeds": [7, 8]}')
-    assert f"{len(made.rows['wide']):,} faces" in say("show")
+    first = f"workspace, seed 7 of 7, 8: {len(made.rows['wide']):,} faces"
+    telling = "workspace: this is of the seed 7 alone; --seed reads another (8)"
+    for words, title in {(): first, ("--seed", "8"): "workspace, seed 8 of 7, 8: 1,234 faces"}.items():
+        result = CliRunner().invoke(app, ["mined", "show", *words])
+        assert title in result.stdout
+        assert (telling in result.stderr) == (not words)
+    assert "data/mined has the seeds 7, 8, not 9; name one of them" in say("show", "--seed", "9", code=1)
+    assert "for all seeds; leave --seed out" in say("show", "--rev", "v1", "--seed", "7", code=1)
+    assert "for all seeds; leave --seed out" in say("log", "--rev", "v2", "--seed", "7", code=1)
     with Repo(str(copy)) as repo:
         repo.commit(force=True)
     subprocess.run(["git", "commit", "--quiet", "-am", "seeds"], cwd=copy, check=True)
     shutil.rmtree(copy / "data/mined")
     assert f"{len(made.rows['wide']):,} faces" in say("show", "--rev", "HEAD")
-    assert json.loads(say("log", "--format", "json"))[0]["kept"] == len(made.rows["wide"])
+    logged = [json.loads(say("log", "--format", "json", *words))[0] for words in ((), ("--seed", "8"))]
+    assert [(row["seed"], row["seeds"], row["kept"]) for row in logged] == [
+        (7, "7, 8", len(made.rows["wide"])), (8, "7, 8", 1_234)
+    ]  # fmt: skip
 
 
 def test_a_mistake_is_one_line_of_a_process_too(project: Project, root: Path) -> None:
