@@ -72,7 +72,7 @@ class Estimate:
         total, everyone = known.sum(axis=1, keepdims=True), faces.sum(axis=1)
         parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
         share, low, high = (np.nan_to_num(bound) for bound in (self.precision, self.low, self.high))
-        mean = (parts * share).sum(axis=1)
+        mean = np.minimum((parts * share).sum(axis=1), 1)  # parts of faces that are all right may add up to 1 + 2e-16
         below = np.sqrt((parts**2 * (share - low) ** 2).sum(axis=1))
         above = np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
         covered = np.divide(total[:, 0], everyone, out=np.ones(len(everyone)), where=everyone > 0)

@@ -110,6 +110,15 @@ def test_weighted_interval_of_one_class_is_its_own() -> None:
     assert np.isnan(Estimate(one, one, one, faces).combined(np.array([[0, 9]]))[0]).all()
 
 
+def test_where_every_class_is_right_so_is_the_whole() -> None:
+    """The shares of these counts add up to 1 + 2e-16 in floating point; a reader of shares takes none over 1."""
+    counts = np.array([[31, 33, 15, 35, 6]])
+    sure = np.ones((1, 5))
+    assert (counts / counts.sum()).sum() > 1
+    mean, _, _ = Estimate(sure, sure, sure, counts).combined(counts)
+    assert mean[0] == 1
+
+
 def test_what_is_not_known_is_wrong_in_the_lower_bound_and_right_in_the_upper_one() -> None:
     """40 faces of 0.8 (0.7 to 0.9), 40 of 0.5 without a lower bound, 20 of which nothing is known."""
     estimate = Estimate(
