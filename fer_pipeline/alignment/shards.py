@@ -104,8 +104,8 @@ class LabelMap:
 
     def look_up(self, word: str | None) -> int | str | None:
         """Returns the class number of a source's word (None for none), or the reason for dropping the picture."""
-        if word is None:
-            return None
+        if word is None:  # as the settings say of an empty one
+            return self._by_word.get("")
         return self._by_word.get(word.strip(), self._by_class.get(canonical(word), OUTSIDE))
 
     def describe(self, counts: Mapping[str, int]) -> dict[str, SourceLabel]:
@@ -159,8 +159,8 @@ def check_samples(plan: AlignmentPlan, labels: LabelMap) -> tuple[int, dict[str,
     hashes = array("Q")
     for sample in plan.samples():
         hashes.append(hash_id(sample.id))
-        if sample.label is not None:
-            words[sample.label] += 1
+        if labels.look_up(sample.label) is not None:
+            words[sample.label or ""] += 1
     if len(hashes) == 0:
         raise DataError(
             f"data set {plan.name!r} has no sample in {plan.dataset.path}; correct datasets.{plan.name}.path"

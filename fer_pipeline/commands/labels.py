@@ -1,7 +1,8 @@
 """Map the labels of several sets to one list of classes, and refuse what could only be guessed.
 
 A label is a class by its name or another spelling of it, or because the user said so (`--rename`). Nothing else is: a
-label that is no class is listed with its count, and dropped only where the user says so. A number means nothing by
+label that is no class is listed with its count, and dropped only where the user says so. So is an empty one, which may
+stand for a class or for nothing; where that is dropped its pictures stay, without a label. A number means nothing by
 itself, and sets number their expressions differently; so one number is never taken for the same in two sets unless that
 is said of each.
 """
@@ -19,6 +20,7 @@ from fer_pipeline.core.expressions import canonical
 
 CODE = r"[+-]?\d+(\.\d*)?"
 VOTES = rf"[\[(]?\s*{NUMBER}([\s,;|/]+{NUMBER})+\s*[\])]?|[01]?\.\d*[1-9]\d*"  # several numbers, or a share
+EMPTY = ""  # the label of a picture without one in a labelled set
 MOST_SHOWN = 20  # labels in one line or one after the other; a set may have thousands by mistake
 
 
@@ -120,6 +122,8 @@ def map_labels(
             label, others = "LABEL", " add it to --classes,"
             if all(re.fullmatch(CODE, label) for label in outside):  # a number is no name of a class
                 label, others = next(iter(outside)), ""
+            elif set(outside) == {EMPTY}:
+                label, others = EMPTY, ""
             raise DataError(
                 f"{name} has labels outside the classes {', '.join(classes)}: {format_counts(outside)}; say what each "
                 f"means by --rename {name}:{label}=CLASS,{others} or leave all that are no such expression out by "
@@ -131,11 +135,11 @@ def map_labels(
 def describe_mapping(labels: Sequence[MappedLabel]) -> list[str]:
     """Returns a line for each label that is not just a class's name: how it is read, with its number of pictures."""
     means = [
-        f"{one.label} means {one.target} ({one.count:,}, {'renamed' if one.renamed else 'by its spelling'})"
+        f"{_show(one.label)} means {one.target} ({one.count:,}, {'renamed' if one.renamed else 'by its spelling'})"
         for one in labels
         if one.target not in (None, one.label)
     ]
-    dropped = sorted((one for one in labels if one.target is None), key=lambda one: -one.count)
+    dropped = sorted((one for one in labels if one.target is None and one.label != EMPTY), key=lambda one: -one.count)
     lines = [f"{one.label} is dropped ({one.count:,}, outside the classes)" for one in dropped[:MOST_SHOWN]]
     if more := dropped[MOST_SHOWN:]:
         total = sum(one.count for one in more)
@@ -145,7 +149,11 @@ def describe_mapping(labels: Sequence[MappedLabel]) -> list[str]:
 
 def format_counts(counts: Mapping[str, int]) -> str:
     """Formats `fear 6, disgust 69`, most frequent first; a long list ends in the number of the others."""
-    return _join_some([f"{label} {count:,}" for label, count in most_frequent(counts).items()])
+    return _join_some([f"{_show(label)} {count:,}" for label, count in most_frequent(counts).items()])
+
+
+def _show(label: str) -> str:
+    return label or "(empty)"
 
 
 def _join_some(words: Sequence[str]) -> str:
@@ -166,7 +174,7 @@ def _no_label(pair: str, name: str, label: str, counts: Mapping[str, Mapping[str
     for one in [name] if name else counts:
         found.update(counts[one])
     closest = sorted(found, key=lambda word: -SequenceMatcher(None, word.lower(), label.lower()).ratio())
-    shown = _join_some([f"{word} {found[word]:,}" for word in closest]) or "none"
+    shown = _join_some([f"{_show(word)} {found[word]:,}" for word in closest]) or "none"
     return ConfigError(
         f"--rename {pair!r}: {name or 'no set'} has {'no' if name else 'a'} label {label!r}; the labels found, the "
         f"closest first, are {shown}; write LABEL=CLASS or SET:LABEL=CLASS with one of them and a set of "

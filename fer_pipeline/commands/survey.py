@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
 from fer_pipeline.alignment.pictures import Rejection, read_size
-from fer_pipeline.commands.labels import MappedLabel, describe_mapping
+from fer_pipeline.commands.labels import EMPTY, MappedLabel, describe_mapping
 from fer_pipeline.commands.tables import (
     Choices,
     choices_for_set,
@@ -98,16 +98,16 @@ class DatasetSurvey(NamedTuple):
         classes = {one.label: one.target for one in self.labels or ()}
         counts: Counter[tuple[str, str | None]] = Counter()
         for (split, label), count in self.rows.items():
-            if label is None or classes[label] is not None:
-                counts[split or self.split, None if label is None else classes[label]] += count
+            target = classes.get(EMPTY) if label is None else classes[label]
+            if label is None or target is not None:
+                counts[split or self.split, target] += count
         return counts
 
     def label_counts(self) -> Counter[str]:
         """Returns the number of pictures by the label of the source."""
         counts: Counter[str] = Counter()
         for (_, label), count in self.rows.items():
-            if label is not None:
-                counts[label] += count
+            counts[EMPTY if label is None else label] += count
         return counts
 
     def class_counts(self, split: str) -> dict[str, int]:
@@ -115,7 +115,8 @@ class DatasetSurvey(NamedTuple):
 
     def with_labels(self, labels: Sequence[MappedLabel]) -> "DatasetSurvey":
         """Returns the survey of the same set with what its labels mean, in its settings too."""
-        classes = {one.label: one.target for one in labels if one.label != one.target}
+        # A picture whose empty label is dropped keeps its place, without a label.
+        classes = {one.label: one.target for one in labels if one.target != (one.label or None)}
         return self._replace(settings=self.settings.model_copy(update={"classes": classes}), labels=tuple(labels))
 
     def notes(self) -> list[str]:
@@ -134,7 +135,7 @@ class DatasetSurvey(NamedTuple):
             return notes
         if without_split := sum(count for (split, _), count in self.rows.items() if split is None):
             notes.append(f"{without_split:,} pictures name no split: they are {self.split}")
-        if unlabelled := sum(count for (_, label), count in self.rows.items() if label is None):
+        if unlabelled := sum(count for (_, label), count in self.counts().items() if label is None):
             notes.append(f"{unlabelled:,} pictures have no label")
         return notes + describe_mapping(self.labels)
 

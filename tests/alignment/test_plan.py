@@ -92,6 +92,12 @@ def test_spellings(word: str | None, expected: int | str | None) -> None:
     assert labels().look_up(word) == expected
 
 
+def test_no_label_is_a_class_where_the_settings_say_so() -> None:
+    named = labels(**{"": "neutral"})
+    assert [named.look_up(word) for word in (None, "", " ")] == [2, 2, 2]
+    assert labels(**{"": None}).look_up(None) == DROPPED
+
+
 def test_the_settings_come_first() -> None:
     look_up = labels(**{"7": "Happy", "contempt": None, "angry": "neutral"}).look_up
     assert look_up("7") == 1

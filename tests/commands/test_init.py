@@ -329,8 +329,16 @@ def test_none_is_not_neutral_and_no_missing_label(call: Init, word: str) -> None
     assert f"one: {word} means neutral (2, renamed)" in told
 
 
-def test_an_empty_cell_is_no_label_and_counted(call: Init) -> None:
-    assert "one: 2 pictures have no label" in call(anchor=write_labels("one", [*LABELS, "", " "]))
+def test_an_empty_cell_is_no_label_or_a_class_where_that_is_said(call: Init) -> None:
+    changes = {"anchor": write_labels("one", [*LABELS, "", " "])}
+    said = fault(call, **changes)
+    assert ": (empty) 2; say what each means by --rename one:=CLASS, or leave all" in said
+    assert "one: 2 pictures have no label" in call(**changes, drop_outside=True)
+    assert "" not in check(Path("params.yaml")).project.dataset("one").classes
+    told = call(**changes, rename=["one:=anger"], force=True)
+    assert "one: (empty) means anger (2, renamed)" in told
+    assert "no label" not in told
+    assert check(Path("params.yaml")).project.dataset("one").classes[""] == "anger"
 
 
 def test_a_class_without_a_train_picture_is_refused(call: Init) -> None:
