@@ -55,8 +55,8 @@ def run(*, reports: Path = Path("reports")) -> str:
 def _describe_size(tables: Path, rows: Sequence[Sequence[str]]) -> str:
     """How much stands behind the table: its recipes, their seeds, how long each was trained."""
     names = ", ".join(dict.fromkeys(row[0] for row in rows))
-    seeds = max(int(row[3]) for row in rows)
-    text = f"{names}; {seeds} seed{'s' if seeds != 1 else ''}"
+    seeds = max((row[3] for row in rows), key=lambda text: text.zfill(9), default="0")
+    text = f"{names}; {seeds} seed{'s' if seeds != '1' else ''}"
     if not (tables / TIMINGS).exists():
         return text
     with _reading(tables / TIMINGS) as timings:

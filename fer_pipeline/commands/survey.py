@@ -135,7 +135,8 @@ class DatasetSurvey(NamedTuple):
             return notes
         if without_split := sum(count for (split, _), count in self.rows.items() if split is None):
             notes.append(f"{without_split:,} pictures name no split: they are {self.split}")
-        if unlabelled := sum(count for (_, label), count in self.counts().items() if label is None):
+        named = any(one.label == EMPTY and one.target for one in self.labels)
+        if unlabelled := 0 if named else sum(count for (_, label), count in self.rows.items() if label is None):
             notes.append(f"{unlabelled:,} pictures have no label")
         return notes + describe_mapping(self.labels)
 
