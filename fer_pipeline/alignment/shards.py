@@ -156,15 +156,20 @@ def check_samples(plan: AlignmentPlan, labels: LabelMap) -> tuple[int, dict[str,
         DataError: An id comes twice, or a label is outside the classes.
     """
     words: Counter[str] = Counter()
+    without = 0
     hashes = array("Q")
     for sample in plan.samples():
         hashes.append(hash_id(sample.id))
-        if labels.look_up(sample.label) is not None:
-            words[sample.label or ""] += 1
+        if sample.label is None:
+            without += 1
+        else:
+            words[sample.label] += 1
     if len(hashes) == 0:
         raise DataError(
             f"data set {plan.name!r} has no sample in {plan.dataset.path}; correct datasets.{plan.name}.path"
         )
+    if without and labels.look_up(None) is not None:
+        words[""] += without
     source_labels = labels.describe(words)
     outside = {word: one.samples for word, one in source_labels.items() if one.meaning == OUTSIDE}
     if outside and not plan.dataset.drop_unknown:

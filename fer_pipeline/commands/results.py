@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.files import read_lines, refuse_damage
+from fer_pipeline.reporting.formatting import plural
 
 TIMINGS = "timings.csv"
 SEEDS = "mined_seeds.csv"  # written where each has a mined set of its own
@@ -30,8 +31,9 @@ def run(*, reports: Path = Path("reports")) -> str:
             ]
             for row in results
         ]
+        most_seeds = max((int(row[3]) for row in rows), default=0)
     header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
-    lines = [_describe_size(reports / "tables", rows), "", *format_table([header, *rows], rule=True)]
+    lines = [_describe_size(reports / "tables", rows, most_seeds), "", *format_table([header, *rows], rule=True)]
     if (reports / "tables" / SEEDS).exists():
         lines = ["the stages before the final training ran anew for each seed", "", *lines]
     gains = []
@@ -52,11 +54,9 @@ def run(*, reports: Path = Path("reports")) -> str:
     return "\n".join([*lines, f"report: {reports}/index.html"])
 
 
-def _describe_size(tables: Path, rows: Sequence[Sequence[str]]) -> str:
+def _describe_size(tables: Path, rows: Sequence[Sequence[str]], most_seeds: int) -> str:
     """How much stands behind the table: its recipes, their seeds, how long each was trained."""
-    names = ", ".join(dict.fromkeys(row[0] for row in rows))
-    seeds = max((row[3] for row in rows), key=lambda text: text.zfill(9), default="0")
-    text = f"{names}; {seeds} seed{'s' if seeds != '1' else ''}"
+    text = f"{', '.join(dict.fromkeys(row[0] for row in rows))}; {plural(most_seeds, 'seed')}"
     if not (tables / TIMINGS).exists():
         return text
     with _reading(tables / TIMINGS) as timings:

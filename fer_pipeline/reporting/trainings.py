@@ -77,8 +77,10 @@ def describe_length(timings: Sequence[Timing], histories: Histories) -> str:
         return "How long the recipes were trained was not recorded"
     solved = [row.recipe for row in timings if set(row.steps) == {1}]  # nobody trains for one step
     timings = [row for row in timings if row.recipe not in solved]
-    lead = f"{listing(solved)} {'was' if len(solved) == 1 else 'were'} solved for at once, " if solved else ""
-    lead += "alike for all seeds with the same data" if solved else ""
+    lead = ""
+    if solved:
+        verb = "was" if len(solved) == 1 else "were"
+        lead = f"{listing(solved)} {verb} solved for at once, alike for all seeds with the same data"
     if not timings:
         return lead
     lead += "; " if solved else ""

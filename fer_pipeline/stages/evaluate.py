@@ -63,11 +63,11 @@ def run(
     known: dict[str, np.ndarray] = {}  # seeds may have equal models: that of a solved head
     with progress(f"evaluate {recipe} on {target}", len(seeds) * (len(labels) + unlabelled), "faces") as advance:
         for seed in seeds:
-            classifier = load_checkpoint(models / str(seed), classes=classes, device=project.resources.device)
             if (model := repr(predictor_parts(models / str(seed)))) in known:
                 rows.append(known[model])
                 advance(len(labels) + unlabelled)
                 continue
+            classifier = load_checkpoint(models / str(seed), classes=classes, device=project.resources.device)
             parts = []
             for batch in iter_faces(faces, config.batch_size):
                 parts.append(classifier.predict(batch.images)[batch.labels >= 0])

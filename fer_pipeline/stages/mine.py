@@ -213,16 +213,22 @@ def mine_as_many(
     return mined, {"rule": candidates.ranked_by, **{name: whole[name] for name in parts}}
 
 
+def list_short(names: Sequence[str], kept: np.ndarray, wanted: np.ndarray) -> str:
+    """Lists where fewer faces were kept than wanted: `fear 1 of 2`."""
+    counts = zip(names, kept, wanted, strict=True)
+    return ", ".join(f"{name} {have:,} of {int(want):,}" for name, have, want in counts if have < want)
+
+
 def warn_of_second(config: Config, labels: np.ndarray, second: np.ndarray, classes: Sequence[str]) -> Iterator[str]:
     """Yields where the second rule kept fewer faces than the first, so that their recipes differ in number too."""
     both = [np.bincount(one, minlength=len(classes)) for one in (labels, second)]
     names = list(classes)
     if not config.split_by_class:
         both, names = [one.sum(keepdims=True) for one in both], ["all classes"]
-    short = [f"{name} {found:,} of {kept:,}" for name, kept, found in zip(names, *both, strict=True) if found < kept]
-    if short:
+    kept, found = both
+    if short := list_short(names, found, kept):
         yield (
-            f"mine.second_rule: {config.second_rule} kept fewer faces than {config.ranked_by}: {', '.join(short)}; it "
+            f"mine.second_rule: {config.second_rule} kept fewer faces than {config.ranked_by}: {short}; it "
             "gives fewer faces these labels, or equal ones stand at the border: its recipe learns from fewer"
         )
 
@@ -276,11 +282,8 @@ def warn(
     if config.by == "count":
         kept = np.bincount(labels, minlength=len(classes))
         if config.split_by_class:
-            short = [
-                f"{name} {kept[k]:,} of {int(values[k]):,}" for k, name in enumerate(classes) if kept[k] < values[k]
-            ]
-            if short:
-                yield f"fewer faces were kept than wanted: {', '.join(short)}; caps, ties or too few clear faces"
+            if short := list_short(classes, kept, values):
+                yield f"fewer faces were kept than wanted: {short}; caps, ties or too few clear faces"
         elif len(labels) < (wanted := int(values[0])):
             yield f"{len(labels):,} faces were kept where {wanted:,} were wanted: caps, ties or too few clear margins"
     if config.exclude is not None and config.exclude_sha256 is None:
