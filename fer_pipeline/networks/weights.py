@@ -25,7 +25,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
-from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of, read_card
+from fer_pipeline.networks.settings import Card, NetworkSettings, card_beside, preprocessing_of
 
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
@@ -43,7 +43,7 @@ class WeightSettings(Settings):
     least_filled: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of the backbone's numbers that must come from it
     head: bool = False  # of our own checkpoints: also take the head
     licence: str | None = None  # of a file without a name, for the card
-    # Target data sets that registered weights were trained on, and that are to be evaluated on all the same.
+    # Target data sets that they, or what is behind them, learned from, and that are to be evaluated on all the same.
     allow_seen: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -168,9 +168,7 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
 
 def own_card(settings: WeightSettings | None) -> Card | None:
     """Returns the card beside the file where the weights are those of a checkpoint of ours."""
-    if settings is None or settings.path is None or not (settings.path.parent / CARD).is_file():
-        return None
-    return read_card(settings.path.parent)
+    return card_beside(settings.path) if settings else None
 
 
 def _own_layout(settings: WeightSettings) -> Layout:
@@ -235,13 +233,14 @@ def check_fit(settings: WeightSettings, network: NetworkSettings) -> None:
 
 
 def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]]) -> None:
-    """Refuses registered weights that were trained on a target, which goes by some names."""
-    for target, names in targets.items() if settings.name is not None else ():
-        seen = pretrained.find(settings.name or "").saw(names)
-        if seen and target not in settings.allow_seen:
+    """Refuses weights that were trained on a target, which goes by some names, or that have such ones behind them."""
+    seen = pretrained.seen_by_weights(settings.name, settings.path)
+    where = "" if settings.name else f"{settings}: "
+    for target, names in targets.items():
+        if (said := pretrained.describe_seen(seen, names)) and target not in settings.allow_seen:
             raise ConfigError(
-                f"the weights {settings.name} were trained on {seen}, which the target {target!r} is, and its figures "
-                f"would be of pictures they know; take it out of targets, or set allow_seen: [{target}]"
+                f"{where}{said}, which the target {target!r} is, and its figures would be of pictures that were "
+                f"learned from; take it out of targets, or set allow_seen: [{target}]"
             )
 
 
