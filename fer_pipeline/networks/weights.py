@@ -4,9 +4,7 @@ Nothing is left to chance: every name of the file and every tensor of the backbo
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
-import errno
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -326,71 +324,16 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         raise DataError(f"weights {path} {fault.format(one_line(error, 160))}") from None
     tensors = {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
     for name, tensor in tensors.items():  # a stride of 0 makes any shape of a few bytes
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not _is_dense(tensor):
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not is_dense(tensor):
             raise DataError(
                 f"weights {path} hold {one_line(name, 80)}, which is no plain tensor; save a plain state_dict"
             )
     return tensors
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
+    """Tells whether a tensor has the bytes that its shape says, and repeats none of them."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-@contextmanager
-def refuse_state(path: Path, remedy: str) -> Iterator[None]:
-    """Makes a DataError of whatever goes wrong while a state of ours is loaded and put to use."""
-    try:
-        yield
-    except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
-        known = getattr(error, "errno", None) not in (None, errno.EINVAL)  # which a place before the file's start gives
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or known:
-            raise  # that says nothing of the file
-        raise DataError(f"{path} is damaged ({one_line(error, 120)}); {remedy}") from None
-
-
-def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what `torch.save` wrote of tensors, numbers, texts, lists and mappings; use it under `refuse_state`."""
-    return dict(torch.load(path, map_location=device, weights_only=True))
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Puts a state into an optimiser of the same weights and options; use it under `refuse_state`.
-
-    The learning rate is the state's. What would fail only in the first step, or change it, is a ValueError.
-    """
-    before = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    after = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
-    if after != before:
-        raise ValueError("the options of an optimiser are others")
-    names = {one: _value_names(optimizer, group) for group in optimizer.param_groups for one in group["params"]}
-    for parameter, values in optimizer.state.items():
-        if parameter in names and values and values.keys() != names[parameter]:
-            raise ValueError(f"an optimiser's values of a weight are {one_line(', '.join(map(str, values)), 60)}")
-        for name, value in values.items():
-            is_plain = value is None or isinstance(value, Tensor)
-            if parameter not in names or not is_plain or not _fits(value, parameter):
-                raise ValueError(f"an optimiser's {one_line(name, 40)} does not fit its weight")
-
-
-def _value_names(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> set[str]:
-    """Returns what the optimiser keeps for each weight of a group: what it kept after a step of its own with one."""
-    weight = torch.zeros(1, device=group["params"][0].device, requires_grad=True)
-    weight.grad = torch.zeros_like(weight)
-    probe = type(optimizer)([{**group, "params": [weight]}])
-    probe.step()
-    return set(probe.state[weight])
-
-
-def _fits(value: Tensor | None, parameter: Tensor) -> bool:
-    """Tells whether a value kept for each number of a weight, or the count of steps, is whole and finite."""
-    if value is None:
-        return True
-    is_whole = value.layout is torch.strided and value.is_floating_point() and _is_dense(value)
-    if value.ndim == 0 and parameter.ndim:
-        return is_whole and 0 <= float(value) < float("inf")
-    return is_whole and value.shape == parameter.shape and bool(value.isfinite().all())
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:
