@@ -11,8 +11,8 @@ import torch
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.distillation.loop import DistillationProgress, load_state, save_state
 from fer_pipeline.distillation.start import Synthetic
-from fer_pipeline.networks.states import read_state, refuse_state, restore_optimizer
 from fer_pipeline.training.records import STATE, Progress, restore
+from fer_pipeline.training.states import read_state, refuse_state, restore_optimizer
 
 Build = Callable[..., tuple[torch.Tensor, torch.optim.Optimizer]]
 
