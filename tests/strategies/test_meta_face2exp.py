@@ -176,7 +176,19 @@ def test_the_rates_of_both_networks(train_toy, toy) -> None:
     own = plans[0].optimizers["adaptation"].optimizer
     assert own.learning_rate == pytest.approx(0.005)  # a tenth of the default
     assert plans[0].optimizers["base"].optimizer is None
+    last = plans[1].optimizers["adaptation"]
+    assert (last.optimizer.momentum, last.optimizer.weight_decay) == (0, 0), "plain SGD, whatever the training's is"
     assert [plan.name for plan in strategy_of(meta_face2exp, Options(fine_tune_epochs=0)).phases()] == ["train"]
+
+
+def test_a_begins_where_other_recipes_do_and_is_kept() -> None:
+    """`main` is the initial network that all recipes of a seed share; B is another draw."""
+    chosen = strategy_of(meta_face2exp, Options(**PLAIN))
+    main, base = (chosen.context.make_network(name)[0] for name in ("main", "base"))
+    assert chosen.predictor() is chosen.adaptation
+    for network, expected in ((chosen.adaptation, main), (chosen.base, base)):
+        assert all(torch.equal(*pair) for pair in zip(network.parameters(), expected.parameters(), strict=True))
+    assert not torch.equal(chosen.adaptation.head.weight, chosen.base.head.weight)
 
 
 def test_being_judged_records_nothing_and_takes_the_batchs_statistics() -> None:
