@@ -365,12 +365,23 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]
     after = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
     if after != before:
         raise ValueError("the options of an optimiser are others")
-    kept = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    names = {one: _value_names(optimizer, group) for group in optimizer.param_groups for one in group["params"]}
     for parameter, values in optimizer.state.items():
+        if parameter in names and values and values.keys() != names[parameter]:
+            raise ValueError(f"an optimiser's values of a weight are {one_line(', '.join(map(str, values)), 60)}")
         for name, value in values.items():
             is_plain = value is None or isinstance(value, Tensor)
-            if parameter not in kept or not is_plain or not _fits(value, parameter):
+            if parameter not in names or not is_plain or not _fits(value, parameter):
                 raise ValueError(f"an optimiser's {one_line(name, 40)} does not fit its weight")
+
+
+def _value_names(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> set[str]:
+    """Returns what the optimiser keeps for each weight of a group: what it kept after a step of its own with one."""
+    weight = torch.zeros(1, device=group["params"][0].device, requires_grad=True)
+    weight.grad = torch.zeros_like(weight)
+    probe = type(optimizer)([{**group, "params": [weight]}])
+    probe.step()
+    return set(probe.state[weight])
 
 
 def _fits(value: Tensor | None, parameter: Tensor) -> bool:

@@ -62,6 +62,8 @@ def spoil(**values: Any) -> Callable[[dict[str, Any]], None]:
         (spoil(exp_avg_sq=torch.full((2, 3), torch.nan)), "an optimiser's exp_avg_sq does not fit its weight"),
         (spoil(step=torch.tensor(-1e9)), "an optimiser's step does not fit its weight"),
         (spoil(step=torch.zeros(2)), "an optimiser's step does not fit its weight"),
+        (lambda state: state["state"][0].pop("exp_avg"), "an optimiser's values of a weight are step, exp_avg_sq"),
+        (spoil(other=torch.zeros(2, 3)), "an optimiser's values of a weight are step, exp_avg, exp_avg_sq, other"),
         (lambda state: state.pop("state"), "state"),
     ],
 )
