@@ -49,6 +49,43 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+DataName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,79}$")]  # as publishers call their sets
+Behind = Literal["the model", "its teacher", "the labeller", "the start of its distilled images"]
+
+
+class Seen(Settings):
+    """Which data sets registered weights were trained on, and what they are to a model: `how` and `of` say it."""
+
+    data: Annotated[tuple[DataName, ...], Field(min_length=1)]
+    how: Literal["is in", "taught", "is behind"] = "is in"
+    of: Behind = "the model"
+
+
+AllSeen = dict[PlainName, Seen]  # by the name of the weights
+
+
+def pass_on(seen: Mapping[str, Seen], to: Behind) -> dict[str, Seen]:
+    """Returns what is behind a model as it is behind one that was made by it: `to` says what the first is to that.
+
+    A training that starts from a model goes on with it, and passes nothing on: what was behind it is as it was.
+    """
+    found = {}
+    for name, one in seen.items():
+        if one.of != "the model":
+            change = {"how": "is behind", "of": to}  # further back than words are worth
+        elif to == "its teacher" and one.how == "is in":
+            change = {"how": "taught"}
+        else:
+            change = {"of": to}
+        found[name] = one.model_copy(update=change)
+    return found
+
+
+def dump_seen(seen: Mapping[str, Seen]) -> dict[str, Any]:
+    """Returns the entry of a file with it; none where nothing is known, so that other files keep their bytes."""
+    return {"seen": {name: one.model_dump(mode="json") for name, one in seen.items()}} if seen else {}
+
+
 class DatasetSettings(Settings):
     """Where a data set lies and how its labels are read."""
 

@@ -11,7 +11,7 @@ import torch
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.distillation.loop import DistillationProgress, load_state, save_state
 from fer_pipeline.distillation.start import Synthetic
-from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
+from fer_pipeline.networks.states import read_state, refuse_state, restore_optimizer
 from fer_pipeline.training.records import STATE, Progress, restore
 
 Build = Callable[..., tuple[torch.Tensor, torch.optim.Optimizer]]
