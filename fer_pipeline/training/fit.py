@@ -143,8 +143,7 @@ def fit(
             _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state, old=old)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
-            coming = range(progress.steps, first_step + phase_steps)
-            with closing(loader.batches(coming, phase.reads)) as batches_of_steps:
+            with closing(loader.batches(range(progress.steps, first_step + phase_steps), phase.reads)) as coming:
                 for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     falling = _find_end(progress, phase, settings, until)[:2] if until else None
                     strategy.train()
@@ -155,7 +154,7 @@ def fit(
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
                         set_rates(run, phase, settings, falling)
                         torch.manual_seed(run.child_seed())  # dropout's numbers: a function of the step like all else
-                        batches = next(batches_of_steps)
+                        batches = next(coming)
                         with worker.fabric.autocast():
                             losses = strategy.step(batches, run)
                         for name, loss in losses.items():
