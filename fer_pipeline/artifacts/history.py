@@ -8,8 +8,8 @@
 - `reports/timings/<recipe>.json`: `{"recipe": name, "seeds": {seed: {...}}}`, and of every seed: `device`, `processes`,
   `steps`, `seconds`, `seconds_waited_for_images`, `seconds_per_step`, `steps_per_epoch` and `seconds_per_epoch` (an
   epoch is once through all images that the recipe uses), `images`, `times_seen` (how often each image of a source was,
-  in the mean), `stopped_rising` (whether the validation had; null for a fixed number of steps), `advice`. A seed
-  without known times is left out.
+  in the mean, in the phases that read it), `stopped_rising` (whether the validation had; null for a fixed number of
+  steps), `advice`. A seed without known times is left out.
 """
 
 import csv

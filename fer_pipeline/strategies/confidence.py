@@ -12,8 +12,10 @@ where a recipe has some, `consistency` times the squared distance of both soft-m
 mean_teacher. What differs from the source: Progressive Teacher states neither lambda nor the budget, the values are
 those of DeVries & Taylor; which faces may ask is drawn for each, so their share is `hints` in the mean.
 
-The checkpoint is any other's, with one more head. The history has the mean confidence and, where labels were changed,
-that of rightly and of wrongly labelled faces.
+The checkpoint is any other's, with one more head. The history has lambda (`price`), the mean confidence
+(`confidence`), the weight of the unlabelled faces (`weight`) and, where labels were changed, the share of the wrong
+ones (`wrong`) and what faces with a wrong label add to the mean confidence (`confidence_wrong`), so that
+`confidence_wrong` / `wrong` is their own mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,7 +102,9 @@ class Confidence(Strategy):
         found = {"price": self.price.clone()}
         if "unlabelled" in batches:
             found["consistency"] = self.context.consistency(self.student, self.teacher, batches["unlabelled"], run)
-            total = total + self.options.consistency * run.ramp(self.options.ramp) * found["consistency"]
+            weight = self.options.consistency * run.ramp(self.options.ramp)
+            total = total + weight * found["consistency"]
+            found["weight"] = torch.tensor(weight, device=device)
         run.update(total)
         if self.options.budget is not None:
             above = float(run.worker.mean(asking.detach())) >= self.options.budget
@@ -111,11 +115,8 @@ class Confidence(Strategy):
         found |= {"loss": total, "labelled": weighted_mean(plain, weights), "asking": asking}
         found["confidence"] = weighted_mean(sure)
         if batch.truth is not None:
-            right = (batch.truth == batch.labels).float()
-            found |= {
-                "confidence_of_right": weighted_mean(sure, right),
-                "confidence_of_wrong": weighted_mean(sure, 1 - right),
-            }
+            wrong = ((batch.truth >= 0) & (batch.truth != batch.labels)).float()
+            found |= {"wrong": weighted_mean(wrong), "confidence_wrong": weighted_mean(sure * wrong)}
         return found
 
 

@@ -136,7 +136,7 @@ class FaceNet2ExpNet(Strategy):
         plan = Optimization(parts, optimizer, Step(name="step", every=self.options.rate_every, factor=0.1))
         return [
             Phase(FIRST, {"main": plan}, steps=own if epochs is None else epochs * per_epoch),
-            Phase(SECOND, {"main": Optimization(self.network)}),
+            Phase(SECOND, {"main": Optimization(self.network)}, streams=LABELLED),
         ]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:

@@ -3,25 +3,29 @@
 Source: Tarvainen & Valpola (arXiv:1703.01780), as the baseline of Progressive Teacher (arXiv:2205.14361, table 2). The
 loss is cross-entropy on labelled faces plus `weight` times the squared distance of the student's and the teacher's
 soft-max outputs (mean over classes) on unlabelled faces, each seen in a random view of its own. The weight rises
-linearly over the first `ramp` of the steps. The teacher's parameters are an exponential average of the student's with
-decay min(`decay`, 1 - 1 / (t + 1)), t from 1; its batch-norm buffers are copied. No gradient reaches the teacher.
+linearly over the first `ramp` of the steps; the history has it as `weight`. The teacher's parameters are an
+exponential average of the student's with decay min(`decay`, 1 - 1 / (t + 1)), t from 1; its batch-norm buffers are
+copied. No gradient reaches the teacher.
 
 What differs from the source: unlabelled faces pass in a forward pass of their own, in which batch norm uses its running
 statistics without changing them, so that a pool of another kind does not shift them; with weight 0 the student is that
 of the supervised strategy, bit for bit. The consistency is measured on the unlabelled faces, not on the labelled too.
+Mined faces, where a recipe has some, are more labelled faces, and share the batch by the sizes of the sets.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
+from fer_pipeline.training.losses import weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -36,7 +40,8 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
+    pool = Faces(None, required=True)
+    return {"labelled": Faces(required=True), "unlabelled": pool, "mined": Faces("pseudo_label")}
 
 
 class MeanTeacher(Strategy):
@@ -50,22 +55,25 @@ class MeanTeacher(Strategy):
         return [Phase("train", {"main": Optimization(self.student)})]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
+        sizes = divide_batch(batch, images, LABELLED)
+        return {**sizes, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
 
     def predictor(self) -> ExpressionNet:
         return self.teacher if self.options.keep == "teacher" else self.student
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """Updates the student by both losses, then the teacher."""
-        labelled, unlabelled = batches["labelled"], batches["unlabelled"]
-        inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
-        scores = {"labelled": self.student(inputs)}
-        supervised = self.context.label_losses(scores, batches, smoothing=self.options.smoothing)["labelled"]
-        consistency = self.context.consistency(self.student, self.teacher, unlabelled, run)
-        total = supervised + self.options.weight * run.ramp(self.options.ramp) * consistency
+        names = [name for name in LABELLED if name in batches]
+        values, weights = self.context.face_losses(self.student, batches, names, run, smoothing=self.options.smoothing)
+        losses = {name: weighted_mean(values[name], weights[name]) for name in names}
+        supervised = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
+        consistency = self.context.consistency(self.student, self.teacher, batches["unlabelled"], run)
+        weight = self.options.weight * run.ramp(self.options.ramp)
+        total = supervised + weight * consistency
         run.update(total)
         update_average(self.teacher, self.student, decay=average_decay(run.phase_step + 1, most=self.options.decay))
-        return {"loss": total, "labelled": supervised, "consistency": consistency}
+        figures = {"consistency": consistency, "weight": torch.tensor(weight, device=total.device)}
+        return {"loss": total, **losses, **figures}
 
 
 build = MeanTeacher

@@ -103,8 +103,8 @@ class MetaFace2Exp(Strategy):
         both = {"base": Optimization(self.base), "adaptation": Optimization(self.adaptation, slower)}
         plain = Sgd(learning_rate=options.fine_tune_learning_rate, momentum=0.0, weight_decay=0.0)
         last = {"adaptation": Optimization(self.adaptation, plain, Constant(name="constant"))}
-        tuning = [Phase("fine_tune", last, epochs=options.fine_tune_epochs)] if options.fine_tune_epochs else []
-        return [Phase("train", both), *tuning]
+        tuning = Phase("fine_tune", last, epochs=options.fine_tune_epochs, streams=("labelled",))
+        return [Phase("train", both), *([tuning] if options.fine_tune_epochs else [])]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
         return self.options.batch_sizes(batch, images)
@@ -114,7 +114,7 @@ class MetaFace2Exp(Strategy):
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One step of A and one of B, or one of A alone where it is fine-tuned."""
-        options, labelled, pool = self.options, batches["labelled"], batches["unlabelled"]
+        options, labelled = self.options, batches["labelled"]
         view = self.context.random_view(labelled, run.generator("augment", "labelled"))
         if run.phase == "fine_tune":
             logits = {"labelled": self.adaptation(view)}
@@ -122,7 +122,7 @@ class MetaFace2Exp(Strategy):
             run.update(loss)
             return {"loss": loss, "labelled": loss}
 
-        names = [name for name in LABELLED if name in batches]
+        pool, names = batches["unlabelled"], [name for name in LABELLED if name in batches]
         others = [self.context.random_view(batches[name], run.generator("augment", name)) for name in names[1:]]
         plain = self.context.random_view(pool, run.generator("augment", "plain"))
         strong = self.context.strong_view(pool, run.generator("augment", "strong"), options)

@@ -15,19 +15,21 @@ Section 4.3.3: `reserve` keeps those of each class with a probability.
 
 What the paper leaves open, as read here. The batch: faces of both kinds in one forward pass, `training.batch` labelled
 ones and `unlabelled_ratio` times as many others (batch 50 and ratio 3: 200 of which a quarter is labelled). The order:
-with `orders: own` each student has batches of its own; `shared` is one batch for both, as in algorithm 1. Differences
-between the pairs: both draw their own flips and, where nothing is loaded, their own initial weights; loaded networks
-differ by their heads. Teachers predict in evaluation mode. An epoch is a pass over the labelled faces.
+with `orders: own` each student goes through the same faces in an order of its own; `shared` is one batch for both, as
+in algorithm 1. Differences between the pairs: both draw their own flips and, where nothing is loaded, their own initial
+weights; loaded networks differ by their heads. Teachers predict in evaluation mode. An epoch is a pass over the
+labelled faces.
 
 Mined faces, where a recipe has some, are labelled ones whose labels may be wrong; they share the batch by the sizes of
-the sets. The history has the selected share, the share kept besides, w, the share of faces on which student and
-teacher agree, and, where labels were changed or true ones are known, how many of the selected labels are right and
-which share of the wrong ones was rejected.
+the sets. The history has w as `weight`; the share of faces on which student and teacher agree (`agreement`); and, as
+shares of the labelled faces, those that a student learns from (`selected`), those of them that their loss did not
+select (`kept_besides`) and, where labels were changed or true ones are known, the selected ones whose truth is known
+(`selected_known`) and whose label is right (`selected_right`), and all with a wrong label (`wrong`) and those of them
+that were rejected (`wrong_rejected`). Every figure is the mean over both students, but for `loss`, their sum.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -43,7 +45,7 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
 from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import selection_figures, smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.sources import Checkpoints, Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
@@ -57,7 +59,7 @@ class Options(Settings):
     weight: Annotated[float, Field(ge=0)] = 10.0  # of the consistency, at the end
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.999  # of the teachers' averages, at most
     unlabelled_ratio: Annotated[float, Field(gt=0)] = 3.0  # unlabelled faces a step, as a multiple of the labelled
-    orders: Literal["own", "shared"] = "own"  # whether each student has batches of its own
+    orders: Literal["own", "shared"] = "own"  # whether each student has batches in an order of its own
     confident: Share = 0.9  # with the source confidence: what keeps a face that is not selected
     reserve: tuple[Share, ...] = ()  # by class, in their order: with what probability such a face is kept
 
@@ -99,16 +101,11 @@ def select_smallest(values: Float[Tensor, " n"], share: float, run: StepContext)
     return mask[run.gather(torch.full_like(values, rank, dtype=torch.float32)) == rank]
 
 
-def every_second(batch: Batch, first: int) -> Batch:
-    """The rows `first`, `first + 2`, … of a batch."""
-    columns = {name: getattr(batch, name) for name in ("images", "labels", "rows", "landmarks", "truth")}
-    return replace(batch, **{name: column[first::2] for name, column in columns.items() if column is not None})
-
-
 class ProgressiveTeacher(Strategy):
     def __init__(self, options: Options, context: BuildContext) -> None:
         super().__init__()
         self.options, self.context = options, context
+        self.orders = 2 if options.orders == "own" else 1
         self.students = nn.ModuleList([context.network(), context.network("second")])
         self.teachers = nn.ModuleList(averaged_copy(student) for student in self.students)
         self.names = [name for name in LABELLED if name in context.images]
@@ -121,9 +118,7 @@ class ProgressiveTeacher(Strategy):
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
         sizes = divide_batch(batch, images, LABELLED)
-        sizes["unlabelled"] = max(1, round(batch * self.options.unlabelled_ratio))
-        times = 2 if self.options.orders == "own" else 1
-        return {name: times * size for name, size in sizes.items()}
+        return {**sizes, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
 
     def predictor(self) -> ExpressionNet:
         teacher = self.teachers[0]
@@ -150,7 +145,8 @@ class ProgressiveTeacher(Strategy):
     ) -> dict[str, Tensor]:
         """The losses of one student, which the other pair's teacher guides, and what the history says of them."""
         student, teacher = self.students[number], self.teachers[1 - number].eval()
-        own = {name: every_second(one, number) for name, one in batches.items()} if self._own else batches
+        part = number if self.orders == 2 else 0
+        own = {name: one.part(part, self.orders) for name, one in batches.items()}
         names = [*self.names, "unlabelled"]
 
         def views(who: str) -> Tensor:
@@ -171,22 +167,17 @@ class ProgressiveTeacher(Strategy):
             "loss": supervised + weight * consistency,
             "labelled": supervised,
             "consistency": consistency,
-            "selected": weighted_mean(kept),
             "kept_besides": weighted_mean(kept - selected),
             "agreement": weighted_mean((probabilities.argmax(1) == wanted.argmax(1)).float()),
         }
         truths = [own[name].truth for name in self.names]
-        if any(truth is not None for truth in truths):
+        truth = None
+        if any(one is not None for one in truths):
             unknown = [torch.full_like(own[name].labels, -1) for name in self.names]
             truth = torch.cat([none if one is None else one for one, none in zip(truths, unknown, strict=True)])
-            right, wrong = ((truth >= 0) & (labels == truth)).float(), ((truth >= 0) & (labels != truth)).float()
-            found["right"] = weighted_mean(right, kept * (right + wrong))
-            found["wrong_rejected"] = weighted_mean(1 - kept, wrong)
-        return found
-
-    @property
-    def _own(self) -> bool:
-        return self.options.orders == "own"
+            wrong = ((truth >= 0) & (labels != truth)).float()
+            found |= {"wrong": weighted_mean(wrong), "wrong_rejected": weighted_mean(wrong * (1 - kept))}
+        return found | selection_figures(kept, labels, truth)
 
     def _keep(self, own: Mapping[str, Batch], labels: Tensor, run: StepContext, number: int) -> Float[Tensor, " n"]:
         """A mask of the labelled faces that are kept whether they are selected or not."""

@@ -4,23 +4,29 @@ Source: Lee, ICML workshop 2013, in the form that the libraries of semi-supervis
 network predicts unlabelled faces, and those whose largest probability exceeds `threshold` are learned with the
 predicted class as their label, with weight `weight`, which rises linearly over the first `ramp` of the steps; batch
 norm is frozen on them. Progressive Teacher's baseline of the same name (arXiv:2205.14361, table 2) has no threshold:
-`threshold: 0`.
+`threshold: 0`; its labels are those of a network that was trained before, once and for all, where here they are the
+network's own of each step.
 
 The mean is over the whole unlabelled batch, the faces under the threshold count as 0. With `threshold: 1` no face
-passes and the network is that of the supervised strategy, bit for bit.
+passes and the network is that of the supervised strategy, bit for bit. Mined faces, where a recipe has some, are more
+labelled faces, and share the batch by the sizes of the sets.
+
+The history has the `weight` and, as shares of the unlabelled faces, `selected` and, where some of them have labels
+(they are used for nothing else), `selected_known` and `selected_right`.
 """
 
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.training.batch_norm import frozen_statistics
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
+from fer_pipeline.training.losses import selection_figures, smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Strategy
 
@@ -34,7 +40,8 @@ class Options(Settings):
 
 
 def sources(options: Options) -> dict[str, Source]:
-    return {"labelled": Faces(required=True), "unlabelled": Faces(None, required=True)}
+    pool = Faces(None, required=True)
+    return {"labelled": Faces(required=True), "unlabelled": pool, "mined": Faces("pseudo_label")}
 
 
 class PseudoLabel(Strategy):
@@ -44,22 +51,25 @@ class PseudoLabel(Strategy):
         self.network = context.network()
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
-        return {"labelled": batch, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
+        sizes = divide_batch(batch, images, LABELLED)
+        return {**sizes, "unlabelled": max(1, round(batch * self.options.unlabelled_ratio))}
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
-        """One update by the labelled and the confident faces; `confident` is their share among the unlabelled."""
-        labelled, unlabelled = batches["labelled"], batches["unlabelled"]
-        inputs = self.context.random_view(labelled, run.generator("augment", "labelled"))
-        scores = {"labelled": self.network(inputs)}
-        supervised = self.context.label_losses(scores, batches, smoothing=self.options.smoothing)["labelled"]
+        """One update by the labelled and the confident faces."""
+        unlabelled, names = batches["unlabelled"], [name for name in LABELLED if name in batches]
+        values, weights = self.context.face_losses(self.network, batches, names, run, smoothing=self.options.smoothing)
+        losses = {name: weighted_mean(values[name], weights[name]) for name in names}
+        supervised = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
         with frozen_statistics(self.network):
             logits = self.network(self.context.random_view(unlabelled, run.generator("augment", "unlabelled")))
         confidence, predicted = logits.detach().float().softmax(1).max(1)
         confident = (confidence > self.options.threshold).float()
         pseudo = weighted_mean(smoothed_cross_entropy(logits, predicted) * confident)
-        total = supervised + self.options.weight * run.ramp(self.options.ramp) * pseudo
+        weight = self.options.weight * run.ramp(self.options.ramp)
+        total = supervised + weight * pseudo
         run.update(total)
-        return {"loss": total, "labelled": supervised, "pseudo": pseudo, "confident": weighted_mean(confident)}
+        figures = {"pseudo": pseudo, "weight": torch.tensor(weight, device=total.device)}
+        return {"loss": total, **losses, **figures, **selection_figures(confident, predicted, unlabelled.truth)}
 
 
 build = PseudoLabel

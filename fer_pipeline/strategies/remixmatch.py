@@ -21,8 +21,9 @@ Mined faces, where the recipe names them, are learned by their pseudo-labels bes
 of one process.
 
 The history has `confidence`, the mean largest probability of the guess; `misalignment`, half the sum of |p̃ - p| over
-the classes, from 0 to 1; and, where the pool has labels (they are used for nothing else), the shares `selected_known`
-and `selected_right` (of the guess's likeliest class).
+the classes, from 0 to 1; `ramp`, how far the weights of the pool have risen, from 0 to 1; and, where the pool has
+labels (they are used for nothing else), the shares `selected_known` and `selected_right` (of the guess's likeliest
+class).
 """
 
 from collections.abc import Mapping, Sequence
@@ -131,7 +132,8 @@ class ReMixMatch(Strategy):
         losses["anchored"] = weighted_mean(soft_cross_entropy(anchored, guess))
         of_pool = options.weight * losses["pool"] + options.anchor_weight * losses["anchored"]
         total = losses["labelled"] + options.mined_weight * losses.get("mined", 0.0)
-        total = total + run.ramp(options.ramp) * of_pool
+        ramp = run.ramp(options.ramp)
+        total = total + ramp * of_pool
         if self.turn_head is not None:
             losses["rotation"] = self._turned(strong[0], self.turn_head, run)
             total = total + options.rotation_weight * losses["rotation"]
@@ -140,6 +142,7 @@ class ReMixMatch(Strategy):
         confidence, predicted = guess.max(1)
         figures = selection_figures(torch.ones_like(confidence), predicted, pool.truth)
         figures |= {"confidence": weighted_mean(confidence), "misalignment": (found - self.wanted).abs().sum() / 2}
+        figures["ramp"] = torch.tensor(ramp, device=total.device)
         return {"loss": total, **losses, **{key: one for key, one in figures.items() if key != "selected"}}
 
     @torch.no_grad()

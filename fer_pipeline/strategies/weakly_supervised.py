@@ -22,6 +22,11 @@ that of its likeliest class.
 Mined faces, where a recipe has some, are more labelled faces: they share the batch by the sizes of the sets, and are
 replaced and get targets like these. With `replaced: 0`, `smoothing: 0` and `alpha: 1` the network is that of the
 supervised strategy, bit for bit.
+
+The history of the second part has the share of the pool with a probability above `threshold` (`confident`), that of the
+labelled batch that pool faces have replaced (`replaced`), that of the labelled set whose targets eq. 5 has set
+(`set_right`) and, where the truth of some of the replacing faces is known, in how many of these it is the likeliest
+class (`right`).
 """
 
 import math
@@ -177,10 +182,9 @@ class WeaklySupervised(Strategy):
             "confident": torch.tensor(len(confident) / len(pool)),
             "set_right": set_right["labelled"].float().mean(),
         }
-        if (truth := run.streams["unlabelled"].set.truth) is not None:
-            known = truth[everything] >= 0
-            right = (pool[everything].argmax(1) == truth[everything]) & known
-            self._found["right"] = right.sum() / known.sum().clamp(min=1)
+        truth = run.streams["unlabelled"].set.truth
+        if truth is not None and (known := everything[truth[everything] >= 0]).numel():
+            self._found["right"] = (pool[known].argmax(1) == truth[known]).float().mean()
         self._found = {name: value.to(run.worker.device) for name, value in self._found.items()}
 
     def end_epoch(self, run: StepContext, validation: Mapping[str, float]) -> bool:

@@ -12,7 +12,7 @@ that it would have got, and an epoch's border may fall inside a batch. Every tur
 """
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -114,6 +114,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, number: int, parts: int) -> "Batch":
+        """The rows of one order, of a stream that has so many `parts`."""
+        size = len(self) // parts
+        columns = {name: getattr(self, name) for name in ("images", "labels", "rows", "landmarks", "truth")}
+        rows = slice(number * size, (number + 1) * size)
+        return replace(self, **{name: column[rows] for name, column in columns.items() if column is not None})
+
     def to(self, device: torch.device) -> "Batch":
         names = ("images", "labels", "landmarks", "truth")
         tensors = {name: getattr(self, name) for name in names}
@@ -140,7 +147,10 @@ def divide_batch(
 
 @dataclass
 class Stream:
-    """One named source of batches. `size` rows a step; 0 takes the whole set in every step, None never any."""
+    """One named source of batches. `size` rows a step; 0 takes the whole set in every step, None never any.
+
+    With several `orders` of the same images, each from a seed of its own, a batch has `size` rows of every one.
+    """
 
     set: ImageSet
     size: int | None
@@ -149,19 +159,23 @@ class Stream:
     num_classes: int = 0
     order: str = "rows"
     buffer_rows: int = 16_384  # of the order by blocks
+    orders: int = 1
     rank: int = 0  # of this process among the `world_size` that train together
     world_size: int = 1
-    _order: Order = field(init=False, repr=False)
+    _orders: list[Order] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.set), "a stream needs at least one image"
+        seeds = [self.seed, *(derive(self.seed, "order", number) for number in range(1, self.orders))]
+        self._orders = [self._make_order(seed) for seed in seeds]
+
+    def _make_order(self, seed: int) -> Order:
         if not self.balanced:
-            self._order = self._order_of(np.arange(len(self.set)), self.seed, 1)
-            return
+            return self._order_of(np.arange(len(self.set)), seed, 1)
         labels = self.set.labels.numpy()
         present = {index: rows for index in range(self.num_classes) if len(rows := np.flatnonzero(labels == index))}
-        own = [self._order_of(rows, derive(self.seed, "class", index), len(present)) for index, rows in present.items()]
-        self._order = Balanced(self.seed, list(present.values()), own)
+        own = [self._order_of(rows, derive(seed, "class", index), len(present)) for index, rows in present.items()]
+        return Balanced(seed, list(present.values()), own)
 
     def _order_of(self, rows: Rows, seed: int, classes: int) -> Order:
         if self.order == "rows":
@@ -169,7 +183,7 @@ class Stream:
         # Classes share the buffer: it is its row groups that are held in memory.
         together = max(1, self.buffer_rows // ROWS_PER_GROUP // classes)
         if isinstance(self.set.images, ShardImages):
-            self.set.images.keep_at_least(2 * max(self.buffer_rows, classes * ROWS_PER_GROUP))
+            self.set.images.keep_at_least(2 * self.orders * max(self.buffer_rows, classes * ROWS_PER_GROUP))
         return Blocked(seed, self.set.blocks[rows], together=together)
 
     def for_worker(self, worker: Worker) -> "Stream":
@@ -186,13 +200,16 @@ class Stream:
         return replace(self, rank=worker.rank, world_size=worker.world_size)
 
     def rows(self, step: int) -> Rows:
-        return self._order.rows(step * self.size, self.size) if self.size else np.arange(len(self.set))
+        if not self.size:
+            return np.arange(len(self.set))
+        return np.concatenate([order.rows(step * self.size, self.size) for order in self._orders])
 
     def batch(self, step: int, *, pinned: bool = False) -> Batch:
         """This process's part of the batch of a step (a set taken whole has no parts), where the images lie."""
         rows = self.rows(step)
         if self.size:
-            rows = np.array_split(rows, self.world_size)[self.rank]
+            own = [np.array_split(part, self.world_size)[self.rank] for part in np.split(rows, self.orders)]
+            rows = np.concatenate(own)
         index = torch.from_numpy(rows)
         return Batch(
             self.set.pixels(rows, pinned=pinned),
@@ -217,12 +234,15 @@ class Loader:
         self._streams = {name: stream for name, stream in streams.items() if stream.size is not None}
         self._threads = max(stream.set.images.threads(device) for stream in self._streams.values())
 
-    def batches(self, steps: Iterable[int]) -> Generator[dict[str, Batch], None, None]:
-        """The batches of every stream for each step; to be closed when it is left early."""
+    def batches(
+        self, steps: Iterable[int], wanted: Callable[[str], bool] = lambda stream: True
+    ) -> Generator[dict[str, Batch], None, None]:
+        """The batches of the wanted streams for each step; to be closed when it is left early."""
         on_gpu = self._device.type == "cuda"
+        streams = {name: stream for name, stream in self._streams.items() if wanted(name)}
 
         def make(step: int) -> dict[str, Batch]:
-            return {name: stream.batch(step, pinned=on_gpu) for name, stream in self._streams.items()}
+            return {name: stream.batch(step, pinned=on_gpu) for name, stream in streams.items()}
 
         # Without its device set, a thread that pins memory would open the first GPU in every process.
         begin = partial(torch.cuda.set_device, self._device) if on_gpu else None

@@ -143,7 +143,7 @@ def fit(
             _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state, old=old)
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
-            with closing(loader.batches(range(progress.steps, first_step + phase_steps))) as batches_of_steps:
+            with closing(loader.batches(range(progress.steps, first_step + phase_steps), phase.reads)) as coming:
                 for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     falling = _find_end(progress, phase, settings, until)[:2] if until else None
                     strategy.train()
@@ -154,7 +154,7 @@ def fit(
                         run.step, run.phase_step, run.epoch = first_step + step, step, epoch
                         set_rates(run, phase, settings, falling)
                         torch.manual_seed(run.child_seed())  # dropout's numbers: a function of the step like all else
-                        batches = next(batches_of_steps)
+                        batches = next(coming)
                         with worker.fabric.autocast():
                             losses = strategy.step(batches, run)
                         for name, loss in losses.items():
@@ -256,7 +256,7 @@ class TrainingResult(NamedTuple):
     fitted: Progress
     steps_per_own_epoch: int  # to see as many images as its own training set has
     images: dict[str, int]
-    times_seen: dict[str, float]  # each image of a stream, in the mean
+    times_seen: dict[str, float]  # each image of a stream, in the mean, by each network that has an order of its own
     advice: tuple[str, ...]  # of `advise`
 
 
@@ -324,6 +324,7 @@ def train(
             num_classes=num_classes,
             order=settings.order,
             buffer_rows=settings.buffer_rows,
+            orders=strategy.orders,
         )
         for name, one in sets.items()
     }
@@ -332,7 +333,8 @@ def train(
     own_epoch = math.ceil(sum(images[name] for name in drawn) / sum(drawn.values()))
     worker = execution.worker
     often = {name: 0.0 if size is None else size / images[name] or 1.0 for name, size in sizes.items()}  # a step
-    seen = {name: fitted.steps * often[name] for name in images}
+    taken = list(zip(phases := strategy.phases(), fitted.steps_of_phases(len(phases)), strict=True))
+    seen = {name: sum(steps for phase, steps in taken if phase.reads(name)) * often[name] for name in images}
     used = None if strategy.used_settings is None else set(strategy.used_settings)
     training = {
         **job.about,

@@ -44,6 +44,14 @@ class Progress:
     best: dict[str, float] | None = None  # its figures
     best_weights: dict[str, Tensor] | None = None
 
+    def steps_of_phases(self, number: int) -> list[int]:
+        """The steps that each of so many phases took, by the history."""
+        ends = [
+            max((int(row["steps"]) for row in self.history if row.get("phase", 1) <= phase), default=0)
+            for phase in range(1, number + 1)
+        ]
+        return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
     def save(self, folder: Path, parts: Mapping[str, Any], optimizers: Mapping[str, Any]) -> None:
         """Replaces the state of the epoch before; `optimizers` are those of a phase that has begun and not ended."""
         states = {name: part.state_dict() for name, part in parts.items()}

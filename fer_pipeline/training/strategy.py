@@ -72,13 +72,19 @@ class Optimization:
 class Phase:
     """A part of a training with optimisers of its own, by name; learning rates begin anew with it.
 
-    Without `epochs` and `steps` it is as long as the training's settings say.
+    Without `epochs` and `steps` it is as long as the training's settings say. Only the `streams` that it names (of
+    those that the recipe has) are read and given to `step`.
     """
 
     name: str
     optimizers: Mapping[str, Optimization]
     epochs: int | None = None
     steps: int | None = None
+    streams: Collection[str] | None = None  # None: all
+
+    def reads(self, stream: str) -> bool:
+        """Tells whether its steps get batches of a stream."""
+        return self.streams is None or stream in self.streams
 
 
 @dataclass(frozen=True)
@@ -194,6 +200,7 @@ class Strategy(nn.Module):
     """A method of training: networks, and how they learn from one step's batches."""
 
     used_settings: frozenset[str] | None = None  # of a training, as the card records them; None: all
+    orders: int = 1  # of every stream; a batch has the rows of each, one after the other (`Batch.part`)
 
     def phases(self) -> Sequence[Phase]:
         """The phases in order; by default one, in which `self.network` learns by the training's settings."""
@@ -201,7 +208,7 @@ class Strategy(nn.Module):
         return [Phase("train", {"main": Optimization(self.network)})]
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> Mapping[str, int | None]:
-        """Rows a step of every stream, given the settings' batch and the streams' images; 0 takes all of them.
+        """Rows a step of every stream and order, given the settings' batch and the streams' images; 0 takes all.
 
         None leaves a stream out of the batches: the strategy itself reads its images, by `run.predict` or `run.pixels`.
         """

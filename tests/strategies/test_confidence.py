@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies import confidence
 from fer_pipeline.strategies.confidence import Confidence, Options, asking_losses
 from fer_pipeline.training.sets import image_set
+from tests.strategies.driven import crops, driven, strategy_of
 from tests.toy_world import SIZE
 
 
@@ -82,8 +84,43 @@ def test_where_labels_were_changed_the_history_tells_their_confidence(train_toy,
     one = toy(60, 0)
     sets = {"labelled": replace(one, truth=(one.labels + (torch.arange(60) % 4 == 0)) % 3)}
     rows = train_toy("run", strategy=confidence, sets=sets, epochs=1)[0].fitted.history
-    mean, right, wrong = (rows[0][f"train_confidence{end}"] for end in ("", "_of_right", "_of_wrong"))
-    assert min(right, wrong) <= mean <= max(right, wrong)
+    assert rows[0]["train_wrong"] == pytest.approx(15 / 60, abs=0.03), "four batches of 16"
+    assert 0 < rows[0]["train_confidence_wrong"] < rows[0]["train_confidence"] * 0.4
+
+
+def test_the_loss_of_a_step_by_hand() -> None:
+    """All may ask: -log p' - lambda log c on labelled faces, and the squared distance to the teacher on others."""
+    options = Options(hints=1.0, price=0.2, consistency=5.0, ramp=0.4, decay=0.5)
+    chosen, batch, pool = strategy_of(confidence, options, norm="group"), crops(6, 0), crops(8, 1)
+    with torch.no_grad():
+        for parameter in chosen.teacher.parameters():
+            parameter.mul_(1.5)
+    x, y = (Preprocessing(size=SIZE).apply(one.images) for one in (batch, pool))
+    with torch.no_grad():
+        logits, score = chosen.student.with_confidence(x)
+        c, own = score.sigmoid(), logits.softmax(1)[torch.arange(6), batch.labels]
+        asking = -c.log().mean()
+        distance = (chosen.student(y).softmax(1) - chosen.teacher(y).softmax(1)).square().mean()
+    by_hand = -(c * own + 1 - c).log().mean() + 0.2 * asking + 5.0 * 0.5 * distance  # the 3rd of 10 steps: 2 / 4
+    run = driven(chosen, step=2)
+    run.streams = {"labelled": SimpleNamespace(set=range(6))}  # pyright: ignore[reportAttributeAccessIssue]
+    found = chosen.step({"labelled": batch, "unlabelled": pool}, run)
+    assert float(found["loss"].detach()) == pytest.approx(float(by_hand), rel=1e-5)
+    assert float(found["weight"]) == pytest.approx(2.5)
+
+
+def test_what_wrong_labels_add_to_the_confidence_by_hand() -> None:
+    """Also in a batch without any; what is not known is not wrong."""
+    for truth, wrong in ((lambda labels: labels, []), (lambda labels: torch.tensor([-1, 0, 1, 2, 0, 1]), [1, 4])):
+        chosen = strategy_of(confidence, Options(), norm="group")
+        batch = replace(crops(6, 0), labels=torch.tensor([0, 1, 1, 2, 1, 1]))
+        with torch.no_grad():
+            score = chosen.student.with_confidence(Preprocessing(size=SIZE).apply(batch.images))[1]
+        run = driven(chosen)
+        run.streams = {"labelled": SimpleNamespace(set=range(6))}  # pyright: ignore[reportAttributeAccessIssue]
+        found = chosen.step({"labelled": replace(batch, truth=truth(batch.labels))}, run)
+        assert float(found["wrong"]) == pytest.approx(len(wrong) / 6)
+        assert float(found["confidence_wrong"]) == pytest.approx(float(score.sigmoid()[wrong].sum()) / 6)
 
 
 @pytest.mark.parametrize("values", [{"hints": 0}, {"price": 0}, {"budget": -1}, {"keep": "both"}])

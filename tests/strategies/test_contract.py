@@ -345,8 +345,7 @@ def run_without_draws(root: Path, names: Sequence[str], worker: Worker, advance:
     """
     still = {"network": {"norm": "group"}, "augment": {"flip": 0, "translate": 0}, "epochs": None, "steps": 2}
     for name in names:
-        batch = 16 if name == "progressive_teacher" else 13
-        run(name, root / name, "required", options=undrawn(name), worker=worker, batch=batch, **still)
+        run(name, root / name, "required", options=undrawn(name), worker=worker, batch=13, **still)
     return list(names)
 
 

@@ -22,7 +22,7 @@ from fer_pipeline.strategies import facenet2expnet
 from fer_pipeline.strategies.facenet2expnet import Adapter, FaceNet2ExpNet, Options, euclidean_loss, stage_map
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
+from fer_pipeline.training.settings import AugmentSettings, Sgd, Step, TrainingSettings
 from fer_pipeline.training.strategy import BuildContext
 from fer_pipeline.training.worker import make_worker
 from tests.strategies.test_supervised import crops
@@ -98,6 +98,17 @@ def face_net(size: int, *, root_mean_square: float) -> Any:
     return network
 
 
+def test_the_regression_goes_at_the_published_rates() -> None:
+    """Section IV B: 300 epochs at 1e-7 with momentum 0.9, a tenth of it after 100; here one step is an epoch."""
+    own = NetworkSettings(size=24, width=4, norm="group")
+    first, second = strategy(own, build(own, 3, seed=1), Options(first_epochs=300)).phases()
+    plan = first.optimizers["main"]
+    assert first.steps == 300
+    assert plan.optimizer == Sgd(learning_rate=1e-7, momentum=0.9, weight_decay=0.0)
+    assert plan.schedule == Step(name="step", every=100, factor=0.1)
+    assert second.optimizers["main"].optimizer is second.steps is None, "by the training's settings"
+
+
 @pytest.mark.parametrize("scale", ["caffe", "mean"])
 def test_at_the_published_rate_the_maps_come_near_with_caffes_scale_alone(monkeypatch, scale: str) -> None:
     face = face_net(64, root_mean_square=10.0)
@@ -162,6 +173,7 @@ def test_the_first_part_needs_no_labels_and_the_second_trains_all(train_toy, toy
     assert all(not torch.equal(second[name], tensor) for name, tensor in first.items())
     assert seen["classification"][2] == {"loss", "labelled", "mined"}
     assert seen["regression"][1] == ["labelled", "unlabelled", "mined"]
+    assert seen["classification"][1] == ["labelled", "mined"], "faces without a label are not even read"
     rows = trained.fitted.history
     assert rows[1]["train_share_of_map"] < rows[0]["train_share_of_map"]
     assert load_file(folder / "weights.safetensors").keys() == second.keys(), "the checkpoint is any other's"

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.strategies import fixmatch, mean_teacher, pseudo_label, supervised
 from fer_pipeline.strategies.mean_teacher import MeanTeacher, Options
 from fer_pipeline.training.averaging import averaged_copy
 from fer_pipeline.training.strategy import BuildContext
+from tests.strategies.driven import SIZE, crops, driven, strategy_of
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -41,6 +43,47 @@ def test_the_limiting_case_is_supervised_bit_for_bit(train_toy, toy, strategy, o
     assert [row["train_labelled"] for row in limited.fitted.history] == [
         row["train_labelled"] for row in alone.fitted.history
     ]
+
+
+@pytest.mark.parametrize("step", [0, 2, 4, 9])
+@pytest.mark.parametrize("strategy", [mean_teacher, pseudo_label])
+def test_the_loss_by_hand_with_mined_faces_and_a_rising_weight(strategy, step: int) -> None:
+    """One mean over all faces with labels; the weight rises over 4 of 10 steps; the threshold divides the pool."""
+    own, mined = crops(6, 0), crops(3, 2)
+    truth = torch.tensor([-1, 0, 0, 0, 1, 1, 1, 2, 2, 2])
+    pool = crops(10, 1, truth=truth)
+    reference = strategy_of(strategy, strategy.Options(), norm="group")
+    x = Preprocessing(size=SIZE).apply(pool.images)
+    if strategy is mean_teacher:
+        options, network = Options(weight=3.0), reference.student
+        with torch.no_grad():
+            for parameter in reference.teacher.parameters():
+                parameter.mul_(1.5)
+        of_pool = (network(x).softmax(1) - reference.teacher(x).softmax(1)).square().mean()
+    else:
+        network = reference.network
+        confidence, guess = network(x).detach().softmax(1).max(1)
+        options = pseudo_label.Options(weight=3.0, threshold=float(confidence.sort().values[5]))
+        chosen_faces = confidence > options.threshold
+        assert int(chosen_faces.sum()) == 4
+        of_pool = functional.cross_entropy(network(x), guess, reduction="none")[chosen_faces].sum() / 10
+    faces = torch.cat([Preprocessing(size=SIZE).apply(one.images) for one in (own, mined)])
+    supervised = functional.cross_entropy(network(faces), torch.cat([own.labels, mined.labels]))
+    weight = 3.0 * min(1, step / 4)
+    chosen = strategy_of(strategy, options, norm="group")
+    if strategy is mean_teacher:
+        chosen.teacher.load_state_dict(reference.teacher.state_dict())
+    found = chosen.step({"labelled": own, "unlabelled": pool, "mined": mined}, driven(chosen, step=step))
+    assert float(found["weight"]) == pytest.approx(weight)
+    assert float(found["loss"].detach()) == pytest.approx(float((supervised + weight * of_pool).detach()), rel=1e-5)
+    if strategy is pseudo_label:
+        known = chosen_faces & (truth >= 0)
+        shares = {
+            "selected": 4,
+            "selected_known": int(known.sum()),
+            "selected_right": int((guess == truth)[known].sum()),
+        }
+        assert {name: 10 * float(found[name]) for name in shares} == pytest.approx(shares)
 
 
 @pytest.mark.parametrize(

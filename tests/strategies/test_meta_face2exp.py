@@ -89,7 +89,10 @@ def test_a_pool_batch_that_helps_has_a_positive_coefficient(form: str) -> None:
 def test_a_step_is_equations_1_to_5_by_hand_and_no_gradient_leaks(
     monkeypatch, feedback_view: str, adaptation_view: str, joint: bool
 ) -> None:
-    """Both networks move by the gradients of their own losses, in which the other one's outputs are numbers."""
+    """Both networks move by the gradients of their own losses, in which the other one's outputs are numbers.
+
+    Mined faces are B's alone: they have no part in how A is judged.
+    """
     rate, strong_crops = 0.05, crops(12, 7)
     options = Options(
         feedback_view=feedback_view,
@@ -98,8 +101,10 @@ def test_a_step_is_equations_1_to_5_by_hand_and_no_gradient_leaks(
         consistency_weight=0.8,
         feedback_weight=30.0,
         feedback="finite_difference",
+        mined_weight=0.6,
         **PLAIN,
     )
+    mined = crops(5, 9)
     chosen = strategy_of(meta_face2exp, options, norm="group", precise=True)
     strong = apply(strong_crops.images).double()
     monkeypatch.setattr(type(chosen.context), "strong_view", lambda self, batch, generator, settings: strong)
@@ -116,9 +121,11 @@ def test_a_step_is_equations_1_to_5_by_hand_and_no_gradient_leaks(
     consistency = -(logits.softmax(1).detach() * strong_logits.log_softmax(1)).sum(1).mean()
     total = functional.cross_entropy(b(view), LABELLED.labels) + 0.8 * consistency
     total = total + 30.0 * f * functional.cross_entropy(judged, classes)
+    total = total + 0.6 * functional.cross_entropy(b(apply(mined.images).double()), mined.labels)
     new_b = moved(b, list(torch.autograd.grad(total, list(b.parameters()))), -rate)
 
-    found = chosen.step({"labelled": LABELLED, "unlabelled": POOL}, driven(chosen, rate=rate))
+    batches = {"labelled": LABELLED, "unlabelled": POOL, "mined": mined}
+    found = chosen.step(batches, driven(chosen, rate=rate))
     assert float(found["feedback"]) == pytest.approx(f, rel=1e-4)
     assert float(found["consistency"].detach()) == pytest.approx(float(consistency.detach()), rel=1e-5)
     for mine, expected in ((chosen.adaptation, new_a), (chosen.base, new_b)):
@@ -150,11 +157,13 @@ def test_at_the_end_a_alone_learns_from_labelled_faces_at_a_constant_rate(train_
     assert all("train_feedback" in row for row in rows[:2])
     assert all("train_feedback" not in row for row in rows[2:])
     assert trained.fitted.epoch > 2, "the epoch is chosen in the last phase"
+    # Four steps an epoch, of 16 labelled faces in all four and 32 of the pool in the first two.
+    assert trained.times_seen == pytest.approx({"labelled": 16 * 16 / 60, "unlabelled": 8 * 32 / 50})
 
     chosen = strategy_of(meta_face2exp, options)
     base = copy.deepcopy(chosen.base.state_dict())
     adaptation = copy.deepcopy(chosen.adaptation)
-    chosen.step({"labelled": LABELLED, "unlabelled": POOL}, driven(chosen, phase=1, rate=0.1))
+    chosen.step({"labelled": LABELLED}, driven(chosen, phase=1, rate=0.1))
     assert all(torch.equal(tensor, base[name]) for name, tensor in chosen.base.state_dict().items())
     loss = functional.cross_entropy(adaptation(apply(LABELLED.images)), LABELLED.labels)
     expected = moved(adaptation, list(torch.autograd.grad(loss, list(adaptation.parameters()))), -0.1)
@@ -167,7 +176,19 @@ def test_the_rates_of_both_networks(train_toy, toy) -> None:
     own = plans[0].optimizers["adaptation"].optimizer
     assert own.learning_rate == pytest.approx(0.005)  # a tenth of the default
     assert plans[0].optimizers["base"].optimizer is None
+    last = plans[1].optimizers["adaptation"]
+    assert (last.optimizer.momentum, last.optimizer.weight_decay) == (0, 0), "plain SGD, whatever the training's is"
     assert [plan.name for plan in strategy_of(meta_face2exp, Options(fine_tune_epochs=0)).phases()] == ["train"]
+
+
+def test_a_begins_where_other_recipes_do_and_is_kept() -> None:
+    """`main` is the initial network that all recipes of a seed share; B is another draw."""
+    chosen = strategy_of(meta_face2exp, Options(**PLAIN))
+    main, base = (chosen.context.make_network(name)[0] for name in ("main", "base"))
+    assert chosen.predictor() is chosen.adaptation
+    for network, expected in ((chosen.adaptation, main), (chosen.base, base)):
+        assert all(torch.equal(*pair) for pair in zip(network.parameters(), expected.parameters(), strict=True))
+    assert not torch.equal(chosen.adaptation.head.weight, chosen.base.head.weight)
 
 
 def test_being_judged_records_nothing_and_takes_the_batchs_statistics() -> None:

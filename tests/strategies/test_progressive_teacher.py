@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,6 @@ from fer_pipeline.strategies.progressive_teacher import (
     ProgressiveTeacher,
     average_decay,
     consistency_weight,
-    every_second,
     select_smallest,
     selected_share,
 )
@@ -97,6 +97,29 @@ def inputs(batch: Batch) -> torch.Tensor:
     return Preprocessing(size=SIZE).apply(batch.images)
 
 
+def test_each_teacher_moves_towards_its_own_student_after_the_students_step() -> None:
+    """In the first step a = 1 / 2; the first teacher is the one that is kept."""
+    chosen = ProgressiveTeacher(Options(orders="shared"), context())
+    before = copy.deepcopy(chosen.teachers)
+    chosen.step({"labelled": crops(6, 0), "unlabelled": crops(6, 1)}, Run(chosen))
+    for old, new, student in zip(before, chosen.teachers, chosen.students, strict=True):
+        for one, two, three in zip(old.parameters(), new.parameters(), student.parameters(), strict=True):
+            torch.testing.assert_close(two, (one + three) / 2)
+    assert chosen.predictor() is chosen.teachers[0]
+
+
+def test_teachers_and_students_draw_their_views_apart(monkeypatch) -> None:
+    chosen, drawn = ProgressiveTeacher(Options(orders="shared"), context()), []
+    original = type(chosen.context).random_view
+    monkeypatch.setattr(
+        type(chosen.context),
+        "random_view",
+        lambda self, batch, generator: (drawn.append(generator.initial_seed()), original(self, batch, generator))[1],
+    )
+    chosen.step({"labelled": crops(6, 0), "unlabelled": crops(6, 1)}, Run(chosen))
+    assert len(drawn) == len(set(drawn)) == 2 * 2 * 2, "two pairs, two networks of each, two kinds of faces"
+
+
 def test_so_many_are_selected_with_the_smallest_values() -> None:
     run = Run(ProgressiveTeacher(Options(), context()))
     values = torch.tensor([3.0, 1.0, 5.0, 2.0, 4.0])
@@ -104,22 +127,30 @@ def test_so_many_are_selected_with_the_smallest_values() -> None:
         assert select_smallest(values, share, run).tolist() == expected
 
 
-def test_each_teacher_selects_for_the_other_student_and_guides_it() -> None:
+def stacked(batches: list[Batch]) -> Batch:
+    """The rows of some batches, one after the other."""
+    parts = {name: [getattr(batch, name) for batch in batches] for name in ("images", "labels", "rows")}
+    return Batch(**{name: torch.cat(tensors) for name, tensors in parts.items()}, prepared=False)
+
+
+@pytest.mark.parametrize("orders", ["own", "shared"])
+def test_each_teacher_selects_for_the_other_student_and_guides_it(orders: str) -> None:
     """The two teachers are told apart by what they predict: one class always, another for each."""
-    chosen = ProgressiveTeacher(Options(reject=0.5, reject_steps=1, weight=2, orders="shared"), context())
+    chosen = ProgressiveTeacher(Options(reject=0.5, reject_steps=1, weight=2, orders=orders), context())
     for teacher, index in zip(chosen.teachers, (0, 2), strict=True):
         teacher.head.weight.data.zero_()
         teacher.head.bias.data = 3.0 * functional.one_hot(torch.tensor(index), 3).float()
     students = copy.deepcopy(chosen.students)
-    labelled, pool = crops(8, 0), crops(6, 1)
     labels = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2])
-    labelled = Batch(labelled.images, labels, labelled.rows, prepared=False)
-    run = Run(chosen)
-    chosen.step({"labelled": labelled, "unlabelled": pool}, run)
+    seeds = (0, 0) if orders == "shared" else (0, 4)  # one batch for both, or one for each
+    faces = [replace(crops(8, seed), labels=labels) for seed in seeds]
+    pools = [crops(6, seed + 1) for seed in seeds]
+    run, count = Run(chosen), 1 if orders == "shared" else 2
+    chosen.step({"labelled": stacked(faces[:count]), "unlabelled": stacked(pools[:count])}, run)
     expected = 0.0
     # Teacher 1 says 0, so it selects the faces labelled 0, for student 2; and the other way round.
-    for student, rows, says in ((students[0], slice(4, 8), 2), (students[1], slice(0, 4), 0)):
-        x = torch.cat([inputs(labelled), inputs(pool)])
+    for number, (student, rows, says) in enumerate(((students[0], slice(4, 8), 2), (students[1], slice(0, 4), 0))):
+        x = torch.cat([inputs(faces[number]), inputs(pools[number])])
         wanted = (3.0 * functional.one_hot(torch.tensor(says), 3).float()).softmax(0)
         supervised = functional.cross_entropy(student(x)[:8][rows], labels[rows])
         expected += (supervised + 2 * (student(x).softmax(1) - wanted).square().sum(1).mean()).item()
@@ -154,15 +185,32 @@ def test_two_equal_pairs_that_reject_nothing_are_mean_teacher() -> None:
                 torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
 
 
-def test_without_shared_orders_each_student_has_its_own_half_of_a_double_batch() -> None:
-    batch = crops(6, 0)
-    assert [every_second(batch, first).rows.tolist() for first in (0, 1)] == [[0, 2, 4], [1, 3, 5]]
+@pytest.mark.parametrize("orders", ["own", "shared"])
+def test_each_student_sees_every_labelled_face_once_an_epoch(train_toy, toy, monkeypatch, orders: str) -> None:
+    """In an order of its own, or in the same one."""
+    original, seen = ProgressiveTeacher._learn, ([], [])
+
+    def watched(self, number, batches, run, **kept):
+        parts = 2 if orders == "own" else 1
+        seen[number].extend(batches["labelled"].part(number % parts, parts).rows.tolist())
+        return original(self, number, batches, run, **kept)
+
+    monkeypatch.setattr(ProgressiveTeacher, "_learn", watched)
+    sets = {"labelled": toy(60, 0), "unlabelled": toy(50, 5)}
+    trained, _ = train_toy(
+        "run", strategy=progressive_teacher, options=Options(orders=orders), sets=sets, epochs=2, batch=20
+    )
+    for rows in seen:
+        assert [sorted(rows[first : first + 60]) for first in (0, 60)] == [[*range(60)]] * 2
+    assert (seen[0] == seen[1]) is (orders == "shared")
+    assert trained.times_seen == pytest.approx({"labelled": 2.0, "unlabelled": 6 * 60 / 50})
+
+
+def test_the_sizes_of_batches_by_hand() -> None:
     images = {"labelled": 100, "unlabelled": 900}
-    sizes = {
-        orders: ProgressiveTeacher(Options(orders=orders), context()).batch_sizes(50, images)
-        for orders in ("own", "shared")
-    }
-    assert sizes == {"own": {"labelled": 100, "unlabelled": 300}, "shared": {"labelled": 50, "unlabelled": 150}}
+    for orders in ("own", "shared"):
+        sizes = ProgressiveTeacher(Options(orders=orders), context()).batch_sizes(50, images)
+        assert sizes == {"labelled": 50, "unlabelled": 150}
     mined = ProgressiveTeacher(Options(orders="shared"), context()).batch_sizes(50, images | {"mined": 300})
     assert mined == {"labelled": 12, "mined": 38, "unlabelled": 150}
 
@@ -177,10 +225,30 @@ def test_most_planted_wrong_labels_are_rejected(train_toy, toy, stream: str) -> 
     options = Options(reject=share + 0.1, reject_steps=40, weight=1, decay=0.9, unlabelled_ratio=1)
     settings = {"epochs": 12 if stream == "labelled" else 24, "network": {"norm": "group"}}
     trained, _ = train_toy("run", strategy=progressive_teacher, options=options, sets=sets, **settings)
-    first, last = trained.fitted.history[0], trained.fitted.history[-1]
-    assert last["train_wrong_rejected"] > 0.8 > first["train_wrong_rejected"]
-    assert last["train_right"] > 0.93 > first["train_right"]
-    assert last["train_selected"] == pytest.approx(1 - share - 0.1, abs=0.05)
+    ends = [trained.fitted.history[place] for place in (0, -1)]
+    rejected = [row["train_wrong_rejected"] / row["train_wrong"] for row in ends]
+    right = [row["train_selected_right"] / row["train_selected_known"] for row in ends]
+    assert rejected[1] > 0.8 > rejected[0]
+    assert right[1] > 0.93 > right[0]
+    assert ends[1]["train_selected"] == pytest.approx(1 - share - 0.1, abs=0.05)
+
+
+def test_what_the_history_says_of_the_selected_faces_by_hand() -> None:
+    """Of eight faces half is selected, one is kept besides; six have a known truth, which three labels miss."""
+    chosen = ProgressiveTeacher(Options(reject=0.5, reject_steps=1, orders="shared"), context())
+    for teacher in chosen.teachers:  # both say 0
+        teacher.head.weight.data.zero_()
+        teacher.head.bias.data = torch.tensor([3.0, 0.0, 0.0])
+    chosen._keep = lambda own, labels, run, number: torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0])
+    labels, truth = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, -1, 1, -1, 1, 0])
+    batch = replace(crops(8, 0), labels=labels, truth=truth)
+    students = copy.deepcopy(chosen.students)
+    found = chosen.step({"labelled": batch, "unlabelled": crops(4, 1)}, Run(chosen))
+    learned = [functional.cross_entropy(student(inputs(batch))[:5], labels[:5]).item() for student in students]
+    assert float(found["labelled"].detach()) == pytest.approx(sum(learned) / 2, rel=1e-5)
+    shares = {"selected": 5, "kept_besides": 1, "selected_known": 4, "selected_right": 3, "wrong": 3}
+    shares["wrong_rejected"] = 2
+    assert {name: 8 * float(found[name]) for name in shares} == pytest.approx(shares)
 
 
 def test_a_face_that_is_not_selected_is_kept_where_the_estimator_is_sure_or_its_class_is_reserved(tmp_path) -> None:

@@ -29,10 +29,12 @@ def test_sharpening_by_hand() -> None:
     torch.testing.assert_close(sharpen(guess, 1.0), guess)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("align_to", ["labelled", "uniform", "none"])
-def test_the_guess_goes_by_the_mean_of_the_last_steps(align_to: str, monkeypatch) -> None:
+def test_the_guess_goes_by_the_mean_of_the_last_steps(align_to: str, temperature: float, monkeypatch) -> None:
+    """Predictions are averaged, aligned, and then sharpened."""
     monkeypatch.setattr(remixmatch, "STEPS_AVERAGED", 9)
-    chosen = strategy_of(remixmatch, Options(align_to=align_to, temperature=1.0))
+    chosen = strategy_of(remixmatch, Options(align_to=align_to, temperature=temperature))
     history, run = [], driven(chosen)
     steps = 12
     for step in range(steps):
@@ -44,8 +46,8 @@ def test_the_guess_goes_by_the_mean_of_the_last_steps(align_to: str, monkeypatch
         mean = torch.stack(history[-9:]).mean(0)
         torch.testing.assert_close(found, mean)
         wanted = torch.tensor({"labelled": [0.5, 0.3, 0.2]}.get(align_to, [1 / 3] * 3))
-        scaled = raw * wanted / mean
-        torch.testing.assert_close(guess, raw if align_to == "none" else scaled / scaled.sum(1, keepdim=True))
+        scaled = (raw if align_to == "none" else raw * wanted / mean) ** (1 / temperature)
+        torch.testing.assert_close(guess, scaled / scaled.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
     assert int(chosen.averaged) == steps
     assert chosen.network.training
 
@@ -90,6 +92,25 @@ def test_the_loss_of_unmixed_plain_views_by_hand(joint: bool) -> None:
     wanted = torch.tensor([0.5, 0.3, 0.2])
     assert float(losses["misalignment"]) == pytest.approx(float((found - wanted).abs().sum() / 2), rel=1e-4)
     assert float(losses["confidence"]) == pytest.approx(float(guess.max(1).values.mean()), rel=1e-5)
+    assert float(losses["ramp"]) == pytest.approx(0.4)
+
+
+def test_the_anchored_view_is_not_mixed_and_all_parts_are_added_by_their_weights() -> None:
+    """Equation 3, with mined faces beside the labelled."""
+    weights = {"weight": 1.5, "anchor_weight": 0.7, "rotation_weight": 0.3, "mined_weight": 0.4}
+    options = Options(**{**PLAIN, "mixup": 0.75, "ramp": 0.5, **weights})
+    chosen, reference = (strategy_of(remixmatch, options, norm="group") for _ in range(2))
+    pool = crops(5, 1)
+    with torch.no_grad():
+        guess, _ = reference._guess(apply(pool.images), driven(reference))
+        anchored = -(guess * reference.network(apply(pool.images)).log_softmax(1)).sum(1).mean()
+    batches = {"labelled": crops(6, 0), "unlabelled": pool, "mined": crops(4, 2)}
+    found = chosen.step(batches, driven(chosen, step=2))
+    parts = {name: float(value.detach()) for name, value in found.items()}
+    assert parts["anchored"] == pytest.approx(float(anchored), rel=1e-5)
+    of_pool = 0.4 * (1.5 * parts["pool"] + 0.7 * parts["anchored"])  # the 3rd of 10 steps, over 5 of which it rises
+    by_hand = parts["labelled"] + 0.4 * parts["mined"] + of_pool + 0.3 * parts["rotation"]
+    assert parts["loss"] == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_the_turn_of_an_image_is_told_by_a_head_of_its_own() -> None:

@@ -208,6 +208,20 @@ def test_where_nobody_is_confident_nothing_is_replaced_and_the_card_says_so(trai
     )
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_how_many_are_right_is_told_of_those_whose_truth_is_known(train_toy, toy, known: bool) -> None:
+    """Nothing is told where none is: 0 would say that all are wrong."""
+    pool = toy(50, 5)
+    truth = torch.where(torch.arange(50) % 2 == 0, pool.labels, -1) if known else torch.full((50,), -1)
+    sets = {"labelled": toy(60, 0), "unlabelled": replace(pool, truth=truth)}
+    options = Options(first_epochs=6, threshold=0.5, window=9, replaced=0.4)
+    trained, _ = train_toy("run", strategy=weakly_supervised, options=options, sets=sets, epochs=7, select="last")
+    row = trained.fitted.history[-1]
+    assert row["train_replaced"] > 0
+    assert ("train_right" in row) is known
+    assert not known or row["train_right"] > 0.8, "of those that are known, and not of all"
+
+
 @pytest.mark.parametrize(
     "values", [{"alpha": 0}, {"replaced": 2}, {"window": 0}, {"first_epochs": -1}, {"smoothing": 1}]
 )

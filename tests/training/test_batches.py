@@ -30,6 +30,25 @@ def test_batches_are_functions_of_the_step(toy, order: str, balanced: bool) -> N
     assert torch.equal(later.labels, images.labels[later.rows])
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("order", ["rows", "blocks"])
+def test_orders_are_of_the_same_images_and_each_process_has_its_part_of_every_one(toy, order, balanced) -> None:
+    """The first is that of a stream of one order; batches of 7 cannot be divided evenly."""
+    settings = {"balanced": balanced, "num_classes": 3, "order": order, "buffer_rows": 100}
+    alone, stream = (Stream(toy(21, 0), 7, seed=1, orders=orders, **settings) for orders in (1, 2))
+    second = Stream(toy(21, 0), 7, seed=1, orders=2, **settings).for_worker(Worker(Two()))
+    parts = [[stream.batch(step).part(number, 2).rows.tolist() for step in range(9)] for number in (0, 1)]
+    assert parts[0] == [alone.batch(step).rows.tolist() for step in range(9)]
+    assert parts[0] != parts[1]
+    if not balanced:
+        for turn in range(3):
+            rows = [np.concatenate(part[3 * turn : 3 * turn + 3]) for part in parts]
+            assert [sorted(one.tolist()) for one in rows] == [[*range(21)]] * 2
+    batch = second.batch(4)
+    assert [batch.part(number, 2).rows.tolist() for number in (0, 1)] == [part[4][4:] for part in parts]
+    assert torch.equal(batch.part(1, 2).images, batch.images[3:])
+
+
 def test_size_zero_is_the_whole_set_every_time(toy) -> None:
     stream = Stream(toy(5, 0), 0, seed=1).for_worker(make_worker("cpu", "auto"))
     assert [stream.batch(step).rows.tolist() for step in (0, 7)] == [[0, 1, 2, 3, 4]] * 2

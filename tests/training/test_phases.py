@@ -3,6 +3,7 @@
 import copy
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -137,6 +138,30 @@ def test_phases_have_their_own_length_rates_and_optimisers(train_made_up) -> Non
     assert [row.get("train_rate_backbone") for row in rows[2:]] == pytest.approx([0.005, 0.005])
     assert trained.fitted.steps == 15
     assert trained.fitted.epoch > 2, "the epoch is chosen in the last phase"
+
+
+def test_a_phase_reads_the_streams_that_it_names(train_toy, toy) -> None:
+    """Nothing is seen in a phase that does not read it: 15 steps of 16 labelled faces, 7 of 8 faces of the pool."""
+    seen: dict[str, set[str]] = {}
+
+    class Reading(MadeUp):
+        def phases(self) -> Sequence[Phase]:
+            nothing, first, second = super().phases()
+            return [nothing, replace(first, streams=("labelled", "unknown")), second]
+
+        def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
+            seen[run.phase] = {*batches}
+            return super().step({"unlabelled": self.last, **batches} if "unlabelled" not in batches else batches, run)
+
+        last = Batch(
+            torch.zeros(8, 24, 24, 3, dtype=torch.uint8), torch.zeros(8).long(), torch.arange(8), prepared=False
+        )
+
+    strategy: Any = SimpleNamespace(Options=Options, sources=sources, build=Reading)
+    sets = {"labelled": toy(60, 0), "unlabelled": toy(41, 5)}
+    trained, _ = train_toy("run", strategy=strategy, sets=sets, batch=16)
+    assert seen == {"head": {"labelled"}, "all": {"labelled", "unlabelled"}}
+    assert trained.times_seen == {"labelled": 15 * (16 / 60), "unlabelled": 7 * (8 / 41)}
 
 
 def test_an_empty_mask_is_no_nan_and_the_pool_is_labelled_after_an_epoch(train_made_up) -> None:
