@@ -49,15 +49,72 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
+class Fold(Settings):
+    """How a labelled set is divided into `train` and `test`, and which of the `folds` divisions is in use, from 1."""
+
+    folds: Annotated[int, Field(ge=2)] = 10
+    fold: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> "Fold":
+        if self.fold > self.folds:
+            raise ValueError(f"there is no fold {self.fold} of {self.folds}; name one from 1 to {self.folds}")
+        return self
+
+
+class KFold(Fold):
+    """Groups of persons by ascending name, each tested once: consecutive persons, or every `folds`-th one."""
+
+    name: Literal["k_fold"]
+    groups: Literal["blocks", "steps"] = "blocks"
+
+
+class LeaveOneOut(Fold):
+    """A fold a person, by ascending name; `folds` is the number of persons and has to be right."""
+
+    name: Literal["leave_one_out"]
+
+
+class HoldOut(Fold):
+    """A share of the set is drawn anew for each fold, with about that share of every class."""
+
+    name: Literal["hold_out"]
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    seed: int = 0
+    by: Literal["subject", "picture"] = "subject"
+
+
+class Published(Fold):
+    """The folds that the set comes with: its adapter has an option `fold`."""
+
+    name: Literal["published"]
+
+
+Protocol = Annotated[KFold | LeaveOneOut | HoldOut | Published, Field(discriminator="name")]
+
+
 class DatasetSettings(Settings):
-    """Where a data set lies and how its labels are read."""
+    """Where a data set lies, how its labels are read and how it is divided."""
 
     adapter: str
     path: Path
     split: Split | None = None  # of rows whose source names none
+    protocol: Protocol | None = None  # divides all of the set anew; null: its own splits
     classes: dict[str, str | None] = {}  # label of the source -> class; null drops the rows, counted
     drop_unknown: bool = False  # labels outside the classes: rejected and counted instead of an error
     options: dict[str, Any] = {}  # the adapter's own
+
+    @model_validator(mode="after")
+    def _one_thing_divides(self) -> "DatasetSettings":
+        if self.protocol is not None and self.split is not None:
+            raise ValueError(f"both split and protocol {self.protocol.name} say what is tested; leave one of them out")
+        if isinstance(self.protocol, Published) and "fold" in self.options:
+            raise ValueError("both options.fold and protocol.fold name a fold; leave options.fold out")
+        return self
+
+    def adapter_options(self) -> dict[str, Any]:
+        """Returns the options that the adapter is called with: its own, and the fold of a published protocol."""
+        return {**self.options, "fold": self.protocol.fold} if isinstance(self.protocol, Published) else self.options
 
 
 def _known_device(name: str) -> str:
