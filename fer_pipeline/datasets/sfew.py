@@ -58,8 +58,8 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
     root = PictureRoot(path, follow_links=options.follow_links)
     for parts in root.walk(others):
         split = next((named[1].lower() for part in parts[:-1] if (named := PART.fullmatch(part))), None)
-        label = EXPRESSIONS.get(parts[-2].lower()) if len(parts) > 1 else None
         named = FRAME.fullmatch(parts[-1])
+        label = EXPRESSIONS.get(parts[-2].lower()) if len(parts) > 1 else None
         if split == "test":
             others["picture of the test part, which has no labels"] += 1
         elif split is None or label is None:
