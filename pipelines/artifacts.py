@@ -204,7 +204,7 @@ def publish_run(workspace: Path, outcomes: Mapping[str, str], run: UUID) -> None
             site = os.environ.get("PIPELINES_REPORT_URL")
             place = report.relative_to(workspace / REPORT.parent).as_posix()
             link = f"{site.rstrip('/')}/{place}" if site else report.as_uri()
-            create_link_artifact(link=link, link_text="The report", key="report", description=str(report))
+            create_link_artifact(link=link, link_text="The report", key="report", description=f"`{report}`")
 
 
 def _keep_report(workspace: Path, run: UUID) -> Path | None:

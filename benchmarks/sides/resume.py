@@ -69,11 +69,16 @@ def _kill(stage: str, folder: Path, *, kills: int, moments: random.Random) -> di
 
 def _start(stage: str, folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "benchmarks.sides.resume", stage, str(folder)]
-    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    with (folder / "stderr").open("wb") as stderr:
+        return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=stderr)
 
 
 def _finish(stage: str, folder: Path) -> int:
-    told, _ = _start(stage, folder).communicate()
+    process = _start(stage, folder)
+    told, _ = process.communicate()
+    if process.returncode:
+        said = (folder / "stderr").read_text("utf-8", "replace").strip().splitlines()
+        raise RuntimeError(f"{stage} ended with {process.returncode}: {said[-1] if said else 'nothing said'}")
     return int(told)
 
 
@@ -115,7 +120,10 @@ def _run(stage: str, folder: Path) -> int:
 
     dataset = DatasetSettings(adapter="image_folder", path=folder / "raw", split="train")
     project = ProjectSettings.model_construct(  # all that the two stages read
-        classes=("anger", "fear"), datasets={"pool": dataset}, resources=Resources(device="cpu", workers=WORKERS)
+        anchor="anchor",
+        classes=("anger", "fear"),
+        datasets={"pool": dataset},
+        resources=Resources(device="cpu", workers=WORKERS),
     )
     options = {"name": "pool", "out": folder / "out", "store": folder / "store"}
     if stage == "embed":

@@ -14,9 +14,10 @@ import numpy as np
 from fer_pipeline.artifacts.census import SourceLabel
 from fer_pipeline.core.errors import ConfigError, DataError, OptionError
 from fer_pipeline.core.expressions import canonical
+from fer_pipeline.core.folds import Published
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
-from fer_pipeline.core.settings import DatasetSettings, Published, validate
+from fer_pipeline.core.settings import DatasetSettings, validate
 from fer_pipeline.evaluation.protocols import is_tested
 
 DROPPED = "label_dropped"

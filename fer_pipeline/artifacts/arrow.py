@@ -25,6 +25,7 @@ from fer_pipeline.artifacts.seed_folders import find_files
 from fer_pipeline.core.documents import one_line, parse_json
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error, replacing
+from fer_pipeline.core.settings import AllSeen
 
 METADATA_KEY = b"fer_pipeline"
 # Of a write to the disk: the system then keeps the file in large pages, and mapping and reading it cost half as much.
@@ -46,6 +47,7 @@ class Metadata(BaseModel):
     seeds: list[int] = []
     crop: PositiveInt = 1
     model: str = ""
+    labeller_seen: AllSeen = {}
 
 
 def encode_metadata(**values: Any) -> dict[bytes, bytes]:

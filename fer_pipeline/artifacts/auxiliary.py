@@ -4,12 +4,14 @@ So are laid out `data/control`, `data/second_rule` and `data/true_labels`, what 
 
 Columns: those of `data/faces`, then `pseudo_label` int64, `margin` f32 and `rank` int64 (from 1, over all pools); one
 folder a class, best first. The images' bytes are those of the aligned faces, never encoded again. A class without a
-mined face has no folder; a pool without any has one shard without rows, so that its columns can still be read.
+mined face has no folder; a pool without any has one shard without rows, so that its columns can still be read. Where
+registered weights are behind the labeller, `labeller_seen` in the metadata says what they were trained on.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +21,14 @@ from fer_pipeline.artifacts.arrow import is_among, positions_in, read_batches, r
 from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, shard_paths, write_shard
 
 
-def auxiliary_schema(faces: Path, classes: Sequence[str]) -> pa.Schema:
-    """Returns the schema of auxiliary shards of these faces, with what their metadata says about crops."""
+def auxiliary_schema(faces: Path, classes: Sequence[str], seen: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Returns the schema of auxiliary shards of these faces, with what their metadata says about crops.
+
+    `seen`, where there is some, says what registered weights behind the labeller were trained on.
+    """
     extra = pa.schema({"pseudo_label": pa.int64(), "margin": pa.float32(), "rank": pa.int64()})
     about = {key: value for key, value in aligned.read_metadata(faces).items() if key != "classes"}
+    about |= {"labeller_seen": seen} if seen else {}
     return aligned.image_schema([*aligned.FACE_FIELDS, *extra], classes, **about)
 
 

@@ -20,7 +20,7 @@ from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
 from fer_pipeline.artifacts.seed_folders import find_files
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage, write_json
-from fer_pipeline.core.settings import PlainName
+from fer_pipeline.core.settings import AllSeen, PlainName
 
 ARRAYS = "distilled.safetensors"
 CARD = "card.json"
@@ -52,6 +52,7 @@ class DistilledCard(BaseModel):
     stopped: str = ""  # why it ended
     theta_0_loss: float | None = None  # on the source, before the first step
     theta_0_accuracy: float | None = None
+    seen: AllSeen = {}  # what registered weights behind the images were trained on
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from fer_pipeline.artifacts import arrow
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
+from fer_pipeline.core.settings import Seen
 
 ROWS_PER_GROUP = 100
 FACE_FIELDS = (  # the columns of an aligned face; all nullable, or `datasets` would not see their metadata
@@ -129,6 +130,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 def read_classes(folder: Path) -> tuple[str, ...]:
     """Returns the class names, in the order of the label numbers."""
     return tuple(read_metadata(folder)["classes"])
+
+
+def read_seen(folder: Path) -> dict[str, Seen]:
+    """Returns what registered weights behind the labeller of mined faces were trained on; nothing of other faces."""
+    parts = [open_shard(path).about.get("labeller_seen", {}) for path in shard_paths(folder)]
+    return {name: Seen.model_validate(one) for part in parts for name, one in part.items()}
 
 
 class Shard(arrow.ParquetFile):

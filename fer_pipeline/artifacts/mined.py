@@ -24,7 +24,7 @@ from fer_pipeline.artifacts.arrow import ParquetFile, required
 from fer_pipeline.artifacts.faces import image_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
-from fer_pipeline.core.settings import Rule
+from fer_pipeline.core.settings import AllSeen, Rule
 
 MINED, RANDOM, SECOND_RULE = "mined.parquet", "random.parquet", "second_rule.parquet"
 SUMMARY, SWEEP = "summary.json", "sweep.parquet"
@@ -157,6 +157,7 @@ class MinedSummary(_Part):
     by_class: dict[str, ClassSummary]
     precision: Precision
     test_faces: TestFaces = TestFaces()
+    seen: AllSeen = {}  # what registered weights behind the labeller were trained on
 
     @model_validator(mode="after")
     def _every_class_is_counted(self) -> "MinedSummary":

@@ -11,20 +11,22 @@ Logits and no probabilities are stored, for the same 28 bytes of 7 classes: half
 surest faces of a large pool, and single precision ends at 1 - 6e-8, where a margin of logits does not.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Float32, Float64, Int64
+from pydantic import TypeAdapter
 
 from fer_pipeline.artifacts import arrow
 from fer_pipeline.artifacts.arrays import Kind, read_arrays, write_arrays
-from fer_pipeline.core.documents import brief
+from fer_pipeline.core.documents import brief, parse_json
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import replacing
-from fer_pipeline.core.settings import Rule
+from fer_pipeline.core.files import refuse_damage, replacing
+from fer_pipeline.core.settings import AllSeen, Rule, Seen, dump_seen
 
 HELDOUT = "heldout.arrow"
 CENTROIDS = "centroids.safetensors"
@@ -104,6 +106,7 @@ class Centroids:
     vectors: Float64[np.ndarray, "c d"]
     counts: Int64[np.ndarray, " c"]
     classes: tuple[str, ...]
+    seen: Mapping[str, Seen] = field(default_factory=dict)  # by registered weights behind their labeller
 
 
 def soft_max(logit: Float[np.ndarray, "n c"]) -> Float64[np.ndarray, "n c"]:
@@ -223,7 +226,8 @@ def _read_scores(paths: Sequence[Path], classes: Sequence[str], *, where: Path, 
 def write_centroids(folder: Path, centroids: Centroids) -> None:
     """Writes the centroids beside the scores that were computed from them."""
     arrays = {"vectors": centroids.vectors, "counts": centroids.counts}
-    write_arrays(folder / CENTROIDS, arrays, {"classes": "\n".join(centroids.classes)})
+    seen = {name: json.dumps(value, sort_keys=True) for name, value in dump_seen(centroids.seen).items()}
+    write_arrays(folder / CENTROIDS, arrays, {"classes": "\n".join(centroids.classes), **seen})
 
 
 def read_centroids(folder: Path) -> Centroids:
@@ -233,4 +237,6 @@ def read_centroids(folder: Path) -> Centroids:
     classes = tuple(about.get("classes", "").split("\n"))
     if len(classes) != len(arrays["counts"]):
         raise DataError(f"{folder / CENTROIDS} does not name its classes; remove it and run: dvc repro score")
-    return Centroids(**arrays, classes=classes)
+    with refuse_damage(folder / CENTROIDS, "does not say what its labeller rests on", "run: dvc repro score"):
+        seen = TypeAdapter(AllSeen).validate_python(parse_json(about.get("seen", "{}")))
+    return Centroids(**arrays, classes=classes, seen=seen)

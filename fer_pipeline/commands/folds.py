@@ -14,14 +14,8 @@ import numpy as np
 
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import (
-    PARAMS,
-    Fold,
-    ProjectSettings,
-    Summary,
-    load_params,
-    read_project,
-)
+from fer_pipeline.core.folds import Fold
+from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project
 
 HEADER = ["recipe", "target", "folds", "faces", "accuracy", "mean class accuracy", "together", "and by class"]
 

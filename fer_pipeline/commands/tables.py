@@ -168,12 +168,12 @@ class Pictures(NamedTuple):
 
 def _stands_there(root: PictureRoot, name: str) -> bool:
     file = Path(os.path.normpath(root.folder / name))
-    return bool(name) and file.is_relative_to(root.folder) and file.is_file()
+    return bool(name) and file.is_relative_to(root.folder) and os.path.isfile(file)  # False for a name that is too long
 
 
 def _stands_there_in_another_form(root: PictureRoot, name: str) -> bool:
     """Says the same of a like name, such as one without suffix; this lists folders, so it is asked last."""
-    return bool(name) and (file := root.match(name)) is not None and file.is_file()
+    return bool(name) and (file := root.match(name)) is not None and os.path.isfile(file)
 
 
 def _find_pictures(table: Table, choices: Choices) -> Pictures:

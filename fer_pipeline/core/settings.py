@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fer_pipeline.core.documents import DocumentError, brief, find_alias, one_line, read_yaml
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.folds import Protocol, Published
 
 Split = Literal["train", "val", "test"]
 Rule = Literal["margin", "probability", "probability_margin"]  # what a pool face is chosen by, the largest value first
@@ -49,48 +50,41 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-class Fold(Settings):
-    """How a labelled set is divided into `train` and `test`, and which of the `folds` divisions is in use, from 1."""
-
-    folds: Annotated[int, Field(ge=2)] = 10
-    fold: Annotated[int, Field(ge=1)] = 1
-
-    @model_validator(mode="after")
-    def _fold_is_one_of_them(self) -> "Fold":
-        if self.fold > self.folds:
-            raise ValueError(f"there is no fold {self.fold} of {self.folds}; name one from 1 to {self.folds}")
-        return self
+DataName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,79}$")]  # as publishers call their sets
+Behind = Literal["the model", "its teacher", "the labeller", "the start of its distilled images"]
 
 
-class KFold(Fold):
-    """Groups of persons by ascending name, each tested once: consecutive persons, or every `folds`-th one."""
+class Seen(Settings):
+    """Which data sets registered weights were trained on, and what they are to a model: `how` and `of` say it."""
 
-    name: Literal["k_fold"]
-    groups: Literal["blocks", "steps"] = "blocks"
-
-
-class LeaveOneOut(Fold):
-    """A fold a person, by ascending name; `folds` is the number of persons and has to be right."""
-
-    name: Literal["leave_one_out"]
+    data: Annotated[tuple[DataName, ...], Field(min_length=1)]
+    how: Literal["is in", "taught", "is behind"] = "is in"
+    of: Behind = "the model"
 
 
-class HoldOut(Fold):
-    """A share of the set is drawn anew for each fold, with about that share of every class."""
-
-    name: Literal["hold_out"]
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    seed: int = 0
-    by: Literal["subject", "picture"] = "subject"
+AllSeen = dict[PlainName, Seen]  # by the name of the weights
 
 
-class Published(Fold):
-    """The folds that the set comes with: its adapter has an option `fold`."""
+def pass_on(seen: Mapping[str, Seen], to: Behind) -> dict[str, Seen]:
+    """Returns what is behind a model as it is behind one that was made by it: `to` says what the first is to that.
 
-    name: Literal["published"]
+    A training that starts from a model goes on with it, and passes nothing on: what was behind it is as it was.
+    """
+    found = {}
+    for name, one in seen.items():
+        if one.of != "the model":
+            change = {"how": "is behind", "of": to}  # further back than words are worth
+        elif to == "its teacher" and one.how == "is in":
+            change = {"how": "taught"}
+        else:
+            change = {"of": to}
+        found[name] = one.model_copy(update=change)
+    return found
 
 
-Protocol = Annotated[KFold | LeaveOneOut | HoldOut | Published, Field(discriminator="name")]
+def dump_seen(seen: Mapping[str, Seen]) -> dict[str, Any]:
+    """Returns the entry of a file with it; none where nothing is known, so that other files keep their bytes."""
+    return {"seen": {name: one.model_dump(mode="json") for name, one in seen.items()}} if seen else {}
 
 
 class DatasetSettings(Settings):

@@ -31,7 +31,7 @@ from fer_pipeline.distillation.settings import DistillSettings
 from fer_pipeline.distillation.start import Synthetic, start_synthetic
 from fer_pipeline.distillation.trajectory_matching import TrajectoryMatching
 from fer_pipeline.distillation.unrolled import UnrolledMethod
-from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
+from fer_pipeline.networks.states import read_state, refuse_state, restore_optimizer
 
 STATE = "state.pt"
 METHODS = {

@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.folds import HoldOut, KFold, LeaveOneOut
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import HoldOut, KFold, LeaveOneOut
 
 Divided = KFold | LeaveOneOut | HoldOut
 PASSES = 20  # over the persons of a hold-out

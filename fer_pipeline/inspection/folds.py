@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import Fold, HoldOut
+from fer_pipeline.core.folds import Fold, HoldOut
 from fer_pipeline.evaluation.metrics import METRICS, all_metrics
 from fer_pipeline.evaluation.predictions import Predictions
 from fer_pipeline.inspection.revisions import (

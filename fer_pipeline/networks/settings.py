@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json
-from fer_pipeline.core.settings import PlainName, Settings, validate
+from fer_pipeline.core.settings import AllSeen, PlainName, Settings, validate
 from fer_pipeline.networks.preprocessing import MAX_SIZE, Normalisation, Preprocessing
 
 CARD = "card.json"
@@ -96,6 +96,8 @@ class Card(Settings):
     confidence: Annotated[bool, Field(exclude_if=is_empty)] = False
     training: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, str] = Field(default_factory=dict)
+    # registered weights behind the model that were trained on data sets of others, whatever way they came
+    seen: Annotated[AllSeen, Field(exclude_if=is_empty)] = Field(default_factory=dict)
 
 
 def read_card(folder: Path) -> Card:
@@ -108,3 +110,8 @@ def read_card(folder: Path) -> Card:
     if card.version != CARD_VERSION:
         raise DataError(f"{folder / CARD} has version {card.version}, expected {CARD_VERSION}; train the model again")
     return card
+
+
+def card_beside(file: Path | None) -> Card | None:
+    """Reads the card beside a file of weights; None where they are not those of a checkpoint of ours."""
+    return read_card(file.parent) if file is not None and (file.parent / CARD).is_file() else None

@@ -4,9 +4,7 @@ Nothing is left to chance: every name of the file and every tensor of the backbo
 unexpected, mis-shaped or left out (the old head), and a file that fills less than the stated share is refused.
 """
 
-import errno
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +23,7 @@ from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import Layout, build, family, leaving_out
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing
-from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of, read_card
+from fer_pipeline.networks.settings import Card, NetworkSettings, card_beside, preprocessing_of
 
 PIXELS = Normalisation(mean=(0, 0, 0), std=(1, 1, 1), scale=1.0)  # as they are
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "backbone", "params")
@@ -43,7 +41,7 @@ class WeightSettings(Settings):
     least_filled: Annotated[float, Field(ge=0, le=1)] = 0.95  # share of the backbone's numbers that must come from it
     head: bool = False  # of our own checkpoints: also take the head
     licence: str | None = None  # of a file without a name, for the card
-    # Target data sets that registered weights were trained on, and that are to be evaluated on all the same.
+    # Target data sets that they, or what is behind them, learned from, and that are to be evaluated on all the same.
     allow_seen: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -168,9 +166,7 @@ def choose_layout(network: NetworkSettings, settings: WeightSettings, keys: Coll
 
 def own_card(settings: WeightSettings | None) -> Card | None:
     """Returns the card beside the file where the weights are those of a checkpoint of ours."""
-    if settings is None or settings.path is None or not (settings.path.parent / CARD).is_file():
-        return None
-    return read_card(settings.path.parent)
+    return card_beside(settings.path) if settings else None
 
 
 def _own_layout(settings: WeightSettings) -> Layout:
@@ -235,13 +231,14 @@ def check_fit(settings: WeightSettings, network: NetworkSettings) -> None:
 
 
 def check_unseen(settings: WeightSettings, targets: Mapping[str, Collection[str]]) -> None:
-    """Refuses registered weights that were trained on a target, which goes by some names."""
-    for target, names in targets.items() if settings.name is not None else ():
-        seen = pretrained.find(settings.name or "").saw(names)
-        if seen and target not in settings.allow_seen:
+    """Refuses weights that were trained on a target, which goes by some names, or that have such ones behind them."""
+    seen = pretrained.seen_by_weights(settings.name, settings.path)
+    where = "" if settings.name else f"{settings}: "
+    for target, names in targets.items():
+        if (said := pretrained.describe_seen(seen, names)) and target not in settings.allow_seen:
             raise ConfigError(
-                f"the weights {settings.name} were trained on {seen}, which the target {target!r} is, and its figures "
-                f"would be of pictures they know; take it out of targets, or set allow_seen: [{target}]"
+                f"{where}{said}, which the target {target!r} is, and its figures would be of pictures that were "
+                f"learned from; take it out of targets, or set allow_seen: [{target}]"
             )
 
 
@@ -327,60 +324,16 @@ def read_tensors(path: Path, *, sha256: str | None = None) -> dict[str, Tensor]:
         raise DataError(f"weights {path} {fault.format(one_line(error, 160))}") from None
     tensors = {name: tensor for name, tensor in _unwrap(loaded, path).items() if isinstance(tensor, Tensor)}
     for name, tensor in tensors.items():  # a stride of 0 makes any shape of a few bytes
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not _is_dense(tensor):
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or not is_dense(tensor):
             raise DataError(
                 f"weights {path} hold {one_line(name, 80)}, which is no plain tensor; save a plain state_dict"
             )
     return tensors
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
+    """Tells whether a tensor has the bytes that its shape says, and repeats none of them."""
     return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
-
-
-@contextmanager
-def refuse_state(path: Path, remedy: str) -> Iterator[None]:
-    """Makes a DataError of whatever goes wrong while a state of ours is loaded and put to use."""
-    try:
-        yield
-    except Exception as error:  # a damaged archive raises whatever its bytes happen to look like
-        known = getattr(error, "errno", None) not in (None, errno.EINVAL)  # which a place before the file's start gives
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or known:
-            raise  # that says nothing of the file
-        raise DataError(f"{path} is damaged ({one_line(error, 120)}); {remedy}") from None
-
-
-def read_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads what `torch.save` wrote of tensors, numbers, texts, lists and mappings; use it under `refuse_state`."""
-    return dict(torch.load(path, map_location=device, weights_only=True))
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Puts a state into an optimiser of the same weights and options; use it under `refuse_state`.
-
-    The learning rate is the state's. What would fail only in the first step, or change it, is a ValueError.
-    """
-    before = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
-    optimizer.load_state_dict(dict(state))
-    after = [{**group, "params": len(group["params"]), "lr": 0} for group in optimizer.param_groups]
-    if after != before:
-        raise ValueError("the options of an optimiser are others")
-    kept = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            is_plain = value is None or isinstance(value, Tensor)
-            if parameter not in kept or not is_plain or not _fits(value, parameter):
-                raise ValueError(f"an optimiser's {one_line(name, 40)} does not fit its weight")
-
-
-def _fits(value: Tensor | None, parameter: Tensor) -> bool:
-    """Tells whether a value kept for each number of a weight, or the count of steps, is whole and finite."""
-    if value is None:
-        return True
-    is_whole = value.layout is torch.strided and value.is_floating_point() and _is_dense(value)
-    if value.ndim == 0 and parameter.ndim:
-        return is_whole and 0 <= float(value) < float("inf")
-    return is_whole and value.shape == parameter.shape and bool(value.isfinite().all())
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Any]:

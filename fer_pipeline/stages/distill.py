@@ -26,7 +26,7 @@ from fer_pipeline.artifacts.distilled import (
     saved_name,
     write_distilled,
 )
-from fer_pipeline.artifacts.faces import read_metadata
+from fer_pipeline.artifacts.faces import read_metadata, read_seen
 from fer_pipeline.artifacts.history import read_history, write_history
 from fer_pipeline.artifacts.seed_folders import common_seeds, join_summaries, of_seed, seed_folders
 from fer_pipeline.artifacts.split import FIT, SPLIT, of_calibration, read_split
@@ -40,9 +40,12 @@ from fer_pipeline.core.settings import (
     PlainName,
     PlainPath,
     ProjectSettings,
+    Seen,
     Settings,
     Summary,
+    dump_seen,
     merge_settings,
+    pass_on,
     validate,
 )
 from fer_pipeline.distillation.controls import compare_with_controls
@@ -55,7 +58,8 @@ from fer_pipeline.distillation.start import InitialWeights, final_weights, primi
 from fer_pipeline.networks.checkpoints import WEIGHTS, load_checkpoint
 from fer_pipeline.networks.devices import deterministic, resolve_device
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.settings import NetworkSettings
+from fer_pipeline.networks.pretrained import seen_by, seen_by_weights
+from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings, own_side
 
 SOLVED = 0.99  # accuracy on the source before the first step, above which nothing is left to learn
@@ -150,6 +154,7 @@ def _make(
         "source_sha256": images.sha256(),
         "source_images": len(images.labels),
         **_describe_start(config, final, model),
+        **dump_seen(_seen(config, final, model) | read_seen(source)),
     }
     key = fingerprint(
         "distill",
@@ -206,6 +211,16 @@ def _describe_start(config: Config, final: FinalStart, model: Path) -> dict[str,
     weights = final.weights.path if final.weights else None
     hashes = {"weights_sha256": file_sha256(weights)} if weights and weights.is_file() else {}
     return {"network": final.network.model_dump(mode="json"), **hashes}
+
+
+def _seen(config: Config, final: FinalStart, model: Path) -> dict[str, Seen]:
+    """Returns what registered weights behind theta_0 were trained on."""
+    if config.theta_0 == "primitive":
+        return pass_on(seen_by(read_card(model)), "the start of its distilled images")
+    members = [seen_by_weights(member.name) for member in final.network.members]
+    weights = seen_by_weights(final.weights.name, final.weights.path) if final.weights else {}
+    found = {name: one for part in (weights, *members) for name, one in part.items()}
+    return pass_on(found, "the start of its distilled images")
 
 
 def _weights(

@@ -1,8 +1,9 @@
 """Measure the models of one recipe on the test split of one target.
 
-A network that was taken as it comes is one model and of no seed. Where weights of the models were trained elsewhere on
-what the target is, that is said. Writes `reports/metrics/<recipe>/<target>`, whose files `artifacts/metrics.py`
-describes. This is the only stage that opens a test split, and nothing in it is chosen by what it sees there.
+A network that was taken as it comes is one model and of no seed. Where weights in the models, or behind them, were
+trained elsewhere on what the target is, that is said. Writes `reports/metrics/<recipe>/<target>`, whose files
+`artifacts/metrics.py` describes. This is the only stage that opens a test split, and nothing in it is chosen by what it
+sees there.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.predictions import Failure, Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
 from fer_pipeline.networks.checkpoints import load_checkpoint, predictor_parts
-from fer_pipeline.networks.pretrained import describe_seen
+from fer_pipeline.networks.pretrained import describe_seen, seen_by
 from fer_pipeline.networks.settings import read_card
 
 
@@ -89,9 +90,9 @@ def run(
 
 
 def describe_models(model: Path, project: ProjectSettings, target: str) -> tuple[bool, str]:
-    """Tell whether the models of a recipe were trained here, and which of their weights saw the target elsewhere."""
+    """Tell whether the models of a recipe were trained here, and which weights behind them saw the target elsewhere."""
     card = read_card(model)
-    return card.training.get("learns", True) is not False, describe_seen(card, project.names_of(target))
+    return card.training.get("learns", True) is not False, describe_seen(seen_by(card), project.names_of(target))
 
 
 def require_split(faces: Path) -> None:

@@ -27,7 +27,7 @@ from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256, replacing_folder, write_json
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import ProjectSettings, Rule, Summary
+from fer_pipeline.core.settings import ProjectSettings, Rule, Summary, dump_seen
 from fer_pipeline.mining.calibration import Calibration, CalibrationSettings, calibrate
 from fer_pipeline.mining.candidates import (
     NAMES,
@@ -142,6 +142,7 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         **summarise(candidates, passed, mined, thresholds, calibration, classes),
         "rules": compare_rules(calibrations, passed=len(passed), classes=classes),
         "heldout": {"faces": len(heldout), "persons": None if persons is None else len(np.unique(persons))},
+        **dump_seen(centroids.seen),
     }
     if held_out != first:
         summary["heldout"]["model"] = CALIBRATION

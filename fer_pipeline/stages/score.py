@@ -24,8 +24,9 @@ from fer_pipeline.artifacts.split import HELDOUT as HELDOUT_PART
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing_folder, write_json
 from fer_pipeline.core.progress import Progress, progress
-from fer_pipeline.core.settings import ProjectSettings, Settings, Summary
+from fer_pipeline.core.settings import ProjectSettings, Settings, Summary, pass_on
 from fer_pipeline.networks.checkpoints import features_id, read_head
+from fer_pipeline.networks.pretrained import seen_by
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.scoring.centroids import check_complete, class_centroids, iter_labelled
 from fer_pipeline.scoring.engines import Engine, EngineName, Head, make_engine
@@ -152,7 +153,8 @@ def read_scorer(config: Config, project: ProjectSettings, model: Path, anchor: P
     vectors, counts = class_centroids(((batch.vector, labels) for batch, labels in members), classes=classes)
     head = find_head(model, width=vectors.shape[1], num_classes=len(classes))
     engine = make_engine(config.engine, vectors, head, device=project.resources.device)
-    return Scorer(anchor, split, unlisted, Centroids(vectors, counts, classes), engine, head is not None)
+    seen = pass_on(seen_by(read_card(model)), "the labeller")
+    return Scorer(anchor, split, unlisted, Centroids(vectors, counts, classes, seen), engine, head is not None)
 
 
 def find_head(model: Path, *, width: int, num_classes: int) -> Head | None:

@@ -20,7 +20,7 @@ from pydantic import Field
 from fer_pipeline.artifacts.arrow import is_among
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, write_class
 from fer_pipeline.artifacts.faces import read_classes, write_shard
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, read_rows
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, read_rows, read_summary
 from fer_pipeline.artifacts.seed_folders import each_seed
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.errors import DataError
@@ -63,7 +63,7 @@ def run(
     classes, found = project.classes, read_classes(faces)
     if classes != found:
         raise DataError(f"{faces} holds the classes {', '.join(found)}, expected {', '.join(classes)}; rerun align")
-    schema = auxiliary_schema(faces, classes)
+    schema = auxiliary_schema(faces, classes, read_summary(mined).get("seen", {}))
     tables = [read_rows(mined, name, classes=classes) for name in (MINED, RANDOM)]
     has_second = (mined / SECOND_RULE).exists()
     tables.append(read_rows(mined, SECOND_RULE, classes=classes) if has_second else tables[0].slice(0, 0))

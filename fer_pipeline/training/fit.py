@@ -21,10 +21,12 @@ from torch import Tensor
 from fer_pipeline.artifacts.history import Row, write_history
 from fer_pipeline.core.errors import ConfigError, PipelineError
 from fer_pipeline.core.seeds import derive
+from fer_pipeline.core.settings import Seen
 from fer_pipeline.networks.checkpoints import save_checkpoint
 from fer_pipeline.networks.devices import deterministic
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.networks.preprocessing import Preprocessing
+from fer_pipeline.networks.pretrained import seen_by
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import LoadReport, WeightSettings, initial_network, own_side
 from fer_pipeline.training.augmentation import Augmentation
@@ -53,7 +55,8 @@ class TrainingJob:
     """All that decides what a training makes.
 
     `network` has its size written out; `sources` are what the strategy declares; `about` and `data` (hashes
-    of what is read) are noted in the checkpoint's card. `checkpoints` are folders of trained networks, by their source.
+    of what is read) are noted in the checkpoint's card, and `seen`, what registered weights behind it were trained on.
+    `checkpoints` are folders of trained networks, by their source.
     """
 
     network: NetworkSettings
@@ -66,6 +69,7 @@ class TrainingJob:
     about: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    seen: Mapping[str, Seen] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -363,8 +367,9 @@ def train(
             confidence=model.confidence is not None,
             training=training,
             data={**job.data},
+            seen={**job.seen},
         )
-        save_checkpoint(execution.folder, model, card)
+        save_checkpoint(execution.folder, model, card.model_copy(update={"seen": seen_by(card)}))
     return TrainingResult(fitted, own_epoch, images, seen, advise(streams, fitted.waited, fitted.seconds))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fer_pipeline.artifacts.history import Row
 from fer_pipeline.core.files import replacing
-from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
+from fer_pipeline.networks.states import read_state, refuse_state, restore_optimizer
 
 STATE = "epoch.pt"
 REMEDY = "remove it and run the stage again"

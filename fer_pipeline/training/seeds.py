@@ -21,8 +21,9 @@ from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, write_json
 from fer_pipeline.core.fingerprints import MODEL_CODE, code_fingerprint, fingerprint
 from fer_pipeline.core.progress import progress
-from fer_pipeline.core.settings import Resources, Settings, values_in
+from fer_pipeline.core.settings import Resources, Seen, Settings, pass_on, values_in
 from fer_pipeline.networks.devices import resolve_device
+from fer_pipeline.networks.pretrained import seen_by_weights
 from fer_pipeline.networks.weights import WeightSettings, own_side, require_file, require_members, sha256_of
 from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
@@ -75,13 +76,23 @@ class SeedTraining:
     def outside_weights(self) -> list[WeightSettings]:
         return [*values_in([self.config.weights, self.options], WeightSettings)]
 
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """What registered weights were trained on that are behind the models by their start, teachers and sources."""
+        sources, start = load_strategy(self.strategy).sources(self.options), self.config.weights
+        teachers = values_in(self.options, WeightSettings)
+        parts = [seen_by_weights(start.name, start.path)] if start else []
+        parts += [pass_on(seen_by_weights(one.name, one.path), "its teacher") for one in teachers]
+        parts += [sources[name].seen(folder) for name, folder in self.folders.items()]
+        return {name: one for part in reversed(parts) for name, one in part.items()}
+
     def key(self, seed: int) -> str:
         """Returns the key of a seed's model in the store: settings, data, initial weights and code."""
         weights = [sha256_of(one) for one in self.outside_weights()]
         own = (f"stages/{self.stage}.py", "training", "evaluation/metrics.py")
         code = code_fingerprint(*own, *MODEL_CODE, *strategy_files(load_strategy(self.strategy)))
         parts = (self.stage, code, self.config, self.options, self.strategy, list(self.classes), self.data, weights)
-        parts = (*parts, self.split_seed)
+        parts = (*parts, self.split_seed, *filter(None, [self.seen]))
         return fingerprint(*parts, seed) if draws(load_strategy(self.strategy)) else fingerprint(*parts)
 
     def train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
@@ -151,6 +162,7 @@ class SeedTraining:
             | ({} if draws(strategy) else {"seed": None}),
             data=self.data,
             checkpoints={name: path for name, path in self.folders.items() if name not in streams},
+            seen=self.seen,
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))
         return train(job, {**sets, "labelled": fit_part}, labelled.take(chosen) if len(chosen) else None, execution)

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled
-from fer_pipeline.artifacts.faces import open_shard, read_table, shard_paths
+from fer_pipeline.artifacts.distilled import ARRAYS, CARD, distilled_folders, read_distilled, read_distilled_card
+from fer_pipeline.artifacts.faces import open_shard, read_seen, read_table, shard_paths
 from fer_pipeline.artifacts.seed_folders import name_in, of_seed
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import validate
+from fer_pipeline.core.settings import Seen, pass_on, validate
 from fer_pipeline.networks.checkpoints import checkpoint_folders, predictor_parts
 from fer_pipeline.networks.preprocessing import Preprocessing
-from fer_pipeline.networks.pretrained import find_columns
+from fer_pipeline.networks.pretrained import find_columns, seen_by
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.sets import ImageSet, Label, check_classes, folder_sha256, image_set, read_images
@@ -51,6 +51,10 @@ class Source(ABC):
             )
         labels = read_table(folder, [self.label]).column(self.label).drop_null().to_numpy()
         return np.bincount(labels[labels >= 0], minlength=len(classes))
+
+    def seen(self, folder: Path) -> dict[str, Seen]:
+        """What registered weights behind it were trained on."""
+        return read_seen(folder)
 
     def of_seed(self, folder: Path, seed: int) -> Path:
         """What a seed reads of the folder that the recipe names."""
@@ -88,6 +92,9 @@ class DistilledImages(Source):
     def sha256(self, folder: Path) -> str:
         paths = [path / name for path in distilled_folders(folder) for name in (ARRAYS, CARD)]
         return fingerprint([[name_in(path, folder), file_sha256(path)] for path in paths])
+
+    def seen(self, folder: Path) -> dict[str, Seen]:
+        return {name: one for path in distilled_folders(folder) for name, one in read_distilled_card(path).seen.items()}
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> Int64[np.ndarray, " c"]:
         return np.bincount(read_distilled(folder, classes=classes).labels.reshape(-1), minlength=len(classes))
@@ -131,6 +138,9 @@ class NoiseImages(DistilledImages):
 
     per_seed = True
 
+    def seen(self, folder: Path) -> dict[str, Seen]:
+        return {}
+
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
         distilled = super().read(folder, classes, budget=budget, seed=seed)
         generator = torch.Generator().manual_seed(derive(seed, "distill", "noise"))
@@ -157,6 +167,10 @@ class Checkpoints(Source):
     def sha256(self, folder: Path) -> str:
         """A hash of all that their predictions depend on; how they were trained is no part of it."""
         return fingerprint([[str(path.relative_to(folder)), *predictor_parts(path)] for path in self._paths(folder)])
+
+    def seen(self, folder: Path) -> dict[str, Seen]:
+        models = [seen_by(read_card(path)) for path in self._paths(folder)]
+        return {name: one for seen in models for name, one in pass_on(seen, "its teacher").items()}
 
     def class_counts(self, folder: Path, classes: Sequence[str]) -> None:
         for path in self._paths(folder):

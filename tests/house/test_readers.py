@@ -17,7 +17,7 @@ READERS = {
     "pa.ipc.open_file pa.ipc.open_stream pa.ipc.read_tensor pa.memory_map feather.read_table": ("artifacts/arrow.py",),
     "pyarrow.dataset.dataset dataset ds.dataset": (),
     "safe_open": ("artifacts/arrays.py",),
-    "load_file safetensors.numpy.load safetensors.torch.load torch.load": ("networks/weights.py",),
+    "load_file safetensors.numpy.load safetensors.torch.load torch.load": ("networks/states.py", "networks/weights.py"),
     "np.load numpy.load joblib.load": ("alignment/networks.py",),
     "Image.open PIL.Image.open": ("alignment/pictures.py", "artifacts/faces.py"),  # some formats start programs
     "h5py.File": ("networks/pretrained/fer_expressions.py",),

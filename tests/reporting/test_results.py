@@ -14,8 +14,10 @@ from sklearn import metrics as sk
 
 from fer_pipeline.artifacts.metrics import write_metrics
 from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.settings import Seen
 from fer_pipeline.evaluation.predictions import Predictions
 from fer_pipeline.evaluation.statistics import Resampling, summarise
+from fer_pipeline.networks.pretrained import describe_seen
 from fer_pipeline.reporting.results import best_recipe, compute_differences, compute_result, list_pairs
 
 
@@ -143,7 +145,8 @@ def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Ca
     """A network as it comes: no spread over seeds of its own, the baseline's alone in the difference."""
     made = project(targets=("studio",), recipes={"baseline": "labelled", "vas": "mined"})
     one, folder = made.predictions("vas", "studio"), made.root / "reports" / "metrics" / "packaged" / "studio"
-    peer = replace(one, seeds=(0,), probabilities=one.probabilities[:1], trained=False, seen="it was trained on x")
+    seen = describe_seen({"net": Seen(data=("studio",), how="taught", of="the labeller")}, {"studio"})
+    peer = replace(one, seeds=(0,), probabilities=one.probabilities[:1], trained=False, seen=seen)
     write_metrics(folder, summarise(peer, made.resampling, target="studio"), peer, [])
     found = reported(made, peers=["packaged"])
     rows = {row["recipe"]: row for row in found.table("differences") if row["metric"] == "mean_class_accuracy"}
@@ -152,7 +155,8 @@ def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Ca
     assert float(rows["packaged"]["sd_seeds"]) == pytest.approx(stats.sem(difference), abs=1e-6)
     assert rows["packaged"]["p_corrected"]
     assert [warning for warning in found.summary.warnings if "packaged" in warning] == [
-        "it was trained on x, which studio is: the figures of packaged are of pictures that it knows."
+        "net, which taught the labeller, was trained on studio, which studio is: the figures of packaged are of "
+        "pictures that it knows."
     ]
     results = {row["recipe"]: row for row in found.table("results")}
     assert {name: row["seeds"] for name, row in results.items()} == {"baseline": "3", "vas": "3", "packaged": "0"}

@@ -12,9 +12,9 @@ from PIL import Image
 
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, mined_schema
+from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, SUMMARY, mined_schema
 from fer_pipeline.core.errors import DataError
-from fer_pipeline.core.files import file_sha256
+from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.stages import shard
 from tests.project import project_settings
 
@@ -40,6 +40,11 @@ def world(tmp_path: Path, small_faces) -> dict:
     elsewhere = mined_table(["film/1"], [0], pool="film")
     write_rows(tmp_path / "mined" / MINED, pa.concat_tables([mined_table(chosen, [0] * 40 + [2] * 20), elsewhere]))
     write_rows(tmp_path / "mined" / RANDOM, mined_table(drawn, [0] * 10 + [1] * 25 + [2] * 25))
+    known = {"kept": 61, "precision": dict.fromkeys(("estimate", "low", "high"))}
+    by_class = {name: {"kept": kept, **dict.fromkeys(("precision", "low", "high"))}
+                for name, kept in zip(CLASSES, (41, 0, 20), strict=True)}  # fmt: skip
+    about = {"classes": CLASSES, "margins": dict.fromkeys(CLASSES, 0.1), "pools": {}, "by_class": by_class, **known}
+    write_json(tmp_path / "mined" / SUMMARY, about)
     return {"mined": tmp_path / "mined", "faces": faces, "chosen": chosen, "drawn": drawn}
 
 

@@ -28,10 +28,11 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.expressions import canonical
 from fer_pipeline.core.files import refuse_stand_in
 from fer_pipeline.core.plugins import available, load
+from fer_pipeline.core.settings import Seen
 from fer_pipeline.networks.devices import resolve_device
 from fer_pipeline.networks.preprocessing import Normalisation, Preprocessing, Template, pixels_of
 from fer_pipeline.networks.pretrained._onnx import OnnxNet
-from fer_pipeline.networks.settings import Card, Member, OnnxSettings
+from fer_pipeline.networks.settings import Card, Member, OnnxSettings, card_beside
 
 MAX_BYTES = 2**30  # of an ONNX file
 OUTSIDE = Path("models/outside")  # <name>/<file> below, in the project's folder; git-ignored
@@ -102,11 +103,6 @@ class Pretrained:
     def normalisation(self) -> Normalisation:
         """The preprocessing without its size, which a backbone may change."""
         return Normalisation.model_validate(self.preprocessing.model_dump(exclude={"size", "grey"}))
-
-    def saw(self, names: Collection[str]) -> str | None:
-        """Returns the data set that the weights were trained on and that goes by one of some names."""
-        plain = {_plain(name) for name in names}
-        return next((one for one in self.seen if _plain(one) in plain), None)
 
 
 def _plain(name: str) -> str:
@@ -251,13 +247,36 @@ def find_columns(name: str, known: Sequence[str], classes: Sequence[str]) -> lis
     return [known.index(one) for one in classes]
 
 
-def describe_seen(card: Card, target: Collection[str]) -> str:
-    """Says which weights of a model were trained on a target, which goes by some names; empty where none is known."""
-    known = [member.name for member in card.network.members if member.name]
+def seen_by(card: Card) -> dict[str, Seen]:
+    """Returns what registered weights behind a model were trained on: those in it come first, then those of its card.
+
+    A card from before it had a list still says what a network has as members and started from.
+    """
+    known = [member.name for member in card.network.members]
     origin = card.training.get("pretrained")  # of registered weights
     known += [str(origin["name"])] if isinstance(origin, dict) and origin.get("name") in names() else []
-    seen = {name: data for name in known if (data := find(name).saw(target))}
-    return "; ".join(f"{name} was trained on {data}" for name, data in seen.items())
+    own = {name: one for each in known for name, one in seen_by_weights(each).items()}
+    return own | {name: one for name, one in card.seen.items() if name not in own}
+
+
+def seen_by_weights(name: str | None, path: Path | None = None) -> dict[str, Seen]:
+    """Returns the same of registered weights, else of the model of ours whose weights a file has; else nothing."""
+    if name is not None:
+        return {name: Seen(data=data)} if (data := find(name).seen) else {}
+    card = card_beside(path)
+    return seen_by(card) if card else {}
+
+
+def describe_seen(seen: Mapping[str, Seen], target: Collection[str]) -> str:
+    """Says which weights behind a model were trained on a target, which goes by some names; empty where none is known.
+
+    What they are to the model is said where they are not in it.
+    """
+    plain, said = {_plain(name) for name in target}, []
+    for name, one in seen.items():
+        clause = "" if (one.how, one.of) == ("is in", "the model") else f", which {one.how} {one.of},"
+        said += [f"{name}{clause} was trained on {data}" for data in one.data if _plain(data) in plain][:1]
+    return "; ".join(said)
 
 
 class PublishedNet:
