@@ -28,7 +28,8 @@ from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_r
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor", "weights")
-GROUPS = {"mined": ("show", "query", "diff", "log", "export")}  # files whose functions are commands of their own
+# Files whose functions are commands of their own.
+GROUPS = {"mined": ("show", "query", "diff", "log", "export"), "folds": ("divide", "table")}
 
 app = typer.Typer(
     name="fer_pipeline",

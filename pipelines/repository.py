@@ -106,6 +106,12 @@ def save_experiment(folder: Path, name: str) -> None:
         run_dvc(folder, "exp", "save", "--force", f"--name={name}")
 
 
+def find_experiment(folder: Path, rev: str, name: str) -> str | None:
+    """Return the commit of the experiment of that name that was made from a revision; None where there is none."""
+    base = run_git(folder, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}", check=False)
+    return _resolve(folder, f"refs/exps/{base[:2]}/{base[2:]}/{name}") if base else None
+
+
 def check_experiment_name(name: str) -> None:
     """Refuse a name that DVC or git would refuse when everything has been made."""
     try:

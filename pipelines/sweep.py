@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from io import StringIO
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -29,12 +30,19 @@ from pipelines import FlowError
 from pipelines.artifacts import fill_rows, read_results
 from pipelines.cleanup import fail_in_one_line, is_ending, stop_all
 from pipelines.documents import DocumentError, brief, find_alias, load_commented, parse_yaml
-from pipelines.repository import check_experiment_name, checkout_revision, remove_work_tree, run_git
+from pipelines.repository import (
+    check_experiment_name,
+    checkout_revision,
+    find_experiment,
+    remove_work_tree,
+    run_git,
+)
 from pipelines.reproduce import Gpus, name_run, own_workspace, reproduce
 from pipelines.workspace import find_workspace, replace_text
 
 FIGURE = "mean_class_accuracy"
 CANCELLED, NOT_BEGUN = "Cancelled: ", "not begun"  # how the state of a row begins and ends
+EARLIER = "Completed earlier"
 Settings = dict[str, Any]  # by dotted path in params.yaml
 
 
@@ -46,6 +54,7 @@ def sweep(
     jobs: Annotated[int, typer.Option(min=1)] = 1,
     prefix: str = "",
     rev: str = "HEAD",
+    resume: bool = False,
     workspace: str | None = None,
     cores: int | None = None,
     gpus: Gpus = None,
@@ -60,6 +69,7 @@ def sweep(
         jobs: How many combinations at the same time; they share cores and GPUs equally.
         prefix: What the names of the experiments begin with.
         rev: The git revision that the settings vary.
+        resume: Leave out combinations that are experiments of this revision with these settings, whatever was made.
         workspace: The folder of dvc.yaml. None: PIPELINES_WORKSPACE, or the working directory.
         cores: How many cores all of them share. None: those that this process may use.
         gpus: The GPUs for stages that use one. None: those that are there.
@@ -72,16 +82,17 @@ def sweep(
     for name, _ in trials:
         check_experiment_name(name)
     # A setting that is not there is refused before hours of work.
-    set_params(
-        run_git(folder, "show", "--end-of-options", f"{rev}:./params.yaml"),
-        {path: values[0] for path, values in grid.items()},
-    )
+    text = run_git(folder, "show", "--end-of-options", f"{rev}:./params.yaml")
+    set_params(text, {path: values[0] for path, values in grid.items()})
+    finished = {name for name, one in trials if resume and _is_finished(folder, rev, name, set_params(text, one))}
     count = min(jobs, len(trials))
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
     get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
 
     def run_trial(name: str, settings: Settings) -> dict[str, str]:
         row = {"experiment": name, **{path: _format(value) for path, value in settings.items()}}
+        if name in finished:
+            return {**row, "state": EARLIER}
         if is_ending():
             return {**row, "state": CANCELLED + NOT_BEGUN}
         try:
@@ -122,10 +133,17 @@ def sweep(
         begun = "; ".join(state for state in states if not state.endswith(NOT_BEGUN))
         summary = f"{len(ended)} of {len(rows)} experiments are not finished: {begun or 'none of them had begun'}"
         return Cancelled(message=summary)
-    if failed := [row["experiment"] for row in rows if row["state"] != "Completed"]:
+    if failed := [row["experiment"] for row in rows if row["state"] not in ("Completed", EARLIER)]:
         summary = f"{len(failed)} of {len(rows)} experiments failed: {', '.join(failed)}"
         return Failed(message=f"{summary}. Run again to go on from there.")
-    return Completed(message=f"{len(rows)} experiments; `dvc exp show` lists them")
+    earlier = f", {len(finished)} of them finished earlier" if finished else ""
+    return Completed(message=f"{len(rows)} experiments{earlier}; `dvc exp show` lists them")
+
+
+def _is_finished(folder: Path, rev: str, name: str, params: str) -> bool:
+    """Tell whether the experiment was made from this revision with these settings."""
+    commit = find_experiment(folder, rev, name)
+    return commit is not None and run_git(folder, "show", f"{commit}:./params.yaml") == params.rstrip("\n")
 
 
 def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:

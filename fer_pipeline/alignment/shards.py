@@ -1,10 +1,10 @@
 """Plan the shards of a data set, make each, and gather them in a set's folder.
 
-Labels are mapped to classes by name, the settings' own mapping first, and checked before any picture is read. The plan
-is a stream of jobs, keyed by what their bytes depend on; a worker calls `load_maker` once and makes shards with it: the
-faces as Parquet, and beside them the manifest of all samples. The manifest records what became of them: labels of
-faces, by class number (-1 without a label), and rejected samples. It stands beside the faces in the store, so that no
-rejected sample is lost where the shard is reused. `VERSION` is raised when other bytes are written for the same crops.
+Labels are checked before any picture is read. The plan is a stream of jobs, keyed by what their bytes depend on; a
+worker calls `load_maker` once and makes shards with it: the faces as Parquet, and beside them the manifest of all
+samples. The manifest records what became of them: labels of faces, by class number (-1 without a label), and rejected
+samples. It stands beside the faces in the store, so that no rejected sample is lost where the shard is reused.
+`VERSION` is raised when other bytes are written for the same crops.
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,26 +22,23 @@ from pydantic import BaseModel, Field
 
 from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, alignment_fingerprint
 from fer_pipeline.alignment.pictures import Rejection
+from fer_pipeline.alignment.samples import OUTSIDE, LabelMap, load_adapter, read_samples
 from fer_pipeline.artifacts.census import RejectedSample, SourceLabel, SplitCensus, most_frequent, write_census
 from fer_pipeline.artifacts.contents import SharedCounts
 from fer_pipeline.artifacts.faces import encode, face_schema, write_parquet
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import link_file
-from fer_pipeline.core.errors import ConfigError, DataError, OptionError
-from fer_pipeline.core.expressions import canonical
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage, write_json
 from fer_pipeline.core.fingerprints import fingerprint
-from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
-from fer_pipeline.core.settings import DatasetSettings, validate
+from fer_pipeline.core.settings import DatasetSettings
 from fer_pipeline.datasets._files import TooLargeError
 from fer_pipeline.sharding.jobs import Advance, Job, Maker, Work
 
 VERSION = 1
 FACES = "faces.parquet"
 MANIFEST = "manifest.json"
-DROPPED = "label_dropped"
-OUTSIDE = "label_outside_classes"
 Cut = Literal["ids", "count"]
 
 
@@ -86,37 +82,6 @@ class ShardJob:
         return f"{self.dataset}/{self.split}/part-{self.number:05d}.parquet"
 
 
-class LabelMap:
-    """Maps one data set's labels to class numbers, or to the reason for which a picture is dropped."""
-
-    def __init__(self, dataset: DatasetSettings, classes: Sequence[str], *, name: str) -> None:
-        self._classes = tuple(classes)
-        self._by_class: dict[str, int | str] = {canonical(known): number for number, known in enumerate(classes)}
-        self._by_word: dict[str, int | str] = {}
-        for word, wanted in dataset.classes.items():
-            number = DROPPED if wanted is None else self._by_class.get(canonical(wanted))
-            if number is None:
-                raise ConfigError(
-                    f"datasets.{name}.classes maps {word!r} to {wanted!r}, which is none of the classes "
-                    f"{', '.join(classes)}; map it to one of them or to null"
-                )
-            self._by_word[word.strip()] = number
-
-    def look_up(self, word: str | None) -> int | str | None:
-        """Returns the class number of a source's word (None for none), or the reason for dropping the picture."""
-        if word is None:  # as the settings say of an empty one
-            return self._by_word.get("")
-        return self._by_word.get(word.strip(), self._by_class.get(canonical(word), OUTSIDE))
-
-    def describe(self, counts: Mapping[str, int]) -> dict[str, SourceLabel]:
-        """Returns what each word of the source means, with the number of its samples."""
-        meanings = {word: self.look_up(word) for word in counts}
-        return {
-            word: SourceLabel(counts[word], self._classes[one] if isinstance(one, int) else str(one))
-            for word, one in meanings.items()
-        }
-
-
 @dataclass(frozen=True)
 class AlignmentPlan:
     """What is aligned and how: all that a worker must know."""
@@ -128,25 +93,9 @@ class AlignmentPlan:
     rows: int
     cut: Cut
 
-    def load_adapter(self) -> tuple[ModuleType, Any]:
-        """Returns the adapter's module and its checked options."""
-        module = load("fer_pipeline.datasets", self.dataset.adapter)
-        return module, validate(module.Options, self.dataset.options, where=f"datasets.{self.name}.options")
-
     def samples(self) -> Iterator[Sample]:
-        """Yields the samples, each with its split; DataError where a split is not known."""
-        module, options = self.load_adapter()
-        place = f"datasets.{self.name}"
-        try:
-            for sample in module.samples(self.dataset.path, options):
-                if sample.split is None and self.dataset.split is None:
-                    raise DataError(
-                        f"data set {self.name!r}: the sample {sample.id!r} has no split; set {place}.split, or say by "
-                        f"{place}.options where the splits stand"
-                    )
-                yield sample if sample.split is not None else replace(sample, split=self.dataset.split)
-        except OptionError as error:
-            raise error.reworded(lambda option, value: f"set {place}.options.{option}: {value}") from None
+        """Yields the samples, each with its split, as `read_samples` does."""
+        return read_samples(self.dataset, self.format.classes, name=self.name)
 
 
 def check_samples(plan: AlignmentPlan, labels: LabelMap) -> tuple[int, dict[str, SourceLabel]]:
@@ -227,7 +176,7 @@ def plan_shards(
 def _plan_jobs(
     plan: AlignmentPlan, labels: LabelMap, hashes: InputHashes, rejected: list[RejectedSample]
 ) -> Iterator[Job[ShardJob]]:
-    adapter, _ = plan.load_adapter()
+    adapter, _ = load_adapter(plan.dataset, name=plan.name)
     waiting: dict[str, list[LabelledSample]] = defaultdict(list)
     numbers: Counter[str] = Counter()
 
@@ -275,7 +224,7 @@ def _source(plan: AlignmentPlan, sample: Sample) -> str:
 
 def load_maker(plan: AlignmentPlan, device: str) -> Maker:
     """Loads the networks and the adapter in a worker and returns what makes a shard."""
-    module, options = plan.load_adapter()
+    module, options = load_adapter(plan.dataset, name=plan.name)
     aligner = Aligner(plan.alignment, device=device)
 
     def make(job: Job[ShardJob], folder: Path, advance: Advance) -> None:

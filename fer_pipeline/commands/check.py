@@ -101,7 +101,7 @@ def check(params: Path) -> CheckedSettings:
     _check_names(params, project, configs)
     for name, dataset in project.datasets.items():
         adapter = load("fer_pipeline.datasets", dataset.adapter)
-        validate(adapter.Options, dataset.options, where=f"{params}, datasets.{name}.options")
+        validate(adapter.Options, dataset.adapter_options(), where=f"{params}, datasets.{name}.options")
         if unknown := sorted({mapped for mapped in dataset.classes.values() if mapped} - set(project.classes)):
             fault = f"{params}, datasets.{name}.classes: {unknown[0]!r} is none of {list(project.classes)}"
             raise ConfigError(f"{fault}; write one of them, or null to leave such pictures out")

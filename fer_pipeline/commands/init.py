@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.representer import RoundTripRepresenter
-from yaml import SafeLoader, ScalarNode
 
 from fer_pipeline.commands import survey
 from fer_pipeline.commands.check import CheckedSettings, check, networks_in
 from fer_pipeline.commands.labels import map_labels, parse_renames
-from fer_pipeline.commands.profile import PROFILES, check_replaceable
+from fer_pipeline.commands.profile import PROFILES, check_replaceable, settings_editor
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.commands.survey import DatasetSurvey, Source, SurveySettings
 from fer_pipeline.commands.tables import split_names
@@ -32,7 +30,6 @@ from fer_pipeline.core.settings import PARAMS, Split, validate
 from fer_pipeline.datasets import csv
 
 OWN = {"anchor": "anchor", "pools": ["pool"]}  # the data sets of a profile that is to be filled in
-NULL_TAG, TEXT_TAG = "tag:yaml.org,2002:null", "tag:yaml.org,2002:str"
 
 
 def run(
@@ -229,9 +226,7 @@ def fill_profile(values: Mapping[str, Any], name: str) -> tuple[str, list[str]]:
     Returns:
         The text of the settings, and a line for each recipe that was left out.
     """
-    yaml = YAML()
-    yaml.width = 120
-    yaml.Representer = _Representer
+    yaml = settings_editor()
     texts = {path.stem: path.read_text("utf-8") for path in sorted(PROFILES.glob("*.yaml"))}
     loaded = {stem: load_commented(text, YAML(typ="safe")) for stem, text in texts.items()}
     fitting = [stem for stem, one in loaded.items() if {key: one.get(key) for key in OWN} == OWN]
@@ -267,23 +262,6 @@ def _leave_out_unknowing(settings: Any, classes: Sequence[str]) -> Iterator[str]
             del settings["recipes"][name]
             settings["evaluate"]["recipes"].remove(name)
             yield f"recipe {name} is left out: the network does not know {', '.join(unknown)}"
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes as settings are read; a class of its own, since representers are of the class and not of one file."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _represent_text(dumper: RoundTripRepresenter, text: str) -> Any:
-    """Quotes what YAML 1.1, by which settings are read, takes for something else than text: `no`, `1:30`."""
-    plain = SafeLoader("").resolve(ScalarNode, text, (True, False)) == TEXT_TAG
-    return dumper.represent_scalar(TEXT_TAG, text, style=None if plain else '"')
-
-
-_Representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL_TAG, "null"))
-_Representer.add_representer(str, _represent_text)
 
 
 def format_survey(sets: Mapping[str, DatasetSurvey], roles: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from fer_pipeline.core.documents import DocumentError, brief, find_alias, one_line, read_yaml
 from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.folds import Protocol, Published
 
 Split = Literal["train", "val", "test"]
 Rule = Literal["margin", "probability", "probability_margin"]  # what a pool face is chosen by, the largest value first
@@ -87,14 +88,27 @@ def dump_seen(seen: Mapping[str, Seen]) -> dict[str, Any]:
 
 
 class DatasetSettings(Settings):
-    """Where a data set lies and how its labels are read."""
+    """Where a data set lies, how its labels are read and how it is divided."""
 
     adapter: str
     path: Path
     split: Split | None = None  # of rows whose source names none
+    protocol: Protocol | None = None  # divides all of the set anew; null: its own splits
     classes: dict[str, str | None] = {}  # label of the source -> class; null drops the rows, counted
     drop_unknown: bool = False  # labels outside the classes: rejected and counted instead of an error
     options: dict[str, Any] = {}  # the adapter's own
+
+    @model_validator(mode="after")
+    def _one_thing_divides(self) -> "DatasetSettings":
+        if self.protocol is not None and self.split is not None:
+            raise ValueError(f"both split and protocol {self.protocol.name} say what is tested; leave one of them out")
+        if isinstance(self.protocol, Published) and "fold" in self.options:
+            raise ValueError("both options.fold and protocol.fold name a fold; leave options.fold out")
+        return self
+
+    def adapter_options(self) -> dict[str, Any]:
+        """Returns the options that the adapter is called with: its own, and the fold of a published protocol."""
+        return {**self.options, "fold": self.protocol.fold} if isinstance(self.protocol, Published) else self.options
 
 
 def _known_device(name: str) -> str:

@@ -18,7 +18,7 @@ import re
 import stat
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any, Literal
@@ -105,6 +105,16 @@ def format_left_out(left_out: Counter[str]) -> str:
 def say_empty(folder: Path, left_out: Counter[str]) -> str:
     """Says that a folder holds no picture, and what else it holds."""
     return f"{folder} holds no picture ({format_left_out(left_out)})" if left_out else f"{folder} holds no file"
+
+
+def require_samples(samples: Iterable[Sample], fault: Callable[[], str]) -> Iterator[Sample]:
+    """Yields samples; where there is none, a DataError that says what `fault` then returns."""
+    is_empty = True
+    for sample in samples:
+        is_empty = False
+        yield sample
+    if is_empty:
+        raise DataError(fault())
 
 
 def report_left_out(adapter: ModuleType, path: Path, options: Any) -> tuple[str, ...]:

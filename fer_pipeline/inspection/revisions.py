@@ -26,9 +26,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_pipeline.artifacts.locked_stages import STAGES, read_stages
 from fer_pipeline.artifacts.seed_folders import SEEDS, seeds_in
-from fer_pipeline.core.documents import MAX_YAML, parse_yaml, read_json
+from fer_pipeline.core.documents import MAX_YAML, DocumentError, parse_yaml, read_json
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error
+from fer_pipeline.core.settings import PARAMS
 from fer_pipeline.health.dvc_project import DvcConfig, read_config
 
 WORKSPACE, LOCK = "workspace", "dvc.lock"
@@ -274,6 +275,19 @@ def read_lock(root: Path, commit: str, *, name: str = "", only: str | None = Non
         raise DataError(
             f"{LOCK} of {name or commit[:7]} is broken: {describe_error(error)}; name another revision"
         ) from None
+
+
+def read_settings(root: Path, commit: str) -> dict[str, Any] | None:
+    """Reads `params.yaml` of a commit; None where there is none, or no mapping that can be read."""
+    blob = f"{commit}:./{PARAMS}"
+    status, size, _ = _git(root, "cat-file", "-s", blob)
+    if status or int(size) > MAX_YAML:
+        return None
+    try:
+        values = parse_yaml(_git(root, "cat-file", "blob", blob)[1])
+    except DocumentError:
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _cut(text: str, only: str) -> str:

@@ -112,7 +112,7 @@ def run(
     line = f"align {name}: {work.total:,} in, {faces:,} kept, {losses}; {reused}"
     dataset = project.dataset(name)
     adapter = load("fer_pipeline.datasets", dataset.adapter)
-    left_out = report_left_out(adapter, dataset.path, adapter.Options.model_validate(dataset.options))
+    left_out = report_left_out(adapter, dataset.path, adapter.Options.model_validate(dataset.adapter_options()))
     warnings = (*describe_shared(name, shared), *(f"{name}: {line}" for line in left_out), *result.warnings)
     return Summary("align", line, counts | result.counts, warnings)
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fer_pipeline.alignment.shards import DROPPED, OUTSIDE, Cut, LabelMap, ends_shard
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.alignment.samples import DROPPED, OUTSIDE, LabelMap, read_samples
+from fer_pipeline.alignment.shards import Cut, ends_shard
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.folds import KFold
 from fer_pipeline.core.settings import DatasetSettings
 
 ROWS = 40
@@ -109,3 +111,37 @@ def test_the_settings_come_first() -> None:
 def test_a_mapping_to_no_class_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"datasets\.set\.classes maps '3' to 'fear', .* anger, happiness, neutral"):
         labels(**{"3": "fear"})
+
+
+def test_a_protocol_divides_what_has_a_class(tmp_path: Path) -> None:
+    """Persons by hand: a and b are the first group of four with a class; the others' own splits count for nothing."""
+    for name in ("test/joy/b", "test/joy/c", "train/sad/a", "train/sad/d", "train/other/z"):
+        file = tmp_path / name / "1.png"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    levels = {"levels": ["split", "class", "subject"]}
+    protocol = {"name": "k_fold", "folds": 2}
+    found = {}
+    for fold in (1, 2):
+        dataset = DatasetSettings.model_validate(
+            {
+                "adapter": "image_folder",
+                "path": tmp_path,
+                "options": levels,
+                "classes": {"other": None},
+                "protocol": {**protocol, "fold": fold},
+            }
+        )
+        samples = read_samples(dataset, ("happiness", "sadness"), name="set")
+        found[fold] = {str(sample.subject): sample.split for sample in samples}
+    tests = {fold: {person for person, split in splits.items() if split == "test"} for fold, splits in found.items()}
+    assert tests == {1: {"a", "b"}, 2: {"c", "d"}}
+    assert found[1]["z"] == "train"
+
+
+def test_a_protocol_that_cannot_divide_names_the_set(tmp_path: Path) -> None:
+    (tmp_path / "sad").mkdir()
+    (tmp_path / "sad" / "1.png").touch()
+    dataset = DatasetSettings(adapter="image_folder", path=tmp_path, protocol=KFold(name="k_fold"))
+    with pytest.raises(DataError, match="data set 'set': no sample names its person"):
+        list(read_samples(dataset, ("happiness", "sadness"), name="set"))

@@ -72,7 +72,7 @@ def test_a_recipe_is_checked_to_its_bottom(params: Path) -> None:
 
 def test_an_adapter_and_a_section_must_exist(params: Path) -> None:
     change(params, "datasets", film={"adapter": "tsv", "path": "x"})
-    with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of csv"):
+    with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of ck_plus, csv"):
         check.check(params)
     whole = yaml.safe_load(params.read_text(encoding="utf-8"))
     params.write_text(yaml.safe_dump({key: value for key, value in whole.items() if key != "score"}))

@@ -406,7 +406,7 @@ def test_names_come_from_the_path(tmp_path: Path, path: str, name: str) -> None:
     ("text", "said"),
     [
         ("../anchor/labels.csv", "is no source; write adapter:PATH"),
-        ("xml:../anchor/labels.csv", "with one of csv, fer2013"),
+        ("xml:../anchor/labels.csv", "with one of ck_plus, csv, fer2013"),
         ("csv:../nowhere.csv", "../nowhere.csv does not exist"),
         ("a b=csv:../anchor/labels.csv", "--anchor 'a b=csv"),
         ("recordio:../anchor/labels.csv", "names its labels by numbers only"),

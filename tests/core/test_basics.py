@@ -140,7 +140,7 @@ def test_the_folder_is_the_registry() -> None:
     names = available("fer_pipeline.datasets")
     assert {"csv", "fer2013", "image_folder", "recordio", "synthetic"} <= set(names)
     assert load("fer_pipeline.datasets", "csv").__name__ == "fer_pipeline.datasets.csv"
-    with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of csv, fer2013"):
+    with pytest.raises(ConfigError, match=r"unknown datasets 'tsv'; choose one of ck_plus, csv, fer2013"):
         load("fer_pipeline.datasets", "tsv")
 
 

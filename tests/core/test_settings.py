@@ -224,3 +224,33 @@ def test_a_number_is_finite(tmp_path: Path, value: str) -> None:
     (tmp_path / "params.yaml").write_text(f"memory_gb: {value}", encoding="utf-8")
     with pytest.raises(ConfigError, match="memory_gb: Input should be a finite number"):
         validate(Resources, load_params(tmp_path / "params.yaml"), where="resources")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "line"),
+    [
+        ({"protocol": {"name": "k_fold", "fold": 11}}, "there is no fold 11 of 10; name one from 1 to 10"),
+        ({"protocol": {"name": "k_fold", "fold": 0}}, "greater than or equal to 1, found 0"),
+        ({"protocol": {"name": "folds"}}, "'k_fold', 'leave_one_out', 'hold_out', 'published'"),
+        (
+            {"protocol": {"name": "hold_out", "groups": "steps"}},
+            "unknown key 'protocol.hold_out.groups'; known keys are",
+        ),
+        ({"protocol": {"name": "k_fold"}, "split": "test"}, "both split and protocol k_fold say what is tested"),
+        (
+            {"protocol": {"name": "published", "folds": 5}, "options": {"fold": 2}},
+            "both options.fold and protocol.fold name a fold",
+        ),
+    ],
+)
+def test_a_protocol_that_is_none_is_refused(dataset: dict, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(DatasetSettings, {"adapter": "tfd", "path": "raw", **dataset}, where="datasets.x")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_published_fold_is_an_option_of_the_adapter() -> None:
+    protocol = {"name": "published", "folds": 5, "fold": 3}
+    values = {"adapter": "tfd", "path": "raw", "protocol": protocol, "options": {"part": "labelled"}}
+    assert validate(DatasetSettings, values, where="x").adapter_options() == {"part": "labelled", "fold": 3}

@@ -461,7 +461,7 @@ READERS = {
     "pictures": Reader(write_pictures, ("*",), read_picture, one_at_a_time=True),
     **{
         f"datasets.{name}": Reader(partial(write_example, name), ("*",), partial(read_example, name))
-        for name in ("csv", "fer2013", "image_folder", "recordio", "synthetic")
+        for name in ("ck_plus", "csv", "fer2013", "image_folder", "mmi", "recordio", "synthetic", "tfd")
     },
     "embeddings": Reader(write_project, ("embeddings/*",), read_embedded),
     "scores": Reader(write_project, ("data/scores/street/*",), read_scored),

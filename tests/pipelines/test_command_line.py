@@ -17,7 +17,7 @@ SHARED = {"--workspace", "--cores", "--gpu", "--gpu-limit", "--timeout-hours"}
 OPTIONS = {
     "reproduce": {"targets", "--force", "--rev", "--experiment", *SHARED},
     "refresh": {"targets", "--branch", "--push", "--remote", "--git-remote", "--allow-dirty", *SHARED},
-    "sweep": {"grid", "--target", "--jobs", "--prefix", "--rev", *SHARED},
+    "sweep": {"grid", "--target", "--jobs", "--prefix", "--rev", "--resume", *SHARED},
     "serve": {"--port", "--workspace"},
 }
 HELP = """

@@ -151,3 +151,30 @@ def test_a_sweep_leaves_experiments_a_table_and_what_failed(world: Path) -> None
     assert "# the margin" in shown
     assert (world / "params.yaml").read_text() == PARAMS
     assert not (world / "data").exists(), "the workspace itself is left alone"
+
+
+@pytest.mark.usefixtures("at_the_server")
+def test_a_sweep_that_resumes_makes_nothing_finished_again(world: Path) -> None:
+    """As after a kill: of two one is finished. It stays the very commit; another base or setting is another one."""
+
+    def saved() -> dict[str, str]:
+        lines = shell(world, "git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/exps").splitlines()
+        return {
+            line.partition(" ")[0].rpartition("/")[2]: line.rpartition(" ")[2] for line in lines if "stash" not in line
+        }
+
+    def run() -> dict[str, str]:
+        grid = {"mine.value": [0.1, 0.2]}
+        state = sweep(grid=grid, resume=True, workspace=str(world), return_state=True)
+        assert state.is_completed(), state.message
+        return {row["experiment"]: row["state"] for row in json.loads(artifact("sweep"))}
+
+    sweep(grid={"mine.value": [0.1]}, workspace=str(world), return_state=True)
+    first = saved()["mine.value-0.1"]
+    assert run() == {"mine.value-0.1": "Completed earlier", "mine.value-0.2": "Completed"}
+    assert saved()["mine.value-0.1"] == first
+    assert run() == dict.fromkeys(("mine.value-0.1", "mine.value-0.2"), "Completed earlier")
+
+    (world / "params.yaml").write_text(PARAMS.replace("seeds: [0]", "seeds: [1]"))
+    shell(world, "git", "commit", "-qam", "another seed")
+    assert run() == dict.fromkeys(("mine.value-0.1", "mine.value-0.2"), "Completed")

@@ -1,0 +1,146 @@
+"""Join what the folds of a protocol measured, which are DVC experiments that differ in the fold alone.
+
+An experiment is one of a set's folds if its `params.yaml` is the project's own but for `protocol.fold` of that set,
+what it runs on and the report, so that folds of other settings never stand in one mean. Figures are computed from each
+fold's predictions: accuracy and mean class accuracy, the mean over its seeds. Over the folds papers state mean and
+standard deviation; ours is that of a sample (n - 1). A class that a fold does not test is left out of that fold's class
+mean, so that of small folds the figures of all faces together are to be looked at, too: each is tested once.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
+from fer_pipeline.core.errors import DataError
+from fer_pipeline.core.folds import Fold, HoldOut
+from fer_pipeline.evaluation.metrics import METRICS, all_metrics
+from fer_pipeline.evaluation.predictions import Predictions
+from fer_pipeline.inspection.revisions import (
+    NotThereError,
+    describe_commit,
+    list_experiments,
+    open_revision,
+    read_settings,
+)
+
+FIGURES = METRICS[:2]  # accuracy, mean class accuracy
+NO_RESULTS = ("resources", "report")  # sections on which no figure depends
+
+
+class Finished(NamedTuple):
+    """A fold's experiment: its name, reference and commit, and the commit that it was made from (12 digits)."""
+
+    name: str
+    ref: str
+    commit: str
+    base: str
+
+
+@dataclass(frozen=True)
+class FoldTable:
+    """What the folds of one set measured; `faults` say why a result of a finished fold is not among them."""
+
+    name: str
+    protocol: Fold
+    finished: Mapping[int, Finished]  # by fold
+    results: Mapping[tuple[str, str], Mapping[int, Predictions]]  # by recipe and target, then by fold
+    faults: Sequence[str] = field(default_factory=tuple)
+
+    def missing(self) -> list[int]:
+        """Returns the folds without an experiment."""
+        return [fold for fold in range(1, self.protocol.folds + 1) if fold not in self.finished]
+
+    def over_folds(self, recipe: str, target: str) -> Float[np.ndarray, "f 2"]:
+        """Returns the figures of each fold."""
+        return np.stack([_figures(one.confusions) for one in self.results[recipe, target].values()])
+
+    def together(self, recipe: str, target: str) -> Float[np.ndarray, " 2"] | None:
+        """Returns the figures of all faces together; None where folds test the same faces."""
+        if target != self.name or isinstance(self.protocol, HoldOut):
+            return None
+        return _figures(np.sum([one.confusions for one in self.results[recipe, target].values()], 0))
+
+
+def join(
+    root: Path, settings: Mapping[str, Any], name: str, protocol: Fold, recipes: Sequence[str], targets: Sequence[str]
+) -> FoldTable:
+    """Reads the results of the folds of one set.
+
+    Args:
+        root: The project's folder.
+        settings: What `params.yaml` there holds.
+        name: The set that the protocol divides.
+        protocol: How it does.
+        recipes: Whose results are read.
+        targets: On which sets.
+
+    Raises:
+        DataError: Folds that divide the set tested the same faces, or bytes are damaged.
+    """
+    finished = find_finished(root, settings, name)
+    results: defaultdict[tuple[str, str], dict[int, Predictions]] = defaultdict(dict)
+    faults = []
+    for fold, one in sorted(finished.items()):
+        with open_revision(root, one.ref) as revision:
+            for recipe in recipes:
+                for target in targets:
+                    try:
+                        folder = revision.path(f"reports/metrics/{recipe}/{target}", PREDICTIONS)
+                        results[recipe, target][fold] = read_predictions(folder / PREDICTIONS)
+                    except NotThereError as error:
+                        faults.append(f"fold {fold}, {recipe} on {target}: {error}")
+    for (recipe, target), folds in results.items():
+        if target == name:
+            _refuse_repeated(folds, protocol, recipe)
+    return FoldTable(name, protocol, finished, dict(results), tuple(faults))
+
+
+def find_finished(root: Path, settings: Mapping[str, Any], name: str) -> dict[int, Finished]:
+    """Returns the newest experiment of each fold whose other settings are these."""
+    own, found = _but_for_fold(settings, name), dict[int, tuple[str, Finished]]()
+    for ref, experiment, commit in list_experiments(root):
+        values = read_settings(root, commit)
+        other = None if values is None else _but_for_fold(values, name)
+        if values is None or own is None or other is None or other[1] != own[1]:
+            continue
+        date, _ = describe_commit(root, commit)
+        base = ref.removesuffix(f"/{experiment}").removeprefix("refs/exps/").replace("/", "")[:12]
+        dated = (date, Finished(experiment, ref, commit, base))
+        found[other[0]] = max(found.get(other[0], dated), dated)
+    return {fold: one for fold, (_, one) in found.items()}
+
+
+def _but_for_fold(settings: Mapping[str, Any], name: str) -> tuple[int, dict[str, Any]] | None:
+    """Returns the fold of a set's protocol and all settings without it; None where there is none."""
+    try:
+        dataset = dict(settings["datasets"][name])
+        protocol = dict(dataset["protocol"])
+        fold = protocol.pop("fold")
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(fold, int):
+        return None
+    kept = {key: value for key, value in settings.items() if key not in NO_RESULTS}
+    return fold, {**kept, "datasets": {**settings["datasets"], name: {**dataset, "protocol": protocol}}}
+
+
+def _figures(confusions: np.ndarray) -> Float[np.ndarray, " 2"]:
+    return all_metrics(confusions)[:, : len(FIGURES)].mean(0)
+
+
+def _refuse_repeated(folds: Mapping[int, Predictions], protocol: Fold, recipe: str) -> None:
+    """Refuses folds whose results cannot be theirs: of an experiment, say, that ran some of its stages only."""
+    tested = {fold: {*one.face_id} for fold, one in folds.items()}
+    for (first, some), (second, others) in combinations(tested.items(), 2):
+        if some == others if isinstance(protocol, HoldOut) else some & others:
+            raise DataError(
+                f"folds {first} and {second} tested {len(some & others):,} faces both, in the results of {recipe}; run "
+                f"one again, whole, after: dvc exp remove NAME"
+            )
