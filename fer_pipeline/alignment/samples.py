@@ -58,6 +58,14 @@ class LabelMap:
 def load_adapter(dataset: DatasetSettings, *, name: str) -> tuple[ModuleType, Any]:
     """Returns the module of a data set's adapter and its checked options."""
     module = load("fer_pipeline.datasets", dataset.adapter)
+    if isinstance(dataset.protocol, Published):
+        own = getattr(module, "FOLDS", None)
+        if own is None:
+            fault = f"the adapter {dataset.adapter} has no published folds"
+            raise ConfigError(f"datasets.{name}.protocol: {fault}; divide the set by another protocol")
+        if own != dataset.protocol.folds:
+            fault = f"{dataset.protocol.folds}, but {dataset.adapter} has {own}"
+            raise ConfigError(f"datasets.{name}.protocol.folds is {fault}; correct it")
     return module, validate(module.Options, dataset.adapter_options(), where=f"datasets.{name}.options")
 
 

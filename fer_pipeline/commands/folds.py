@@ -15,7 +15,7 @@ import numpy as np
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.folds import Fold
-from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project
+from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project, validate
 
 HEADER = ["recipe", "target", "folds", "faces", "accuracy", "mean class accuracy", "together", "and by class"]
 
@@ -65,13 +65,14 @@ def table(*, name: str | None = None, params: Path = PARAMS, format: Literal["ta
         format: How it is printed.
     """
     from fer_pipeline.inspection import folds
+    from fer_pipeline.stages.evaluate import Config as EvaluateConfig
 
     project, settings = read_project(params), load_params(params)
     protocols = find_protocols(project, name)
     if len(protocols) > 1:
         raise ConfigError(f"several sets have a protocol, {', '.join(protocols)}; say which by --name")
     key, protocol = next(iter(protocols.items()))
-    recipes = settings.get("evaluate", {}).get("recipes", [])
+    recipes = validate(EvaluateConfig, settings.get("evaluate") or {}, where=f"{params}, evaluate").recipes
     found = folds.join(Path.cwd(), settings, key, protocol, recipes, project.targets)
     if not found.results:
         raise DataError(f"no fold of {key} with these settings is finished; run: {_command(key, protocol)}")

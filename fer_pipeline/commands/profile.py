@@ -8,7 +8,7 @@ profile's own did, and is the only target.
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class PublishedSet(Settings):
 
     classes: tuple[PlainName, ...]
     dataset: DatasetSettings
+    holds: tuple[PlainName, ...] = ()  # adapters of other sets whose pictures are among these
     profiles: dict[PlainName, dict[str, Any]] = Field(default_factory=dict)  # what a paper set otherwise on this set
 
 
@@ -88,6 +89,7 @@ def compose(name: str, on: str | None, test_on: Sequence[str] = ()) -> str:
         raise ConfigError(f"{fault}; choose another")
     yaml = settings_editor()
     published = {one: _read_set(one) for one in dict.fromkeys((wanted, *test_on))}
+    _refuse_shared(wanted, published)
     comment = _comment((SETS / f"{wanted}.yaml").read_bytes())
     if wanted != old:  # a set of that name may be a target already
         text = re.sub(rf"(?m)^  {wanted}:.*\n(?:    .*\n)*", "", text)
@@ -100,7 +102,8 @@ def compose(name: str, on: str | None, test_on: Sequence[str] = ()) -> str:
         del settings["datasets"][other]
     for one, content in published.items():
         settings["datasets"].ca.items.pop(one, None)  # a comment on the profile's own set
-        settings["datasets"][one] = content["dataset"] if one == wanted else _tested_whole(content["dataset"])
+        own_classes, dataset = published[wanted]["classes"], content["dataset"]
+        settings["datasets"][one] = dataset if one == wanted else _tested_whole(dataset, own_classes)
     _merge(settings, published[wanted].get("profiles", {}).get(name, {}))
     out = io.StringIO()
     yaml.dump(settings, out)
@@ -136,9 +139,25 @@ def _read_set(name: str) -> dict[str, Any]:
     return content
 
 
-def _tested_whole(dataset: dict[str, Any]) -> dict[str, Any]:
+def _refuse_shared(wanted: str, published: Mapping[str, dict[str, Any]]) -> None:
+    """Refuses targets with pictures that are trained on: of the same place, or known to be among a set's."""
+    trained = published[wanted]
+    for one, content in published.items():
+        adapters = content["dataset"]["adapter"], trained["dataset"]["adapter"]
+        same = content["dataset"]["path"] == trained["dataset"]["path"]
+        if one != wanted and (
+            same or adapters[0] in trained.get("holds", ()) or adapters[1] in content.get("holds", ())
+        ):
+            raise ConfigError(
+                f"{one} and {wanted} share pictures, which would be trained on and tested; choose another"
+            )
+
+
+def _tested_whole(dataset: dict[str, Any], classes: Collection[str]) -> dict[str, Any]:
     """Returns a set of which all that has one of the classes is tested; one with a test split of its own keeps it."""
     kept = {key: value for key, value in dataset.items() if key != "protocol"}
+    if "classes" in kept:  # what each word of the source means: none of the others
+        kept["classes"] = {word: one if one in classes else None for word, one in kept["classes"].items()}
     divided = "protocol" in dataset and dataset["protocol"]["name"] != "published"
     return {**kept, **({"split": "test"} if divided else {}), "drop_unknown": True}
 

@@ -75,9 +75,10 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
     labels = PictureRoot(_folder(path, options.emotions, LABELS, "emotions"), follow_links=options.follow_links)
     for parts, files in groupby(root.walk(others), key=lambda parts: parts[:-1]):
         frames: dict[str, str] = {}  # by number, which has as many digits everywhere
-        for _, name in ((parts, file[-1]) for file in files):
+        for *_, name in files:
             if (named := FRAME.fullmatch(name)) and parts[-2:] == (named[1], named[2]):
-                frames[named[3]] = name
+                others["second picture of a frame"] += named[3] in frames
+                frames.setdefault(named[3], name)
             else:
                 others["picture of another name"] += 1
         label = _read_label(labels, parts) if frames else None

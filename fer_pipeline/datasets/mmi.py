@@ -4,15 +4,17 @@ Source: Pantic et al., Web-based Database for Facial Expression Analysis (ICME 2
 `Sessions/<n>/` with `session.xml`, `S001-001.avi`, `S001-001.xml` and, for some, `S001-001-oao_aucs.xml`. The emotion
 is the `Metatag` of that name, 1 to 6; other values are other states. Videos are not decoded here: extract the frames
 beside them, for example `ffmpeg -i S001-001.avi S001-001/%05d.png`; those of a session are all pictures in its folder,
-in the order of the last number in their names. Expressions rise, reach their peak in the middle and fall (Liu et al.,
-arXiv:2005.08551, section 4, who have 213 sequences): `apex: middle` takes the frames in the middle of a sequence,
-`apex: marked` those in the middle of what all action units of the `oao` file have as their apex, and leaves out
-sessions without one. How many frames the papers take is not stated by that one; three are the default, as for CK+.
+in the order of the last number in their names. Portrait clips want a quarter turn clockwise (`-vf transpose=1`), but
+for those with an `oao` file: look at a frame of each, since a face on its side is not found. Expressions rise, reach
+their peak in the middle and fall (Liu et al., arXiv:2005.08551, section 4, who have 213 sequences): `apex: middle`
+takes the frames in the middle of a sequence, `apex: marked` those in the middle of what all action units of the `oao`
+file have as their apex, and leaves out sessions without one. How many frames the papers take is not stated by that one;
+three are the default, as for CK+.
 
 What the marks mean (types 2 and 3: apex and offset begin) and the track's `view` (0: front, 1: profile, 2: both beside
-each other) is inferred from readers of others. Left out and counted: sessions of profiles alone, with another state or
-without one, without extracted frames, and stills. There is no split: set `datasets.<set>.split: test` to test all of
-it, or a protocol.
+each other) is inferred from readers of others; of two faces in a frame `align` takes one, by its own rule. Left out and
+counted: sessions of profiles alone, with another state or without one, without extracted frames, and stills. There is
+no split: set `datasets.<set>.split: test` to test all of it, or a protocol.
 """
 
 import math
@@ -101,10 +103,16 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
             if marks is None:
                 others["frame of a session without a marked apex"] += len(frames)
                 continue
-            centre = _find_apex(root, marks, len(frames))
-        first = min(max(0, math.floor(centre - (options.frames - 1) / 2)), len(frames) - options.frames)
+            marked = _find_apex(root, marks, len(frames))
+            if marked is None:
+                others["frame of a session without a marked apex"] += len(frames)
+                continue
+            centre = marked
+        first = min(
+            max(int(options.neutral), math.floor(centre - (options.frames - 1) / 2)), len(frames) - options.frames
+        )
         chosen = [(parts, label) for parts in frames[first : first + options.frames]]
-        if options.neutral and first > 0:
+        if options.neutral:
             chosen = [(frames[0], "neutral"), *chosen]
         others["frame that no rule takes"] += len(frames) - len(chosen)
         for parts, meaning in chosen:
@@ -140,8 +148,8 @@ def _describe(root: PictureRoot, folder: Path) -> tuple[str, str, Path | None] |
     return tables[0][:4], label, marks if marks.is_file() else None
 
 
-def _find_apex(root: PictureRoot, file: Path, frames: int) -> float:
-    """Returns the middle, from 0, of the frames in which all marked action units are at their apex.
+def _find_apex(root: PictureRoot, file: Path, frames: int) -> float | None:
+    """Returns the middle, from 0, of the frames in which all marked action units are at their apex; None without marks.
 
     Where no frame is that of all of them, it is the middle between the last beginning and the first end.
     """
@@ -151,7 +159,9 @@ def _find_apex(root: PictureRoot, file: Path, frames: int) -> float:
         for kind in (APEX, OFFSET)
     }
     numbers = {kind: [int(one) for one in found if re.fullmatch(r"\d{1,9}", one)] for kind, found in spans.items()}
-    if not (numbers[APEX] and numbers[OFFSET]) or max(numbers[APEX] + numbers[OFFSET]) > frames + 1:
+    if not (numbers[APEX] and numbers[OFFSET]):
+        return None
+    if max(numbers[APEX] + numbers[OFFSET]) > frames + 1:
         raise DataError(f"{file} marks no apex within the {frames} frames of its session; extract all frames again")
     return (max(numbers[APEX]) + min(numbers[OFFSET]) - 1) / 2 - 1
 

@@ -43,13 +43,14 @@ KINDS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8",
 CHUNK = 1 << 16
 MOST_PICTURES, LARGEST_SIDE = 1_000_000, 512
 LARGEST_KEPT = 1_500_000_000  # bytes of pictures
+FOLDS = 5  # the published ones
 
 
 class Options(Settings):
     """Which of the five folds gives the splits, and whether the labelled pictures are read or the others."""
 
     file: str | None = None  # where `path` is a folder; null: its only TFD_*x*.mat
-    fold: Annotated[int, Field(ge=1, le=5)] = 1
+    fold: Annotated[int, Field(ge=1, le=FOLDS)] = 1
     part: Literal["labelled", "unlabelled"] = "labelled"
 
 

@@ -35,21 +35,23 @@ def is_tested(
 
     Args:
         protocol: How the set is divided.
-        subjects: The person of each sample. One without a name ("") counts as a person of its own.
+        subjects: The person of each sample, "" where it is not known. A sample without class or name is a person alone.
         labels: Class numbers, below 0 for a sample without a class.
         fold: Another one than the protocol's own.
 
     Raises:
-        DataError: No sample names its person, there are too few or other persons than folds, or a part is empty.
+        DataError: A sample with a class names no person, persons are too few or others than folds, or a part is empty.
     """
     fold = protocol.fold if fold is None else fold
     by_picture = isinstance(protocol, HoldOut) and protocol.by == "picture"
     person = np.arange(len(labels)) if by_picture else number_persons(subjects)
     known = labels >= 0
     persons = np.unique(person[known])
-    if not (by_picture or any(subjects)):
-        cure = "name the persons by the adapter's options, or draw pictures: {name: hold_out, by: picture}"
-        raise DataError(f"no sample names its person, whom {protocol.name} keeps on one side; {cure}")
+    nameless = [] if by_picture else [one for one in np.flatnonzero(known).tolist() if not subjects[one]]
+    if nameless:
+        cure = "name them by the adapter's options, or draw pictures: {name: hold_out, by: picture}"
+        fault = f"{len(nameless)} of {known.sum()} labelled samples name no person"
+        raise DataError(f"{fault}, so that {protocol.name} cannot keep a person on one side; {cure}")
     if isinstance(protocol, HoldOut):
         tested = _draw(person, labels, protocol, fold)
     elif isinstance(protocol, LeaveOneOut):
@@ -80,7 +82,10 @@ def number_persons(subjects: Sequence[str]) -> Int[np.ndarray, " n"]:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(0, int(part), "") if part[0].isdigit() and part.isascii() else (1, 0, part) for part in parts]
+    numbers = ((part.lstrip("0") if part.isdigit() and part.isascii() else None, part) for part in parts)
+    return [
+        (1, 0, part) if digits is None else (0, len(digits), digits) for digits, part in numbers
+    ]  # longer is larger
 
 
 def _draw(

@@ -10,6 +10,7 @@ mean, so that of small folds the figures of all faces together are to be looked 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,13 +105,13 @@ def join(
 
 def find_finished(root: Path, settings: Mapping[str, Any], name: str) -> dict[int, Finished]:
     """Returns the newest experiment of each fold whose other settings are these."""
-    own, found = _but_for_fold(settings, name), dict[int, tuple[str, Finished]]()
+    own, found = _but_for_fold(settings, name), dict[int, tuple[datetime, Finished]]()
     for ref, experiment, commit in list_experiments(root):
         values = read_settings(root, commit)
         other = None if values is None else _but_for_fold(values, name)
         if values is None or own is None or other is None or other[1] != own[1]:
             continue
-        date, _ = describe_commit(root, commit)
+        date = datetime.fromisoformat(describe_commit(root, commit)[0])  # of any time zone
         base = ref.removesuffix(f"/{experiment}").removeprefix("refs/exps/").replace("/", "")[:12]
         dated = (date, Finished(experiment, ref, commit, base))
         found[other[0]] = max(found.get(other[0], dated), dated)
@@ -122,7 +123,7 @@ def _but_for_fold(settings: Mapping[str, Any], name: str) -> tuple[int, dict[str
     try:
         dataset = dict(settings["datasets"][name])
         protocol = dict(dataset["protocol"])
-        fold = protocol.pop("fold")
+        fold = protocol.pop("fold", 1)
     except (KeyError, TypeError, ValueError):
         return None
     if not isinstance(fold, int):

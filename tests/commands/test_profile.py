@@ -73,11 +73,26 @@ def test_cross_dataset_tests_a_set_whole(root: Path, tmp_path: Path, monkeypatch
     assert all(project.dataset(name).protocol is None for name in project.targets)
 
 
+def test_a_target_of_more_classes_leaves_out_the_others(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+    params = tmp_path / "params.yaml"
+    profile.run("os_fer", on="oulu_casia", test_on=["raf_db"], params=params)
+    project = check(params).project
+    words = project.dataset("raf_db").classes
+    assert "neutral" not in project.classes
+    assert {word for word, meaning in words.items() if meaning is None} == {"7"}
+
+
 @pytest.mark.parametrize(
     ("name", "on", "test_on", "said"),
     [
         ("os_fer", "ck", [], "unknown set 'ck'; choose one of affectnet, ck_plus"),
         ("os_fer", None, ["ck"], "unknown set 'ck'; choose one of affectnet, ck_plus"),
+        ("facenet2expnet", "ck_plus", ["ck_plus_7"], "ck_plus_7 and ck_plus share pictures"),
+        ("os_fer", "tfd", ["jaffe"], "jaffe and tfd share pictures"),
+        ("os_fer", "ck_plus", ["tfd"], "tfd and ck_plus share pictures"),
         ("demo", "jaffe", [], "the profile demo is of no published set"),
         ("progressive_teacher", "affectnet", [], "affectnet is a pool of the profile progressive_teacher"),
         ("progressive_teacher", None, ["affectnet"], "affectnet is a pool of the profile progressive_teacher"),

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fer_pipeline.core.errors import DataError
+from fer_pipeline.alignment.samples import load_adapter
+from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.folds import Published
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
-from fer_pipeline.core.settings import validate
+from fer_pipeline.core.settings import DatasetSettings, validate
 
 
 @pytest.fixture
@@ -154,8 +156,6 @@ def test_xml_that_is_damaged_or_means_harm(built: Callable[[str], Path], text: s
 @pytest.mark.parametrize(
     "marks",
     [
-        "<a/>",
-        '<Marker Type="2" Frame="4"/>',
         '<a><Marker Type="2" Frame="9"/><Marker Type="3" Frame="9"/></a>',
     ],
 )
@@ -163,6 +163,28 @@ def test_marks_that_name_no_frame(built: Callable[[str], Path], marks: str) -> N
     path = built("mmi")
     (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(marks)
     assert "S001-001-oao_aucs.xml marks no apex within the 7 frames" in fault("mmi", path, apex="marked")
+
+
+@pytest.mark.parametrize("marks", ["<a/>", '<Marker Type="2" Frame="4"/>'])
+def test_a_session_without_both_marks_has_no_marked_apex(built: Callable[[str], Path], marks: str) -> None:
+    path = built("mmi")
+    before = left_out("mmi", path, apex="marked").get("frame of a session without a marked apex", 0)
+    (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(marks)
+    assert left_out("mmi", path, apex="marked")["frame of a session without a marked apex"] == before + 7
+
+
+def test_the_first_frame_of_mmi_is_neutral_and_no_apex(built: Callable[[str], Path]) -> None:
+    labels = {sample.id: sample.label for sample in listed("mmi", built("mmi"), neutral=True, frames=6)}
+    assert [labels[f"12/S001-001/0000{frame}.png"] for frame in (1, 2)] == ["neutral", labels["12/S001-001/00007.png"]]
+
+
+def test_a_second_picture_of_a_frame_of_ck_plus_is_counted(built: Callable[[str], Path]) -> None:
+    path = built("ck_plus")
+    before = ids("ck_plus", path)
+    file = next(path.rglob("S005_001_00000001.png"))
+    file.with_suffix(".jpg").write_bytes(file.read_bytes())
+    assert left_out("ck_plus", path)["second picture of a frame"] == 1
+    assert len(ids("ck_plus", path)) == len(before)
 
 
 def test_what_the_names_of_jaffe_and_rafd_leave_out(built: Callable[[str], Path]) -> None:
@@ -174,6 +196,28 @@ def test_what_the_names_of_jaffe_and_rafd_leave_out(built: Callable[[str], Path]
         "Rafd090_01_Caucasian_female_angry_frontal.png",
     ]
     assert "name the folder of Rafd090_28" in fault("rafd", path, cameras=["180"])
+
+
+def test_a_person_of_rafd_is_one_in_any_capitals(built: Callable[[str], Path]) -> None:
+    path = built("rafd")
+    file = next(path.rglob("Rafd090_01_Caucasian_female_angry_frontal.png"))
+    file.with_name("Rafd090_01_caucasian_female_sad_frontal.png").write_bytes(file.read_bytes())
+    persons = {sample.subject for sample in listed("rafd", path) if sample.id.startswith("Rafd090_01_")}
+    assert persons == {"01_caucasian"}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "folds", "said"),
+    [
+        ("tfd", 3, "datasets.faces.protocol.folds is 3, but tfd has 5; correct it"),
+        ("jaffe", 5, "datasets.faces.protocol: the adapter jaffe has no published folds; divide"),
+    ],
+)
+def test_published_folds_are_those_of_the_adapter(adapter: str, folds: int, said: str, tmp_path: Path) -> None:
+    protocol = Published(name="published", folds=folds)
+    dataset = DatasetSettings(adapter=adapter, path=tmp_path, protocol=protocol)
+    with pytest.raises(ConfigError, match=said):
+        load_adapter(dataset, name="faces")
 
 
 def test_parts_of_sfew(built: Callable[[str], Path]) -> None:
