@@ -76,6 +76,6 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
                 id=picture_id("/".join(parts)),
                 split=None,
                 label=EXPRESSIONS[named[5].lower()],
-                subject=f"{named[2]}_{named[3].lower()}",
+                subject=f"{named[2]}_{named[3].capitalize()}",
                 path=root.folder.joinpath(*parts),
             )
