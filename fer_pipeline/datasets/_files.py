@@ -17,8 +17,8 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import ModuleType
 from typing import Any, Literal
@@ -121,6 +121,23 @@ def report_left_out(adapter: ModuleType, path: Path, options: Any) -> tuple[str,
     """Says what an adapter that walks a folder leaves out there; other adapters read lists."""
     line = format_left_out(adapter.left_out(path, options)) if hasattr(adapter, "left_out") else ""
     return (line,) if line else ()
+
+
+def count_left_out(walk: Callable[[Counter[str]], Iterable[Any]]) -> Counter[str]:
+    """Counts by kind what a walk leaves out, which it adds to the counter that it is given."""
+    counts: Counter[str] = Counter()
+    deque(walk(counts), maxlen=0)
+    return +counts  # without kinds of which there are none
+
+
+def choose_last(frames: Sequence[str], label: str, *, last: int, neutral: bool, where: Path) -> list[tuple[str, str]]:
+    """Returns the last frames of a sequence with its label, before them the first as neutral where that is wanted.
+
+    A sequence without a frame before the last ones is a DataError that says `where`.
+    """
+    if len(frames) <= last:
+        raise DataError(f"{where} holds {len(frames)} frames, at least {last + 1} are expected; unpack it again")
+    return [*([(frames[0], "neutral")] if neutral else []), *((name, label) for name in frames[-last:])]
 
 
 def parse_split(word: str, own: Mapping[str, Split] | None, *, where: str) -> Split:

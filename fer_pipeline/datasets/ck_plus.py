@@ -14,6 +14,7 @@ Frames in between, sequences without a label and files of other names are left o
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,8 @@ from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import (
     PictureRoot,
+    choose_last,
+    count_left_out,
     kind_of,
     picture_id,
     read_picture,
@@ -61,10 +64,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 def left_out(path: Path, options: Options) -> Counter[str]:
     """Counts by kind what `samples` leaves out."""
-    counts: Counter[str] = Counter()
-    for _ in _samples(path, options, counts):
-        pass
-    return counts
+    return count_left_out(partial(_samples, path, options))
 
 
 read = read_range  # a frame's file as it is
@@ -87,16 +87,12 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
             others[kind] += len(frames)
             continue
         names = [frames[number] for number in sorted(frames)]
-        if len(names) <= options.last:
-            expected = f"at least {options.last + 1} are expected"
-            raise DataError(f"{root.folder.joinpath(*parts)} holds {len(names)} frames, {expected}; unpack it again")
-        chosen = [(name, label) for name in names[-options.last :]]
-        chosen = [(names[0], EMOTIONS[0]), *chosen] if options.neutral else chosen
+        where = root.folder.joinpath(*parts)
+        chosen = choose_last(names, label, last=options.last, neutral=options.neutral, where=where)
         others["frame that no rule takes"] += len(names) - len(chosen)
         for name, meaning in chosen:
             place = (*parts, name)
             yield Sample(picture_id("/".join(place)), None, meaning, parts[-2], root.folder.joinpath(*place))
-    others += Counter()  # without kinds of which there are none
 
 
 def _folder(path: Path, own: Path | None, usual: tuple[str, ...], option: str) -> Path:

@@ -19,6 +19,7 @@ from fer_pipeline.core.settings import Settings, Split
 from fer_pipeline.datasets._files import (
     SPLITS,
     PictureRoot,
+    count_left_out,
     kind_of,
     parse_split,
     picture_id,
@@ -68,10 +69,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 def left_out(path: Path, options: Options) -> Counter[str]:
     """Counts by kind what `samples` leaves out."""
-    counts: Counter[str] = Counter()
-    for _ in PictureRoot(path, follow_links=options.follow_links).walk(counts):
-        pass
-    return counts
+    return count_left_out(PictureRoot(path, follow_links=options.follow_links).walk)
 
 
 read = read_range  # a picture's file as it is

@@ -9,11 +9,12 @@ out and counted. There is no split: set `datasets.<set>.split: test` to test all
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.datasets._files import PictureRoot, picture_id, read_range, require_samples, say_empty
+from fer_pipeline.datasets._files import PictureRoot, count_left_out, picture_id, read_range, require_samples, say_empty
 
 EXPRESSIONS = {
     **{"AN": "anger", "DI": "disgust", "FE": "fear", "HA": "happiness"},
@@ -39,10 +40,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 def left_out(path: Path, options: Options) -> Counter[str]:
     """Counts by kind what `samples` leaves out."""
-    counts: Counter[str] = Counter()
-    for _ in _samples(path, options, counts):
-        pass
-    return counts
+    return count_left_out(partial(_samples, path, options))
 
 
 read = read_range  # a picture's file as it is

@@ -21,6 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +34,7 @@ from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import (
     PictureRoot,
+    count_left_out,
     kind_of,
     picture_id,
     read_picture,
@@ -68,10 +70,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 def left_out(path: Path, options: Options) -> Counter[str]:
     """Counts by kind what `samples` leaves out; sessions without a picture too."""
-    counts: Counter[str] = Counter()
-    for _ in _samples(path, options, counts):
-        pass
-    return counts
+    return count_left_out(partial(_samples, path, options))
 
 
 read = read_range  # a frame's file as it is
@@ -119,7 +118,6 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
             yield Sample(picture_id("/".join(parts)), None, meaning, person, root.folder.joinpath(*parts))
     sessions = {entry.name for entry in visible_entries(root.folder) if kind_of(entry) == "folder"}
     others["session whose frames are not extracted"] += len(sessions - seen)
-    others += Counter()  # without kinds of which there are none
 
 
 def _describe(root: PictureRoot, folder: Path) -> tuple[str, str, Path | None] | str:

@@ -10,16 +10,24 @@ and counted. There is no split: set `datasets.<set>.split: test` to test all of 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fer_pipeline.core.errors import DataError, OptionError
+from fer_pipeline.core.errors import OptionError
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.datasets._files import PictureRoot, picture_id, read_range, require_samples
+from fer_pipeline.datasets._files import (
+    PictureRoot,
+    choose_last,
+    count_left_out,
+    picture_id,
+    read_range,
+    require_samples,
+)
 
 ROOTS = (".", "OriginalImg", "B_OriginalImg", "B_OriginalImg/OriginalImg")  # where VL and NI may lie
 CROPPED = "{camera}_Acropped/{light}"  # the archive of crops
@@ -51,10 +59,7 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
 
 def left_out(path: Path, options: Options) -> Counter[str]:
     """Counts by kind what `samples` leaves out."""
-    counts: Counter[str] = Counter()
-    for _ in _samples(path, options, counts):
-        pass
-    return counts
+    return count_left_out(partial(_samples, path, options))
 
 
 read = read_range  # a frame's file as it is
@@ -71,16 +76,12 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
         frames = {int(named[1]): name for name in names if (named := FRAME.fullmatch(name))}
         others["picture of another name"] += len(names) - len(frames)
         ordered = [frames[number] for number in sorted(frames)]
-        if len(ordered) <= options.last:
-            expected = f"at least {options.last + 1} are expected"
-            raise DataError(f"{root.folder.joinpath(*parts)} holds {len(ordered)} frames, {expected}; unpack it again")
-        chosen = [(name, label) for name in ordered[-options.last :]]
-        chosen = [(ordered[0], "neutral"), *chosen] if options.neutral else chosen
+        where = root.folder.joinpath(*parts)
+        chosen = choose_last(ordered, label, last=options.last, neutral=options.neutral, where=where)
         others["frame that no rule takes"] += len(ordered) - len(chosen)
         for name, meaning in chosen:
             place = (*parts, name)
             yield Sample(picture_id("/".join(place)), None, meaning, person, root.folder.joinpath(*place))
-    others += Counter()  # without kinds of which there are none
 
 
 def _find_folder(path: Path, options: Options) -> Path:
