@@ -37,10 +37,9 @@ def digest(*parts: bytes) -> str:
 def drawings() -> list[np.ndarray]:
     """Six drawn portraits of 128 px; one of them enlarged, so that it is searched in a shrunken copy."""
     images, _ = draw_set(SetSettings(splits={"test": 6}, styles={"anchor": 0.5, "wild": 0.5}), 3, "versions")
+    # Two machines draw some last bits differently; what the alignment makes of both is the same.
     drawn = digest(*(image.tobytes() for image in images))
-    if drawn == "d9ccbf7719142e08":  # of an AVX2 processor; the pins are of another machine
-        pytest.skip("this processor draws other portraits than those of which the pins are")
-    assert drawn == "6bed1ddee700dec0", "the drawings changed, not the alignment"
+    assert drawn in ("6bed1ddee700dec0", "d9ccbf7719142e08"), "the drawings changed, not the alignment"
     return [*images[:5], np.repeat(np.repeat(images[5], 5, axis=0), 5, axis=1)]
 
 
