@@ -169,11 +169,9 @@ class FaceNet2ExpNet(Strategy):
         return {"loss": loss, "distance": loss, "share_of_map": own / zero.clamp(min=1e-12)}
 
     def _classify(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
-        names = [name for name in LABELLED if name in batches]
-        values, weights = self.context.face_losses(self.network, batches, names, run)
-        total = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
+        total, losses = self.context.pooled_loss(self.network, batches, run)
         run.update(total)
-        return {"loss": total, **{name: weighted_mean(values[name], weights[name]) for name in names}}
+        return {"loss": total, **losses}
 
 
 @torch.no_grad()

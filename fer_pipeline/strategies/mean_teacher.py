@@ -25,7 +25,6 @@ from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.training.averaging import average_decay, averaged_copy, update_average
 from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.losses import weighted_mean
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -63,10 +62,8 @@ class MeanTeacher(Strategy):
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """Updates the student by both losses, then the teacher."""
-        names = [name for name in LABELLED if name in batches]
-        values, weights = self.context.face_losses(self.student, batches, names, run, smoothing=self.options.smoothing)
-        losses = {name: weighted_mean(values[name], weights[name]) for name in names}
-        supervised = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
+        smoothing = self.options.smoothing
+        supervised, losses = self.context.pooled_loss(self.student, batches, run, smoothing=smoothing)
         consistency = self.context.consistency(self.student, self.teacher, batches["unlabelled"], run)
         weight = self.options.weight * run.ramp(self.options.ramp)
         total = supervised + weight * consistency

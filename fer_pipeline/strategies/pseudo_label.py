@@ -56,10 +56,8 @@ class PseudoLabel(Strategy):
 
     def step(self, batches: Mapping[str, Batch], run: StepContext) -> dict[str, Tensor]:
         """One update by the labelled and the confident faces."""
-        unlabelled, names = batches["unlabelled"], [name for name in LABELLED if name in batches]
-        values, weights = self.context.face_losses(self.network, batches, names, run, smoothing=self.options.smoothing)
-        losses = {name: weighted_mean(values[name], weights[name]) for name in names}
-        supervised = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
+        unlabelled, smoothing = batches["unlabelled"], self.options.smoothing
+        supervised, losses = self.context.pooled_loss(self.network, batches, run, smoothing=smoothing)
         with frozen_statistics(self.network):
             logits = self.network(self.context.random_view(unlabelled, run.generator("augment", "unlabelled")))
         confidence, predicted = logits.detach().float().softmax(1).max(1)

@@ -45,7 +45,7 @@ from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation, erase
 from fer_pipeline.training.batch_norm import frozen_statistics
-from fer_pipeline.training.batches import Batch
+from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import (
@@ -168,6 +168,15 @@ class BuildContext:
         parts = values.split([len(batches[name]) for name in names])
         weights = {name: self.label_weights(name, batches[name].labels) for name in names}
         return dict(zip(names, parts, strict=True)), weights
+
+    def pooled_loss(
+        self, network: nn.Module, batches: Mapping[str, Batch], run: StepContext, *, smoothing: float = 0.0
+    ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        """The mean cross-entropy over the faces of all `LABELLED` streams together, and that of each stream."""
+        names = [name for name in LABELLED if name in batches]
+        values, weights = self.face_losses(network, batches, names, run, smoothing=smoothing)
+        pooled = weighted_mean(torch.cat([*values.values()]), torch.cat([*weights.values()]))
+        return pooled, {name: weighted_mean(values[name], weights[name]) for name in names}
 
     def consistency(self, student: nn.Module, teacher: nn.Module, batch: Batch, run: StepContext) -> Float[Tensor, ""]:
         """The squared distance of the probabilities of two networks on a random view each, mean over the classes.
