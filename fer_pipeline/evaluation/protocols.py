@@ -49,9 +49,10 @@ def is_tested(
     persons = np.unique(person[known])
     nameless = [] if by_picture else [one for one in np.flatnonzero(known).tolist() if not subjects[one]]
     if nameless:
-        cure = "name them by the adapter's options, or draw pictures: {name: hold_out, by: picture}"
-        fault = f"{len(nameless)} of {known.sum()} labelled samples name no person"
-        raise DataError(f"{fault}, so that {protocol.name} cannot keep a person on one side; {cure}")
+        cure = "name the persons by the adapter's options, or draw pictures: {name: hold_out, by: picture}"
+        fault = f"{len(nameless)} of {known.sum()} labelled samples do not name their person"
+        fault = fault if any(subjects) else "no sample names its person"
+        raise DataError(f"{fault}, whom {protocol.name} keeps on one side; {cure}")
     if isinstance(protocol, HoldOut):
         tested = _draw(person, labels, protocol, fold)
     elif isinstance(protocol, LeaveOneOut):

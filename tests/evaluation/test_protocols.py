@@ -111,8 +111,12 @@ def test_what_has_no_class_divides_nothing() -> None:
         (KFold(name="k_fold"), ["a", "b", "a"], "2 persons have a class, too few for protocol.folds 10"),
         (LeaveOneOut(name="leave_one_out"), ["a", "b"], "2 persons have a class, but protocol.folds is 10"),
         (HoldOut(name="hold_out"), ["a", "a"], "fold 1 of the protocol hold_out has nothing to test"),
-        (HoldOut(name="hold_out"), ["", ""], "2 of 2 labelled samples name no person, so that hold_out cannot keep"),
-        (K_FOLD, ["a", "b", "c", "d", ""], "1 of 5 labelled samples name no person"),
+        (HoldOut(name="hold_out"), ["", ""], "no sample names its person, whom hold_out keeps on one side"),
+        (
+            K_FOLD,
+            ["a", "b", "c", "d", ""],
+            "1 of 5 labelled samples do not name their person, whom k_fold keeps on one side",
+        ),
         (K_FOLD, [""] * 9, r"draw pictures: \{name: hold_out, by: picture\}"),
     ],
 )
