@@ -18,7 +18,7 @@ from fer_pipeline.core.folds import Published
 from fer_pipeline.core.plugins import load
 from fer_pipeline.core.samples import Sample
 from fer_pipeline.core.settings import DatasetSettings, validate
-from fer_pipeline.evaluation.protocols import is_tested
+from fer_pipeline.evaluation.protocols import Divided, is_tested
 
 DROPPED = "label_dropped"
 OUTSIDE = "label_outside_classes"
@@ -74,29 +74,33 @@ def read_samples(dataset: DatasetSettings, classes: Sequence[str], *, name: str)
 
     A protocol other than the published one divides all that have a class, whatever splits the set comes with.
     """
-    protocol = dataset.protocol
-    samples = _own_samples(dataset, name)
-    if protocol is None or isinstance(protocol, Published):
-        for sample in samples:
-            if sample.split is None and dataset.split is None:
-                raise DataError(
-                    f"data set {name!r}: the sample {sample.id!r} has no split; set datasets.{name}.split or "
-                    f"datasets.{name}.protocol, or say by datasets.{name}.options where the splits stand"
-                )
-            yield sample if sample.split is not None else replace(sample, split=dataset.split)
+    protocol, samples = dataset.protocol, read_undivided(dataset, name=name)
+    if protocol is not None and not isinstance(protocol, Published):
+        yield from divide(list(samples), protocol, LabelMap(dataset, classes, name=name), name=name)
         return
-    labels, listed = LabelMap(dataset, classes, name=name), list(samples)
-    meanings = (labels.look_up(sample.label) for sample in listed)
+    for sample in samples:
+        if sample.split is None and dataset.split is None:
+            raise DataError(
+                f"data set {name!r}: the sample {sample.id!r} has no split; set datasets.{name}.split or "
+                f"datasets.{name}.protocol, or say by datasets.{name}.options where the splits stand"
+            )
+        yield sample if sample.split is not None else replace(sample, split=dataset.split)
+
+
+def divide(samples: Sequence[Sample], protocol: Divided, labels: LabelMap, *, name: str) -> Iterator[Sample]:
+    """Yields the samples of a set with the splits of a protocol's fold; DataError where they cannot be divided so."""
+    meanings = (labels.look_up(sample.label) for sample in samples)
     numbers = np.asarray([one if isinstance(one, int) else -1 for one in meanings], dtype=np.int64)
     try:
-        tested = is_tested(protocol, [sample.subject or "" for sample in listed], numbers)
+        tested = is_tested(protocol, [sample.subject or "" for sample in samples], numbers)
     except DataError as error:
         raise DataError(f"data set {name!r}: {error}") from None
-    for sample, in_test in zip(listed, tested, strict=True):
+    for sample, in_test in zip(samples, tested, strict=True):
         yield replace(sample, split="test" if in_test else "train")
 
 
-def _own_samples(dataset: DatasetSettings, name: str) -> Iterator[Sample]:
+def read_undivided(dataset: DatasetSettings, *, name: str) -> Iterator[Sample]:
+    """Yields the samples of a data set with the splits of its source, where it has some."""
     module, options = load_adapter(dataset, name=name)
     try:
         yield from module.samples(dataset.path, options)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fer_pipeline.commands.results import format_table
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.folds import Fold
+from fer_pipeline.core.folds import Fold, Protocol, Published
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project, validate
 
 HEADER = ["recipe", "target", "folds", "faces", "accuracy", "mean class accuracy", "together", "and by class"]
@@ -27,19 +27,25 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
         name: The set; else every one that has a protocol.
         params: The file of settings.
     """
-    from fer_pipeline.alignment.samples import LabelMap, read_samples  # brings torch
+    from fer_pipeline.alignment import samples  # brings torch
 
     project = read_project(params)
     lines: list[str] = []
     for key, protocol in find_protocols(project, name).items():
         dataset = project.dataset(key)
-        labels = LabelMap(dataset, project.classes, name=key)
+        labels = samples.LabelMap(dataset, project.classes, name=key)
+        whole = [] if isinstance(protocol, Published) else list(samples.read_undivided(dataset, name=key))
         rows = [["fold", "persons", "tested", "trained on", *project.classes]]
         for fold in range(1, protocol.folds + 1):
-            one = dataset.model_copy(update={"protocol": protocol.model_copy(update={"fold": fold})})
+            of_fold = protocol.model_copy(update={"fold": fold})
+            one = dataset.model_copy(update={"protocol": of_fold})
+            if isinstance(of_fold, Published):
+                divided = samples.read_samples(one, project.classes, name=key)
+            else:
+                divided = samples.divide(whole, of_fold, labels, name=key)
             persons: dict[str, set[str]] = {"train": set(), "test": set()}
             counts: Counter[tuple[str, int]] = Counter()
-            for sample in read_samples(one, project.classes, name=key):
+            for sample in divided:
                 number = labels.look_up(sample.label)
                 if isinstance(number, int) and sample.split in persons:
                     persons[sample.split].add(sample.subject or sample.id)
@@ -103,7 +109,7 @@ def table(*, name: str | None = None, params: Path = PARAMS, format: Literal["ta
     return Summary("", "\n".join([title, *format_table(rows, num_names=2, rule=True), about]), warnings=tuple(warnings))
 
 
-def find_protocols(project: ProjectSettings, name: str | None) -> Mapping[str, Fold]:
+def find_protocols(project: ProjectSettings, name: str | None) -> Mapping[str, Protocol]:
     """Returns the protocols by set, or that of one set; ConfigError where there is none."""
     if name is not None:
         project.dataset(name)
