@@ -11,7 +11,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -28,8 +28,11 @@ from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_r
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor", "weights")
-# Files whose functions are commands of their own.
-GROUPS = {"mined": ("show", "query", "diff", "log", "export"), "folds": ("divide", "table")}
+# Groups of commands: of each file its functions that are commands; the first file's docstring says what the group does.
+GROUPS = {
+    "mined": {"mined": ("show", "query", "diff", "log", "export")},
+    "folds": {"folds": ("divide", "table")},
+}
 
 app = typer.Typer(
     name="fer_pipeline",
@@ -113,19 +116,20 @@ def _add_command(folder: str, name: str, panel: str) -> None:
     app.command(name, help=command.help, rich_help_panel=panel, context_settings=settings)(call)
 
 
-def _add_group(name: str, functions: Sequence[str], panel: str) -> None:
-    """Adds a command for each of some functions in `commands/name.py`, below one of the file's name."""
-    file = Path(__file__).parent / "commands" / f"{name}.py"
-    help = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-    group = typer.Typer(no_args_is_help=True, add_completion=False, help=help)
-    for function in functions:
-        _add_function(group, name, function, read_command(file, function))
+def _add_group(name: str, files: Mapping[str, Sequence[str]], panel: str) -> None:
+    """Adds a command that has one below it for each of some functions in files of `commands/`."""
+    folder = Path(__file__).parent / "commands"
+    about = ast.get_docstring(ast.parse((folder / f"{next(iter(files))}.py").read_text(encoding="utf-8"))) or ""
+    group = typer.Typer(no_args_is_help=True, add_completion=False, help=about.partition("\n")[0])
+    for file, functions in files.items():
+        for function in functions:
+            _add_function(group, file, function, read_command(folder / f"{file}.py", function))
     app.add_typer(group, name=name, rich_help_panel=panel)
 
 
-def _add_function(group: typer.Typer, name: str, function: str, command: Command) -> None:
+def _add_function(group: typer.Typer, file: str, function: str, command: Command) -> None:
     def call(**options: Any) -> None:
-        print_result(getattr(load("fer_pipeline.commands", name), function)(**options))
+        print_result(getattr(load("fer_pipeline.commands", file), function)(**options))
 
     call.__signature__ = inspect.Signature(command.parameters)  # pyright: ignore[reportFunctionMemberAccess]
     group.command(function, help=command.help)(call)
@@ -135,8 +139,8 @@ for _name in WALK:
     _add_command("stages", _name, "Stages, in walking order")
 for _name in COMMANDS:
     _add_command("commands", _name, "Commands")
-for _name, _functions in GROUPS.items():
-    _add_group(_name, _functions, "Commands")
+for _name, _files in GROUPS.items():
+    _add_group(_name, _files, "Commands")
 
 
 def main() -> None:

@@ -30,7 +30,9 @@ def test_options_of_commands_are_the_parameters_of_run(root: Path, name: str) ->
     check_same(command, list(inspect.signature(load("fer_pipeline.commands", name).run).parameters.values()))
 
 
-@pytest.mark.parametrize(("name", "function"), [(name, one) for name, all in GROUPS.items() for one in all])
+@pytest.mark.parametrize(
+    ("name", "function"), [(name, one) for files in GROUPS.values() for name, all in files.items() for one in all]
+)
 def test_options_of_grouped_commands_are_the_parameters_of_their_functions(
     root: Path, name: str, function: str
 ) -> None:
