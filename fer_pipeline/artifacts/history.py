@@ -9,7 +9,8 @@
   `steps`, `seconds`, `seconds_waited_for_images`, `seconds_per_step`, `steps_per_epoch` and `seconds_per_epoch` (an
   epoch is once through all images that the recipe uses), `images`, `times_seen` (how often each image of a source was,
   in the mean, in the phases that read it), `stopped_rising` (whether the validation had; null for a fixed number of
-  steps), `advice`. A seed without known times is left out.
+  steps), `advice`, `peak_memory_bytes` (of the process, or on its GPU; trainings of before have none). A seed without
+  known times is left out.
 """
 
 import csv
@@ -52,11 +53,12 @@ def write_timings(path: Path, recipe: str, seeds: Mapping[int, Mapping[str, Any]
 
 
 class SeedTiming(NamedTuple):
-    """What the training of one seed took: `FIGURES`, how often it saw each labelled face, whether it was done."""
+    """What the training of one seed took: `FIGURES`, labelled faces' visits, whether it was done, and memory."""
 
     figures: dict[str, float]
     labelled_seen: float
     stopped_rising: bool | None
+    peak_memory: int | None = None  # in bytes
 
 
 def read_timings(path: Path) -> list[SeedTiming]:
@@ -68,6 +70,7 @@ def read_timings(path: Path) -> list[SeedTiming]:
                 {key: float(seed[key]) for key in FIGURES},
                 float(seed["times_seen"]["labelled"]),
                 None if seed["stopped_rising"] is None else seed["stopped_rising"] is True,
+                None if (peak := seed.get("peak_memory_bytes")) is None else int(peak),
             )
             for seed in content["seeds"].values()
         ]

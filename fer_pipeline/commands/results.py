@@ -22,18 +22,20 @@ def run(*, reports: Path = Path("reports")) -> str:
     Args:
         reports: What `report` wrote.
     """
+    timings = _read_timings(reports / "tables" / TIMINGS)
     with _reading(reports / "tables" / "results.csv") as results:
         rows = [
             [
                 *(row[key] for key in ("recipe", "target", "faces", "seeds")),
                 *(_with_interval(row, key, f"{key}_seeds_") for key in FIGURES),
-                f"{float(row['class_accuracy_sd']):.3f}",
+                _with_interval(row, "class_accuracy_sd", "class_accuracy_sd_both_"),
+                *_describe_cost(timings.get(row["recipe"])),
             ]
             for row in results
         ]
         most_seeds = max((int(row[3]) for row in rows), default=0)
-    header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes"]
-    lines = [_describe_size(reports / "tables", rows, most_seeds), "", *format_table([header, *rows], rule=True)]
+    header = ["recipe", "target", "faces", "seeds", *FIGURES.values(), "sd over classes", "s/epoch", "MB"]
+    lines = [_describe_size(timings, rows, most_seeds), "", *format_table([header, *rows], rule=True)]
     if (reports / "tables" / SEEDS).exists():
         lines = ["the stages before the final training ran anew for each seed", "", *lines]
     gains = []
@@ -47,20 +49,33 @@ def run(*, reports: Path = Path("reports")) -> str:
         lines += ["", "mean class accuracy of a recipe minus another's, with intervals over seeds and persons"]
         lines += ["a row with p decides: its interval and p are corrected for the number of such rows"]
         lines += format_table([["recipe", "minus", "target", "difference", *DECISION.values()], *gains], rule=True)
-    lines += ["", "other intervals: 95 %, over seeds"]
+    lines += ["", "other intervals: 95 %, over seeds; that of the sd over seeds and persons"]
     if any(row[3] == "0" for row in rows):
         lines.append("0 seeds: a published network as it comes, nothing trained here")
     lines += [*_describe_mining(reports / "tables")]
     return "\n".join([*lines, f"report: {reports}/index.html"])
 
 
-def _describe_size(tables: Path, rows: Sequence[Sequence[str]], most_seeds: int) -> str:
+def _read_timings(path: Path) -> dict[str, dict[str, str]]:
+    """The rows of the timings by recipe; nothing where none were recorded."""
+    if not path.exists():
+        return {}
+    with _reading(path) as timings:
+        return {row["recipe"]: row for row in timings}
+
+
+def _describe_cost(timing: dict[str, str] | None) -> tuple[str, str]:
+    """The seconds of an epoch and the peak memory in MB."""
+    if timing is None:
+        return "", ""
+    memory = timing["peak_memory_bytes"]
+    return f"{float(timing['seconds_per_epoch']):.2f}", f"{int(memory) / 1e6:,.0f}" if memory else ""
+
+
+def _describe_size(timings: dict[str, dict[str, str]], rows: Sequence[Sequence[str]], most_seeds: int) -> str:
     """How much stands behind the table: its recipes, their seeds, how long each was trained."""
     text = f"{', '.join(dict.fromkeys(row[0] for row in rows))}; {plural(most_seeds, 'seed')}"
-    if not (tables / TIMINGS).exists():
-        return text
-    with _reading(tables / TIMINGS) as timings:
-        steps = [int(number) for row in timings for number in row["steps"].split() if int(number)]
+    steps = [int(number) for row in timings.values() for number in row["steps"].split() if int(number)]
     if not steps:
         return text
     length = f"{steps[0]:,}" if min(steps) == max(steps) else f"{min(steps):,} to {max(steps):,}"

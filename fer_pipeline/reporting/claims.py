@@ -49,7 +49,7 @@ def make_claims(
     """
     claims = []
     for recipe in recipes:
-        rows = [row for row, _ in comparisons.get((recipe, baseline), ())]
+        rows = [row for row, *_ in comparisons.get((recipe, baseline), ())]
         if not rows or rows[-1].decision is None or recipe in controls.values():
             continue
         subject, deciding = descriptions.get(recipe, recipe), rows[-1]  # of the mean over several targets

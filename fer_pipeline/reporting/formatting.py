@@ -60,6 +60,11 @@ def count(value: float | None) -> str:
     return NONE if value is None else f"{round(value):,}"
 
 
+def megabytes(number: int | None) -> str:
+    """Bytes as whole megabytes of 10^6."""
+    return NONE if number is None else count(number / 1e6)
+
+
 def plural(number: int, noun: str) -> str:
     """`1 seed`, `5 seeds`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

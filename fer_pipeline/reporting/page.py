@@ -22,12 +22,26 @@ from fer_pipeline.reporting.claims import describe_seeds, make_claims, place_for
 from fer_pipeline.reporting.formatting import listing, percent, plural
 from fer_pipeline.reporting.leaks import describe_leaks
 from fer_pipeline.reporting.lineage import load_census, read_lineage
-from fer_pipeline.reporting.results import ALL, METRIC, Difference, Result
+from fer_pipeline.reporting.results import ALL, COMPARED, METRIC, Difference, Result
 
 TEMPLATES = Path(__file__).parent / "templates"
-FILTERS = ("percent", "points", "plus_minus", "span", "count", "plural", "listing", "visible", "data_uri")
+FILTERS = ("percent", "points", "plus_minus", "span", "count", "megabytes", "plural", "listing", "visible", "data_uri")
 FEW = 20  # test faces of a class below which the page says what one face weighs
 Count = Annotated[int, Field(ge=0)]
+
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class PublishedResult(Settings):
+    """A figure that a paper states, as it stands there: shown beside ours, measured nowhere here."""
+
+    method: str
+    train: str
+    test: str  # set and protocol
+    accuracy: Percent
+    deviation: Percent | None = None  # standard deviation of the class accuracies
+    source: str  # paper and table
 
 
 class PageSettings(Settings):
@@ -40,6 +54,7 @@ class PageSettings(Settings):
     bounds: tuple[PlainName, ...] = ()  # recipes that know what no one knows of real data: shown and never claimed
     descriptions: dict[PlainName, str] = Field(default_factory=dict)  # recipe: what it adds, in the plural
     peers: tuple[PlainName, ...] = ()  # rows that no recipe trains, compared like recipes: folders of reports/metrics
+    published: tuple[PublishedResult, ...] = ()  # what the papers state, in percent
     faces_per_class: Count = 10  # mined faces shown of each class
     failures_per_class: Count = 4  # mistakes shown of each class and target, of those that evaluate wrote
 
@@ -49,6 +64,7 @@ class ReportData:
 
     def __init__(self, root: Path, project: ProjectSettings, settings: PageSettings) -> None:
         recipes, classes = list(project.recipes), project.classes
+        self.stated = settings.published
         data, metrics = root / "data", root / "reports/metrics"
         self.results = results.load_results(metrics, [*recipes, *settings.peers], project.targets)
         own = {recipe for (recipe, _), result in self.results.items() if result.predictions.trained}
@@ -86,9 +102,9 @@ class ReportData:
 
     @property
     def differences(self) -> list[Difference]:
-        """All differences in mean class accuracy, then those in accuracy."""
+        """All differences in mean class accuracy, then those in accuracy, then those in the deviation over classes."""
         rows = [row for group in self.comparisons.values() for row in group]
-        return [mean for mean, _ in rows] + [accuracy for _, accuracy in rows]
+        return [row[place] for place in range(len(COMPARED)) for row in rows]
 
 
 def render(context: dict[str, Any]) -> str:
@@ -148,6 +164,7 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "num_seeds": max(len(result.seeds) for result in data.results.values()),
         "resampled": _describe_resampling(by_target),
         "loss": loss,
+        "took_by": {row.recipe: row for row in data.timings},
         "rule": mining.rule_of(data.mined or {}).replace("_", " "),
         "charts": {name: svg for name, svg in charts.items() if svg},
     }

@@ -16,7 +16,7 @@ from fer_pipeline.evaluation.metrics import METRICS
 from fer_pipeline.evaluation.statistics import Interval, Part
 from fer_pipeline.reporting.claims import describe_seeds
 from fer_pipeline.reporting.page import ReportData
-from fer_pipeline.reporting.results import Result
+from fer_pipeline.reporting.results import DEVIATION, Result
 
 Row = dict[str, Any]
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -73,9 +73,10 @@ def write_tables(folder: Path, data: ReportData) -> None:
     tables["timings"] = [
         {"recipe": row.recipe, "seeds": row.seconds.count, **_with_ends("seconds_per_epoch", row.seconds)}
         | {name: getattr(row, name) for name in means}
-        | {"steps": " ".join(map(str, row.steps))}
+        | {"steps": " ".join(map(str, row.steps)), "peak_memory_bytes": row.peak_memory}
         for row in data.timings
     ]
+    tables["published"] = [row.model_dump() for row in data.stated]
     splits = [(one, *pair) for one in data.census for pair in one.splits.items()]
     tables["datasets"] = [
         {"dataset": one.name, "role": one.role, "split": name, "pictures": split.samples, "faces": split.faces}
@@ -135,6 +136,7 @@ def _add_result(tables: dict[str, list[Row]], result: Result) -> None:
     for name in METRICS:
         row |= {name: result.over_seeds[name].mean, **_ends(f"{name}_seeds", result.over_seeds[name])}
         row |= _ends(f"{name}_faces", result.over_samples[name])
+    row |= _ends(f"{DEVIATION}_both", result.over_both(DEVIATION))
     tables["results"].append(row)
     tables["seeds"] += [
         {**place, "seed": seed, **{name: getattr(figures, name) for name in METRICS}}

@@ -45,6 +45,7 @@ class Timing(NamedTuple):
     labelled_seen: float  # times, each labelled face in the mean
     stopped_rising: bool | None  # in every seed; None where the number of steps was fixed
     times_baseline: float | None
+    peak_memory: int | None = None  # in bytes, the most of a seed
 
     @property
     def steps_text(self) -> str:
@@ -67,7 +68,8 @@ def load_timings(folder: Path, recipes: Sequence[str], *, baseline: str) -> list
         done = None if None in ends else all(ends)
         seen = float(np.mean([row.labelled_seen for row in rows[name]]))
         times = interval.mean / base if base > 0 else None
-        timings.append(Timing(name, interval, step, per_epoch, steps, seen, done, times))
+        peak = max((row.peak_memory for row in rows[name] if row.peak_memory is not None), default=None)
+        timings.append(Timing(name, interval, step, per_epoch, steps, seen, done, times, peak))
     return timings
 
 

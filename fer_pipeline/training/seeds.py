@@ -243,4 +243,5 @@ def _timing(result: TrainingResult, worker: Worker) -> dict[str, Any]:
         "times_seen": result.times_seen,
         "stopped_rising": result.fitted.stopped_rising,
         "advice": list(result.advice),
+        "peak_memory_bytes": worker.peak_memory(),
     }

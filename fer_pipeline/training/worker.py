@@ -9,6 +9,8 @@ it speaks by gloo, which the tests use. A process whose parent is gone ends at i
 import importlib
 import logging
 import multiprocessing
+import resource
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from threading import Thread
@@ -46,6 +48,15 @@ class Worker:
         self.rank: int = fabric.global_rank  # from 0
         self.world_size: int = fabric.world_size
         self.is_leader = self.rank == 0
+
+    def peak_memory(self) -> int:
+        """The bytes that torch held on the GPU at most, or this process in all, since it began.
+
+        A process that trains several seeds one after the other keeps the highest of them.
+        """
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     def mean(self, values: Tensor) -> Tensor:
         return values if self.world_size == 1 else self.fabric.all_reduce(values, reduce_op="mean")

@@ -30,4 +30,6 @@ def test_timings_come_back_by_seed(tmp_path: Path) -> None:
     figures = {"seconds_per_epoch": 1.5, "seconds_per_step": 0.1, "steps_per_epoch": 15.0, "steps": 100.0}
     about = {"device": "cpu", "times_seen": {"labelled": 4.5, "mined": 1.0}, "stopped_rising": None}
     write_timings(tmp_path / "vas.json", "vas", {10: {**figures, **about}})
-    assert read_timings(tmp_path / "vas.json") == [(figures, 4.5, None)]
+    assert read_timings(tmp_path / "vas.json") == [(figures, 4.5, None, None)], "of before peak memory was recorded"
+    write_timings(tmp_path / "vas.json", "vas", {10: {**figures, **about, "peak_memory_bytes": 7}})
+    assert read_timings(tmp_path / "vas.json")[0].peak_memory == 7

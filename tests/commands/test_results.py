@@ -15,7 +15,8 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
     tables.mkdir()
     names = ["mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd"]
     head = ["recipe", "target", "seeds", "faces", *(f"{name}{end}" for name in names for end in ENDS)]
-    one = ["vas", "film", "2", "56", *["0.51249", "0.5", "0.525"] * 3, "0.1", "", ""]
+    head[-2:] = [f"class_accuracy_sd_both_{end}" for end in ("low", "high")]
+    one = ["vas", "film", "2", "56", *["0.51249", "0.5", "0.525"] * 3, "0.1", "0.04", "0.16"]
     alone = ["das", "film", "1", "56", *["0.6", "", ""] * 4]
     (tables / "results.csv").write_text("\n".join(",".join(row) for row in (head, one, alone)))
     (tables / "differences.csv").write_text(
@@ -25,12 +26,25 @@ def test_figures_and_intervals(tmp_path: Path) -> None:
         "das,vas,film,mean_class_accuracy,0.5,0.4,0.6,,,\n"
     )
     assert results.run(reports=tmp_path).splitlines()[0] == "vas, das; 2 seeds", "of unknown length"
-    (tables / "timings.csv").write_text("recipe,steps\nvas,1500 1600\ndas,1700\npublished,\n")
+    (tables / "timings.csv").write_text(
+        "recipe,steps,seconds_per_epoch,peak_memory_bytes\nvas,1500 1600,0.126,734000000\ndas,1700,2,\npublished,,1,\n"
+    )
     lines = results.run(reports=tmp_path).splitlines()
     assert lines[0] == "vas, das; 2 seeds; 1,500 to 1,700 steps a model"
     lines = lines[2:]
-    assert lines[2].split() == ["vas", "film", "56", "2", *["0.512", "[0.500,", "0.525]"] * 3, "0.100"]
-    assert lines[3].split() == ["das", "film", "56", "1", "0.600", "0.600", "0.600", "0.600"]
+    assert lines[2].split() == [
+        "vas",
+        "film",
+        "56",
+        "2",
+        *["0.512", "[0.500,", "0.525]"] * 3,
+        "0.100",
+        "[0.040,",
+        "0.160]",
+        "0.13",
+        "734",
+    ]
+    assert lines[3].split() == ["das", "film", "56", "1", *["0.600"] * 4, "2.00"]
     assert "+0.030 [-0.010, +0.070]" in "\n".join(lines)
     assert lines[9].split()[-3:] == ["0.2", "unclear", "31"]
     assert not any("published" in line for line in lines[:-1])

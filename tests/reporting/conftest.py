@@ -167,6 +167,7 @@ class Project:
                 "steps": 200,
                 "times_seen": {"labelled": 20.0},
                 "stopped_rising": self.stopped_rising,
+                "peak_memory_bytes": 412_000_000 - k,
             }
             for k, seed in enumerate(self.seeds)
         }

@@ -16,9 +16,11 @@ from fer_pipeline.artifacts.metrics import write_metrics
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Seen
 from fer_pipeline.evaluation.predictions import Predictions
-from fer_pipeline.evaluation.statistics import Resampling, summarise
+from fer_pipeline.evaluation.statistics import Interval, Resampling, summarise
 from fer_pipeline.networks.pretrained import describe_seen
 from fer_pipeline.reporting.results import best_recipe, compute_differences, compute_result, list_pairs
+
+TOOK = {"labelled": 1.11, "mined": 3.11, "distilled": 1.31, "random": 3.01, "random_real": 1.26}  # seconds an epoch
 
 
 def by_scikit(predictions: Predictions) -> np.ndarray:
@@ -70,6 +72,29 @@ def test_results_table_of_the_page_by_hand(whole: Any) -> None:
                 for row in predictions.predicted
             ]
             assert cells[4].startswith(f"{100 * np.mean(spread):.1f} ±")
+            assert cells[6:] == [f"{TOOK[whole.project.recipes[recipe]]:.2f}", "412"]
+
+
+def test_published_figures_stand_apart_as_they_are(
+    whole: Any, project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
+    row = {
+        "method": "<b>PT</b>",
+        "train": "RAF-DB",
+        "test": "RAF-DB test",
+        "accuracy": 88.69,
+        "source": "them, table 2",
+    }
+    published = [row, {**row, "method": "other", "accuracy": 84.1, "deviation": 10.0}]
+    assert "Published by" not in whole.page
+    again = reported(project(faces=40), published=published)
+    parser = Cells()
+    parser.feed(again.page.split('aria-label="Published by the papers"')[1].split("</table>")[0])
+    assert parser.rows[1:] == [
+        ["<b>PT</b>", "RAF-DB", "RAF-DB test", "88.69", "–", "them, table 2"],
+        ["other", "RAF-DB", "RAF-DB test", "84.1", "10.0", "them, table 2"],
+    ]
+    assert [line["accuracy"] for line in again.table("published")] == ["88.690000", "84.100000"]
 
 
 def test_differences_of_the_table_by_hand(whole: Any) -> None:
@@ -202,3 +227,28 @@ def test_best_recipe_by_hand(whole: Any) -> None:
     }
     means = {name: by_scikit(whole.project.predictions(name, "studio")).mean() for name in ("baseline", "vas")}
     assert best_recipe(results) == max(means, key=lambda name: means[name])
+
+
+def test_the_deviation_over_classes_by_hand() -> None:
+    """Of two classes it is half the distance of their accuracies; its interval is that of what varies."""
+
+    def found(rights: list[list[int]]) -> Interval:
+        """Of seeds with so many of a person's four faces of the class a right, person by person; b is always right."""
+        wrong = np.array([[index >= right for right in row for index in range(4)] for row in rights])
+        labels, size = np.repeat([0, 1], wrong.shape[1]), wrong.shape[1]
+        shares = np.stack([np.eye(2)[np.where(np.arange(2 * size) < size, np.pad(row, (0, size)), 1)] for row in wrong])
+        persons = np.array([f"p{index // 4}" for index in range(size)] * 2, dtype=object)
+        names = np.array([f"f{index:03d}" for index in range(2 * size)], dtype=object)
+        predictions = Predictions(("a", "b"), tuple(range(len(rights))), names, labels, persons, shares)
+        return compute_result("r", "t", predictions, Resampling(bootstrap=4000)).over_both("class_accuracy_sd")
+
+    alike = found([[2] * 10, [3] * 10, [2] * 10])  # persons do not differ
+    low, high = stats.ttest_1samp([0.25, 0.125, 0.25], 0).confidence_interval(0.95)
+    assert (alike.mean, alike.low, alike.high) == pytest.approx((0.625 / 3, max(0.0, low), high))
+    rights = [0, 1, 2, 3, 4, 4, 3, 2, 1, 0]  # the seeds do not differ
+    persons = found([rights, rights])
+    assert persons.mean == 0.25
+    half = stats.t.ppf(0.975, 9) * stats.sem(np.array(rights) / 4) / 2
+    assert persons.high is not None
+    assert persons.high - persons.mean == pytest.approx(half, rel=0.05)
+    assert found([rights]).low is None, "one seed"

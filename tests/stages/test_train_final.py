@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import resource
 import shutil
 import sys
 from collections.abc import Callable
@@ -244,6 +245,8 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
         assert timing["seconds_per_epoch"] == pytest.approx(
             timing["seconds"] / timing["steps"] * timing["steps_per_epoch"]
         )
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        assert most / 10 < timing["peak_memory_bytes"] <= most
 
 
 def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run, data, tmp_path: Path) -> None:
