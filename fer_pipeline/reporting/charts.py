@@ -87,6 +87,7 @@ def lines(
     level: Guide | None = None,
     mark: Guide | None = None,
     height: float = 2.9,
+    legend_above: bool = False,
 ) -> bytes | None:
     """Draw curves, None where there are none; `level` adds a horizontal line to compare with, `mark` a vertical one."""
 
@@ -111,7 +112,8 @@ def lines(
             axes.yaxis.set_major_formatter(_whole_percent)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="best")
+            above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "borderaxespad": 0.2}
+            axes.legend(**above if legend_above else {"loc": "best"})
 
     return picture(draw, height=height) if series else None
 

@@ -15,6 +15,7 @@ from fer_pipeline.reporting.formatting import listing, plural, points, span
 from fer_pipeline.reporting.results import ALL, Comparisons, Difference
 
 EFFECTS = {"above": ("help", "helps"), "below": ("hurt", "hurts"), "unclear": ("show", "shows")}
+FEW = 3  # claims, of which the headline says each
 STEPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -79,11 +80,27 @@ def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
     if all(claim.interval.low is None for claim in claims):
         sizes = [f"{name} {claim.size} points" for name, claim in zip(names, claims, strict=True)]
         lack = "One seed only" if all(claim.interval.count == 1 for claim in claims) else "No interval"
-        return f"{lack}, so no verdict: {listing(sizes)} against {baseline}"
+        said = f": {listing(sizes)}" if len(claims) <= FEW else f" on {len(claims)} recipes"
+        return f"{lack}, so no verdict{said} against {baseline}"
+    if len(claims) > FEW:
+        return _write_short(names, claims)
     parts = [f"{name} {claim.effect}" for name, claim in zip(names, claims, strict=True)]
     if len(parts) == 2 and claims[1].subject != claims[1].recipe:  # the name of a recipe keeps its first letter
         parts[1] = parts[1][0].lower() + parts[1][1:]
     return listing(parts)
+
+
+def _write_short(names: Sequence[str], claims: Sequence[Claim]) -> str:
+    """Name what helps and what hurts, and count the others."""
+    parts, others = [], sum(claim.interval.direction == "unclear" for claim in claims)
+    for direction in ("above", "below"):
+        some = {name: claim for name, claim in zip(names, claims, strict=True) if claim.interval.direction == direction}
+        if some:
+            effect = EFFECTS[direction][0] if len(some) > 1 else next(iter(some.values())).effect
+            parts.append(f"{listing([*some])} {effect}")
+    if not parts:
+        return f"None of {others} recipes shows a clear effect"
+    return "; ".join([*parts, *([f"no clear effect of {plural(others, 'other')}"] if others else [])])
 
 
 def write_rule(comparisons: Comparisons) -> str:

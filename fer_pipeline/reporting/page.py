@@ -5,6 +5,7 @@ timings) is empty and the page says so; a part that is there and damaged is a Da
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import Field
 
+from fer_pipeline.artifacts.history import HISTORY
 from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY, read_summary
 from fer_pipeline.artifacts.seed_folders import of_seed
 from fer_pipeline.artifacts.truth import read_truth
 from fer_pipeline.core.settings import PlainName, ProjectSettings, Settings
-from fer_pipeline.reporting import formatting, mining, results, trainings
+from fer_pipeline.reporting import formatting, learners, mining, results, trainings
 from fer_pipeline.reporting.charts import Charts, choose_looks
+from fer_pipeline.reporting.claims import FEW as FEW_CLAIMS
 from fer_pipeline.reporting.claims import describe_seeds, make_claims, place_forest, write_headline, write_rule
 from fer_pipeline.reporting.formatting import listing, percent, plural
 from fer_pipeline.reporting.leaks import describe_leaks
@@ -56,6 +59,7 @@ class PageSettings(Settings):
     peers: tuple[PlainName, ...] = ()  # rows that no recipe trains, compared like recipes: folders of reports/metrics
     published: tuple[PublishedResult, ...] = ()  # what the papers state, in percent
     faces_per_class: Count = 10  # mined faces shown of each class
+    pool_faces_per_class: Count = 6  # faces of its pool shown on a recipe's page, of each class and from either end
     failures_per_class: Count = 4  # mistakes shown of each class and target, of those that evaluate wrote
 
 
@@ -107,15 +111,46 @@ class ReportData:
         return [row[place] for place in range(len(COMPARED)) for row in rows]
 
 
-def render(context: dict[str, Any]) -> str:
-    """Render the page. Jinja escapes every value; the style sheet alone is trusted."""
+def render(context: dict[str, Any], template: str = "index.html.j2") -> str:
+    """Render a page. Jinja escapes every value; the style sheet alone is trusted."""
     blocks: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     loader = FileSystemLoader(TEMPLATES)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
     environment.filters.update({name: getattr(formatting, name) for name in FILTERS})
     environment.filters["describe_seeds"] = describe_seeds
     style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    return environment.get_template("index.html.j2").render(style=style, **context)
+    return environment.get_template(template).render(style=style, **context)
+
+
+def render_learners(
+    root: Path, data: ReportData, project: ProjectSettings, settings: PageSettings, context: dict[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Render the page of each recipe in `context["learners"]`; yields its name and the page."""
+    claims = {claim.recipe: f"{claim.sentence}: {claim.size} {claim.detail}." for claim in context["claims"]}
+    for recipe in context["learners"]:
+        seeds = [seed for seed in project.seeds if (root / "models/final" / recipe / str(seed) / HISTORY).exists()]
+        runs = dict(zip(seeds, data.histories.get(recipe, ()), strict=True))
+        own = {target: result for (name, target), result in data.results.items() if name == recipe}
+        rows = data.comparisons.get((recipe, settings.baseline), ())
+        answer = "What the others are compared with."
+        if recipe != settings.baseline:
+            reason = "it was not evaluated, stands as a control or is a bound"
+            answer = claims.get(recipe, f"It is not compared with {settings.baseline}: {reason}.")
+        pool = root / "reports/pool_labels" / f"{recipe}.parquet"
+        page = {
+            "recipe": recipe,
+            "strategy": project.recipes[recipe].strategy,
+            "answer": answer,
+            "results": own,
+            "differences": {mean.target: mean for mean, *_ in rows},
+            "courses_seeds": seeds,
+            "courses": learners.draw_courses(runs),
+            "pool": learners.view_pool(pool, project.classes, data.truth, shown=settings.pool_faces_per_class),
+            "failures": mining.load_failures(
+                root / "reports/metrics", recipe=recipe, targets=[*own], per_class=settings.failures_per_class
+            ),
+        }
+        yield recipe, render(context | page, "learner.html.j2")
 
 
 def build_context(data: ReportData, project: ProjectSettings, settings: PageSettings) -> dict[str, Any]:
@@ -149,6 +184,7 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "claims": claims,
         "bounds": settings.bounds,
         "num_deciding": sum(row.decision is not None for row in means),
+        "few_claims": FEW_CLAIMS,
         "headline": write_headline(claims, baseline=baseline),
         "length": trainings.describe_length(data.timings, data.histories),
         "claim_rule": write_rule(data.comparisons),
@@ -164,6 +200,9 @@ def build_context(data: ReportData, project: ProjectSettings, settings: PageSett
         "num_seeds": max(len(result.seeds) for result in data.results.values()),
         "resampled": _describe_resampling(by_target),
         "loss": loss,
+        "learners": [
+            name for name in project.recipes if name in data.histories or name in {one for one, _ in data.results}
+        ],
         "took_by": {row.recipe: row for row in data.timings},
         "rule": mining.rule_of(data.mined or {}).replace("_", " "),
         "charts": {name: svg for name, svg in charts.items() if svg},
@@ -195,8 +234,14 @@ def _warnings(
     baseline: str,
     by_target: dict[str, list[Result]],
 ) -> list[str]:
-    every = [(recipe, target) for recipe in recipes for target in project.targets]
-    missing = [f"{recipe} on {target}" for recipe, target in every if (recipe, target) not in data.results]
+    lacking = {
+        recipe: [target for target in project.targets if (recipe, target) not in data.results] for recipe in recipes
+    }
+    whole = [recipe for recipe, targets in lacking.items() if len(targets) == len(project.targets)]
+    parts = [
+        f"{recipe} on {listing(targets)}" for recipe, targets in lacking.items() if targets and recipe not in whole
+    ]
+    missing = [*whole, *parts]
     warnings = list(data.leaks)
     if missing:
         warnings.append(f"Not evaluated, so not in here: {listing(missing)}.")

@@ -28,6 +28,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
+from fer_pipeline.artifacts.pool_labels import write_pool_labels
 from fer_pipeline.artifacts.seed_folders import common_seeds
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -42,11 +43,13 @@ from fer_pipeline.core.settings import (
     merge_settings,
     validate,
 )
+from fer_pipeline.embedding.pool_sample import label_pool
+from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
-from fer_pipeline.training.sources import Source, check_sources
+from fer_pipeline.training.sources import Faces, Source, check_sources
 from fer_pipeline.training.strategy import draws, learns, load_strategy, settle_settings
 
 STAGE = "train_final"
@@ -87,6 +90,7 @@ def run(
     sources: dict[str, Path],
     out: Path,
     timings: Path,
+    pool_labels: Path | None = None,
     store: Path = STORE,
 ) -> Summary:
     """Train the final models of one recipe, one for every seed.
@@ -96,6 +100,7 @@ def run(
         sources: The folder of each source that the recipe's strategy reads.
         out: Where a model is written for each seed; those that the store has are linked.
         timings: Where the seconds per epoch are written.
+        pool_labels: Where it is written what the first model calls some faces of the recipe's pool.
         store: Where finished models and the states of unfinished ones are kept.
     """
     settings, classes = project.recipe(recipe), project.classes
@@ -154,6 +159,17 @@ def run(
     nested = seeds if trains and common_seeds(*(path for name, path in sources.items() if name != "labelled")) else ()
     trained, times = make_models(models, out, usual="seeds", seeds=nested)
     write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if trains and str(seed) in times})
+    if pool_labels is not None:
+        pools = [
+            folders[seeds[0]][name]
+            for name, source in settled.sources.items()
+            if name in sources and isinstance(source, Faces) and source.label is None
+        ]
+        rows, total = [], 0
+        if pools:
+            model = load_checkpoint(out / str(seeds[0]), classes=classes, device=project.resources.device)
+            rows, total = label_pool(pools[0], model, seed=seeds[0])
+        write_pool_labels(pool_labels, rows, seed=seeds[0], pool=total)
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     if not trains:
         return _summary_of_published(recipe, out / str(seeds[0]))

@@ -30,6 +30,7 @@ from fer_pipeline.artifacts import (
     history,
     metrics,
     mined,
+    pool_labels,
     scores,
     split,
 )
@@ -279,6 +280,10 @@ def read_metrics(folder: Path) -> None:
     metrics.read_failures(place / "failures")
 
 
+def read_labelled_pool(folder: Path) -> None:
+    pool_labels.read_pool_labels(folder / "reports" / "pool_labels" / "das.parquet")
+
+
 def read_courses(folder: Path) -> None:
     trainings.load_histories(folder / "models" / "final", ["vas"], [0])
     trainings.load_timings(folder / "reports" / "timings", ["vas", "baseline"], baseline="baseline")
@@ -469,6 +474,7 @@ READERS = {
     "auxiliary": Reader(write_project, ("data/auxiliary/street/*/*",), read_auxiliary),
     "mined": Reader(write_project, ("data/mined/*", "data/truth/*"), read_mined),
     "metrics": Reader(write_project, ("reports/metrics/vas/studio/*.*", "failures.json"), read_metrics),
+    "pool labels": Reader(write_project, ("reports/pool_labels/*",), read_labelled_pool),
     "results": Reader(write_project, ("reports/tables/*",), lambda folder: results.run(reports=folder / "reports")),
     "courses": Reader(
         write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses

@@ -59,6 +59,26 @@ def test_headlines(vas: tuple[float, ...], das: tuple[float, ...], said: str) ->
     assert write_headline(claims, baseline="baseline") == said
 
 
+@pytest.mark.parametrize(
+    ("middles", "said"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), "None of 4 recipes shows a clear effect"),
+        ((0.2, 0.0, 0.2, 0.0), "Mined faces and FixMatch help; no clear effect of 2 others"),
+        ((0.0, -0.2, 0.2, 0.0), "FixMatch helps; Distilled images hurt; no clear effect of 2 others"),
+        ((0.2, -0.2, 0.2, 0.0), "Mined faces and FixMatch help; Distilled images hurt; no clear effect of 1 other"),
+        ((0.2, 0.2, 0.2, 0.2), "Mined faces, Distilled images, FixMatch and other help"),
+    ],
+)
+def test_of_many_recipes_the_headline_names_what_is_claimed(middles: tuple[float, ...], said: str) -> None:
+    names = ["vas", "das", "FixMatch", "other"]
+    rows = [
+        one
+        for name, middle in zip(names, middles, strict=True)
+        for one in both(name, middle - 0.1, middle, middle + 0.1)
+    ]
+    assert write_headline(claim(rows, ["baseline", *names]), baseline="baseline") == said
+
+
 def test_one_seed_never_decides() -> None:
     rows = [*both("vas", None, 0.2, None), *both("das", None, -0.01, None)]
     claims = claim(rows)

@@ -91,7 +91,7 @@ def test_published_figures_stand_apart_as_they_are(
     parser = Cells()
     parser.feed(again.page.split('aria-label="Published by the papers"')[1].split("</table>")[0])
     assert parser.rows[1:] == [
-        ["<b>PT</b>", "RAF-DB", "RAF-DB test", "88.69", "–", "them, table 2"],
+        ["<b>PT</b>", "RAF-DB", "RAF-DB test", "88.69", "\N{EN DASH}", "them, table 2"],
         ["other", "RAF-DB", "RAF-DB test", "84.1", "10.0", "them, table 2"],
     ]
     assert [line["accuracy"] for line in again.table("published")] == ["88.690000", "84.100000"]

@@ -1,0 +1,113 @@
+"""Show how a single recipe learned: the course of each of its quantities, and what its model calls the pool's faces.
+
+The quantities are the columns of `history.csv`, whatever its strategy returns, one chart each over the steps with a
+line for every seed. The faces are those of `reports/pool_labels`; whether a label is right is said where the pool's
+truth is known, or its own table has a label.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fer_pipeline.artifacts.pool_labels import PoolLabels, read_pool_labels
+from fer_pipeline.artifacts.truth import Truth
+from fer_pipeline.evaluation.statistics import Interval, share_interval
+from fer_pipeline.reporting.charts import SERIES, Line, lines
+from fer_pipeline.reporting.formatting import crop_uri
+from fer_pipeline.reporting.trainings import History
+
+PLACES = ("epoch", "steps", "phase")  # columns that say where a row is
+KINDS = {"train_": "training, mean over an epoch", "validation_": "validation part"}
+# What a unit is known of; any other quantity is a number. Entropies are natural.
+SHARES = {"accuracy", "agreement", "confident", "feedback_positive", "kept_besides", "misalignment", "ramp", "right"}
+SHARES |= {"macro_f1", "mean_class_accuracy", "replaced", "set_right", "share_of_map"}
+SHARE_PREFIXES = ("selected", "wrong", "confidence")
+NATS = {"loss", "labelled", "mined", "other", "distilled", "pseudo", "adaptation", "adaptation_labelled"}
+DASHES = ("-", "--", "-.", ":")
+
+
+class Course(NamedTuple):
+    """One quantity of a recipe over its steps, drawn; `text` says where each seed ended."""
+
+    column: str
+    title: str
+    text: str
+    picture: bytes
+
+
+class ClassLabels(NamedTuple):
+    """The faces of a pool that a model calls one class: how many, how many are right, and those that are shown."""
+
+    name: str
+    faces: int
+    probability: float  # mean
+    right: Interval | None  # of those whose truth is known
+    surest: list[dict[str, Any]]
+    least_sure: list[dict[str, Any]]
+
+
+class PoolView(NamedTuple):
+    """What the first model of a recipe calls a sample of its pool."""
+
+    seed: int
+    drawn: int
+    pool: int
+    known: int  # faces whose truth is known
+    classes: list[ClassLabels]
+
+
+def draw_courses(runs: Mapping[int, History]) -> list[Course]:
+    """Draw every quantity of a recipe's histories, one a seed; a row without a number is left out of its line."""
+    columns = dict.fromkeys(name for run in runs.values() for row in run for name in row)
+    courses = []
+    for column in [name for name in columns if name not in PLACES]:
+        kind = next((kind for kind in KINDS if column.startswith(kind)), "")
+        name = column.removeprefix(kind)
+        share = name in SHARES or name.startswith(SHARE_PREFIXES)
+        unit = "%" if share else "nats" if name in NATS else ""
+        words, series, ends = name.replace("_", " "), [], []
+        looks = zip(itertools.cycle(SERIES), itertools.cycle(DASHES), strict=False)
+        for (seed, run), (colour, dashes) in zip(runs.items(), looks, strict=False):
+            points = [(row["steps"], row[column]) for row in run if math.isfinite(row.get(column, math.nan))]
+            if points:
+                steps, values = zip(*points, strict=True)
+                series.append(Line(f"seed {seed}", steps, values, colour, dashes))
+                ends.append(f"{100 * values[-1]:.1f} %" if share else f"{values[-1]:.4g}")
+        ylabel = f"{words}, {unit}" if unit else words
+        picture = lines(series, xlabel="steps", ylabel=ylabel, percent=share, height=2.4, legend_above=True)
+        if picture:
+            title = f"{words}{f' ({KINDS[kind]})' if kind else ''}"
+            courses.append(Course(column, title, f"at the end {', '.join(ends)}", picture))
+    return courses
+
+
+def view_pool(path: Path, classes: Sequence[str], truth: Truth, *, shown: int) -> PoolView | None:
+    """Read what a recipe's model calls its pool, with `shown` faces a class from either end; None without a pool."""
+    labels = read_pool_labels(path)
+    if labels is None:
+        return None
+    rows = [{**row, **_truth_of(row, truth)} for row in labels.rows]
+    by_class = [_view_class(name, [row for row in rows if row["predicted"] == name], labels, shown) for name in classes]
+    known = sum(row["right"] is not None for row in rows)
+    return PoolView(labels.seed, len(rows), labels.pool, known, [one for one in by_class if one.faces])
+
+
+def _truth_of(row: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
+    """Say what a face truly shows and whether it was called so: by the truth of a pool, or by its table's label."""
+    names = (truth.label(pool, row["face_id"]) for pool in truth.pools)
+    label = next(filter(None, names), row["label"] or "")
+    return {"true_label": label, "right": label == row["predicted"] if label else None}
+
+
+def _view_class(name: str, rows: list[dict[str, Any]], labels: PoolLabels, shown: int) -> ClassLabels:
+    rows = sorted(rows, key=lambda row: (-row["probability"], row["face_id"]))
+    answers = [row["right"] for row in rows if row["right"] is not None]
+    faces = [
+        {**row, "picture": crop_uri(labels.crops[row["face_id"]])} for row in rows if row["face_id"] in labels.crops
+    ]
+    half = min(shown, (len(faces) + 1) // 2)
+    mean = math.fsum(row["probability"] for row in rows) / len(rows) if rows else math.nan
+    right = share_interval(sum(answers), len(answers)) if answers else None
+    return ClassLabels(name, len(rows), mean, right, faces[:half], faces[half:][-half:] if half else [])
