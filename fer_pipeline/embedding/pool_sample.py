@@ -4,12 +4,13 @@ A pool may hold millions of faces: a number of them is drawn at even chance, and
 read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from fer_pipeline.artifacts.faces import (
     decode_crop,
@@ -20,7 +21,6 @@ from fer_pipeline.artifacts.faces import (
     stack_images,
 )
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.networks.checkpoints import Classifier
 
 DRAWN = 2000  # faces
 SHOWN = 6  # of each class, from either end
@@ -30,9 +30,15 @@ Row = dict[str, Any]
 
 
 def label_pool(
-    folder: Path, classifier: Classifier, *, seed: int, drawn: int = DRAWN, shown: int = SHOWN
+    folder: Path,
+    predict: Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n c"]],
+    *,
+    classes: Sequence[str],
+    seed: int,
+    drawn: int = DRAWN,
+    shown: int = SHOWN,
 ) -> tuple[list[Row], int]:
-    """Label at most `drawn` faces of a folder of shards, in their order.
+    """Label at most `drawn` faces of a folder of shards, in their order; `predict` gives probabilities of `classes`.
 
     Returns:
         A row a face as `artifacts.pool_labels` has it, with the crop of the `shown` surest and the `shown` least sure
@@ -40,17 +46,17 @@ def label_pool(
     """
     total = sum(sum(open_shard(path).row_counts()) for path in shard_paths(folder))
     chosen = np.random.default_rng(derive(seed, "pool_labels")).choice(total, min(drawn, total), replace=False)
-    classes, rows = read_classes(folder), list[Row]()
+    own_classes, rows = read_classes(folder), list[Row]()
     faces = _read(folder, np.sort(chosen))
     while batch := [*islice(faces, BATCH)]:
         images = stack_images([decode_crop(image, f"{folder}, {name}") for name, _, image in batch])
-        for (name, label, image), shares in zip(batch, classifier.predict(images), strict=True):
-            known = None if label is None or label < 0 else classes[label]
+        for (name, label, image), shares in zip(batch, predict(images), strict=True):
+            known = None if label is None or label < 0 else own_classes[label]
             best = int(shares.argmax())
-            rows.append({"face_id": name, "predicted": classifier.classes[best], "probability": float(shares[best])})
+            rows.append({"face_id": name, "predicted": classes[best], "probability": float(shares[best])})
             rows[-1] |= {"label": known, "image": image}
     kept = set[str]()
-    for name in classifier.classes:
+    for name in classes:
         members = [row for row in rows if row["predicted"] == name]
         members.sort(key=lambda row: (-row["probability"], row["face_id"]))
         kept |= {row["face_id"] for row in [*members[:shown], *members[max(0, len(members) - shown) :]]}

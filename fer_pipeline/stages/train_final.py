@@ -168,7 +168,7 @@ def run(
         rows, total = [], 0
         if pools:
             model = load_checkpoint(out / str(seeds[0]), classes=classes, device=project.resources.device)
-            rows, total = label_pool(pools[0], model, seed=seeds[0])
+            rows, total = label_pool(pools[0], model.predict, classes=classes, seed=seeds[0])
         write_pool_labels(pool_labels, rows, seed=seeds[0], pool=total)
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     if not trains:

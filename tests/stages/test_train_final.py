@@ -19,8 +19,10 @@ import torch
 
 import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
+from fer_pipeline.artifacts.faces import read_faces
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.metrics import read_predictions
+from fer_pipeline.artifacts.pool_labels import read_pool_labels
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.distillation.settings import DistillSettings
@@ -107,6 +109,7 @@ def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
             sources=named,
             out=out,
             timings=tmp_path / "timings" / f"{name}.json",
+            pool_labels=tmp_path / "pool_labels" / f"{name}.parquet",
             store=tmp_path / store,
         )
         return summary, out
@@ -247,6 +250,22 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
         )
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         assert most / 10 < timing["peak_memory_bytes"] <= most
+
+
+def test_what_the_first_model_calls_its_pool_is_written(run, data, tmp_path: Path) -> None:
+    _, out = run("pseudo_label", seeds=(10, 11))
+    path = tmp_path / "pool_labels" / "pseudo_label.parquet"
+    found, pool = read_pool_labels(path), read_faces(data["pool"])
+    assert found is not None
+    shares = load_checkpoint(out / "10", classes=CLASSES).predict(pool.images)
+    assert [row["face_id"] for row in found.rows] == pool.face_id.tolist()
+    assert [row["predicted"] for row in found.rows] == [CLASSES[k] for k in shares.argmax(1)]
+    np.testing.assert_allclose([row["probability"] for row in found.rows], shares.max(1), rtol=1e-4)
+    before = path.read_bytes()
+    assert run("pseudo_label", seeds=(10, 11))[0].counts["trained"] == 0
+    assert path.read_bytes() == before
+    run("baseline")
+    assert read_pool_labels(tmp_path / "pool_labels" / "baseline.parquet") is None, "it has no pool"
 
 
 def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run, data, tmp_path: Path) -> None:
