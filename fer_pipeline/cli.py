@@ -27,7 +27,7 @@ from fer_pipeline.terminal import OneLineGroup, check_last, own_process, print_r
 # What annotations and defaults of a `run` may name; an option that may be repeated is a list to typer.
 NAMES = {"Path": Path, "Literal": Literal, "Sequence": list, "PARAMS": PARAMS, "STORE": STORE}
 READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
-COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "prune", "fsck", "doctor", "weights")
+COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "neurons", "prune", "fsck", "doctor", "weights")
 # Groups of commands: of each file its functions that are commands; the first file's docstring says what the group does.
 GROUPS = {
     "mined": {"mined": ("show", "query", "diff", "log", "export")},
