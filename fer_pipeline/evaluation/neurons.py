@@ -58,7 +58,7 @@ class Strongest:
 def entropy(counts: Int[np.ndarray, "*u c"]) -> Float[np.ndarray, "*u"]:
     """Return the entropy of histograms, in nats; an empty bin adds nothing."""
     shares = counts / counts.sum(-1, keepdims=True)
-    return -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(-1)
+    return (shares * -np.log(np.where(shares > 0, shares, 1.0))).sum(-1) + 0.0  # no negative zero
 
 
 def low_threshold(entropies: Mapping[str, Float[np.ndarray, " _"]]) -> float:
