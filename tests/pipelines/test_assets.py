@@ -65,7 +65,7 @@ def test_stages_that_ran_emit_their_outputs_and_cached_ones_none(
 
     # The automation on changed faces, were they the odd numbers.
     file = root / "pipelines/deployments/automations/mined-changed.yaml"
-    trigger = EventTrigger.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))["trigger"])
+    trigger: Any = EventTrigger.model_validate(yaml.safe_load(file.read_text(encoding="utf-8"))["trigger"])
     assert trigger.match.root["prefect.resource.name"] == "data/mined"
     trigger.match.root["prefect.resource.name"] = "data/odd"
     assert [trigger.covers(ReceivedEvent.model_validate(one)) for one in (even, odd, count)] == [False, True, False]
