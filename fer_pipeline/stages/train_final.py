@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
-from fer_pipeline.artifacts.pool_labels import write_pool_labels
+from fer_pipeline.artifacts.pool_labels import label_pool, write_pool_labels
 from fer_pipeline.artifacts.seed_folders import common_seeds
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -43,7 +43,6 @@ from fer_pipeline.core.settings import (
     merge_settings,
     validate,
 )
-from fer_pipeline.embedding.pool_sample import label_pool
 from fer_pipeline.networks.checkpoints import load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.label_noise import summarise_noise

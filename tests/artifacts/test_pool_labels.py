@@ -8,8 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fer_pipeline.artifacts.faces import decode_one, encode, face_schema, write_shard
-from fer_pipeline.artifacts.pool_labels import read_pool_labels, write_pool_labels
-from fer_pipeline.embedding.pool_sample import label_pool
+from fer_pipeline.artifacts.pool_labels import label_pool, read_pool_labels, write_pool_labels
 
 CLASSES = ("anger", "fear", "joy")
 
