@@ -42,12 +42,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class PoolLabels:
-    """The rows, the seed of their model and the number of faces in its pool; `crops` are those that are shown."""
+    """The rows, the seed of their model and the number of faces in its pool; `crop` decodes that of a row."""
 
-    rows: list[dict[str, Any]]
-    crops: dict[str, Any]  # uint8 RGB by face_id
+    path: Path
+    rows: list[Row]
     seed: int
     pool: int
+
+    def crop(self, row: Row) -> UInt8[np.ndarray, "h w 3"]:
+        """Decode the crop of a row that has one; DataError where it is damaged."""
+        return decode_crop(row["image"], f"{self.path}, {row['face_id']}")
 
 
 def write_pool_labels(path: Path, rows: Sequence[Mapping[str, Any]], *, seed: int, pool: int) -> None:
@@ -57,19 +61,18 @@ def write_pool_labels(path: Path, rows: Sequence[Mapping[str, Any]], *, seed: in
 
 
 def read_pool_labels(path: Path) -> PoolLabels | None:
-    """Read the rows, None where none were written; a damaged file or crop is a DataError."""
+    """Read the rows, None where none were written; a damaged file is a DataError."""
     if not path.exists():
         return None
     file = arrow.ParquetFile(path, LABELS, kind="table of pool labels")
     about, rows = arrow.schema_metadata(file.schema, path), file.read(LABELS.names).to_pylist()
-    crops = {row["face_id"]: decode_crop(row["image"], f"{path}, {row['face_id']}") for row in rows if row["image"]}
     with arrow.refuse_damage(path, LABELS, "table of pool labels"):
         if not rows:
             return None
         [seed], pool = about["seeds"], about["pool"]
         if not isinstance(pool, int):
             raise ValueError("its pool has no size")
-    return PoolLabels(rows, crops, seed, pool)
+    return PoolLabels(path, rows, seed, pool)
 
 
 def label_pool(

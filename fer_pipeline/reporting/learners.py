@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fer_pipeline.artifacts.pool_labels import PoolLabels, read_pool_labels
+from fer_pipeline.artifacts.pool_labels import RERUN, PoolLabels, read_pool_labels
 from fer_pipeline.artifacts.truth import Truth
+from fer_pipeline.core.documents import one_line
+from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.reporting.charts import SERIES, Line, lines
 from fer_pipeline.reporting.formatting import crop_uri
@@ -88,6 +90,8 @@ def view_pool(path: Path, classes: Sequence[str], truth: Truth, *, shown: int) -
     labels = read_pool_labels(path)
     if labels is None:
         return None
+    if unknown := {row["predicted"] for row in labels.rows} - {*classes}:
+        raise DataError(f"{path} has the class {one_line(min(unknown), 40)}, none of the settings; {RERUN}")
     rows = [{**row, **_truth_of(row, truth)} for row in labels.rows]
     by_class = [_view_class(name, [row for row in rows if row["predicted"] == name], labels, shown) for name in classes]
     known = sum(row["right"] is not None for row in rows)
@@ -104,10 +108,10 @@ def _truth_of(row: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
 def _view_class(name: str, rows: list[dict[str, Any]], labels: PoolLabels, shown: int) -> ClassLabels:
     rows = sorted(rows, key=lambda row: (-row["probability"], row["face_id"]))
     answers = [row["right"] for row in rows if row["right"] is not None]
-    faces = [
-        {**row, "picture": crop_uri(labels.crops[row["face_id"]])} for row in rows if row["face_id"] in labels.crops
-    ]
-    half = min(shown, (len(faces) + 1) // 2)
+    shown_rows = [row for row in rows if row["image"]]
+    half = min(shown, (len(shown_rows) + 1) // 2)
+    ends = (shown_rows[:half], shown_rows[half:][-half:] if half else [])
+    surest, least_sure = ([{**row, "picture": crop_uri(labels.crop(row))} for row in end] for end in ends)
     mean = math.fsum(row["probability"] for row in rows) / len(rows) if rows else math.nan
     right = share_interval(sum(answers), len(answers)) if answers else None
-    return ClassLabels(name, len(rows), mean, right, faces[:half], faces[half:][-half:] if half else [])
+    return ClassLabels(name, len(rows), mean, right, surest, least_sure)

@@ -30,7 +30,6 @@ from fer_pipeline.artifacts import (
     history,
     metrics,
     mined,
-    pool_labels,
     scores,
     split,
 )
@@ -54,7 +53,7 @@ from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import Card, NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings, load_weights, read_tensors
-from fer_pipeline.reporting import lineage, mining, trainings
+from fer_pipeline.reporting import learners, lineage, mining, trainings
 from fer_pipeline.training import records, sets
 from fer_pipeline.training.images import MemoryBudget
 from fer_pipeline.training.optimizers import build_optimizer
@@ -281,7 +280,8 @@ def read_metrics(folder: Path) -> None:
 
 
 def read_labelled_pool(folder: Path) -> None:
-    pool_labels.read_pool_labels(folder / "reports" / "pool_labels" / "das.parquet")
+    truth = truths.read_truth(folder / "data" / "truth", ["street"])
+    learners.view_pool(folder / "reports" / "pool_labels" / "das.parquet", CLASSES, truth, shown=3)
 
 
 def read_courses(folder: Path) -> None:
