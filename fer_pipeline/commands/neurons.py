@@ -6,6 +6,7 @@ neurons of the last layer that are surest of each class.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,8 +139,12 @@ def iter_labelled(faces: Path) -> Iterator[Faces]:
     for batch in iter_faces(faces, BATCH):
         known = batch.labels >= 0
         if known.any():
-            yield Faces(
-                *(one[known] for one in (batch.face_id, batch.images, batch.labels, batch.subjects)), batch.classes
+            yield replace(
+                batch,
+                face_id=batch.face_id[known],
+                images=batch.images[known],
+                labels=batch.labels[known],
+                subjects=batch.subjects[known],
             )
 
 

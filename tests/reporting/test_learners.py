@@ -112,7 +112,7 @@ def test_labels_of_the_pool_by_hand(whole: Any) -> None:
         expected = share_interval(sum(answers), len(answers))
         assert (int(faces), probability) == (10, f"{100 * np.mean([row['probability'] for row in own]):.1f}")
         assert right == f"{100 * expected.mean:.1f}"
-        assert interval == f"{100 * expected.low:.1f} to {100 * expected.high:.1f}"
+        assert interval == " to ".join(f"{100 * (end or 0):.1f}" for end in (expected.low, expected.high))
     text = "".join(page.words)
     assert "30 faces drawn from the 120 of its pool; whether a label is right is known of 29" in text
     named = [str(one["title"]) for one in page.all("figure") if "title" in one]
