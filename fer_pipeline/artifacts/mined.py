@@ -7,10 +7,10 @@ has the same columns for as many faces drawn at random from the same pools, whos
 whatever the value. `second_rule.parquet`, there with `mine.second_rule` alone, has them for as many faces as were
 mined, chosen by that rule. `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step
 keep equally many faces by each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*"
-for all together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known). `duplicates.parquet`, there
-with `mine.duplicates` alone, has a row for each pool face that looks like another: `face_id`, `pool`, `reason` (the name of
-its count), the most similar `other_face_id` with `other_set`, and the `bits` in which their hashes differ; of copies
-within the pools the other is the first of their group.
+for all together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known). `duplicates.parquet`,
+there with `mine.duplicates` alone, has a row for each pool face that looks like another: `face_id`, `pool`, `reason`
+(the name of its count), the most similar `other_face_id` with `other_set`, and the `bits` in which their hashes differ;
+of copies within the pools the other is the first of their group.
 """
 
 from collections.abc import Mapping, Sequence
