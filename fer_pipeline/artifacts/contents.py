@@ -39,7 +39,7 @@ MIRROR = np.packbits([place % 2 for place in HASH_ORDER]).view("<u8")
 HASHED = CONTENTS.append(pa.field("hashes", pa.binary()))
 TRAIN, TEST = "train", "test"  # the splits that are learned from and that are measured on
 Look: TypeAlias = Callable[[Sequence[memoryview]], Sequence[bytes]]  # perceptual hashes of encoded crops
-Hashes: TypeAlias = UInt64[np.ndarray, "n 4"]  # perceptual hashes, of which the first word holds the lowest frequencies
+Hashes: TypeAlias = UInt64[np.ndarray, "_ 4"]  # perceptual hashes, of which the first word holds the lowest frequencies
 
 
 @dataclass(frozen=True)
