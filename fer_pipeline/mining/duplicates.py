@@ -260,7 +260,7 @@ def group_faces(hashes: Hashes, bits: int) -> tuple[Int64[np.ndarray, " g"], Int
 def _components(edges: Sequence[np.ndarray], nodes: int) -> Int64[np.ndarray, " n"]:
     both = np.concatenate(edges, axis=1)
     graph = coo_array((np.ones(both.shape[1], bool), both), shape=(nodes, nodes))
-    return connected_components(graph, directed=False)[1] if nodes else np.empty(0, np.int64)
+    return connected_components(graph, directed=False)[1].astype(np.int64) if nodes else np.empty(0, np.int64)
 
 
 def close_pairs(first: Hashes, second: Hashes, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
