@@ -3,7 +3,9 @@
 Source: Lee, ICML workshop 2013, in the form that the libraries of semi-supervised learning share: in every step the
 network predicts unlabelled faces, and those whose largest probability exceeds `threshold` are learned with the
 predicted class as their label, with weight `weight`, which rises linearly over the first `ramp` of the steps; batch
-norm is frozen on them. Progressive Teacher's baseline of the same name (arXiv:2205.14361, table 2) has no threshold:
+norm takes their own statistics and records none, and they pass without dropout. By running statistics, which lag behind
+from random weights, the labels of a step are all alike and confident, and nothing is learned for hundreds of steps.
+Progressive Teacher's baseline of the same name (arXiv:2205.14361, table 2) has no threshold:
 `threshold: 0`; its labels are those of a network that was trained before, once and for all, where here they are the
 network's own of each step.
 
@@ -23,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fer_pipeline.core.settings import Settings
-from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.batch_norm import unrecorded_statistics
 from fer_pipeline.training.batches import LABELLED, Batch, divide_batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import selection_figures, smoothed_cross_entropy, weighted_mean
@@ -58,7 +60,7 @@ class PseudoLabel(Strategy):
         """One update by the labelled and the confident faces."""
         unlabelled, smoothing = batches["unlabelled"], self.options.smoothing
         supervised, losses = self.context.pooled_loss(self.network, batches, run, smoothing=smoothing)
-        with frozen_statistics(self.network):
+        with unrecorded_statistics(self.network):
             logits = self.network(self.context.random_view(unlabelled, run.generator("augment", "unlabelled")))
         confidence, predicted = logits.detach().float().softmax(1).max(1)
         confident = (confidence > self.options.threshold).float()
