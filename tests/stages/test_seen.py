@@ -206,6 +206,7 @@ def test_it_follows_pseudo_labels_and_distilled_images(
     expected = entry(name, how, "the labeller")
     assert read_json(Path("mined/summary.json"))["seen"] == expected
     shards = {option: Faces("pseudo_label").seen(Path(folder)) for option, folder in PLACES.items()}
+    assert not shards.pop("reviewed"), "people gave these labels"
     assert all(dump_seen(found)["seen"] == expected for found in shards.values())
     assert seen_in(train("vas", sources={"mined": Path("auxiliary")})) == expected
     assert told(Path("final/vas/10"), faces)[0] == f"{clause} was trained on fer2013"
