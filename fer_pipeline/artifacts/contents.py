@@ -4,17 +4,21 @@ Columns: `face_id`, `split`, `subject` (null for none) and `content`, the 16 byt
 encoded in its shard. One set of settings makes and encodes the crops of all sets and the encoder is deterministic, so
 equal crops have equal bytes; hashing them costs no decoding. Where `align.sets` finds the faces of one set otherwise
 (another detection, `prealigned`), the same photograph becomes another crop and is not seen to be equal; neither are
-pictures that are merely alike.
+pictures that are merely alike. With `align.hashes` there is a column `hashes` for those: the perceptual hash of the
+crop, and in the test split after it those of the crop as other landmarks would have cut it (`alignment.perceptual`).
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import UInt64
 
 from fer_pipeline.artifacts.arrow import ParquetFile, is_among
 from fer_pipeline.artifacts.faces import encoded_images, iter_columns, open_shard
@@ -26,7 +30,16 @@ ROWS_AT_A_TIME = 2**16
 CONTENTS = pa.schema(
     {"face_id": pa.string(), "split": pa.string(), "subject": pa.string(), "content": pa.binary(DIGEST_BYTES)}
 )
+HASH_BYTES = 32
+FREQUENCIES = 16  # of a perceptual hash, each way
+# Bit by bit the place (row by row) of a frequency: the lowest 8 x 8 stand in the first word.
+HASH_ORDER = sorted(range(FREQUENCIES**2), key=lambda place: (max(divmod(place, FREQUENCIES)), place))
+# A mirrored picture has the other sign at each odd horizontal frequency.
+MIRROR = np.packbits([place % 2 for place in HASH_ORDER]).view("<u8")
+HASHED = CONTENTS.append(pa.field("hashes", pa.binary()))
 TRAIN, TEST = "train", "test"  # the splits that are learned from and that are measured on
+Look: TypeAlias = Callable[[Sequence[memoryview]], Sequence[bytes]]  # perceptual hashes of encoded crops
+Hashes: TypeAlias = UInt64[np.ndarray, "_ 4"]  # perceptual hashes, of which the first word holds the lowest frequencies
 
 
 @dataclass(frozen=True)
@@ -62,33 +75,53 @@ class SplitContents:
         return pa.chunked_array(parts, CONTENTS.field(name).type).unique()
 
 
-def hash_faces(shard: Path) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of one shard of faces, a row group at a time; its labels are not read."""
+def hash_faces(shard: Path, look: Look | None = None) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of one shard of faces, a row group at a time; its labels are not read.
+
+    Without `look` there is no column of perceptual hashes.
+    """
     if open_shard(shard).metadata.num_rows == 0:  # all its pictures were rejected
         return
     for batch in iter_columns(shard, ["face_id", "split", "subject", "image.bytes"]):
-        hashes = [hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest() for image in encoded_images(batch)]
+        images = encoded_images(batch)
+        hashes = [hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest() for image in images]
         columns = [*map(batch.column, ("face_id", "split", "subject")), pa.array(hashes, pa.binary(DIGEST_BYTES))]
-        yield pa.RecordBatch.from_arrays(columns, schema=CONTENTS)
+        columns += [pa.array(look(images), pa.binary())] if look else []
+        yield pa.RecordBatch.from_arrays(columns, schema=HASHED if look else CONTENTS)
 
 
-def write_contents(path: Path, tables: Iterable[pa.Table]) -> None:
+def write_contents(path: Path, tables: Iterable[pa.Table], schema: pa.Schema = CONTENTS) -> None:
     """Writes a file of contents table by table, whole or not at all; the same tables give the same bytes."""
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, CONTENTS, compression="zstd") as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
 
 
-def read_contents(path: Path) -> pa.Table:
-    """Reads one file of contents as a whole."""
-    return pa.Table.from_batches(iter_contents(path, CONTENTS.names), CONTENTS)
+def read_contents(path: Path, schema: pa.Schema = CONTENTS) -> pa.Table:
+    """Reads one file of contents as a whole; without perceptual hashes, where the schema does not name them."""
+    return pa.Table.from_batches(iter_contents(path, schema.names), schema)
+
+
+def iter_hashes(path: Path, split: str) -> Iterator[tuple[pa.StringArray, list[Hashes]]]:
+    """Yields the faces of a split in parts, each face with its perceptual hashes; DataError where there are none."""
+    for batch in iter_contents(path, ["face_id", "split", "hashes"]):
+        rows = batch.filter(pc.field("split") == split)
+        found = rows.column("hashes").to_pylist()
+        if any(not one or len(one) % HASH_BYTES for one in found):
+            raise DataError(f"{path} has a face without a whole perceptual hash; remove it and run align again")
+        yield rows.column("face_id"), [np.frombuffer(one, "<u8").reshape(-1, 4) for one in found]
 
 
 def iter_contents(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Yields some columns of a file of contents in batches; a damaged file, or one of another form, is a DataError."""
-    with ParquetFile(path, CONTENTS, kind="Parquet file of contents") as file:
-        if file.schema != CONTENTS:
+    with ParquetFile(path, HASHED, kind="Parquet file of contents") as file:
+        if file.schema not in (CONTENTS, HASHED):
             raise DataError(f"{path} holds no contents of aligned faces; run align again")
+        if "hashes" in columns and file.schema != HASHED:
+            raise DataError(
+                f"{path} has no perceptual hashes, which mine.duplicates compares; set align.hashes to true and run: "
+                "dvc repro mine"
+            )
         yield from file.iter_batches(ROWS_AT_A_TIME, columns)
 
 

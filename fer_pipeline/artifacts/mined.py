@@ -12,6 +12,10 @@ does not choose it; and `judged_label`, the class that it shows, -1 where that i
 `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step keep equally many faces by
 each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*" for all together), `kept`,
 `heldout`, `precision`, `low`, `high` (null where not known).
+
+`duplicates.parquet`, there with `mine.duplicates` alone, has a row for each pool face that looks like another:
+`face_id`, `pool`, `reason` (the name of its count), the most similar `other_face_id` with `other_set`, and the `bits`
+in which their hashes differ; of copies within the pools the other is the first of their group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,6 +47,13 @@ MINED_COLUMNS = {
     "rank": pa.int64(),
 }
 JUDGED_LABEL = "judged_label"
+PAIRS = "duplicates.parquet"
+NEAR_TEST, NEAR_TRAIN, WITHIN_POOLS = "near_test_faces", "near_train_faces", "copies"
+LIKE_OTHERS = (NEAR_TEST, NEAR_TRAIN, WITHIN_POOLS)
+LIKENESS = pa.schema(
+    [(name, pa.string()) for name in ("face_id", "pool", "reason", "other_face_id", "other_set")]
+    + [("bits", pa.int64())]
+)
 REMINE = "remove it and run: dvc repro mine"
 SWEEP_COLUMNS = pa.schema(
     [
@@ -144,6 +155,9 @@ class PoolSummary(_Part):
     faces: Count
     excluded: Count
     test_faces: Count = 0
+    near_test_faces: Count = 0
+    near_train_faces: Count = 0
+    copies: Count = 0
     no_direction: Count
     below_margin: Count
     over_cap: Count

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from fer_pipeline.artifacts.mined import ALL_CLASSES, SUMMARY
+from fer_pipeline.artifacts.mined import ALL_CLASSES, LIKE_OTHERS, SUMMARY
 from fer_pipeline.commands.results import BY_CALIBRATION, format_table
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError
@@ -24,7 +24,15 @@ from fer_pipeline.inspection import log as history
 from fer_pipeline.inspection import sql as database
 from fer_pipeline.inspection.revisions import Revision, open_revision, read_lock
 
-LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap", "judged_wrong")  # of a pool
+LEFT_OUT = (
+    "excluded",
+    "test_faces",
+    *LIKE_OTHERS,
+    "no_direction",
+    "below_margin",
+    "over_cap",
+    "judged_wrong",
+)  # of a pool
 NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
 SAME = "both runs had the same settings, code, weights and data"
 WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all

@@ -1,7 +1,7 @@
 """Collect the faces of all pools that may be mined, draw random ones for comparison, and report what was selected.
 
-A face on the exclusion list, a face that is a picture of the measurements (where it is not kept) and a face without a
-direction are no candidates; all are counted.
+A face on the exclusion list, a face that is or looks like a picture of the measurements (where it is not kept), one
+that looks like another that is learned from, and a face without a direction are no candidates; all are counted.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import pyarrow.csv
 from jaxtyping import Float, Float32, Float64, Int64, UInt64
 
 from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
-from fer_pipeline.artifacts.mined import mined_schema
+from fer_pipeline.artifacts.mined import NEAR_TEST, mined_schema
 from fer_pipeline.artifacts.scores import Ranking, Scores
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
@@ -82,22 +82,31 @@ def collect_candidates(
     exclude: pa.Array,
     test_faces: Mapping[str, pa.Array],
     drop: bool = True,
+    alike: Mapping[str, Mapping[str, pa.Array]] | None = None,
     ranked_by: Rule = "margin",
 ) -> Candidates:
     """Collects the candidates of all pools, in the order of the pools and their shards.
 
-    `test_faces` names, by pool, the faces that are pictures of the measurements; unless `drop` they are counted alone.
+    `test_faces` names, by pool, the faces that are pictures of the measurements, and `alike` by reason and pool those
+    that look like others; unless `drop`, those of the measurements are counted alone. Each counts by its first reason.
     """
     counts, rows = {}, []
     for name, scores in pools.items():
         excluded = is_among(scores.face_id, exclude)
         measured = is_among(scores.face_id, test_faces.get(name, NOBODY)) & ~excluded
         left = ~excluded & ~measured if drop else ~excluded
+        counted, similar = excluded | measured, {}
+        for reason, faces in (alike or {}).items():
+            found = is_among(scores.face_id, faces.get(name, NOBODY)) & ~counted
+            similar[reason], counted = int(found.sum()), counted | found
+            if drop or reason != NEAR_TEST:
+                left &= ~found
         rows.append(np.flatnonzero(scores.directed & left))
         counts[name] = {
             "faces": len(scores),
             "excluded": int(excluded.sum()),
             "test_faces": int(measured.sum()),
+            **similar,
             "no_direction": int((~scores.directed & left).sum()),
         }
     everyone = [*zip(pools.values(), rows, strict=True)]
@@ -226,7 +235,7 @@ def check_any_passed(
         return
     if not len(candidates):
         names = ", ".join(candidates.counts)
-        found = sum(counts["test_faces"] for counts in candidates.counts.values())
+        found = sum(counts["test_faces"] + counts.get(NEAR_TEST, 0) for counts in candidates.counts.values())
         pictures = f" ({found:,} are test pictures, which mine.test_faces drops)" if found else ""
         raise DataError(f"no face of {names} is left to mine{pictures}; check mine.exclude and the summary of score")
     values = candidates.value.astype(np.float64)

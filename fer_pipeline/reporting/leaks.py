@@ -10,6 +10,7 @@ from typing import Any
 
 from fer_pipeline.artifacts.census import describe_shared
 from fer_pipeline.artifacts.contents import TEST, TRAIN, SplitContents, contents_path, count_equal_faces
+from fer_pipeline.artifacts.mined import NEAR_TEST
 from fer_pipeline.core.settings import FACES, ProjectSettings
 from fer_pipeline.reporting.formatting import listing, plural
 from fer_pipeline.reporting.lineage import DataSet
@@ -56,5 +57,9 @@ def _mined(summary: Mapping[str, Any] | None) -> Iterator[str]:
         if number := counts.get("test_faces", 0):
             effect = "they were not mined" if drop else "they may have been mined, since mine.test_faces is keep"
             yield f"{plural(number, 'face')} of the pool {pool} stand in a test split as well; {effect}"
+        if number := counts.get(NEAR_TEST, 0):
+            looks = "look" if number > 1 else "looks"
+            effect = "they were not mined" if drop else "they may have been mined, since mine.test_faces is keep"
+            yield f"{plural(number, 'face')} of the pool {pool} {looks} like one of a test split; {effect}"
     if unknown := summary.get("test_faces", {}).get("not_checked"):
         yield f"Whether test pictures were mined is not known: mine had no contents of {listing(unknown)}"

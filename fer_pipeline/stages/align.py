@@ -19,7 +19,7 @@ from fer_pipeline.alignment.leaks import contents_key, hash_shards, shared_with_
 from fer_pipeline.alignment.pictures import PictureSettings
 from fer_pipeline.alignment.shards import AlignmentPlan, Cut, ShardFormat, ShardJob, plan_shards, write_faces
 from fer_pipeline.artifacts.census import RejectedSample, SourceLabel, describe_shared, most_frequent
-from fer_pipeline.artifacts.contents import read_contents, write_contents
+from fer_pipeline.artifacts.contents import CONTENTS, HASHED, read_contents, write_contents
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.store import Store
 from fer_pipeline.core.errors import DataError
@@ -48,6 +48,7 @@ class Config(AlignmentSettings):
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     shard_rows: Annotated[int, Field(ge=1)] = 4096
     cut: Cut = "ids"  # where a shard ends; by count, a lost picture moves all later shards
+    hashes: bool = False  # perceptual ones in data/contents, which mine.duplicates compares
     allowed_failures: Annotated[int, Field(ge=0)] = 0  # shards that may fail before the stage does
     sets: dict[PlainName, SetChanges] = Field(default_factory=dict)
 
@@ -88,8 +89,9 @@ def run(
         rejected += [sample.reject(shard.split, "shard_failed") for sample in shard.samples]
     keys = {job.name.removeprefix(f"{name}/"): job.key for job in result.finished}
     shards = Store(store, owner=f"align@{name}", verify=verify)
-    shards.record_run([*(job.key for job in result.jobs), *map(contents_key, keys.values())])
-    hashed = hash_shards(shards, keys, name=name)
+    known = [contents_key(key, hashes=config.hashes) for key in keys.values()]
+    shards.record_run([*(job.key for job in result.jobs), *known])
+    hashed = hash_shards(shards, keys, name=name, hashes=config.hashes)
     shared = shared_with_train(hashed)
     with replacing_folder(out) as folder:
         folders = {file: shards.shard(key) for file, key in keys.items()}
@@ -104,7 +106,9 @@ def run(
                 f"or align in params.yaml"
             )
     if contents is not None:
-        write_contents(contents, (read_contents(path) for split in hashed for path in split.paths))
+        schema = HASHED if config.hashes else CONTENTS
+        tables = (read_contents(path, schema) for split in hashed for path in split.paths)
+        write_contents(contents, tables, schema)
     if census is not None:
         write_bytes(census, (out / "summary.json").read_bytes())
     counts: dict[str, int | float] = {"samples": work.total, "faces": faces, "rejected": reasons.total()}

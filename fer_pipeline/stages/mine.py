@@ -3,9 +3,9 @@
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, as many
 as the mined ones by a second rule where one is named, the summary with thresholds, counts and estimated precision, and
 the sweep over all rules. Faces that are pictures of the test split of a target, of the anchor or of the training set
-(`data/contents`, exact and without labels) are no candidates. What people said of single faces (`data/review.csv`) is
-applied to what the rule chose, mined faces alone (see `mining.review`). Nothing is written before every check has
-passed.
+(`data/contents`, exact and without labels) are no candidates, nor with `mine.duplicates` are those that only look so;
+`duplicates.parquet` lists them. What people said of single faces (`data/review.csv`) is applied to what the rule chose,
+mined faces alone (see `mining.review`). Nothing is written before every check has passed.
 
 Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
 model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
@@ -22,7 +22,19 @@ from jaxtyping import Float64, Int64
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.mined import MINED, RANDOM, REVIEWED, SECOND_RULE, SUMMARY, SWEEP, RuleSweep, sweep_table
+from fer_pipeline.artifacts.mined import (
+    LIKE_OTHERS,
+    MINED,
+    PAIRS,
+    RANDOM,
+    REVIEWED,
+    SECOND_RULE,
+    SUMMARY,
+    SWEEP,
+    WITHIN_POOLS,
+    RuleSweep,
+    sweep_table,
+)
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.artifacts.seed_folders import each_seed, in_set
 from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
@@ -44,6 +56,7 @@ from fer_pipeline.mining.candidates import (
     read_exclusions,
     summarise,
 )
+from fer_pipeline.mining.duplicates import DuplicateSettings, describe_lookalikes, find_lookalikes, worse_copies
 from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
 from fer_pipeline.mining.margin import NO_CAP, Caps, MarginRule, find_thresholds, passes
 from fer_pipeline.mining.review import add_review, apply_opinions, measure, read_opinions
@@ -63,6 +76,7 @@ class Config(MarginRule, CalibrationSettings):
     # pins that file: DVC follows settings, so a changed list is seen by its changed hash alone
     exclude_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     test_faces: Literal["drop", "keep"] = "drop"  # pool faces that are equal to test faces
+    duplicates: Annotated[DuplicateSettings | None, Field(exclude_if=lambda value: value is None)] = None
     empty_class: Literal["warn", "error"] = "warn"
     beyond_pool: Literal["warn", "error"] = "warn"  # a class's count that is more than the pools hold, by estimate
 
@@ -115,6 +129,13 @@ def run(
     test_faces, unknown = find_test_faces(contents, project)
     drop, chosen = config.test_faces == "drop", config.ranked_by
     collect = partial(collect_candidates, by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
+    alike = None
+    if config.duplicates is not None:
+        alike = find_lookalikes(contents, project, config.duplicates)
+        near = dict(alike.near)
+        if config.duplicates.pool is not None:
+            near[WITHIN_POOLS] = worse_copies(collect(ranked_by=chosen, alike=near), alike)
+        collect = partial(collect, alike=near)
     candidates = collect(ranked_by=chosen)
     persons = number_persons(contents, project.anchor, heldout.face_id)
     shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))
@@ -170,8 +191,11 @@ def run(
         second, summary["second_rule"] = mine_as_many(
             config, collect(ranked_by=rule), calibrations[rule], kept, caps=caps, classes=classes
         )
-    shown = COUNTS + JUDGED_COUNTS * bool(reviewed)
-    counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in shown}
+    reasons = [key for key in LIKE_OTHERS if any(key in pool for pool in summary["pools"].values())]
+    counts: dict[str, int | float] = {
+        key: sum(pool[key] for pool in summary["pools"].values())
+        for key in (*COUNTS, *reasons, *JUDGED_COUNTS * bool(reviewed))
+    }
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}
     grid = calibration.grid(points=config.sweep_points, used=np.unique(thresholds))
@@ -183,12 +207,15 @@ def run(
         if reviewed is not None:
             write_rows(folder / REVIEWED, reviewed.faces)
         write_rows(folder / SWEEP, sweep_table(classes, sweep_rules(calibrations, chosen, grid)))
+        if alike is not None:
+            write_rows(folder / PAIRS, alike.pairs)
         write_json(folder / SUMMARY, summary)
     warnings = [line for line in (empty, beyond, *judged.warnings) if line]
     warnings += warn(config, calibration, values, labels, classes)
     if second is not None:
         warnings += warn_of_second(config, mined.column("label").to_numpy(), second.column("label").to_numpy(), classes)
     warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
+    warnings += describe_lookalikes(summary["pools"], drop=drop)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 
 

@@ -49,6 +49,7 @@ from fer_pipeline.distillation import loop
 from fer_pipeline.distillation.start import Synthetic
 from fer_pipeline.embedding import shards
 from fer_pipeline.health import diagnosis, dvc_project, recorded_settings
+from fer_pipeline.mining import duplicates
 from fer_pipeline.mining.candidates import collect_candidates, read_exclusions
 from fer_pipeline.mining.review import read_opinions
 from fer_pipeline.networks.backbones import build
@@ -185,6 +186,8 @@ def write_project(folder: Path) -> None:
         folder / "contents.parquet",
         [pa.Table.from_batches(contents.hash_faces(folder / "faces" / "part-00000.parquet"))],
     )
+    hashed = [["a", "b"], ["train", "test"], [None] * 2, [bytes(16)] * 2, [bytes(32), bytes(96)]]
+    contents.write_contents(folder / "hashes.parquet", [pa.table(hashed, schema=contents.HASHED)], contents.HASHED)
     rejected = [census.RejectedSample("a", "a.png", "train", "no_face")]
     manifest = folder / "shard"
     manifest.mkdir()
@@ -374,6 +377,14 @@ def read_contents(folder: Path) -> None:
     contents.count_shared(contents.SplitContents([path], "train"), contents.SplitContents([path], "test"))
 
 
+def read_hashes(folder: Path) -> None:
+    path = folder / "hashes.parquet"
+    contents.read_contents(path, contents.HASHED).to_pylist()
+    faces = duplicates.read_pools(folder, [path.stem])
+    duplicates.find_near_test(faces.hashes, path, 40)
+    duplicates.find_near_train(faces.hashes, path, 12)
+
+
 def read_store(folder: Path) -> None:
     store = Store(folder / "store", owner="align@street")
     store.last_runs()
@@ -523,6 +534,7 @@ READERS = {
         lambda folder: of_seed(folder, 10),
     ),
     "split": Reader(write_project, ("model/split.parquet",), read_split),
+    "perceptual hashes": Reader(write_project, ("hashes.parquet",), read_hashes),
     "contents": Reader(write_project, ("contents.parquet",), read_contents),
     "exclusions (csv)": Reader(write_project, ("exclude.csv",), lambda folder: read_exclusions(folder / "exclude.csv")),
     "exclusions (parquet)": Reader(

@@ -62,15 +62,19 @@ def test_mined_test_pictures_are_on_the_page(project: Callable[..., Any], report
     path = made.root / "data/mined/summary.json"
     summary = json.loads(path.read_text())
     summary["pools"]["street"]["test_faces"] = 3
+    summary["pools"]["street"]["near_test_faces"] = 2
     summary["test_faces"] = {"found": 3, "not_checked": ["film"]}
     path.write_text(json.dumps(summary))
     found = reported(made)
     for line in (
         "3 faces of the pool street stand in a test split as well; they were not mined.",
+        "2 faces of the pool street look like one of a test split; they were not mined.",
         "Whether test pictures were mined is not known: mine had no contents of film.",
     ):
         assert line in found.summary.warnings
         assert line in found.page
+    assert '<th scope="col">Near test faces</th>' in found.page
+    assert "Near test faces" not in before.page
     assert [row["test_faces"] for row in found.table("mined")] == ["3", ""]
     summary["rule"] = {**summary["rule"], "test_faces": "keep"}
     path.write_text(json.dumps(summary))

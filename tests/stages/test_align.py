@@ -427,7 +427,7 @@ def test_persons_and_equal_faces_in_two_splits_are_counted_and_told(tmp_path: Pa
 def test_finished_shards_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, read = draw(tmp_path / "raw"), []
     whole = leaks.hash_faces
-    monkeypatch.setattr(leaks, "hash_faces", lambda shard: (read.append(shard), whole(shard))[1])
+    monkeypatch.setattr(leaks, "hash_faces", lambda shard, look: (read.append(shard), whole(shard, look))[1])
     run(root, tmp_path, contents=tmp_path / "first.parquet")
     assert len(read) == 5
     run(root, tmp_path, contents=tmp_path / "second.parquet")

@@ -1,6 +1,7 @@
 """`mine` on scores whose result is known by hand, on a simulated pool with truth, and on everything it must refuse."""
 
 import hashlib
+import random
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.contents import CONTENTS, write_contents
+from fer_pipeline.artifacts.contents import CONTENTS, HASHED, write_contents
 from fer_pipeline.artifacts.scores import (
     CENTROIDS,
     HELDOUT,
@@ -266,6 +267,51 @@ def test_test_pictures_are_mined_nowhere_and_are_counted(by_hand: Path) -> None:
     listed.write_text("face_id\ns/a\n")
     both = run(mine.Config(value=0, exclude=listed), by_hand, pools=("street", "film"))
     assert (both.counts["excluded"], both.counts["test_faces"]) == (1, 1), "an excluded face is counted once"
+
+
+def test_faces_that_look_like_others_are_mined_nowhere_and_are_counted(by_hand: Path) -> None:
+    """f/a looks like a test face, f/b like a train face; of s/a, s/b and s/e, all alike, s/a has the largest margin."""
+
+    def known(name: str, faces: dict[str, int], *, split: str = "train") -> pa.Table:
+        hashes = [number.to_bytes(32, "little") for number in faces.values()]
+        contents = [f"{face}{split}".encode().ljust(16)[:16] for face in faces]
+        return pa.table([[*faces], [split] * len(faces), [None] * len(faces), contents, hashes], schema=HASHED)
+
+    def write(name: str, *tables: pa.Table) -> None:
+        write_contents(by_hand / "contents" / f"{name}.parquet", tables, HASHED)
+
+    far = [random.Random(seed).getrandbits(256) for seed in range(6)]
+    write(
+        "street", known("street", {"s/a": far[0], "s/b": far[0] ^ 5, "s/c": far[1], "s/d": far[2], "s/e": far[0] ^ 1})
+    )
+    write("film", known("film", {"f/a": far[3] ^ 7, "f/b": far[4] ^ 7}))
+    write("studio", known("studio", {"x": far[4]}), known("studio", {"y": far[3]}, split="test"))
+    run(mine.Config(value=1 / 16), by_hand, pools=("street", "film"), out="off")
+    config = mine.Config(value=1 / 16, duplicates={"pool": 2})  # pyright: ignore[reportArgumentType]
+    summary = run(config, by_hand, pools=("street", "film"))
+    assert [row["face_id"] for row in rows(by_hand)] == ["s/a"]
+    assert {row["face_id"] for row in rows(by_hand, "random.parquet")} <= {"s/a", "s/c"}
+    found = {key: summary.counts[key] for key in ("near_test_faces", "near_train_faces", "copies")}
+    assert found == {"near_test_faces": 1, "near_train_faces": 1, "copies": 2}
+    for pool in read_json(by_hand / "mined" / "summary.json")["pools"].values():
+        parts = [value for key, value in pool.items() if key not in ("faces", "by_class")]
+        assert sum(parts) == pool["faces"]
+    pairs = pq.read_table(by_hand / "mined" / "duplicates.parquet").to_pylist()
+    assert [(row["face_id"], row["reason"], row["other_face_id"], row["other_set"], row["bits"]) for row in pairs] == [
+        ("f/a", "near_test_faces", "y", "studio", 3),
+        ("f/b", "near_train_faces", "x", "studio", 3),
+        ("s/b", "copies", "s/a", "street", 2),
+        ("s/e", "copies", "s/a", "street", 1),
+    ]
+    assert any("1 like a test picture" in line for line in summary.warnings)
+    assert not (by_hand / "off" / "duplicates.parquet").exists()
+    assert "duplicates" not in read_json(by_hand / "off" / "summary.json")["rule"]
+    kept = run(mine.Config(value=1 / 16, test_faces="keep", duplicates={}), by_hand, pools=("street", "film"))  # pyright: ignore[reportArgumentType]
+    assert kept.counts["near_test_faces"] == 1
+    assert "f/a" in {row["face_id"] for row in rows(by_hand)}
+    write_known(by_hand, "film", {"f/a": 1})
+    with pytest.raises(DataError, match=r"film.parquet has no perceptual hashes.* set align.hashes to true"):
+        run(config, by_hand, pools=("street", "film"))
 
 
 def test_a_pool_of_test_pictures_alone_is_one_line(by_hand: Path) -> None:
