@@ -38,7 +38,7 @@ NETWORK: dict[str, Any] = {"width": 4}
 TRAINING = {"epochs": 1, "batch": 32, "select": "last"}
 FILM = {"film": DatasetSettings(adapter="fer2013", path=Path("raw/film"))}
 PROJECT: dict[str, Any] = {"classes": BANDS, "seeds": (10,), "targets": ("film",), "datasets": FILM}
-PLACES = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
+PLACES = {"out": "auxiliary"} | {name: name for name in ("control", "second_rule", "true_labels", "reviewed")}
 
 
 def entry(name: str, how: str, of: str) -> dict[str, Any]:
@@ -206,6 +206,7 @@ def test_it_follows_pseudo_labels_and_distilled_images(
     expected = entry(name, how, "the labeller")
     assert read_json(Path("mined/summary.json"))["seen"] == expected
     shards = {option: Faces("pseudo_label").seen(Path(folder)) for option, folder in PLACES.items()}
+    assert not shards.pop("reviewed"), "people gave these labels"
     assert all(dump_seen(found)["seen"] == expected for found in shards.values())
     assert seen_in(train("vas", sources={"mined": Path("auxiliary")})) == expected
     assert told(Path("final/vas/10"), faces)[0] == f"{clause} was trained on fer2013"
