@@ -1,99 +1,41 @@
 """Write the mined faces of a revision as a static site, which opens from the disk and asks nothing of other places.
 
-Faces lie in lists, each in a folder of the site: `mined-<n>` by class and rank, `gone-<n>` those that only the compared
-revision has, by their class there, `chosen` those that a file names, `…-anchor` the anchor faces that are the nearest
-of any. A list has
-
-- `rows.js`: one number a face in each column, little-endian in base64, as `COLUMNS` has them; `NONE` where not known.
-  `label`, `truth` and `before` are places in the index's `names`, `pool` in its `pools`, `status` in `STATUS`;
-- `names.js`: `face_id` of each, and `content` (`artifacts.contents`) as 16 bytes each in base64;
-- `t0000.jpg`, `w0000.jpg`: their pictures at 112 and 56 pixels, 16 and 256 on a sheet, line by line;
-- `d0000.js`: of each 16 faces the crop with the bytes that it has in its shard, and what a page about one face shows.
-
-Scripts and no JSON, since a page from the disk may load the former alone. Nearest anchor faces are those with the
-largest cosine of embeddings, by comparing with all. The same tables give the same bytes.
+Faces lie in lists, as `inspection/sheets.py` writes them: `mined-<n>` by class and rank, `gone-<n>` those that only the
+compared revision has, by their class there, `chosen` those that a file names, `…-anchor` the anchor faces that are
+among the nearest of any: those with the largest cosine of embeddings, by comparing with all. `index.js` holds the rest,
+`verdicts.js` what was judged before. The same tables give the same bytes.
 """
 
-import base64
-import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64, UInt8
-from PIL import Image
+import pyarrow.compute as pc
+from jaxtyping import Float32, Int64
 
 from fer_pipeline.artifacts import arrow, scores
-from fer_pipeline.artifacts.auxiliary import FaceRows, collect_faces
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
-from fer_pipeline.artifacts.faces import decode_crop, encode, open_shard, shard_paths
+from fer_pipeline.artifacts.faces import open_shard, shard_paths
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.documents import read_yaml
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PARAMS
-from fer_pipeline.inspection import compare, export
+from fer_pipeline.inspection import compare, export, sheets
 from fer_pipeline.inspection.revisions import NotThereError, Revision, read_settings
-from fer_pipeline.inspection.tables import SUBSET, name_classes, read_subset
+from fer_pipeline.inspection.sheets import STATUS, Crops, Part, Site
+from fer_pipeline.inspection.tables import name_classes, read_subset
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX = "index.js"
 FILES = ("index.html", "gallery.css", "gallery.js")
-NONE = 0xFFFF
-STATUS = ("same", "added", "relabelled", "moved", "removed")
-COLUMNS = {
-    "margin": "<f4", "cosine": "<f4", "rank": "<u4", "label": "<u2", "pool": "<u2", "truth": "<u2", "status": "<u2",
-    "before": "<u2", "before_rank": "<u4", "before_margin": "<f4",
-}  # fmt: skip
-QUALITY = 80
 NUM_ANCHORS = 6  # nearest ones that are shown of each face
 QUERY_ROWS = 4096  # compared with all anchor faces at once
-MIME = {"jpg": "jpeg", "png": "png"}
-
-
-class Sheet(NamedTuple):
-    """Pictures of one size: a letter in the names of files, pixels of a side, how many stand in a line."""
-
-    letter: str
-    side: int
-    across: int
-
-
-TILES, WALL = Sheet("t", 112, 4), Sheet("w", 56, 16)
-PER_DETAIL = TILES.across**2
-
-
-class Part(NamedTuple):
-    """A list of faces: its folder, what it holds, its class, and the rows, which have the columns of `mined`."""
-
-    key: str
-    kind: str
-    label: str
-    rows: pa.Table
-
-
-@dataclass
-class Site:
-    """What is being written: where, and the names and lists of the index so far."""
-
-    folder: Path
-    scratch: Path  # for crops, until they are on a sheet
-    classes: Sequence[str]
-    names: dict[str, int]
-    pools: dict[str, int] = field(default_factory=dict)
-    lists: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def numbers(self, names: Sequence[str | None]) -> list[int]:
-        """Returns the places of names among all names, which grow by them; `NONE` for none."""
-        return [NONE if name is None else self.names.setdefault(name, len(self.names)) for name in names]
 
 
 def write_gallery(
@@ -115,7 +57,7 @@ def write_gallery(
         title: What the pages call the revision.
         before: The revision that it is compared with.
         before_title: What they call that.
-        chosen: Faces of their own list, mined or not: columns `face_id` and `pool`.
+        chosen: Faces of their own list, mined or not: columns `face_id`, `pool`, `content` (hex) and `sample`.
         chosen_title: What they call those.
         verdicts: Rows of `data/review.csv`, as they were when the site was made.
 
@@ -158,31 +100,23 @@ def write_gallery(
         for one, parts in groups:
             _write_group(site, one, parts)
         index |= {"names": list(site.names), "pools": list(site.pools), "lists": site.lists, "notes": site.notes}
-        index |= {"status": STATUS, "sheets": {"tiles": TILES, "wall": WALL}, "columns": COLUMNS}
-        _write_script(site.folder / INDEX, "index", index)
+        index |= {"status": STATUS, "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL}, "columns": sheets.COLUMNS}
+        sheets.write_script(site.folder / INDEX, "index", index)
         write_verdicts(site.folder / "verdicts.js", verdicts)
         for name in FILES:
             (site.folder / name).write_bytes((TEMPLATES / name).read_bytes())
         if out.exists():
             out.rename(Path(scratch) / "old")
         site.folder.rename(out)
-    counts = {kind: sum(one["count"] for one in site.lists if one["kind"] == kind) for kind in ("mined", "gone", "chosen")}
+    counts = {
+        kind: sum(one["count"] for one in site.lists if one["kind"] == kind) for kind in ("mined", "gone", "chosen")
+    }
     return counts, site.notes
 
 
 def write_verdicts(path: Path, verdicts: Sequence[Sequence[str]]) -> None:
     """Writes rows of `data/review.csv` as the script that the pages load."""
-    path.write_bytes(script("verdicts", list(map(list, verdicts))))
-
-
-def script(name: str, value: Any) -> bytes:
-    """Returns a script that hands a value to the page; what is in it can end no script, since it is a file of its own."""
-    return f"gallery.take({json.dumps(name)},{json.dumps(value, separators=(',', ':'), allow_nan=False)})\n".encode()
-
-
-def _write_script(path: Path, name: str, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(script(name, value))
+    path.write_bytes(sheets.script("verdicts", list(map(list, verdicts))))
 
 
 def _hashes(revision: Revision) -> dict[str, str]:
@@ -220,22 +154,26 @@ def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Seque
     """The rows of chosen faces: as they were mined, else their nearest class by their scores and no rank."""
     at = arrow.positions_in(compare.face_keys(chosen), compare.face_keys(mined))
     cosine = read_cosines(revision, chosen, classes)
-    if (unknown := np.flatnonzero(np.isnan(cosine).any(axis=1))).size:
+    if (unknown := np.flatnonzero(np.isnan(cosine).all(axis=1))).size:
         first = chosen["face_id"][int(unknown[0])]
         raise DataError(
             f"{len(unknown):,} of {len(chosen):,} faces have no scores in {revision.title}, {first} first; "
             "name a revision that has them with --rev, or take them out of the file"
         )
+    cosine = np.nan_to_num(cosine, nan=-1)  # a class that the compared revision alone has
     two = np.sort(np.pad(cosine, ((0, 0), (1, 0)), constant_values=-1), axis=1)[:, -2:]
     nearest, places = name_classes(pa.array(cosine.argmax(axis=1)), classes), np.where(at < 0, 0, at)
     parts = {"label": nearest, "cosine": pa.array(two[:, 1]), "margin": pa.array(two[:, 1] - two[:, 0])}
-    rows = chosen.select(["face_id", "pool"])
-    known = pa.array(at >= 0)
+    rows, known = chosen, pa.array(at >= 0)
     for name in ("label", "cosine", "margin", "rank", "status", "before", "before_rank", "before_margin"):
         if name in mined.column_names:
-            taken = mined[name].combine_chunks().take(pa.array(places)) if len(mined) else pa.nulls(len(at), mined[name].type)
+            taken = (
+                mined[name].combine_chunks().take(pa.array(places))
+                if len(mined)
+                else pa.nulls(len(at), mined[name].type)
+            )
             other = parts.get(name, pa.nulls(len(at), taken.type))
-            rows = rows.append_column(name, pa.compute.if_else(known, taken, other.cast(taken.type)))
+            rows = rows.append_column(name, pc.call_function("if_else", [known, taken, other.cast(taken.type)]))
     return rows
 
 
@@ -255,7 +193,7 @@ def read_cosines(revision: Revision, rows: pa.Table, classes: Sequence[str]) -> 
             if len(inside):
                 cosine = arrow.matrix_view(table["cosine"].take(inside).combine_chunks())
                 columns = [classes.index(name) for name in stored]
-                found[np.ix_(places[at[inside]], columns)] = cosine
+                found[places[at[inside]][:, None], columns] = cosine
     return found
 
 
@@ -282,11 +220,15 @@ def _write_group(site: Site, revision: Revision, parts: Sequence[Part]) -> None:
     with progress(f"{kind} faces of {revision.title}", total, "faces") as advance:
         for group, about in ((parts, describe), (anchors, lambda _: {})):
             find = export.picture_folder if group is parts and kind != "chosen" else export.faces_folder
-            crops = _Crops(site.scratch, partial(find, revision), [part.rows for part in group])
+            crops = Crops(site.scratch, partial(find, revision), [part.rows for part in group])
             for part in group:
                 site.lists.append({"key": part.key, "kind": part.kind, "label": part.label, "count": len(part.rows)})
-                _write_rows(site, part, truth)
-                _write_pictures(site.folder / part.key, part.rows, crops, about, start)
+                sheets.write_rows(site, part, truth)
+                contents = sheets.write_pictures(site.folder / part.key, part.rows, crops, about, start)
+                if "content" in part.rows.column_names and (other := _count_others(part.rows, contents)):
+                    site.notes.append(
+                        f"{other:,} of {len(part.rows):,} faces have another picture than when they were listed"
+                    )
                 start += len(part.rows)
                 advance(len(part.rows))
 
@@ -339,88 +281,7 @@ def find_nearest(
     return ids, likeness
 
 
-class _Crops:
-    """The rows of `data/faces` of some faces, which lie in files of a scratch folder and are read when they are asked for."""
-
-    def __init__(self, scratch: Path, find_folder: Callable[[str], Path], tables: Sequence[pa.Table]) -> None:
-        keys = [table.select(["face_id", "pool"]) for table in tables]
-        self._pools: dict[str, tuple[FaceRows, pa.Array]] = {}
-        rows = pa.concat_tables(keys) if keys else pa.table({"face_id": [], "pool": []})
-        for pool, places in export.places_by_pool(rows).items():
-            wanted = rows["face_id"].take(places).combine_chunks()
-            with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as spill:
-                found = collect_faces(find_folder(pool), wanted, Path(spill.name))
-            if len(missing := np.flatnonzero(~arrow.is_among(wanted, found.face_id))):
-                first = wanted[int(missing[0])]
-                raise DataError(f"{len(missing):,} faces of {pool} have no picture, {first} first; run: dvc repro align")
-            self._pools[pool] = found, found.face_id
-
-    def take(self, rows: pa.Table) -> list[dict[str, Any]]:
-        """Returns what `data/faces` has of these faces."""
-        taken: list[Any] = [None] * len(rows)
-        for pool, places in export.places_by_pool(rows).items():
-            faces, names = self._pools[pool]
-            found = faces.take(arrow.positions_in(rows["face_id"].take(places), names)).to_pylist()
-            for place, face in zip(places.tolist(), found, strict=True):
-                taken[place] = face
-        return taken
-
-
-def _write_rows(site: Site, part: Part, truth: Truth) -> None:
-    """Writes the columns of a list."""
-    rows, true = part.rows.to_pydict(), [None] * len(part.rows)
-    if part.kind != "anchor":
-        true = [truth.label(*face) or None for face in zip(rows["pool"], rows["face_id"], strict=True)]
-    pools = [site.pools.setdefault(pool, len(site.pools)) for pool in rows["pool"]]
-    columns: dict[str, Sequence[Any]] = {**rows, "pool": pools, "truth": site.numbers(true)}
-    columns |= {name: site.numbers(rows[name]) for name in ("label", "before") if name in rows}
-    encoded = {}
-    for name, kind in COLUMNS.items():
-        if name in columns:
-            none = np.nan if "f" in kind else 0 if "rank" in name else NONE
-            encoded[name] = _encode(np.array([none if one is None else one for one in columns[name]], kind))
-    _write_script(site.folder / part.key / "rows.js", f"{part.key}/rows", encoded)
-
-
-def _encode(array: np.ndarray | bytes) -> str:
-    return base64.b64encode(array if isinstance(array, bytes) else array.tobytes()).decode()
-
-
-def _write_pictures(
-    folder: Path, rows: pa.Table, crops: _Crops, describe: Callable[[int], dict[str, Any]], start: int
-) -> None:
-    """Writes sheets, details and names of a list; `describe` says of its rows, from `start`, what else is shown."""
-    contents = bytearray()
-    sheets = {sheet: np.zeros((sheet.side * sheet.across,) * 2 + (3,), np.uint8) for sheet in (TILES, WALL)}
-    for first in range(0, len(rows), PER_DETAIL):
-        faces = crops.take(rows.slice(first, PER_DETAIL))
-        details = []
-        for row, face in enumerate(faces, first):
-            crop = bytes(face["image"]["bytes"])
-            pixels = decode_crop(crop, face["face_id"])
-            content = hashlib.blake2b(crop, digest_size=DIGEST_BYTES)
-            contents += content.digest()
-            for sheet, canvas in sheets.items():
-                y, x = divmod(row % sheet.across**2, sheet.across)
-                place = slice(y * sheet.side, (y + 1) * sheet.side), slice(x * sheet.side, (x + 1) * sheet.side)
-                canvas[place] = make_thumbnail(pixels, sheet.side)
-            kind = next((kind for magic, kind in export.MAGIC.items() if crop.startswith(magic)), "jpg")
-            details.append(
-                {"picture": f"data:image/{MIME[kind]};base64,{_encode(crop)}", "size": pixels.shape[1::-1]}
-                | {name: face[name] for name in ("face_id", "landmarks", "score", "source", "subject")}
-                | {"content": content.hexdigest(), **describe(start + row)}
-            )
-        number, is_last = first // PER_DETAIL, first + PER_DETAIL >= len(rows)
-        _write_script(folder / f"d{number:04d}.js", f"{folder.name}/d{number:04d}", details)
-        for sheet, canvas in sheets.items():
-            if is_last or (first + PER_DETAIL) % sheet.across**2 == 0:
-                name = f"{sheet.letter}{first // sheet.across**2:04d}.jpg"
-                (folder / name).write_bytes(encode(canvas, quality=QUALITY))
-                canvas[:] = 0
-    names = {"face_id": rows["face_id"].to_pylist(), "content": _encode(bytes(contents))}
-    _write_script(folder / "names.js", f"{folder.name}/names", names)
-
-
-def make_thumbnail(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:
-    """Makes a square picture of a crop by Lanczos filtering; what is not square is stretched."""
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.LANCZOS))
+def _count_others(rows: pa.Table, contents: bytes) -> int:
+    listed = b"".join(map(bytes.fromhex, rows["content"].to_pylist()))
+    places = range(0, len(contents), DIGEST_BYTES)
+    return sum(listed[at : at + DIGEST_BYTES] != contents[at : at + DIGEST_BYTES] for at in places)

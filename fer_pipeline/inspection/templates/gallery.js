@@ -217,8 +217,8 @@ function drawUnsaved(number) {
 
 const DIMENSIONS = {
   class: { name: "Class", of: (id) => column.label[id], key: (value) => index.names[value], shown: () => !state.class },
-  pool: { name: "Pool", of: (id) => column.pool[id], key: (value) => index.pools[value], shown: () => index.pools.length > 1 },
-  status: { name: () => `Since ${index.compare.title}`, of: (id) => column.status[id], key: (value) => index.status[value] ?? "same", shown: () => index.compare && state.view !== "chosen" },
+  pool: { name: "Pool", of: (id) => column.pool[id], key: (value) => index.pools[value], shown: (counts) => counts.size > 1 },
+  status: { name: () => `Since ${index.compare.title}`, of: (id) => column.status[id], key: (value) => index.status[value] ?? "same", shown: (counts) => counts.size > 1 },
   truth: {
     name: "Truth",
     of: (id) => (column.truth[id] === NONE ? NONE : column.truth[id] === column.label[id] ? -1 : column.truth[id]),
@@ -296,8 +296,8 @@ async function collect() {
   return {
     wanted,
     sides: [
-      { title: `Only in ${index.compare.title}`, ids: [...gone.flatMap(idsOf), ...left], side: "left" },
-      { title: `Only in ${index.title}`, ids: came, side: "came" },
+      { title: `${name} in ${index.compare.title} alone`, ids: [...gone.flatMap(idsOf), ...left], isBefore: true },
+      { title: `${name} in ${index.title} alone`, ids: came },
     ],
   };
 }
@@ -354,7 +354,7 @@ async function show() {
 
 function drawView(sides) {
   const tally = { margins: [], ...Object.fromEntries(Object.keys(DIMENSIONS).map((name) => [name, new Map()])) };
-  for (const [id, value] of [["order", state.order]]) $(id).value = value;
+  $("order").value = state.order;
   for (const id of ["rising", "wall"]) $(id).checked = state[id];
   drawTabs();
   const old = panes;
@@ -422,16 +422,17 @@ function drawFilters(tally) {
 
 function drawMargins(margins) {
   const low = margins.reduce((least, value) => Math.min(least, value), Infinity), high = margins.reduce((most, value) => Math.max(most, value), -Infinity);
+  const digits = Math.min(7, Math.max(3, 3 - Math.floor(Math.log10(high - low || 1)))); // probabilities may all be close to 1
   const bins = new Array(20).fill(0), width = (high - low) / bins.length || 1;
   for (const value of margins) bins[Math.min(bins.length - 1, Math.floor((value - low) / width))]++;
   const most = Math.max(...bins);
   const bars = bins.map((number, i) => {
     const from = low + i * width, to = from + width, inside = (state.from === null || to > state.from + 1e-9) && (state.to === null || from < state.to - 1e-9);
-    const bar = make("button", { className: inside ? "in" : "", title: `${decimal(from)} to ${decimal(to)}: ${count(number)} faces`, onclick: () => go({ from: +from.toFixed(4), to: +to.toFixed(4) }) }, make("i"));
+    const bar = make("button", { className: inside ? "in" : "", title: `${from.toFixed(digits)} to ${to.toFixed(digits)}: ${count(number)} faces`, onclick: () => go({ from: +from.toFixed(digits), to: +to.toFixed(digits) }) }, make("i"));
     bar.firstChild.style.height = `${number ? Math.max(4, (100 * number) / most) : 0}%`;
     return bar;
   });
-  const input = (name, text) => make("label", {}, text, make("input", { type: "number", step: "0.01", id: name, value: state[name] ?? "", placeholder: decimal(name === "from" ? low : high), onchange: (event) => go({ [name]: event.target.value === "" ? null : +event.target.value }) }));
+  const input = (name, text) => make("label", {}, text, make("input", { type: "number", step: "any", id: name, value: state[name] ?? "", placeholder: margins.length ? (name === "from" ? low : high).toFixed(digits) : "", onchange: (event) => go({ [name]: event.target.value === "" ? null : +event.target.value }) }));
   return make("fieldset", { id: "filter-margin" }, make("legend", {}, index.rule.replaceAll("_", " ")), make("div", { className: "bars" }, ...(margins.length ? bars : [])), make("div", { className: "range" }, input("from", "from "), input("to", "to ")));
 }
 
@@ -451,8 +452,8 @@ function drawOverview() {
 // ---- a pane: a long list of tiles, of which those in sight alone exist -----------------------------------------------------
 
 class Pane {
-  constructor({ title, side }, ids) {
-    Object.assign(this, { ids, side, cursor: 0, from: 0, tiles: new Map(), lastTop: 0 });
+  constructor({ title, isBefore = false }, ids) {
+    Object.assign(this, { ids, isBefore, title, cursor: 0, from: 0, tiles: new Map(), lastTop: 0 });
     this.space = make("div", { className: "space" });
     this.box = make("div", { className: "box", tabIndex: 0, role: "listbox", "aria-multiselectable": "true", "aria-label": title || "Faces" }, this.space);
     this.frame = make("section", { className: "pane" }, title ? make("h2", {}, title, make("small", {}, ` ${count(ids.length)}`)) : null, this.box);
@@ -516,17 +517,15 @@ class Pane {
     const id = this.ids[place], tile = this.tiles.get(place), truth = column.truth[id];
     const value = state.order === "rank" ? (column.rank[id] ? `#${count(column.rank[id])}` : "not mined") : decimal(column[state.order][id]);
     const status = index.status[column.status[id]], isFalse = truth !== NONE && truth !== column.label[id];
-    const change = this.side === "left" ? (status === "removed" ? "out" : `→ ${index.names[column.label[id]]}`) : status === "relabelled" ? `from ${index.names[column.before[id]]}` : status === "added" ? "in" : "";
+    const change = this.isBefore ? (status === "removed" ? "out" : `→ ${index.names[column.label[id]]}`) : status === "relabelled" ? `from ${index.names[column.before[id]]}` : status === "added" ? "in" : "";
     const verdict = verdictOf[id], judged = verdict ? (verdict === 3 ? `≠ ${index.names[verdictLabel[id]] ?? "none"}` : MARKS[verdict]) : "";
     tile.className = `tile ${VERDICTS[verdict]}${isFalse ? " false" : ""}${selected.has(id) ? " selected" : ""}${place === this.cursor && panes[active] === this ? " cursor" : ""}`;
     tile.children[1].textContent = judged;
-    tile.children[2].textContent = this.side_text(value, change);
+    tile.children[2].textContent = this.title ? `${value} ${change}` : value;
     tile.setAttribute("aria-selected", selected.has(id));
     tile.setAttribute("aria-label", [index.names[column.label[id]], `${state.order} ${value}`, change, isFalse ? `truly ${index.names[truth]}` : "", judged && `judged ${VERDICTS[verdict]}`].filter(Boolean).join(", "));
     tile.title = state.wall ? tile.getAttribute("aria-label") : isFalse ? `truly ${index.names[truth]}` : "";
   }
-
-  side_text(value, change) { return change && index.compare && this.frame.querySelector("h2") ? `${value} ${change}` : value; }
 
   clicked(event) {
     const tile = event.target.closest(".tile");
@@ -642,7 +641,7 @@ async function drawFace() {
       make("div", {}, drawCrop(face), make("p", { className: "buttons" }, ...verdictButtons(() => [id])), make("label", {}, make("input", { type: "checkbox", id: "landmarks", checked: landmarks, onchange: (event) => { landmarks = event.target.checked; drawFace(); } }), " landmarks")),
       make("div", {}, terms(facts), ...drawCosines(face, label)),
       make("div", { className: "wide" }, ...drawAnchors(face, anchors), make("details", {}, make("summary", {}, "Lineage by dvc.lock"), terms(lineage)), ...index.notes.map((note) => make("p", { className: "warn" }, note)))));
-  if (!$("face").open) $("face").showModal();
+  if (!$("face").open) { $("face").showModal(); $("face").focus(); }
 }
 
 function drawCrop(face) {
@@ -721,6 +720,7 @@ async function start() {
     state = readAddress();
     readVerdicts(await gallery.load("verdicts"));
     drawUnsaved(ownVerdicts().length);
+    $("order").options[0].textContent = index.rule.replaceAll("_", " ");
     $("order").onchange = (event) => go({ order: event.target.value });
     for (const id of ["rising", "wall"]) $(id).onchange = (event) => go({ [id]: event.target.checked });
     $("open-filters").onclick = () => toggleFilters(!document.body.classList.contains("filters"));
