@@ -26,7 +26,6 @@ import pyarrow as pa
 from jaxtyping import UInt8
 from PIL import Image
 
-from fer_pipeline.artifacts import arrow
 from fer_pipeline.artifacts.auxiliary import FaceRows, collect_faces
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
 from fer_pipeline.artifacts.faces import decode_crop, encode
@@ -98,25 +97,25 @@ class Crops:
 
     def __init__(self, scratch: Path, find_folder: Callable[[str], Path], tables: Sequence[pa.Table]) -> None:
         keys = [table.select(["face_id", "pool"]) for table in tables]
-        self._pools: dict[str, tuple[FaceRows, pa.Array]] = {}
+        self._pools: dict[str, tuple[FaceRows, dict[str, int]]] = {}
         rows = pa.concat_tables(keys) if keys else pa.table({"face_id": [], "pool": []})
         for pool, places in export.places_by_pool(rows).items():
             wanted = rows["face_id"].take(places).combine_chunks()
             with tempfile.NamedTemporaryFile(dir=scratch, delete=False) as spill:
                 found = collect_faces(find_folder(pool), wanted, Path(spill.name))
-            if len(missing := np.flatnonzero(~arrow.is_among(wanted, found.face_id))):
-                first = wanted[int(missing[0])]
-                raise DataError(
-                    f"{len(missing):,} faces of {pool} have no picture, {first} first; run: dvc repro align"
-                )
-            self._pools[pool] = found, found.face_id
+            names = {name: number for number, name in enumerate(found.face_id.to_pylist())}
+            if missing := [name for name in wanted.to_pylist() if name not in names]:
+                fault = f"{len(missing):,} faces of {pool} have no picture, {missing[0]} first"
+                raise DataError(f"{fault}; run: dvc repro align")
+            self._pools[pool] = found, names
 
     def take(self, rows: pa.Table) -> list[dict[str, Any]]:
         """Returns what `data/faces` has of these faces."""
         taken: list[Any] = [None] * len(rows)
         for pool, places in export.places_by_pool(rows).items():
             faces, names = self._pools[pool]
-            found = faces.take(arrow.positions_in(rows["face_id"].take(places), names)).to_pylist()
+            at = np.array([names[name] for name in rows["face_id"].take(places).to_pylist()])
+            found = faces.take(at).to_pylist()
             for place, face in zip(places.tolist(), found, strict=True):
                 taken[place] = face
         return taken

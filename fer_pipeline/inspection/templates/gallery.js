@@ -440,11 +440,11 @@ function drawOverview() {
   const compare = index.compare, words = ["before", "after", "added", "removed", "relabelled_to", "relabelled_from", "moved", "unchanged"];
   const heads = ["class", compare.title, index.title, "in", "out", "relabelled to", "relabelled from", "moved", "unchanged"];
   const rows = compare.counts.map((row) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: writeAddress({ ...state, class: row.class }) }, row.class)), ...words.map((word) => make("td", {}, count(row[word])))));
-  const table = (head, body) => make("div", { className: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))), make("tbody", {}, ...body)));
+  const table = (head, body, kind = "") => make("div", { className: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col", className: kind }, text)))), make("tbody", {}, ...body)));
   const causes = compare.causes.map((cause) => make("tr", {}, ...["kind", "name", "before", "after", "stages"].map((name) => make("td", { className: "text" }, cause[name] ?? "–"))));
   return [
     make("h2", {}, `From ${compare.title} to ${index.title}`), table(heads, rows), make("h2", {}, "What differs between the two runs"),
-    causes.length ? table(["kind", "name", compare.title, index.title, "stages"], causes) : make("p", {}, "Nothing that dvc.lock records: the same settings, code, weights and data."),
+    causes.length ? table(["kind", "name", compare.title, index.title, "stages"], causes, "text") : make("p", {}, "Nothing that dvc.lock records: the same settings, code, weights and data."),
     ...index.notes.map((note) => make("p", { className: "warn" }, note)),
   ];
 }
