@@ -30,7 +30,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines import FlowError, artifacts, process_tree
+from pipelines import FlowError, artifacts, assets, process_tree
 from pipelines.cleanup import clean_up, fail_in_one_line, is_ending, stop_event, tag_run, watch_run
 from pipelines.documents import one_line
 from pipelines.locks import hold_gpu, lock_workspace, repair_rwlock, visible_gpus
@@ -147,6 +147,7 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
 
     if repaired := repair_rwlock(context.workspace):
         log.warning("%s", repaired)
+    before = assets.read_hashes(context.workspace)
     force = ["--force"] if context.force else []
     hours = start.stage.needs.timeout or context.timeout_hours
     cores = f"{len(start.cores)} core{'' if len(start.cores) == 1 else 's'}"
@@ -172,6 +173,8 @@ def _run_dvc(stage: str, start: Start, context: RunContext) -> State[Any]:
         raise RetryError(f"{stage}: {result}; retry {number} of {start.stage.needs.retries} (meta.retries)\n{lines}")
     if result.code:
         return Failed(message=f"{stage}: {result}\n{lines}")
+    if output.outcome is Outcome.COMPLETED:
+        assets.emit_outputs(context.workspace, stage, before)
     return Completed(name=output.outcome, message=f"{stage}: {output.outcome} in {result.seconds:.1f} s")
 
 

@@ -145,6 +145,11 @@ def read_makers(path: Path) -> dict[str, str]:
         raise _broken(path, repr(error)) from None
 
 
+def read_stage(path: Path, address: str) -> dict[str, Any]:
+    """Return what a dvc.lock records of one stage; nothing where it records none."""
+    return _read_stages(path).get(address, {})
+
+
 def _read_stages(path: Path) -> dict[str, Any]:
     """Return the stages in a dvc.lock; FlowError for a damaged one."""
     try:

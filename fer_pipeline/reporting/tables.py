@@ -1,6 +1,8 @@
 """Write the CSV files of `reports/tables`: long tables with plain columns, shares of 1 and not percent.
 
-Every number of the page lies there too, unrounded to the page's digits.
+Every number of the page lies there too, unrounded to the page's digits. `mined.json` and `confusion_best.csv` are what
+`dvc metrics`, `dvc exp show` and `dvc plots` show of the walk: counts and precision of the mined faces, and the best
+recipe's predictions on the first target, a row a face and seed, which DVC's confusion template counts.
 """
 
 import csv
@@ -11,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fer_pipeline.artifacts.mined import ALL_CLASSES
-from fer_pipeline.core.files import write_text
+from fer_pipeline.core.files import write_json, write_text
 from fer_pipeline.evaluation.metrics import METRICS
+from fer_pipeline.evaluation.predictions import Predictions
 from fer_pipeline.evaluation.statistics import Interval, Part
 from fer_pipeline.reporting.claims import describe_seeds
 from fer_pipeline.reporting.page import ReportData
@@ -87,8 +90,29 @@ def write_tables(folder: Path, data: ReportData) -> None:
         for one, name, split in splits
         for reason, number in split.rejected.items()
     ]
+    best = next((result for (name, _), result in data.results.items() if name == data.best_recipe), None)
+    tables["confusion_best"] = _list_predictions(best.predictions) if best else []
     for name, rows in tables.items():
         write_table(folder / f"{name}.csv", rows)
+    write_json(folder / "mined.json", _mined_figures(data.mined) if data.mined else {"kept": 0})
+
+
+def _list_predictions(predictions: Predictions) -> list[Row]:
+    names = predictions.classes
+    return [
+        {"actual": names[actual], "predicted": names[chosen], "seed": seed}
+        for seed, row in zip(predictions.seeds, predictions.predicted, strict=True)
+        for actual, chosen in zip(predictions.labels, row, strict=True)
+    ]
+
+
+def _mined_figures(mined: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts and estimated precision of the mined faces as numbers alone, without those that are not known."""
+    precision = {"precision": mined["precision"]["estimate"], "precision_low": mined["precision"]["low"]}
+    by_class = {name: {key: counts[key] for key in ("kept", "precision")} for name, counts in mined["by_class"].items()}
+    known = [{"kept": mined["kept"], **precision}, *by_class.values()]
+    whole, *parts = ({key: value for key, value in one.items() if value is not None} for one in known)
+    return {**whole, "by_class": dict(zip(by_class, parts, strict=True))}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

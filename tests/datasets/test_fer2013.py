@@ -1,5 +1,6 @@
 """The `fer2013` adapter: the published layouts, and rows that are damaged."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +74,66 @@ def test_a_bad_row_is_an_unreadable_picture_and_its_neighbours_are_not(tmp_path:
 def test_a_file_that_is_not_the_set_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         listed(tmp_path / "fer.csv", text)
+
+
+HEADER = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+VOTES = {  # by hand, after the published rule; the numbers of the names are not those of the rows
+    "Training,fer0000000.png,4,0,0,1,3,2,0,0,0,0": "picture without a majority",  # 4 of 4 + 3 + 2
+    "Training,fer0000001.png,6,0,1,1,2,0,0,0,0,0": "neutral",
+    "PublicTest,,0,0,0,0,0,0,0,0,0,10": "picture voted no face",
+    "PrivateTest,fer0000002.png,1,1,1,1,1,1,2,1,1,0": "fear",  # what one person says alone does not count
+    "PrivateTest,fer0000003.png,0,5,5,0,0,0,0,0,0,0": "picture without a majority",
+    "PrivateTest,fer0000004.png,0,0,0,0,0,0,0,0,9,1": "picture voted unknown",
+    "PrivateTest,fer0000005.png,1,1,1,1,1,1,1,1,1,1": "picture without a majority",
+    "PrivateTest,fer0000006.png,0,1,0,0,0,0,0,8,1,0": "contempt",
+}
+
+
+def written(folder: Path, votes: str, rows: int = len(VOTES)) -> list[Sample]:
+    splits = [row.split(",")[0] for row in VOTES][:rows]
+    pixels = "".join(f"0,1 2 3 {number},{split}\n" for number, split in enumerate(splits))
+    (folder / "fer2013.csv").write_text("emotion,pixels,Usage\n" + pixels)
+    (folder / "fer2013new.csv").write_bytes(votes.encode())
+    return list(fer2013.samples(folder, Options(size=2, votes="fer2013new.csv")))
+
+
+def test_votes_are_joined_by_row_and_what_has_no_class_is_counted(
+    tmp_path: Path, decode: Callable[[bytes], np.ndarray]
+) -> None:
+    found = written(tmp_path, HEADER + "\n".join(VOTES))
+    assert [(one.id, one.split, one.label) for one in found] == [
+        ("fer0000001", "train", "neutral"),
+        ("fer0000003", "test", "fear"),
+        ("fer0000007", "test", "contempt"),
+    ]
+    assert [decode(fer2013.read(one, SMALL))[1, 1, 0] for one in found] == [1, 3, 7]
+    left_out = fer2013.left_out(tmp_path, Options(votes="fer2013new.csv"))
+    assert left_out == Counter(label for label in VOTES.values() if label.startswith("picture"))
+    assert not fer2013.left_out(tmp_path, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("votes", "said"),
+    [
+        (HEADER + "\n".join([*VOTES][:-1]), "found fewer in fer2013new.csv"),
+        (HEADER + "\n".join([*VOTES, *VOTES]), "found fewer in that of the pictures"),
+        (HEADER + "\n".join(reversed(VOTES)), "fer0000000 is of train, but of test in fer2013new.csv"),
+        (HEADER + "Training,a,1\n", "row 0: expected 12 cells"),
+        (HEADER + "Training,a,x,0,0,0,0,0,0,0,0,0\n", "row 0: expected 12 cells with whole numbers"),
+        (HEADER + f"Training,a,{'9' * 5000},0,0,0,0,0,0,0,0,0\n", "row 0: expected 12 cells with whole numbers"),
+        (HEADER + "Sometimes,a,10,0,0,0,0,0,0,0,0,0\n", "'Sometimes' is no known split"),
+        ('fer0000000.png,"(0, 0, 48, 48)",4,0,0,1,3,2,0,0,0,0\n', "is no table of votes"),
+        ("", "is no table of votes"),
+    ],
+)
+def test_a_table_that_is_not_of_these_votes_is_one_line(tmp_path: Path, votes: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        written(tmp_path, votes)
+
+
+def test_votes_lie_where_dvc_sees_them(tmp_path: Path) -> None:
+    written(tmp_path, HEADER + "\n".join(VOTES))
+    with pytest.raises(DataError, match="name the folder that holds both"):
+        list(fer2013.samples(tmp_path / "fer2013.csv", Options(votes="fer2013new.csv")))
+    with pytest.raises(DataError, match=r"absent\.csv does not exist"):
+        list(fer2013.samples(tmp_path, Options(votes="absent.csv")))

@@ -75,6 +75,18 @@ def test_the_walk(
     aligned = json.loads((made / "reports/census/street.json").read_text())["splits"]["train"]
     assert aligned["faces"] + sum(aligned["rejected"].values()) == aligned["samples"] == 60
 
+    # What `dvc exp show` and `dvc plots diff` compare revisions by.
+    (metrics,) = json.loads(made.dvc("metrics", "show", "--json")).values()
+    assert metrics["data"]["reports/tables/mined.json"]["data"]["kept"] == len(rows) == 24
+    assert metrics["data"]["reports/metrics/both/film.json"]["data"].keys() >= {"accuracy", "mean_class_accuracy"}
+    plots = json.loads(made.dvc("plots", "show", "--json"))
+    drawn = {name: one[0]["content"]["data"]["values"] for name, one in plots["data"].items()}
+    assert {row["class"]: row["kept"] for row in drawn["mined faces of each class"]} == dict.fromkeys(
+        ("happiness", "neutral", "surprise"), "8"
+    )
+    assert len(drawn["confusion of the best recipe"]) == 2 * 12, "two seeds, twelve test faces"
+    assert not plots.get("errors")
+
     assert ran(made.dvc("repro")) == set(), "DVC alone must have nothing to do"
     assert (made / "dvc.lock").read_bytes() == lock
 
