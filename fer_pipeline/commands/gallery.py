@@ -81,6 +81,8 @@ def view(
     if not (folder / INDEX).is_file():
         raise ConfigError(f"{folder} is no gallery; run: python -m fer_pipeline mined gallery --out {folder}")
 
+    _read(review)  # what is wrong with it is said before anybody judges
+
     def merge(data: bytes) -> str:
         classes = read_project(PARAMS).classes
         posted = parse_review(data, "what was posted", classes=classes)

@@ -70,9 +70,8 @@ def write_gallery(
     rows, summary = read_subset(revision)
     classes: list[str] = list(summary["classes"])
     index: dict[str, Any] = {
-        "title": title, "classes": classes, "lineage": {"mined": _hashes(revision)}, "compare": None,
-        "chosen": chosen_title, "rule": summary.get("ranked_by", "margin"), "margins": summary["margins"],
-        "precision": {name: counts.get("precision") for name, counts in summary["by_class"].items()},
+        "title": title, "lineage": {"mined": _hashes(revision)}, "compare": None, "chosen": chosen_title,
+        "rule": summary.get("ranked_by", "margin"),
     }  # fmt: skip
     groups: list[tuple[Revision, list[Part]]] = []
     if before is not None:
@@ -99,7 +98,13 @@ def write_gallery(
         site.folder.mkdir()
         for one, parts in groups:
             _write_group(site, one, parts)
-        index |= {"names": list(site.names), "pools": list(site.pools), "lists": site.lists, "notes": site.notes}
+        index |= {
+            "classes": classes,
+            "names": list(site.names),
+            "pools": list(site.pools),
+            "lists": site.lists,
+            "notes": site.notes,
+        }
         index |= {"status": STATUS, "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL}, "columns": sheets.COLUMNS}
         sheets.write_script(site.folder / INDEX, "index", index)
         write_verdicts(site.folder / "verdicts.js", verdicts)

@@ -14,7 +14,7 @@ const problems = [];
 async function open(browser, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, acceptDownloads: true, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(15_000);
+  page.setDefaultTimeout(60_000);
   page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("request", (request) => {
@@ -24,7 +24,18 @@ async function open(browser, options = {}) {
   return page;
 }
 
-// Bytes and seconds until every picture of the first screen is there.
+// Bytes and seconds until every picture of the first screen is there: of three fresh browsers' the quickest, since
+// whatever else runs on the machine slows them.
+async function measureBest(browser, url) {
+  const found = [];
+  for (let i = 0; i < 3; i++) {
+    const page = await open(browser);
+    found.push(await measure(page, url));
+    await page.context().close();
+  }
+  return found.sort((a, b) => a.seconds - b.seconds)[0];
+}
+
 async function measure(page, url) {
   let bytes = 0;
   const sizes = [];
@@ -196,12 +207,13 @@ async function main() {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
   try {
     const page = await open(browser);
-    const served = await measure(page, words.address);
+    const served = await measureBest(browser, words.address), fromDisk = await measureBest(browser, words.file);
+    await measure(page, words.address);
     await look(page);
     await judge(page);
     await compare(page);
     const disk = await open(browser, { colorScheme: "dark" });
-    const fromDisk = await measure(disk, words.file);
+    await measure(disk, words.file);
     assert.equal(await text(disk, "#shown"), `${count(words.per_class)} faces`);
     await shoot(disk, "dark");
     const phone = await open(browser, { viewport: { width: 390, height: 800 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });

@@ -40,7 +40,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-const count = (number) => number.toLocaleString("en");
+const { format: count } = new Intl.NumberFormat("en"); // toLocaleString would make one for each number
 const decimal = (value) => (Number.isFinite(value) ? value.toFixed(3) : "–");
 const say = (text) => { $("status").textContent = text; };
 
@@ -718,7 +718,7 @@ async function start() {
     index = await gallery.load("index");
     setUp();
     state = readAddress();
-    readVerdicts(await gallery.load("verdicts"));
+    readVerdicts(await gallery.load("verdicts").catch(() => { say("What was judged before cannot be read; python -m fer_pipeline mined view says why."); return []; }));
     drawUnsaved(ownVerdicts().length);
     $("order").options[0].textContent = index.rule.replaceAll("_", " ");
     $("order").onchange = (event) => go({ order: event.target.value });
