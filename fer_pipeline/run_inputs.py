@@ -23,7 +23,7 @@ from fer_pipeline.health.recorded_settings import find_contradictions
 LOCK = Path("dvc.lock")
 
 # Options that name what is written, and those that name neither that nor an input.
-OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "second_rule", "true_labels"}
+OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "second_rule", "true_labels", "reviewed"}
 FOLDERS = {"store", "root"}
 
 

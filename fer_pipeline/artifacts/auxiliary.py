@@ -1,6 +1,7 @@
 """Read and write mined faces with their images: `data/auxiliary/<pool>/<class>/part-*.parquet`.
 
-So are laid out `data/control`, `data/second_rule` and `data/true_labels`, what mined faces are compared with.
+So are laid out `data/control`, `data/second_rule` and `data/true_labels`, what mined faces are compared with, and
+`data/reviewed`, the faces of which people said what they show: as aligned faces, whose `label` that is.
 
 Columns: those of `data/faces`, then `pseudo_label` int64, `margin` f32 and `rank` int64 (from 1, over all pools); one
 folder a class, best first. The images' bytes are those of the aligned faces, never encoded again. A class without a
@@ -27,9 +28,17 @@ def auxiliary_schema(faces: Path, classes: Sequence[str], seen: Mapping[str, Any
     `seen`, where there is some, says what registered weights behind the labeller were trained on.
     """
     extra = pa.schema({"pseudo_label": pa.int64(), "margin": pa.float32(), "rank": pa.int64()})
-    about = {key: value for key, value in aligned.read_metadata(faces).items() if key != "classes"}
-    about |= {"labeller_seen": seen} if seen else {}
+    about = _about_crops(faces) | ({"labeller_seen": seen} if seen else {})
     return aligned.image_schema([*aligned.FACE_FIELDS, *extra], classes, **about)
+
+
+def reviewed_schema(faces: Path, classes: Sequence[str]) -> pa.Schema:
+    """Returns the schema of shards of these faces with labels by people: that of aligned faces."""
+    return aligned.image_schema(aligned.FACE_FIELDS, classes, **_about_crops(faces))
+
+
+def _about_crops(faces: Path) -> dict[str, Any]:
+    return {key: value for key, value in aligned.read_metadata(faces).items() if key != "classes"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,17 @@ def collect_faces(faces: Path, wanted: pa.Array, spill: Path) -> FaceRows:
 
 
 def write_class(folder: Path, rows: FaceRows, members: pa.Table, schema: pa.Schema, *, per_shard: int) -> None:
-    """Writes the shards of one class; `members` has face_id, label, margin and rank, best first."""
+    """Writes the shards of one class; `members` has face_id, label, margin and rank, best first.
+
+    By the schema the label is a pseudo-label beside margin and rank, or that of the face itself.
+    """
     positions = positions_in(members.column("face_id"), rows.face_id)
     for number, start in enumerate(range(0, len(members), per_shard)):
         chosen = positions[start : start + per_shard]
         groups = [rows.take(chosen[i : i + ROWS_PER_GROUP]) for i in range(0, len(chosen), ROWS_PER_GROUP)]
-        extra = members.slice(start, per_shard).select(["label", "margin", "rank"])
-        columns = [*pa.concat_tables(groups).columns, *extra.columns]
+        extra, faces = members.slice(start, per_shard), pa.concat_tables(groups)
+        if "pseudo_label" in schema.names:
+            columns = [*faces.columns, *extra.select(["label", "margin", "rank"]).columns]
+        else:
+            columns = faces.set_column(faces.column_names.index("label"), "label", extra.column("label")).columns
         write_shard(folder / f"part-{number:05d}.parquet", pa.Table.from_arrays(columns, schema=schema))

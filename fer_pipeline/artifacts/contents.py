@@ -115,6 +115,15 @@ def read_test_contents(folder: Path, names: Iterable[str]) -> pa.Array:
     return SplitContents(paths, TEST).distinct("content")
 
 
+def contents_of(path: Path, face_ids: pa.Array) -> dict[str, bytes]:
+    """Returns which pictures some faces of a set are; faces that it does not have are left out."""
+    found: dict[str, bytes] = {}
+    for batch in iter_contents(path, ["face_id", "content"]):
+        rows = batch.filter(pa.array(is_among(batch.column("face_id"), face_ids)))
+        found |= zip(rows.column("face_id").to_pylist(), rows.column("content").to_pylist(), strict=True)
+    return found
+
+
 def faces_with(path: Path, contents: pa.Array) -> pa.Array:
     """Returns the `face_id`s of a set whose faces have one of some contents."""
     parts = [

@@ -5,9 +5,13 @@ centroid, `margin` (the value that the rule compares: by a rule of probability, 
 pools, from 1, nearest to the centroid or most probable first; rows stand in order of class and rank. `random.parquet`
 has the same columns for as many faces drawn at random from the same pools, whose label is their class by the rule
 whatever the value. `second_rule.parquet`, there with `mine.second_rule` alone, has them for as many faces as were
-mined, chosen by that rule. `sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step
-keep equally many faces by each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*"
-for all together), `kept`, `heldout`, `precision`, `low`, `high` (null where not known).
+mined, chosen by that rule. `reviewed.parquet`, there with verdicts alone (`artifacts.review`), has them for every face
+that was judged and could be mined, as the rule sees it: its class, and its rank before any verdict, 0 where the rule
+does not choose it; and `judged_label`, the class that it shows, -1 where that is none or not known.
+
+`sweep.parquet` has a row for each rule, step and class: `rule`, `step` (rows of one step keep equally many faces by
+each rule, but for ties), `threshold` (null where no threshold keeps so few), `class` ("*" for all together), `kept`,
+`heldout`, `precision`, `low`, `high` (null where not known).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +21,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fer_pipeline.artifacts.arrow import ParquetFile, required
+from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
 from fer_pipeline.artifacts.faces import image_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
 from fer_pipeline.core.settings import AllSeen, Rule
 
-MINED, RANDOM, SECOND_RULE = "mined.parquet", "random.parquet", "second_rule.parquet"
+MINED, RANDOM, SECOND_RULE, REVIEWED = "mined.parquet", "random.parquet", "second_rule.parquet", "reviewed.parquet"
 SUMMARY, SWEEP = "summary.json", "sweep.parquet"
 ALL_CLASSES = "*"
 MINED_COLUMNS = {
@@ -37,6 +42,7 @@ MINED_COLUMNS = {
     "margin": pa.float32(),
     "rank": pa.int64(),
 }
+JUDGED_LABEL = "judged_label"
 REMINE = "remove it and run: dvc repro mine"
 SWEEP_COLUMNS = pa.schema(
     [
@@ -48,24 +54,39 @@ SWEEP_COLUMNS = pa.schema(
 )
 
 
-def mined_schema(classes: Sequence[str]) -> pa.Schema:
-    """Returns the schema of mined faces, by whichever rule, and of random ones."""
-    return image_schema([pa.field(name, kind) for name, kind in MINED_COLUMNS.items()], classes)
+def mined_schema(classes: Sequence[str], *, reviewed: bool = False) -> pa.Schema:
+    """Returns the schema of mined faces, by whichever rule, of random ones, or of `reviewed` ones."""
+    columns = MINED_COLUMNS | ({JUDGED_LABEL: pa.int64()} if reviewed else {})
+    return image_schema([pa.field(name, kind) for name, kind in columns.items()], classes)
 
 
 def read_rows(folder: Path, name: str, *, classes: Sequence[str]) -> pa.Table:
-    """Reads `mined.parquet` or another file of its columns; other classes than asked for are a DataError."""
-    path = folder / name
+    """Reads `mined.parquet` or another file of its columns; other classes than asked for are a DataError.
+
+    Without `reviewed.parquet` no face was judged: a table without rows.
+    """
+    path, expected = folder / name, mined_schema(classes, reviewed=name == REVIEWED)
     if not path.is_file():
+        if name == REVIEWED:
+            return expected.empty_table()
         raise DataError(f"{path} does not exist; run mine (dvc repro)")
-    file, expected = ParquetFile(path, required(MINED_COLUMNS, remedy=REMINE)), mined_schema(classes)
+    file = ParquetFile(path, required({field.name: field.type for field in expected}, remedy=REMINE))
     if file.schema.metadata != expected.metadata or file.names != expected.names:
         raise DataError(f"{path} was mined with other classes or columns than {', '.join(classes)}; rerun mine")
     table = file.read()
-    label = table.column("label").to_numpy()
-    if len(label) and not (0 <= label.min() and label.max() < len(classes)):
-        raise DataError(f"{path} has labels that are none of {len(classes)} classes; rerun mine")
+    for column, least in (("label", 0), (JUDGED_LABEL, -1)) if len(table) else ():
+        label = table.column(column).to_numpy() if column in table.column_names else np.zeros(1, np.int64)
+        if not (least <= label.min() and label.max() < len(classes)):
+            raise DataError(f"{path} has labels that are none of {len(classes)} classes; rerun mine")
     return table
+
+
+def read_chosen(folder: Path, *, classes: Sequence[str]) -> pa.Table:
+    """Reads the faces that the rule chose as they were before any verdict; those that none concerns come first."""
+    mined, reviewed = (read_rows(folder, name, classes=classes) for name in (MINED, REVIEWED))
+    others = mined.filter(pa.array(~is_among(mined["face_id"], reviewed["face_id"].combine_chunks())))
+    judged = reviewed.filter(pc.field("rank") > 0).select(mined.column_names)
+    return pa.concat_tables([others, judged.cast(mined.schema)])
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -84,6 +105,16 @@ class PoolShare(_Part):
     high: Share
 
 
+class Measured(_Part):
+    """The share of right labels among drawn faces that people judged; `low` and `high` count those not judged."""
+
+    drawn: Count
+    judged: Count
+    precision: Share
+    low: Share
+    high: Share
+
+
 class ClassSummary(_Part):
     """The faces of one class, and the share of them that is right by estimate; `reason`: why that is not known."""
 
@@ -93,6 +124,7 @@ class ClassSummary(_Part):
     high: Share
     reason: str = ""
     pool_share: PoolShare | None = None
+    measured: Measured | None = None
 
 
 class RuleSummary(_Part):
@@ -115,6 +147,8 @@ class PoolSummary(_Part):
     no_direction: Count
     below_margin: Count
     over_cap: Count
+    judged_wrong: Count = 0
+    relabelled: Count = 0  # of those that are kept
     kept: Count
     by_class: dict[str, Count]
 
@@ -125,6 +159,7 @@ class Precision(_Part):
     estimate: Share
     low: Share
     high: Share
+    measured: Measured | None = None
 
 
 class SecondRule(_Part):

@@ -64,6 +64,8 @@ def parse_review(
 ) -> list[Judgement]:
     """Returns the rows of a review file, judged or not; what is wrong with one is a DataError with the row's number.
 
+    Rows are counted as a spreadsheet does: the columns' names are row 1, the first Judgement is of row 2.
+
     Args:
         data: The file's bytes.
         name: What errors call it.
@@ -78,7 +80,7 @@ def parse_review(
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{name}, row {row}, is no text in UTF-8; save it as CSV in UTF-8") from None
-    stream = io.StringIO(text, newline="")
+    stream = io.StringIO(text.rstrip("\r\n"), newline="")
     reader = csv.reader(read_lines(stream.readline, Path(name)), strict=True)
     rows: list[Judgement] = []
     number = 1
@@ -88,13 +90,12 @@ def parse_review(
             raise DataError(f"{name} has the columns {brief(','.join(columns))}, expected {HEADER}; correct its row 1")
         number = 2
         for cells in reader:
-            if cells:  # no empty line
-                if len(cells) != len(columns):
-                    raise ValueError(f"has {len(cells)} cells, expected {len(columns)}")
-                filled = dict(zip(columns, cells, strict=True))
-                if filled["verdict"]:
-                    filled |= {key: filled[key] or value for key, value in (("who", who), ("when", when))}
-                rows.append(_check(Judgement(**filled), classes))
+            if len(cells) != len(columns):
+                raise ValueError(f"has {len(cells)} cells, expected {len(columns)}")
+            filled = dict(zip(columns, cells, strict=True))
+            if filled["verdict"]:
+                filled |= {key: filled[key] or value for key, value in (("who", who), ("when", when))}
+            rows.append(_check(Judgement(**filled), classes))
             number += 1
     except (csv.Error, ValueError) as error:
         raise DataError(f"{name}, row {number}, {error}; correct or remove it") from None

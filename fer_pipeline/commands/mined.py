@@ -6,7 +6,7 @@ what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from fer_pipeline.inspection import log as history
 from fer_pipeline.inspection import sql as database
 from fer_pipeline.inspection.revisions import Revision, open_revision, read_lock
 
-LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap")  # counts of a pool
+LEFT_OUT = ("excluded", "test_faces", "no_direction", "below_margin", "over_cap", "judged_wrong")  # of a pool
 NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
 SAME = "both runs had the same settings, code, weights and data"
 WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all
@@ -55,13 +55,15 @@ def show(
             _number(row["margin"]),
             *(_count(row[name]) for name in ("kept", "passed", "heldout")),
             _share(row, "precision", "low", "high"),
+            *_measured(row, summary),
             _share(row, "true_precision", "true_low", "true_high"),
             row["reason"] or "",
         ]
         for row in rows.to_pylist()
     ]
     rule = str(summary.get("ranked_by", "margin")).replace("_", " ")
-    header = ["class", rule, "kept", "passed", "held out", "estimated precision", "true precision", ""]
+    judged = ["measured precision"] * ("review" in summary)
+    header = ["class", rule, "kept", "passed", "held out", "estimated precision", *judged, "true precision", ""]
     by = f", precision estimated {BY_CALIBRATION}" if summary.get("heldout", {}).get("model") else ""
     text = [
         f"{title}: {summary['kept']:,} faces{by}",
@@ -69,6 +71,7 @@ def show(
     ]
     for name, pool in summary["pools"].items():
         out = "".join(f", {pool[key]:,} {key.replace('_', ' ')}" for key in LEFT_OUT if pool.get(key))
+        out += f", {pool['relabelled']:,} of the kept ones relabelled" if pool.get("relabelled") else ""
         text.append(f"{name}: {pool['kept']:,} of {pool['faces']:,} faces{out}")
     return Summary("", "\n".join(text), warnings=warnings)
 
@@ -295,6 +298,15 @@ def _text(value: object) -> str:
 
 def _accuracies(row: dict[str, Any], recipes: Sequence[str]) -> list[str]:
     return [_number(history.mean_accuracy(row["accuracies"], recipe)) for recipe in recipes]
+
+
+def _measured(row: dict[str, Any], summary: Mapping[str, Any]) -> list[str]:
+    """The cell of the measured precision, where anything was judged."""
+    if "review" not in summary:
+        return []
+    drawn = f" of {row['drawn']:,} drawn" if row["drawn"] != row["judged"] else ""
+    behind = "" if row["measured_precision"] is None else f", {row['judged']:,}{drawn}"
+    return [_share(row, "measured_precision", "measured_low", "measured_high") + behind]
 
 
 def _count(value: int | None) -> str:

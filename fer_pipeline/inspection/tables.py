@@ -146,6 +146,8 @@ SHOWN = pa.schema(
         *((name, pa.int64()) for name in ("kept", "passed", "heldout")),
         *((name, pa.float64()) for name in ("precision", "low", "high")),
         ("reason", pa.string()),
+        *((name, pa.int64()) for name in ("drawn", "judged")),
+        *((name, pa.float64()) for name in ("measured_precision", "measured_low", "measured_high")),
         ("known", pa.int64()),
         *((name, pa.float64()) for name in ("true_precision", "true_low", "true_high")),
     ]
@@ -156,8 +158,9 @@ def show(revision: Revision) -> tuple[pa.Table, dict[str, Any]]:
     """Says of each class, and of all ("*"), what was mined, by which threshold, and how right it is.
 
     `precision` is the estimate of `mine` with its interval (null and a `reason` where it is not known);
-    `true_precision` is the share that is right of the `known` faces, those whose truth lies in `data/truth`, with
-    Wilson's interval; null where nothing is known.
+    `measured_precision` is the share that is right of the faces that the rule chose, by those `judged` of `drawn` ones,
+    null where none was (see `mining.review`); `true_precision` is the share that is right of the `known` faces, those
+    whose truth lies in `data/truth`, with Wilson's interval; null where nothing is known.
 
     Returns:
         The table, and the summary of `mine` for what concerns no class.
@@ -167,9 +170,12 @@ def show(revision: Revision) -> tuple[pa.Table, dict[str, Any]]:
     shown = []
     for name, counts in [*summary["by_class"].items(), (ALL_CLASSES, _whole(summary))]:
         true = share_interval(right[name], known[name]) if known[name] else Interval(0.0, None, None, 0)
+        measured = counts.get("measured") or {}
         shown.append(
             {"class": name, "margin": summary["margins"].get(name), "known": known[name]}
             | {key: counts.get(key) for key in ("kept", "passed", "heldout", "precision", "low", "high", "reason")}
+            | {key: measured.get(key) for key in ("drawn", "judged")}
+            | {f"measured_{key}": measured.get(key) for key in ("precision", "low", "high")}
             | {"true_precision": true.mean if known[name] else None, "true_low": true.low, "true_high": true.high}
         )
     return pa.Table.from_pylist(shown, schema=SHOWN), summary
@@ -178,7 +184,7 @@ def show(revision: Revision) -> tuple[pa.Table, dict[str, Any]]:
 def _whole(summary: Mapping[str, Any]) -> dict[str, Any]:
     expected = summary["precision"]
     ends = {"precision": expected["estimate"], "low": expected["low"], "high": expected["high"]}
-    return {"kept": summary["kept"], "passed": summary.get("passed"), **ends}
+    return {"kept": summary["kept"], "passed": summary.get("passed"), **ends, "measured": expected.get("measured")}
 
 
 def count_right(revision: Revision, rows: pa.Table) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -176,17 +176,24 @@ def random_faces(candidates: Candidates, *, number: int, seed: int) -> Int64[np.
     The draw depends on the seed and on who is there, not on the order of the shards, and a pool that grows by a tenth
     keeps about nine tenths of it.
     """
-    key = derive(seed, "mine", "random").to_bytes(8, "big")
+    return np.sort(np.argsort(random_order(candidates, derive(seed, "mine", "random")), kind="stable")[:number])
 
-    def hash_names(names: pa.StringArray) -> UInt64[np.ndarray, " _"]:
-        digests = (hashlib.blake2b(name.encode(), digest_size=8, key=key).digest() for name in names.to_pylist())
-        return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
 
-    hashes = [np.empty(0, np.uint64)]
+def random_order(candidates: Candidates, key: int) -> UInt64[np.ndarray, " n"]:
+    """Returns `hash_names` of every candidate."""
+    numbers = [np.empty(0, np.uint64)]
     for pool, column in enumerate(candidates.identifiers.values()):
-        all_hashes = np.concatenate([np.empty(0, np.uint64), *map(hash_names, column.chunks)])
-        hashes.append(all_hashes[candidates.row[candidates.pool == pool]])
-    return np.sort(np.argsort(np.concatenate(hashes), kind="stable")[:number])
+        numbers.append(hash_names(column, key)[candidates.row[candidates.pool == pool]])
+    return np.concatenate(numbers)
+
+
+def hash_names(names: pa.ChunkedArray, key: int) -> UInt64[np.ndarray, " n"]:
+    """Returns a number for each name, as if drawn at random, which depends on the name and the key alone."""
+    secret, parts = key.to_bytes(8, "big"), [np.empty(0, np.uint64)]
+    for chunk in names.chunks:
+        digests = (hashlib.blake2b(name.encode(), digest_size=8, key=secret).digest() for name in chunk.to_pylist())
+        parts.append(np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64))
+    return np.concatenate(parts)
 
 
 def rank_faces(
@@ -337,7 +344,13 @@ def headline(summary: Mapping[str, Any]) -> str:
     if expected["estimate"] is not None:
         precision = f"expected precision {_expected({**expected, 'precision': expected['estimate']})}"
         precision += ", by the calibration model" if summary["heldout"].get("model") else ""
-    return f"{summary['kept']:,} of {faces:,} faces mined ({classes}); {precision}"
+    if measured := expected.get("measured"):
+        precision += f", measured {_expected(measured)} on {measured['judged']:,} judged faces"
+    line = f"{summary['kept']:,} of {faces:,} faces mined ({classes}); {precision}"
+    if "review" in summary:
+        left_out, changed = (sum(p[key] for p in summary["pools"].values()) for key in ("judged_wrong", "relabelled"))
+        line += f"; {left_out:,} left out and {changed:,} relabelled by verdicts"
+    return line
 
 
 def _expected(counts: Mapping[str, Any]) -> str:

@@ -26,6 +26,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 CLASS_COUNTS = ("kept", "passed", "heldout", "precision", "low", "high")
 RULE_COUNTS = ("kept", "precision", "low", "high")
 POOL_COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
+JUDGED_COUNTS = ("judged_wrong", "relabelled")  # there where faces were judged
+MEASURED = ("drawn", "judged", "precision", "low", "high")
 
 
 def write_tables(folder: Path, data: ReportData) -> None:
@@ -42,8 +44,13 @@ def write_tables(folder: Path, data: ReportData) -> None:
         | {"seeds_for_a_point": describe_seeds(row)}
         for row in data.differences
     ]
+    is_judged = "review" in (data.mined or {})
     tables["mined"] = [
-        {"pool": pool, **{key: counts.get(key) for key in POOL_COUNTS}, **counts["by_class"]}
+        {
+            "pool": pool,
+            **{key: counts.get(key) for key in POOL_COUNTS + JUDGED_COUNTS * is_judged},
+            **counts["by_class"],
+        }
         for pool, counts in (data.mined["pools"].items() if data.mined else ())
     ]
     tables["precision"] = [
@@ -62,6 +69,7 @@ def write_tables(folder: Path, data: ReportData) -> None:
         {"class": name, **{key: counts.get(key) for key in CLASS_COUNTS}}
         | {f"pool_{key}": (counts.get("pool_share") or {}).get(key) for key in ("share", "low", "high")}
         | {"reason": counts.get("reason", ""), "model": measured_by}
+        | {f"measured_{key}": (counts.get("measured") or {}).get(key) for key in MEASURED * is_judged}
         for name, counts in (data.mined["by_class"].items() if data.mined else ())
     ]
     tables["rules"] = [

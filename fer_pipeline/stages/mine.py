@@ -3,7 +3,9 @@
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, as many
 as the mined ones by a second rule where one is named, the summary with thresholds, counts and estimated precision, and
 the sweep over all rules. Faces that are pictures of the test split of a target, of the anchor or of the training set
-(`data/contents`, exact and without labels) are no candidates. Nothing is written before every check has passed.
+(`data/contents`, exact and without labels) are no candidates. What people said of single faces (`data/review.csv`) is
+applied to what the rule chose, mined faces alone (see `mining.review`). Nothing is written before every check has
+passed.
 
 Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
 model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
@@ -20,7 +22,7 @@ from jaxtyping import Float64, Int64
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.arrow import write_rows
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, SUMMARY, SWEEP, RuleSweep, sweep_table
+from fer_pipeline.artifacts.mined import MINED, RANDOM, REVIEWED, SECOND_RULE, SUMMARY, SWEEP, RuleSweep, sweep_table
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.artifacts.seed_folders import each_seed, in_set
 from fer_pipeline.artifacts.split import CALIBRATION, of_calibration
@@ -44,9 +46,11 @@ from fer_pipeline.mining.candidates import (
 )
 from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
 from fer_pipeline.mining.margin import NO_CAP, Caps, MarginRule, find_thresholds, passes
+from fer_pipeline.mining.review import add_review, apply_opinions, measure, read_opinions
 from fer_pipeline.mining.shares import PoolShares, estimate_shares
 
 COUNTS = ("faces", "excluded", "test_faces", "no_direction", "below_margin", "over_cap", "kept")
+JUDGED_COUNTS = ("judged_wrong", "relabelled")  # there where faces were judged
 
 
 class Config(MarginRule, CalibrationSettings):
@@ -70,17 +74,27 @@ class Config(MarginRule, CalibrationSettings):
 
 
 @each_seed("scores")
-def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, contents: Path | None = None) -> Summary:
+def run(
+    config: Config,
+    project: ProjectSettings,
+    *,
+    scores: Path,
+    out: Path,
+    contents: Path | None = None,
+    review: Path | None = None,
+) -> Summary:
     """Apply the rule to all pools together, and say what the other rules would keep.
 
     Args:
         scores: The folder with a folder of scores for each pool.
         out: Where mined and random faces, the sweep and a summary are written.
         contents: The folder that says which picture each face of each set is; without it no test face is found.
+        review: The file of verdicts on single faces; without it none was judged.
     """
     classes, pools, seed = project.classes, project.pools, project.seeds[0]
     caps = config.caps(classes)
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
+    judged = read_opinions(review, contents, pools, classes)
     folders = {pool: in_set(scores, pool) for pool in pools}
     by_pool = {pool: read_scores(folder, classes=classes) for pool, folder in folders.items()}
     first = folders[pools[0]]
@@ -123,8 +137,10 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     thresholds = find_thresholds(config, candidates.rankings[chosen], values=values, caps=caps, calibration=calibration)
     passed = np.flatnonzero(passes(candidates.label, candidates.value, thresholds))
     check_any_passed(candidates, thresholds, passed)
-    mined = rank_faces(candidates, passed, caps=caps, classes=classes)
-    labels = mined.column("label").to_numpy()
+    chosen_faces = rank_faces(candidates, passed, caps=caps, classes=classes)
+    labels = chosen_faces.column("label").to_numpy()
+    reviewed = apply_opinions(candidates, passed, chosen_faces, judged.opinions, classes) if judged else None
+    mined = reviewed.mined if reviewed else chosen_faces
     empty = describe_empty_classes(labels, thresholds, calibration, classes, NAMES[chosen])
     if empty and config.empty_class == "error":
         raise DataError(f"{empty}, or set mine.empty_class to warn")
@@ -146,13 +162,16 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
     }
     if held_out != first:
         summary["heldout"]["model"] = CALIBRATION
+    if reviewed:
+        add_review(summary, judged, reviewed, measure(chosen_faces, judged.opinions, classes, level=config.level))
     second = None
     if rule := config.second_rule:
-        kept = np.bincount(labels, minlength=len(classes))
+        kept = np.bincount(mined.column("label").to_numpy(), minlength=len(classes))
         second, summary["second_rule"] = mine_as_many(
             config, collect(ranked_by=rule), calibrations[rule], kept, caps=caps, classes=classes
         )
-    counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in COUNTS}
+    shown = COUNTS + JUDGED_COUNTS * bool(reviewed)
+    counts: dict[str, int | float] = {key: sum(pool[key] for pool in summary["pools"].values()) for key in shown}
     summary["exclude"] = {"listed": len(exclude), "found": counts["excluded"]}
     summary["test_faces"] = {"found": counts["test_faces"], "not_checked": unknown}
     grid = calibration.grid(points=config.sweep_points, used=np.unique(thresholds))
@@ -161,12 +180,14 @@ def run(config: Config, project: ProjectSettings, *, scores: Path, out: Path, co
         write_rows(folder / RANDOM, control)
         if second is not None:
             write_rows(folder / SECOND_RULE, second)
+        if reviewed is not None:
+            write_rows(folder / REVIEWED, reviewed.faces)
         write_rows(folder / SWEEP, sweep_table(classes, sweep_rules(calibrations, chosen, grid)))
         write_json(folder / SUMMARY, summary)
-    warnings = [line for line in (empty, beyond) if line]
+    warnings = [line for line in (empty, beyond, *judged.warnings) if line]
     warnings += warn(config, calibration, values, labels, classes)
     if second is not None:
-        warnings += warn_of_second(config, labels, second.column("label").to_numpy(), classes)
+        warnings += warn_of_second(config, mined.column("label").to_numpy(), second.column("label").to_numpy(), classes)
     warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 

@@ -4,7 +4,8 @@ Reads `data/mined` and `data/faces/<pool>/train`; writes `data/auxiliary/<pool>`
 alike (see `artifacts.auxiliary`): `data/control/<pool>` with the random ones, `data/second_rule/<pool>` with those of
 the second rule, and `data/true_labels/<pool>` with the mined ones under their true labels where a truth is known
 (`data/truth`), which bounds what better labels could bring. A face that shows no one class has no true label and is
-left out there, counted. The truth goes into that last folder alone.
+left out there, counted. The truth goes into that folder alone. `data/reviewed/<pool>` has the faces of which people
+said what they show, mined or not, for recipes that name it as the source `reviewed`.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,9 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, write_class
+from fer_pipeline.artifacts.auxiliary import auxiliary_schema, collect_faces, reviewed_schema, write_class
 from fer_pipeline.artifacts.faces import read_classes, write_shard
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, read_rows, read_summary
+from fer_pipeline.artifacts.mined import JUDGED_LABEL, MINED, RANDOM, REVIEWED, SECOND_RULE, read_rows, read_summary
 from fer_pipeline.artifacts.seed_folders import each_seed
 from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.errors import DataError
@@ -34,7 +35,7 @@ class Config(Settings):
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
 
 
-@each_seed("mined", writes=("out", "control", "second_rule", "true_labels"))
+@each_seed("mined", writes=("out", "control", "second_rule", "true_labels", "reviewed"))
 def run(
     config: Config,
     project: ProjectSettings,
@@ -46,6 +47,7 @@ def run(
     control: Path,
     second_rule: Path,
     true_labels: Path,
+    reviewed: Path,
     known: Path | None = None,
 ) -> Summary:
     """Write the mined faces of one pool, and those that they are compared with, as image shards.
@@ -58,6 +60,7 @@ def run(
         control: Where the random faces are written.
         second_rule: Where the faces of the second rule are written.
         true_labels: Where the mined faces are written under their true labels.
+        reviewed: Where the faces are written of which people said what they show.
         known: The folder of the true expressions of pools; without it no true label is known.
     """
     classes, found = project.classes, read_classes(faces)
@@ -70,14 +73,16 @@ def run(
     tables = [table.filter(pc.field("pool") == pool) for table in tables]
     truth = read_truth(known, [pool]) if known else Truth({})
     tables.append(label_truly(tables[0], truth, classes))
-    wanted = pa.concat_tables(tables).column("face_id").unique()
+    tables.append(read_judged(mined, pool, classes))
+    wanted = pa.concat_tables([table.select(["face_id"]) for table in tables]).column("face_id").unique()
     with ExitStack() as stack:
-        places = (out, control, second_rule, true_labels)
+        places = (out, control, second_rule, true_labels, reviewed)
         folders = [stack.enter_context(replacing_folder(path)) for path in places]
         temporary = folders[0] / ".spill.arrow"
         rows = collect_faces(faces, wanted, temporary)
         check_complete(rows.face_id, wanted, faces)
-        for table, folder in zip(tables, folders, strict=True):
+        schemas = [schema] * (len(tables) - 1) + [reviewed_schema(faces, classes)]
+        for table, folder, schema in zip(tables, folders, schemas, strict=True):
             for label, name in enumerate(classes):
                 members = table.filter(pc.field("label") == label)
                 if len(members):
@@ -85,7 +90,7 @@ def run(
             if not len(table):
                 write_shard(folder / "part-00000.parquet", schema.empty_table())
         temporary.unlink()
-    num_mined, num_random, num_second, num_true = map(len, tables)
+    num_mined, num_random, num_second, num_true, num_reviewed = map(len, tables)
     per_class = np.bincount(tables[0].column("label").to_numpy(), minlength=len(classes))
     shares = ", ".join(f"{name} {count:,}" for name, count in zip(classes, per_class, strict=True))
     warnings = () if num_mined else (f"no face of {pool} was mined; its shard is empty",)
@@ -94,10 +99,20 @@ def run(
     if has_second:
         counts["second_rule"] = num_second
         line += f", {num_second:,} by the second rule"
+    if num_reviewed:
+        counts["reviewed"] = num_reviewed
+        line += f"; {num_reviewed:,} have a label by people"
     if truth.pools:
         counts |= {"true_labels": num_true, "without_true_label": num_mined - num_true}
         line += f"; {num_true:,} mined ones have a true label, {num_mined - num_true:,} show no one class"
     return Summary("shard", line, counts, warnings)
+
+
+def read_judged(mined: Path, pool: str, classes: Sequence[str]) -> pa.Table:
+    """Reads the faces of a pool of which people said what they show, labelled so, in order of their names."""
+    rows = read_rows(mined, REVIEWED, classes=classes)
+    rows = rows.filter((pc.field("pool") == pool) & (pc.field(JUDGED_LABEL) >= 0))
+    return rows.drop_columns(["label"]).rename_columns({JUDGED_LABEL: "label"})
 
 
 def label_truly(mined: pa.Table, truth: Truth, classes: Sequence[str]) -> pa.Table:

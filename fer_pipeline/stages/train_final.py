@@ -3,7 +3,9 @@
 Source: OS-FER (arXiv:2005.08551), section 3.5, eq. 2. For a fair comparison all recipes of a seed start from the same
 initial weights, divide the labelled set alike and take the same number of steps, that of `training.epochs` over the
 labelled set, or end by the same rule, `training.until`. A recipe names its strategy and a folder for each source that
-the strategy reads.
+the strategy reads; with any strategy `reviewed` names faces that people judged (`data/reviewed`), which join the
+labelled ones after these were divided. They lengthen an epoch of the labelled set; `training.steps` keeps the number of
+steps equal.
 
 A strategy that learns nothing has one model, which stands for all seeds; it is written under the first of them. Where
 each seed learned from a set or a network of its own, `seeds.json` beside the models says so, and a recipe that learns
@@ -46,7 +48,7 @@ from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
-from fer_pipeline.training.sources import Source, check_sources
+from fer_pipeline.training.sources import Source, check_sources, sources_of
 from fer_pipeline.training.strategy import draws, learns, load_strategy, settle_settings
 
 STAGE = "train_final"
@@ -180,7 +182,7 @@ def settle(config: Config, settings: RecipeSettings, *, recipe: str, classes: Se
     options = validate(module.Options, chosen, where=f"options of recipe {recipe} ({settings.strategy})")
     if getattr(options, "mining_features", ()):
         raise ConfigError(f"recipes.{recipe}: mining_features are of train_primitive, a final model mines nothing")
-    sources = module.sources(options)
+    sources = sources_of(module, options)
     if "labelled" not in sources or not sources["labelled"].required:
         raise ConfigError(f"strategies/{settings.strategy}.py: sources must have a required 'labelled'")
     check_sources(sources, settings.sources, where=f"recipes.{recipe}.sources ({settings.strategy})")

@@ -29,10 +29,10 @@ from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.label_noise import add_noise, describe_noise
-from fer_pipeline.training.sets import ImageSet, partition
+from fer_pipeline.training.sets import ImageSet, count_labelled, partition
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
-from fer_pipeline.training.sources import Checkpoints
+from fer_pipeline.training.sources import REVIEWED, Checkpoints, Reviewed, sources_of
 from fer_pipeline.training.strategy import draws, learns, load_strategy, strategy_files
 from fer_pipeline.training.worker import Worker, group_devices, make_worker, run_group
 
@@ -62,8 +62,8 @@ class SeedTraining:
     @property
     def streams(self) -> dict[str, Path]:
         """The folders of the sources that give images."""
-        declared = load_strategy(self.strategy).sources(self.options)
-        return {name: path for name, path in self.folders.items() if not isinstance(declared[name], Checkpoints)}
+        declared, others = sources_of(load_strategy(self.strategy), self.options), (Checkpoints, Reviewed)
+        return {name: path for name, path in self.folders.items() if not isinstance(declared[name], others)}
 
     def estimate_fitted(self, counts: np.ndarray) -> int:
         """Returns about how many labelled images are trained on, from those of every class; at least 1."""
@@ -79,7 +79,7 @@ class SeedTraining:
     @property
     def seen(self) -> dict[str, Seen]:
         """What registered weights were trained on that are behind the models by their start, teachers and sources."""
-        sources, start = load_strategy(self.strategy).sources(self.options), self.config.weights
+        sources, start = sources_of(load_strategy(self.strategy), self.options), self.config.weights
         teachers = values_in(self.options, WeightSettings)
         parts = [seen_by_weights(start.name, start.path)] if start else []
         parts += [pass_on(seen_by_weights(one.name, one.path), "its teacher") for one in teachers]
@@ -118,7 +118,9 @@ class SeedTraining:
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
         config, strategy = self.config, load_strategy(self.strategy)
         sources = strategy.sources(self.options)
-        streams = self.streams
+        streams, reviewed = self.streams, self.folders.get(REVIEWED)
+        if reviewed:
+            sources["labelled"] = replace(sources["labelled"], also=reviewed)
         for name, folder in sorted(streams.items(), key=lambda item: item[0] != "labelled"):
             if name not in sets or sources[name].per_seed:
                 sets[name] = sources[name].read(folder, self.classes, budget=budget, seed=seed)
@@ -131,18 +133,24 @@ class SeedTraining:
                     f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
                 )
         labelled, noise = sets["labelled"], config.label_noise
+        judged = count_labelled(reviewed) if reviewed else 0
+        own = labelled.take(np.arange(len(labelled) - judged))
         parts = partition(  # by the true labels: what is set aside does not depend on the noise
-            labelled.labels.numpy(),
-            labelled.subjects if self.by_subject else np.full(len(labelled), "", dtype=object),
+            own.labels.numpy(),
+            own.subjects if self.by_subject else np.full(len(own), "", dtype=object),
             shares=self.shares,
             seed=self.split_seed,
             num_classes=len(self.classes),
         )
+        parts = np.concatenate([parts, np.full(judged, FIT, dtype=object)])
         about = {"stage": self.stage, "strategy": self.strategy, "options": self.options.model_dump(mode="json")}
         if noise is not None:
-            held_out = parts == HELDOUT  # a precision that is measured on wrong labels would be none
-            labelled = add_noise(labelled, noise, self.classes, spared=held_out)
-            about["label_noise"] = describe_noise(labelled.take(np.flatnonzero(~held_out)), noise, self.classes)
+            # A precision that is measured on wrong labels would be none; and judged faces are right by definition.
+            spared = (parts == HELDOUT) | (np.arange(len(parts)) >= len(own))
+            labelled = add_noise(labelled, noise, self.classes, spared=spared)
+            about["label_noise"] = describe_noise(labelled.take(np.flatnonzero(~spared)), noise, self.classes)
+        if reviewed:
+            about["reviewed"] = judged
         if HELDOUT in self.shares and execution.worker.is_leader:
             columns = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
             write_split(execution.folder, **columns)
@@ -161,7 +169,7 @@ class SeedTraining:
             | ({} if learns(strategy) else {"learns": False})
             | ({} if draws(strategy) else {"seed": None}),
             data=self.data,
-            checkpoints={name: path for name, path in self.folders.items() if name not in streams},
+            checkpoints={name: path for name, path in self.folders.items() if name not in (*streams, REVIEWED)},
             seen=self.seen,
         )
         fit_part = labelled.take(np.flatnonzero(parts == FIT))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, shard_paths
+from fer_pipeline.artifacts.faces import ROWS_PER_GROUP, open_shard, read_metadata, read_table, shard_paths
 from fer_pipeline.artifacts.seed_folders import name_in
 from fer_pipeline.artifacts.split import FIT
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -96,14 +96,17 @@ def read_images(
     budget: MemoryBudget | None,
     label: Label | None = "label",
     landmarks: bool = False,
+    also: Path | None = None,
 ) -> ImageSet:
     """All faces under `folder` that have a label, or all faces where no `label` is asked for (their labels are -1).
 
-    Without a `budget` no image is read before it is wanted. DataError for other classes, another order of classes, or a
-    split other than train.
+    Those under `also` follow. Without a `budget` no image is read before it is wanted. DataError for other classes,
+    another order of classes, or a split other than train.
     """
-    check_classes(folder, classes)
-    paths = shard_paths(folder)
+    folders = [folder, *([also] if also else [])]
+    for one in folders:
+        check_classes(one, classes)
+    paths = [path for one in folders for path in shard_paths(one)]
     wanted = ["face_id", *([label] if label else []), *(["landmarks"] if landmarks else []), "subject"]
     wanted += ["label"] if label != "label" else []
     tables = []
@@ -143,6 +146,12 @@ def read_images(
         landmarks=None if points is None else torch.from_numpy(points[rows]),
         truth=truth,
     )
+
+
+def count_labelled(folder: Path) -> int:
+    """Returns how many faces under `folder` have a label."""
+    labels = read_table(folder, ["label"]).column("label")
+    return int((labels.fill_null(-1).to_numpy() >= 0).sum())
 
 
 def balanced_rows(

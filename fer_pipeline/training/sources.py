@@ -1,12 +1,14 @@
 """Read the sources of a recipe: each stream that a strategy declares, from the folder that the recipe names.
 
-Trained networks are sources, too, so that DVC and the store know of them, but give no stream.
+Trained networks are sources, too, so that DVC and the store know of them, but give no stream. Neither do faces that
+people judged (`reviewed`), which every strategy takes: they join its labelled stream.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import file_sha256
 from fer_pipeline.core.fingerprints import fingerprint
 from fer_pipeline.core.seeds import derive
-from fer_pipeline.core.settings import Seen, pass_on, validate
+from fer_pipeline.core.settings import Seen, Settings, pass_on, validate
 from fer_pipeline.networks.checkpoints import checkpoint_folders, predictor_parts
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.pretrained import find_columns, seen_by
@@ -72,9 +74,30 @@ class Faces(Source):
     label: Label | None = "label"
     required: bool = False
     landmarks: bool = False  # whether batches carry them
+    also: Path | None = None  # a folder of more of them
 
     def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
-        return read_images(folder, classes=classes, budget=budget, label=self.label, landmarks=self.landmarks)
+        options = {"label": self.label, "landmarks": self.landmarks, "also": self.also}
+        return read_images(folder, classes=classes, budget=budget, **options)
+
+
+@dataclass(frozen=True)
+class Reviewed(Source):
+    """Faces with labels by people, for the labelled stream; there may be none, or none of some class."""
+
+    required: bool = False
+    label = None
+
+    def read(self, folder: Path, classes: Sequence[str], *, budget: MemoryBudget, seed: int) -> ImageSet:
+        raise AssertionError("judged faces are read with the labelled ones")
+
+
+REVIEWED = "reviewed"
+
+
+def sources_of(strategy: ModuleType, options: Settings) -> dict[str, Source]:
+    """Returns the sources of a strategy: those that it declares, and `reviewed`."""
+    return {**strategy.sources(options), REVIEWED: Reviewed()}
 
 
 def pool_sources(options: PoolOptions) -> dict[str, Source]:

@@ -112,7 +112,7 @@ def test_a_person_who_says_two_things_at_once_is_named() -> None:
         ("street/1,street", "row 3, has 2 cells, expected 8"),
         (GOOD.replace("right", "maybe"), "row 3, has the verdict 'maybe', expected right, wrong, other or nothing"),
         (GOOD.replace("fear", "joy"), "row 3, has the label 'joy', expected one of anger, fear, neutral"),
-        (GOOD.replace("fear", "j" * 300), "row 3, has the label 'j+\.\.\.j+'"),
+        (GOOD.replace("fear", "j" * 300), r"row 3, has the label 'j+\.\.\.j+'"),
         (GOOD.replace("fear", ""), "row 3, has the label '', expected one of"),
         (GOOD.replace(PICTURE, "1.2E+31"), r"row 3, has the content '1\.2E\+31', expected the 32 hex digits"),
         (GOOD.replace("Ada", " "), "row 3, does not say who gave the verdict"),

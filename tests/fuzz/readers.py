@@ -30,10 +30,12 @@ from fer_pipeline.artifacts import (
     history,
     metrics,
     mined,
+    review,
     scores,
     split,
 )
 from fer_pipeline.artifacts import truth as truths
+from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.auxiliary import collect_faces
 from fer_pipeline.artifacts.input_hashes import InputHashes
 from fer_pipeline.artifacts.seed_folders import SEEDS, of_seed
@@ -48,6 +50,7 @@ from fer_pipeline.distillation.start import Synthetic
 from fer_pipeline.embedding import shards
 from fer_pipeline.health import diagnosis, dvc_project, recorded_settings
 from fer_pipeline.mining.candidates import collect_candidates, read_exclusions
+from fer_pipeline.mining.review import read_opinions
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.checkpoints import load_checkpoint, save_checkpoint
 from fer_pipeline.networks.preprocessing import Preprocessing
@@ -457,6 +460,36 @@ def write_differences(folder: Path) -> None:
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"report": stage}}))
 
 
+def write_review(folder: Path) -> None:
+    """Verdicts of two persons on faces whose pictures are known, in all that a row may say."""
+    words = [("right", "anger"), ("wrong", "fear"), ("other", "neutral"), ("other", ""), ("", "anger")]
+    rows = [
+        review.Judgement(f"street/{number}", "street", f"{number:032x}", *said, who, "2026-11-28T12:00:00Z", "0 7")
+        for number, said in enumerate(words)
+        for who in ("Ada", 'Bob "B", Jr.')
+    ]
+    review.write_review(folder / "review.csv", rows)
+    names = [f"street/{number}" for number in range(5)]
+    pictures = [number.to_bytes(16, "big") for number in range(5)]
+    columns = [names, ["train"] * 5, [None] * 5, pictures]
+    contents.write_contents(folder / "data/contents/street.parquet", [pa.table(columns, schema=contents.CONTENTS)])
+
+
+def read_opinions_of(folder: Path) -> None:
+    rows = review.read_review(folder / "review.csv", classes=CLASSES, who="Eve", when="2026-01-01T00:00:00+00:00")
+    merged = review.merge_reviews(rows)
+    again = review.parse_review(review.format_review(merged).encode(), "again", classes=CLASSES)
+    assert again == merged, "what is accepted is kept as it is"
+    read_opinions(folder / "review.csv", folder / "data/contents", ["street"], CLASSES)
+
+
+def write_reviewed(folder: Path) -> None:
+    schema = mined.mined_schema(CLASSES, reviewed=True)
+    columns = [["a", "b"], ["street"] * 2, [0, 1], [0.5, 0.25], [0.1, 0.2], [1, 0], [2, -1]]
+    rows = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    write_rows(folder / mined.REVIEWED, pa.Table.from_arrays(rows, schema=schema))
+
+
 READERS = {
     "pictures": Reader(write_pictures, ("*",), read_picture, one_at_a_time=True),
     **{
@@ -494,6 +527,10 @@ READERS = {
     "exclusions (csv)": Reader(write_project, ("exclude.csv",), lambda folder: read_exclusions(folder / "exclude.csv")),
     "exclusions (parquet)": Reader(
         write_project, ("exclude.parquet",), lambda folder: read_exclusions(folder / "exclude.parquet")
+    ),
+    "review": Reader(write_review, ("review.csv", "data/contents/*"), read_opinions_of),
+    "reviewed faces": Reader(
+        write_reviewed, (mined.REVIEWED,), lambda folder: mined.read_rows(folder, mined.REVIEWED, classes=CLASSES)
     ),
     "checkpoint": Reader(write_project, ("model/*.safetensors", "model/card.json"), read_checkpoint),
     "weights": Reader(write_project, ("model/weights.pth",), lambda folder: read_tensors(folder / "model/weights.pth")),

@@ -26,7 +26,7 @@ FOUND_BY_NAME = {
     "fer_pipeline.strategies": "named",
 }
 FINDERS = {"align": "fer_pipeline.datasets", "train_final": "fer_pipeline.strategies"}
-ARTIFACTS_OF_OTHERS = {"raw", "truth", "faces", "control", "second_rule", "true_labels"}
+ARTIFACTS_OF_OTHERS = {"raw", "truth", "faces", "control", "second_rule", "true_labels", "reviewed"}
 
 
 def module_file(root: Path, module: str) -> str:

@@ -152,9 +152,10 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
         thread.join()
     assert told.returncode == 0, told.stderr[-4000:] + told.stdout[-2000:]
     measured = json.loads(told.stdout.splitlines()[-1])
+    busy = max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # processes that wait for each core
     for name in ("served", "from_disk"):
         assert measured[name]["bytes"] < 5_000_000, measured
-        assert measured[name]["seconds"] < 2, measured
+        assert measured[name]["seconds"] < 2 * busy, (measured, busy)
     assert [(row.verdict, row.label, row.who) for row in posted] == [("wrong", "anger", "Ann")] * 10 + [
         ("other", "fear", "Ann")
     ]

@@ -47,7 +47,7 @@ SOURCES = {
     "mined": Path("data/auxiliary"),
     "distilled": Path("data/distilled"),
 }
-SHARDED = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
+SHARDED = {"out": "auxiliary"} | {name: name for name in ("control", "second_rule", "true_labels", "reviewed")}
 FOLDERS = {  # whose files are those of one seed
     "models/primitive",
     *(f"data/embeddings/{name}" for name in ("studio", *POOLS)),

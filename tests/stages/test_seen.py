@@ -38,7 +38,7 @@ NETWORK: dict[str, Any] = {"width": 4}
 TRAINING = {"epochs": 1, "batch": 32, "select": "last"}
 FILM = {"film": DatasetSettings(adapter="fer2013", path=Path("raw/film"))}
 PROJECT: dict[str, Any] = {"classes": BANDS, "seeds": (10,), "targets": ("film",), "datasets": FILM}
-PLACES = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
+PLACES = {"out": "auxiliary"} | {name: name for name in ("control", "second_rule", "true_labels", "reviewed")}
 
 
 def entry(name: str, how: str, of: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.faces import decode_one, iter_faces, read_metadata, read_table
-from fer_pipeline.artifacts.mined import MINED, RANDOM, SECOND_RULE, SUMMARY, mined_schema
+from fer_pipeline.artifacts.mined import MINED, RANDOM, REVIEWED, SECOND_RULE, SUMMARY, mined_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import file_sha256, write_json
 from fer_pipeline.stages import shard
@@ -61,8 +61,8 @@ def run(world: dict, tmp_path: Path, *, pool: str = "street", per_shard: int = 1
 
 
 def places(tmp_path: Path, pool: str) -> dict[str, Path]:
-    names = {"out": "auxiliary", "control": "control", "second_rule": "second_rule", "true_labels": "true_labels"}
-    return {option: tmp_path / name / pool for option, name in names.items()}
+    names = ("control", "second_rule", "true_labels", "reviewed")
+    return {"out": tmp_path / "auxiliary" / pool, **{name: tmp_path / name / pool for name in names}}
 
 
 def class_counts(folder: Path) -> dict[str, int]:
@@ -132,7 +132,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path, world: dict) -> Non
     run(world, tmp_path / "a")
     run(world, tmp_path / "b")
     names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.parquet"))
-    assert len(names) == 3 + 2 + 1 + 2 + 2 + 1 + 1, "without a second rule and a truth those folders hold no face"
+    assert len(names) == 3 + 2 + 1 + 2 + 2 + 1 + 1 + 1, "of a second rule, a truth and people there is no face"
     assert [file_sha256(tmp_path / "a" / n) for n in names] == [file_sha256(tmp_path / "b" / n) for n in names]
 
 
@@ -196,3 +196,27 @@ def test_the_faces_of_the_second_rule_stand_in_a_folder_of_their_own(tmp_path: P
     found = list(iter_faces(tmp_path / "second_rule" / "street", 50, label="pseudo_label"))
     assert [name for part in found for name in part.face_id] == names
     assert class_counts(tmp_path / "auxiliary" / "street") == {"anger": 40, "neutral": 20}
+
+
+def test_judged_faces_are_written_under_their_labels(tmp_path: Path, world: dict) -> None:
+    """Mined or not, of this pool, and only those that show a class; the bytes of the pictures are the pool's own."""
+    run(world, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.glob("[acst]*/street/**/*.parquet")}
+    assert len(read_table(tmp_path / "reviewed" / "street", ["face_id", "label"])) == 0
+    others = sorted({f"street/{number}" for number in range(260)} - {*world["chosen"]})[:2]
+    names, shown = [*world["chosen"][:20], *others, "film/1"], [2, 0] * 10 + [1, -1, 2]
+    rows = mined_table(names, [0] * len(names)).append_column("judged_label", pa.array(shown, pa.int64()))
+    pools = pa.array([name.partition("/")[0] for name in names])
+    rows = rows.set_column(1, "pool", pools).cast(mined_schema(CLASSES, reviewed=True))
+    write_rows(world["mined"] / REVIEWED, rows)
+    summary = run(world, tmp_path, per_shard=4)
+    judged = {name: k for name, k in zip(names, shown, strict=True) if k >= 0 and name != "film/1"}
+    assert summary.counts["reviewed"] == len(judged)
+    folder, source = tmp_path / "reviewed" / "street", read_table(world["faces"], ["face_id", "image", "subject"])
+    found = read_table(folder, ["face_id", "image", "subject", "label"]).to_pylist()
+    assert {row["face_id"]: row.pop("label") for row in found} == judged
+    assert sorted(found, key=str) == sorted((row for row in source.to_pylist() if row["face_id"] in judged), key=str)
+    assert class_counts(folder) == Counter(CLASSES[k] for k in judged.values())
+    assert read_metadata(folder) == read_metadata(world["faces"])
+    run(world, tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("[acst]*/street/**/*.parquet")}

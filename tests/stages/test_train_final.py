@@ -18,6 +18,7 @@ import torch
 
 import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
+from fer_pipeline.artifacts.faces import write_shard
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.metrics import read_predictions
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -322,6 +323,44 @@ def test_a_class_that_was_not_mined_is_a_warning_or_an_error(run, data, tmp_path
         assert any("has no image of the class happiness" in warning for warning in summary.warnings)
         with pytest.raises(DataError, match="no image of the class happiness; mine with a smaller margin"):
             run(sources=sources, empty_class="error")
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "mean_teacher"])
+def test_judged_faces_join_the_labelled_ones(run, data, tmp_path: Path, band_faces, monkeypatch, recipe: str) -> None:
+    """The weights are those of one folder with both; what is set aside to validate is the labelled set's alone."""
+    reviewed = band_faces(tmp_path / "reviewed" / "street", count=20, seed=5)
+    joined = shutil.copytree(data["labelled"], tmp_path / "joined")
+    shutil.copyfile(reviewed / "part-00000.parquet", joined / "part-00001.parquet")
+    schema = pq.read_schema(reviewed / "part-00000.parquet")
+    write_shard(tmp_path / "nobody" / "street" / "part-00000.parquet", schema.empty_table())
+    others = {name: data["pool"] for name in RECIPES[recipe]}
+    sources = {
+        "plain": {"labelled": data["labelled"]},
+        "joined": {"labelled": joined},
+        "reviewed": {"labelled": data["labelled"], "reviewed": tmp_path / "reviewed"},
+        "nobody": {"labelled": data["labelled"], "reviewed": tmp_path / "nobody"},
+    }
+    options = {"validation": 0, "training": {**FAST["training"], "select": "last"}}
+    weights, cards = {}, {}
+    for name, own in sources.items():
+        _, out = run(recipe, name=name, sources=own | others, **options)
+        weights[name] = (out / "10" / "weights.safetensors").read_bytes()
+        cards[name] = read_card(out / "10").training
+    assert weights["reviewed"] == weights["joined"] != weights["plain"] == weights["nobody"]
+    assert [cards[name].get("reviewed") for name in sources] == [None, None, 20, 0]
+    parts = []
+    original = fit_module.fit
+
+    def spy(job, strategy, streams, validation, *rest):
+        parts.append((streams["labelled"].set.face_id.tolist(), validation.face_id.tolist()))
+        return original(job, strategy, streams, validation, *rest)
+
+    monkeypatch.setattr(fit_module, "fit", spy)
+    for name in ("plain", "reviewed"):
+        run(recipe, name=name, sources=sources[name] | others, store="other")
+    (fit, validation), (both, same) = parts
+    assert both == [*fit, *pq.read_table(reviewed).column("face_id").to_pylist()]
+    assert same == validation
 
 
 def test_random_real_draws_anew_for_each_seed_and_per_class(data) -> None:

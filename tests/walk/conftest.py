@@ -25,6 +25,7 @@ COPIED = (
     "prefect.yaml",
     ".dvc/config",
     ".dvcignore",
+    "data/review.csv",
     "data/truth/README.md",
     "data/distilled/README.md",
 )

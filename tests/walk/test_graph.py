@@ -17,6 +17,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from fer_pipeline.artifacts.review import Judgement, write_review
 from fer_pipeline.cli import app
 from tests.prefect_server import Api
 
@@ -111,6 +112,20 @@ def test_the_walk(
     shutil.rmtree(made / "models")
     assert ran(made.dvc("repro")) == set()
     assert (made / "models/final/both/1/weights.safetensors").exists()
+
+    # Faces that are judged wrong are mined no more, they alone, and nothing before `mine` runs.
+    faces = pq.read_table(made / "data/contents/street.parquet").to_pylist()
+    pictures = {row["face_id"]: row["content"].hex() for row in faces}
+    rows = pq.read_table(made / "data/mined/mined.parquet").to_pylist()
+    mined = {row["face_id"]: made.params["classes"][row["label"]] for row in rows}
+    verdicts = [
+        Judgement(name, "street", pictures[name], "wrong", mined[name], "Ada", "2026-11-28T12:00:00Z")
+        for name in sorted(mined)[:5]
+    ]
+    write_review(made / "data/review.csv", verdicts)
+    assert ran(made.dvc("repro")) == MINED_AND_BELOW
+    left = {row["face_id"] for row in pq.read_table(made / "data/mined/mined.parquet").to_pylist()}
+    assert left == mined.keys() - {row.face_id for row in verdicts}
 
     # A learner for each seed: all that stands on one runs again, and nothing else; the first seed's is what it was.
     first = {name: (made / name).read_bytes() for name in ("data/mined/mined.parquet", "models/primitive/card.json")}
