@@ -217,7 +217,8 @@ def _keep_report(workspace: Path, run: UUID) -> Path | None:
     folder.mkdir(exist_ok=True)
     kept = folder / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}-{str(run)[:8]}.html"
     kept.write_bytes(report.read_bytes().replace(b'href="gallery/', b'href="../gallery/'))
-    for old in sorted(folder.glob("*.html"))[:-REPORTS_KEPT]:
+    others = {*folder.glob("*.html")} - {kept}  # one of the same second may have a later name
+    for old in sorted(others)[: 1 - REPORTS_KEPT]:
         old.unlink(missing_ok=True)
     return kept
 

@@ -103,6 +103,6 @@ def _read(review: Path) -> list[Judgement]:
 def _as_rows(chosen: list[Judgement]) -> pa.Table:
     """The faces of a list, each once, in its order."""
     faces = {(row.set, row.face_id): row for row in chosen}
-    columns = {"face_id": "face_id", "pool": "set", "content": "content", "sample": "sample"}
+    columns = {"face_id": "face_id", "pool": "set", "content": "content", "sample": "sample", "listed": "label"}
     rows = {name: [getattr(row, key) for row in faces.values()] for name, key in columns.items()}
     return pa.table(rows, schema=pa.schema([(name, pa.string()) for name in rows]))

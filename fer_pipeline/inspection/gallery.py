@@ -57,7 +57,8 @@ def write_gallery(
         title: What the pages call the revision.
         before: The revision that it is compared with.
         before_title: What they call that.
-        chosen: Faces of their own list, mined or not: columns `face_id`, `pool`, `content` (hex) and `sample`.
+        chosen: Faces of their own list, mined or not: columns `face_id`, `pool`, `content` (hex), `sample` and
+            `listed`, their class or "".
         chosen_title: What they call those.
         verdicts: Rows of `data/review.csv`, as they were when the site was made.
 
@@ -88,7 +89,7 @@ def write_gallery(
         index["lineage"]["gone"] = _hashes(before)
         groups.append((before, _divide(gone, "gone", classes)))
     if chosen is not None:
-        part = Part("chosen", "chosen", "", _score(revision, chosen, rows, classes))
+        part = Part("chosen", "chosen", "", _score(revision, chosen, rows, classes, index["rule"]))
         groups.append((revision, [part]))
     groups.append((revision, _divide(rows, "mined", classes)))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,9 +156,9 @@ def _divide(rows: pa.Table, kind: str, classes: Sequence[str]) -> list[Part]:
     return [Part(f"{kind}-{n}", kind, name, rows.take(places[n])) for n, name in enumerate(classes) if len(places[n])]
 
 
-def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Sequence[str]) -> pa.Table:
-    """The rows of chosen faces: as they were mined, else their nearest class by their scores and no rank."""
-    at = arrow.positions_in(compare.face_keys(chosen), compare.face_keys(mined))
+def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Sequence[str], rule: str) -> pa.Table:
+    """The rows of chosen faces: their class as listed, else as mined, else the nearest; no rank where not mined."""
+    there = arrow.positions_in(compare.face_keys(chosen), compare.face_keys(mined))
     cosine = read_cosines(revision, chosen, classes)
     if (unknown := np.flatnonzero(np.isnan(cosine).all(axis=1))).size:
         first = chosen["face_id"][int(unknown[0])]
@@ -167,19 +168,20 @@ def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Seque
         )
     cosine = np.nan_to_num(cosine, nan=-1)  # a class that the compared revision alone has
     two = np.sort(np.pad(cosine, ((0, 0), (1, 0)), constant_values=-1), axis=1)[:, -2:]
-    nearest, places = name_classes(pa.array(cosine.argmax(axis=1)), classes), np.where(at < 0, 0, at)
-    parts = {"label": nearest, "cosine": pa.array(two[:, 1]), "margin": pa.array(two[:, 1] - two[:, 0])}
-    rows, known = chosen, pa.array(at >= 0)
-    for name in ("label", "cosine", "margin", "rank", "status", "before", "before_rank", "before_margin"):
+    margin = two[:, 1] - two[:, 0] if rule == "margin" else np.full(len(chosen), np.nan, np.float32)
+    parts = {"cosine": pa.array(two[:, 1]), "margin": pa.array(margin)}
+    rows, at = chosen.drop_columns(["listed"]), pa.array(np.maximum(there, 0), mask=there < 0)
+    for name in ("cosine", "margin", "rank", "status", "before", "before_rank", "before_margin"):
         if name in mined.column_names:
-            taken = (
-                mined[name].combine_chunks().take(pa.array(places))
-                if len(mined)
-                else pa.nulls(len(at), mined[name].type)
-            )
-            other = parts.get(name, pa.nulls(len(at), taken.type))
-            rows = rows.append_column(name, pc.call_function("if_else", [known, taken, other.cast(taken.type)]))
-    return rows
+            taken = mined[name].take(at)
+            rows = rows.append_column(name, _first_known(taken, parts[name]) if name in parts else taken)
+    listed = pa.array([label or None for label in chosen["listed"].to_pylist()], pa.string())
+    nearest = name_classes(pa.array(cosine.argmax(axis=1)), classes)
+    return rows.append_column("label", _first_known(listed, mined["label"].take(at), nearest))
+
+
+def _first_known(*columns: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    return pc.call_function("coalesce", list(columns))
 
 
 def read_cosines(revision: Revision, rows: pa.Table, classes: Sequence[str]) -> Float32[np.ndarray, "n c"]:

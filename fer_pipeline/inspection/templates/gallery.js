@@ -309,7 +309,7 @@ function filter(ids, tally) {
   for (const id of ids) {
     let failed = null, failures = 0;
     const margin = column.margin[id];
-    if ((from !== null && margin < from) || (to !== null && margin > to)) { failures++; failed = "margin"; }
+    if ((from !== null && !(margin >= from)) || (to !== null && !(margin <= to))) { failures++; failed = "margin"; }
     for (const entry of entries) if (entry[1].size && !entry[1].has(entry[2](entry[0](id)))) { failures++; failed = entry; }
     if (failures > 1) continue;
     if (!failures) chosen.push(id);
@@ -317,7 +317,7 @@ function filter(ids, tally) {
       const value = entry[0](id);
       entry[3].set(value, (entry[3].get(value) ?? 0) + 1);
     }
-    if (!failures || failed === "margin") tally.margins.push(margin);
+    if (Number.isFinite(margin) && (!failures || failed === "margin")) tally.margins.push(margin);
   }
   return chosen;
 }
