@@ -146,6 +146,7 @@ async function judge(page) {
   await page.keyboard.press("Enter");
   await until(page, "#unsaved", "10 verdicts");
   assert.equal(await page.locator(".tile.wrong").count(), 10);
+  assert.equal(await page.locator("#filter-verdict label", { hasText: "wrong" }).locator("small").textContent(), "10");
   await page.keyboard.press("Escape");
   await tile(11).click();
   await page.waitForSelector("#face[open] .crop");

@@ -175,6 +175,7 @@ async function mark(ids, verdict, label = NONE) {
   const what = verdict === null ? "taken back" : verdict === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : verdict;
   say(`${count(ids.length - held)} ${ids.length - held === 1 ? "face" : "faces"} ${what}${held ? `; ${count(held)} saved ones stay: judge them anew instead` : ""}`);
   panes.forEach((pane) => pane.draw());
+  countAgain();
   if (openFace !== null) drawFace();
 }
 
@@ -352,8 +353,17 @@ async function show() {
   }
 }
 
+const newTally = () => ({ margins: [], ...Object.fromEntries(Object.keys(DIMENSIONS).map((name) => [name, new Map()])) });
+
+// The counts alone: a face that was just judged stays where it is until the next view.
+function countAgain() {
+  const tally = newTally();
+  panes.forEach((pane) => filter(pane.all, tally));
+  drawFilters(tally);
+}
+
 function drawView(sides) {
-  const tally = { margins: [], ...Object.fromEntries(Object.keys(DIMENSIONS).map((name) => [name, new Map()])) };
+  const tally = newTally();
   $("order").value = state.order;
   for (const id of ["rising", "wall"]) $(id).checked = state[id];
   drawTabs();
@@ -452,8 +462,8 @@ function drawOverview() {
 // ---- a pane: a long list of tiles, of which those in sight alone exist -----------------------------------------------------
 
 class Pane {
-  constructor({ title, isBefore = false }, ids) {
-    Object.assign(this, { ids, isBefore, title, cursor: 0, from: 0, tiles: new Map(), lastTop: 0 });
+  constructor({ title, ids: all, isBefore = false }, ids) {
+    Object.assign(this, { ids, all, isBefore, title, cursor: 0, from: 0, tiles: new Map(), lastTop: 0 });
     this.space = make("div", { className: "space" });
     this.box = make("div", { className: "box", tabIndex: 0, role: "listbox", "aria-multiselectable": "true", "aria-label": title || "Faces" }, this.space);
     this.frame = make("section", { className: "pane" }, title ? make("h2", {}, title, make("small", {}, ` ${count(ids.length)}`)) : null, this.box);
@@ -521,7 +531,7 @@ class Pane {
     const verdict = verdictOf[id], judged = verdict ? (verdict === 3 ? `≠ ${index.names[verdictLabel[id]] ?? "none"}` : MARKS[verdict]) : "";
     tile.className = `tile ${VERDICTS[verdict]}${isFalse ? " false" : ""}${selected.has(id) ? " selected" : ""}${place === this.cursor && panes[active] === this ? " cursor" : ""}`;
     tile.children[1].textContent = judged;
-    tile.children[2].textContent = this.title ? `${value} ${change}` : value;
+    tile.children[2].textContent = `${value} ${this.title ? change : state.class ? "" : index.names[column.label[id]]}`.trim();
     tile.setAttribute("aria-selected", selected.has(id));
     tile.setAttribute("aria-label", [index.names[column.label[id]], `${state.order} ${value}`, change, isFalse ? `truly ${index.names[truth]}` : "", judged && `judged ${VERDICTS[verdict]}`].filter(Boolean).join(", "));
     tile.title = state.wall ? tile.getAttribute("aria-label") : isFalse ? `truly ${index.names[truth]}` : "";
