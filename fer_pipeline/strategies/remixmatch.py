@@ -16,9 +16,10 @@ pools of unconstrained faces in arXiv:2306.01229.
 
 What differs from the source: strong views are those of RandAugment and `cover` in the place of CTAugment, two by
 default in the place of eight; faces with labels are seen in weak views; p are the shares of the whole labelled set,
-not of the faces seen so far. The guess is made in evaluation mode, and turned views pass with frozen batch norm.
-Mined faces, where the recipe names them, are learned by their pseudo-labels beside the labelled. Mixing pairs images
-of one process.
+not of the faces seen so far. For the guess and for turned views batch norm takes the statistics of the batch and
+records none, as the authors' code does: by running statistics, which lag behind in the first epochs, all faces of a
+step are guessed alike, and from random weights nothing is learned. Mined faces, where the recipe names them, are
+learned by their pseudo-labels beside the labelled. Mixing pairs images of one process.
 
 The history has `confidence`, the mean largest probability of the guess; `misalignment`, half the sum of |p̃ - p| over
 the classes, from 0 to 1; `ramp`, how far the weights of the pool have risen, from 0 to 1; and, where the pool has
@@ -36,7 +37,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fer_pipeline.training.batch_norm import forward_with_pool, frozen_statistics
+from fer_pipeline.training.batch_norm import forward_with_pool, unrecorded_statistics
 from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import (
@@ -148,9 +149,8 @@ class ReMixMatch(Strategy):
     @torch.no_grad()
     def _guess(self, weak: Tensor, run: StepContext) -> tuple[Float[Tensor, "n c"], Float[Tensor, " c"]]:
         """The targets of pool faces, and the mean prediction over the last steps."""
-        self.network.eval()
-        raw = self.network(weak).float().softmax(1)
-        self.network.train()
+        with unrecorded_statistics(self.network):
+            raw = self.network(weak).float().softmax(1)
         self.predictions[int(self.averaged) % STEPS_AVERAGED] = run.gather(raw).mean(0)
         self.averaged += 1
         found = self.predictions[: int(self.averaged)].mean(0)
@@ -182,7 +182,7 @@ class ReMixMatch(Strategy):
         turns = torch.randint(TURNS, (len(images),), generator=run.generator("turns")).to(images.device)
         turned = torch.stack([torch.rot90(images, number, (2, 3)) for number in range(TURNS)])
         chosen = turned[turns, torch.arange(len(images), device=images.device)]
-        with frozen_statistics(self.network):
+        with unrecorded_statistics(self.network):
             logits = head(self.network.features(chosen.contiguous(memory_format=torch.channels_last)))
         return weighted_mean(smoothed_cross_entropy(logits, turns))
 

@@ -1,5 +1,7 @@
 """ReMixMatch: alignment, sharpening, the running mean and MixUp by hand; its loss where nothing is mixed."""
 
+import copy
+
 import pytest
 import torch
 from torch.nn import functional
@@ -32,15 +34,16 @@ def test_sharpening_by_hand() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("align_to", ["labelled", "uniform", "none"])
 def test_the_guess_goes_by_the_mean_of_the_last_steps(align_to: str, temperature: float, monkeypatch) -> None:
-    """Predictions are averaged, aligned, and then sharpened."""
+    """Predictions by the statistics of their own step are averaged, aligned, and then sharpened; none are recorded."""
     monkeypatch.setattr(remixmatch, "STEPS_AVERAGED", 9)
     chosen = strategy_of(remixmatch, Options(align_to=align_to, temperature=temperature))
     history, run = [], driven(chosen)
     steps = 12
+    before = copy.deepcopy(chosen.network.state_dict())
     for step in range(steps):
         weak = apply(crops(5, step).images) * (1 + step / 5)
         with torch.no_grad():
-            raw = chosen.network.eval()(weak).softmax(1)
+            raw = copy.deepcopy(chosen.network).train()(weak).softmax(1)
         history.append(raw.mean(0))
         guess, found = chosen._guess(weak, run)
         mean = torch.stack(history[-9:]).mean(0)
@@ -50,6 +53,7 @@ def test_the_guess_goes_by_the_mean_of_the_last_steps(align_to: str, temperature
         torch.testing.assert_close(guess, scaled / scaled.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
     assert int(chosen.averaged) == steps
     assert chosen.network.training
+    torch.testing.assert_close(chosen.network.state_dict(), before, rtol=0, atol=0)
 
 
 def test_alignment_gives_the_pool_the_wanted_shares_in_the_mean() -> None:
