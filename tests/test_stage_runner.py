@@ -21,7 +21,7 @@ WRITTEN = {
     "embed": ("out",),
     "score": ("out",),
     "mine": ("out",),
-    "shard": ("out", "control", "second_rule", "true_labels"),
+    "shard": ("out", "control", "second_rule", "true_labels", "reviewed"),
     "distill": ("out",),
     "train_final": ("out", "timings"),
     "evaluate": ("out", "metrics"),

@@ -120,6 +120,8 @@ def contents_of(path: Path, face_ids: pa.Array) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for batch in iter_contents(path, ["face_id", "content"]):
         rows = batch.filter(pa.array(is_among(batch.column("face_id"), face_ids)))
+        if rows.column("content").null_count:
+            raise DataError(f"{path} does not say which picture every face is; run align again")
         found |= zip(rows.column("face_id").to_pylist(), rows.column("content").to_pylist(), strict=True)
     return found
 
