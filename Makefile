@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults fuzz check format bench bench-peers serve
+.PHONY: help install demo test faults fuzz check format bench bench-peers serve view
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -53,6 +53,11 @@ fuzz: $(VENV)/.installed
 # make serve  a Prefect server, its deployments and a worker on this machine, until Ctrl-C (PORT=4300 to choose)
 serve: $(VENV)/.installed
 	@exec python -m pipelines serve --port $(or $(PORT),4200)
+
+# make view   the gallery of mined faces on this machine, for judging them, until Ctrl-C (PORT=8010 to choose)
+view: $(VENV)/.installed
+	@[ -e reports/gallery/index.js ] || python -m fer_pipeline mined gallery
+	@exec python -m fer_pipeline mined view --port $(or $(PORT),8010)
 
 # make bench  ours beside the peers in one run: a table of ratios and a dated result (WORKS="mtcnn scoring" to choose, QUICK=1)
 bench: $(PEERS)/.installed

@@ -30,7 +30,11 @@ READ_FROM_SETTINGS = ("config", "project")  # a stage's first two parameters
 COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "neurons", "prune", "fsck", "doctor", "weights")
 # Groups of commands: of each file its functions that are commands; the first file's docstring says what the group does.
 GROUPS = {
-    "mined": {"mined": ("show", "query", "diff", "log", "export"), "review": ("sample", "suggest", "review")},
+    "mined": {
+        "mined": ("show", "query", "diff", "log", "export"),
+        "gallery": ("gallery", "view"),
+        "review": ("sample", "suggest", "review"),
+    },
     "folds": {"folds": ("divide", "table")},
 }
 

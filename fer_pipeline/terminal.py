@@ -87,8 +87,15 @@ def _end_process() -> None:
     os._exit(code)
 
 
-def print_result(result: Summary | str) -> None:
-    """Prints the warnings and the line of a stage, or a text; exits with 1 where a stage or check failed."""
+def print_result(result: Summary | str | Iterator[Summary]) -> None:
+    """Prints the warnings and the line of a stage, or a text; exits with 1 where a stage or check failed.
+
+    What a command goes on doing after a line was printed, it does as an iterator.
+    """
+    if isinstance(result, Iterator):
+        for one in result:
+            print_result(one)
+        return
     summary = Summary("", result) if isinstance(result, str) else result
     for warning in summary.warnings:
         typer.secho(f"warning: {one_line(warning)}", err=True, fg="yellow")

@@ -5,7 +5,6 @@ Results are read from the files of `evaluate` and `mine`, differences to the bas
 
 import csv
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ METRICS = Path("reports/metrics")
 MINED = Path("data/mined")  # of one seed for all, or a folder for each of those in SEEDS
 SUMMARY, SEEDS = "summary.json", "seeds.json"
 REPORT = Path("reports/index.html")
+GALLERY = Path("reports/gallery/index.html")  # of `mined gallery`, which is no stage
 MAIN_FIGURES = ("mean_class_accuracy", "accuracy", "macro_f1", "class_accuracy_sd")
 DIFFERENCES = Path("reports/tables/differences.csv")
 MINED_FACES = ("mined faces",)
@@ -200,11 +200,13 @@ def publish_run(workspace: Path, outcomes: Mapping[str, str], run: UUID) -> None
         if changed and after is not None and (before := read_results_at(workspace, "HEAD")):
             publish_difference(compare_results(before, after), "the last commit", after.withheld)
     with _warn_of_errors():
-        if report := _keep_report(workspace, run):
-            site = os.environ.get("PIPELINES_REPORT_URL")
-            place = report.relative_to(workspace / REPORT.parent).as_posix()
-            link = f"{site.rstrip('/')}/{place}" if site else report.as_uri()
-            create_link_artifact(link=link, link_text="The report", key="report", description=f"`{report}`")
+        pages = {"report": _keep_report(workspace, run), "gallery": workspace / GALLERY}
+        for key, page in pages.items():
+            if page is not None and page.is_file():
+                site = os.environ.get("PIPELINES_REPORT_URL")
+                place = page.relative_to(workspace / REPORT.parent).as_posix()
+                link = f"{site.rstrip('/')}/{place}" if site else page.as_uri()
+                create_link_artifact(link=link, link_text=f"The {key}", key=key, description=f"`{page}`")
 
 
 def _keep_report(workspace: Path, run: UUID) -> Path | None:
@@ -214,8 +216,9 @@ def _keep_report(workspace: Path, run: UUID) -> Path | None:
         return None
     folder.mkdir(exist_ok=True)
     kept = folder / f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}-{str(run)[:8]}.html"
-    shutil.copyfile(report, kept)
-    for old in sorted(folder.glob("*.html"))[:-REPORTS_KEPT]:
+    kept.write_bytes(report.read_bytes().replace(b'href="gallery/', b'href="../gallery/'))
+    others = {*folder.glob("*.html")} - {kept}  # one of the same second may have a later name
+    for old in sorted(others)[: 1 - REPORTS_KEPT]:
         old.unlink(missing_ok=True)
     return kept
 

@@ -80,6 +80,11 @@ class _ReportHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def end_headers(self) -> None:
+        """Keep pages of other sites from loading the gallery's scripts, for which browsers send no Origin."""
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        super().end_headers()
+
     def send_head(self) -> Any:
         """Send the headers of one answer and return the open file, None for an answer without one."""
         hosts, origins = (self.headers.get_all(name, []) for name in ("Host", "Origin"))

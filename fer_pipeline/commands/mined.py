@@ -53,7 +53,7 @@ def show(
     """
     with open_revision(Path.cwd(), rev, seed=seed) as revision:
         rows, summary = tables.show(revision)
-        title, warnings = _of_seed(revision)
+        title, warnings = name_seed(revision)
         warnings += () if revision.is_recorded(tables.SUBSET) else (NOT_RECORDED,)
     if format != "table":
         return Summary("", _print(rows, format), warnings=warnings)
@@ -103,7 +103,7 @@ def query(
     """
     with open_revision(Path.cwd(), rev, seed=seed) as revision:
         answer = database.query(revision, sql)
-        _, warnings = _of_seed(revision)
+        _, warnings = name_seed(revision)
     text = _print(answer, format) if format != "table" else "\n".join(_lines(answer, rows))
     return Summary("", text, warnings=warnings)
 
@@ -130,7 +130,7 @@ def diff(
     root = Path.cwd()
     with open_revision(root, rev_a, seed=seed) as before, open_revision(root, rev_b, seed=seed) as after:
         found, sides = compare.diff(before, after), (before, after)
-        names, told = zip(*(_of_seed(one, refuse=not (before.nested or after.nested)) for one in sides), strict=True)
+        names, told = zip(*(name_seed(one, refuse=not (before.nested or after.nested)) for one in sides), strict=True)
         warnings = tuple(dict.fromkeys(line for lines in told for line in lines))
         warnings += tuple(NOT_RECORDED for one in sides if not one.is_recorded(tables.SUBSET))
     if format == "json":
@@ -213,7 +213,7 @@ def export(
     """
     with open_revision(Path.cwd(), rev, seed=seed) as revision:
         revision.path(tables.SUBSET, f"*{SUMMARY}")
-        title, warnings = _of_seed(revision)
+        title, warnings = name_seed(revision)
         rows = exports.export(revision, out, format=format, images=images, neighbours=neighbours)
         line = f"{title}: {len(rows):,} faces in {out}"
     if format == "atlas":
@@ -222,8 +222,8 @@ def export(
     return Summary("", line, warnings=warnings)
 
 
-def _of_seed(revision: Revision, *, refuse: bool = True) -> tuple[str, tuple[str, ...]]:
-    """The title of a revision with the seed that was read, and a warning where nobody chose that among several.
+def name_seed(revision: Revision, *, refuse: bool = True) -> tuple[str, tuple[str, ...]]:
+    """Returns the title of a revision with the seed that was read, and a warning where nobody chose that among several.
 
     A seed that was asked for where nothing is by seed is a ConfigError; without `refuse` it is not.
     """

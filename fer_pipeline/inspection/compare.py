@@ -56,7 +56,7 @@ def diff(before: Revision, after: Revision) -> Difference:
 
 def compare_subsets(old: pa.Table, new: pa.Table, classes: list[str]) -> tuple[pa.Table, pa.Table]:
     """Compares two tables of mined faces; returns those that changed, and counts by class."""
-    old_key, new_key = _keys(old), _keys(new)
+    old_key, new_key = face_keys(old), face_keys(new)
     there = positions_in(new_key, old_key)  # of each new face among the old ones
     both = np.flatnonzero(there >= 0)
     gone = np.setdiff1d(np.arange(len(old)), there)
@@ -89,8 +89,8 @@ def compare_subsets(old: pa.Table, new: pa.Table, classes: list[str]) -> tuple[p
     return faces, pa.table({"class": classes, **{name: counts[name] for name in COUNTED}}, schema=CLASSES)
 
 
-def _keys(rows: pa.Table) -> pa.Array:
-    """One text a face; no name holds a NUL."""
+def face_keys(rows: pa.Table) -> pa.Array:
+    """Returns one text a face; no name holds a NUL."""
     joined = pc.binary_join_element_wise(rows["pool"], rows["face_id"], "\0")  # pyright: ignore[reportAttributeAccessIssue]
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 

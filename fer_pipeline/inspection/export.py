@@ -72,8 +72,8 @@ def export(
 def read_pictures(revision: Revision, rows: pa.Table) -> list[bytes]:
     """Reads the encoded crop of each mined face."""
     pictures: list[bytes | None] = [None] * len(rows)
-    for pool, places in _places_by_pool(rows).items():
-        shards, wanted = shard_paths(_picture_folder(revision, pool)), rows["face_id"].take(places).combine_chunks()
+    for pool, places in places_by_pool(rows).items():
+        shards, wanted = shard_paths(picture_folder(revision, pool)), rows["face_id"].take(places).combine_chunks()
         for path in shards:
             shard = open_shard(path)
             found = positions_in(shard.read(["face_id"])["face_id"], wanted)
@@ -90,21 +90,26 @@ def read_pictures(revision: Revision, rows: pa.Table) -> list[bytes]:
     return pictures  # pyright: ignore[reportReturnType]
 
 
-def _picture_folder(revision: Revision, pool: str) -> Path:
-    """The shards of mined faces where they were made of this subset, which its hash says; else all faces."""
+def picture_folder(revision: Revision, pool: str) -> Path:
+    """Returns the shards of mined faces where they were made of this subset, which its hash says; else all faces."""
     auxiliary, made_of = f"data/auxiliary/{pool}", revision.outputs(SUBSET).get(SUBSET)
     for stage in revision.stages.values():
         writes = [out["path"] for out in stage.get("outs") or ()]
         reads = [dep.get("md5") for dep in stage.get("deps") or () if dep["path"] == SUBSET]
         if auxiliary in writes and reads == [made_of]:
             return revision.path(auxiliary, "*part-*.parquet")
+    return faces_folder(revision, pool)
+
+
+def faces_folder(revision: Revision, pool: str) -> Path:
+    """Returns the folder with all faces of a set's train split."""
     return revision.path(f"data/faces/{pool}", "train/part-*.parquet") / "train"
 
 
 def read_vectors(revision: Revision, rows: pa.Table) -> Float32[np.ndarray, "n d"]:
     """Reads the features of the mined faces, as the primitive learner of this revision gave them."""
     vectors, found = np.zeros((len(rows), 0), np.float32), np.zeros(len(rows), bool)
-    for pool, places in _places_by_pool(rows).items():
+    for pool, places in places_by_pool(rows).items():
         wanted = rows["face_id"].take(places).combine_chunks()
         for path in embedding_paths(revision.path(f"data/embeddings/{pool}", "*part-*.arrow")):
             for block in stream_embeddings(path, rows=100_000):
@@ -124,7 +129,8 @@ def read_vectors(revision: Revision, rows: pa.Table) -> Float32[np.ndarray, "n d
     return vectors
 
 
-def _places_by_pool(rows: pa.Table) -> Mapping[str, Int64[np.ndarray, " k"]]:
+def places_by_pool(rows: pa.Table) -> Mapping[str, Int64[np.ndarray, " k"]]:
+    """Returns which rows are of each pool."""
     pools = rows["pool"].unique()
     numbers = positions_in(rows["pool"], pools)
     return {pool: np.flatnonzero(numbers == number) for number, pool in enumerate(pools.to_pylist())}
@@ -132,8 +138,7 @@ def _places_by_pool(rows: pa.Table) -> Mapping[str, Int64[np.ndarray, " k"]]:
 
 def add_map(rows: pa.Table, vectors: Float32[np.ndarray, "n d"], *, neighbours: int) -> pa.Table:
     """Adds the columns of `MAP`; where there are fewer other faces than `neighbours`, all of them are named."""
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    unit = to_unit(vectors)
     places = project(unit)
     ids, distances = find_neighbours(unit, min(neighbours, len(unit) - 1))
     lists = [
@@ -143,6 +148,12 @@ def add_map(rows: pa.Table, vectors: Float32[np.ndarray, "n d"], *, neighbours: 
     for name, column in zip(MAP, columns, strict=True):
         rows = rows.append_column(name, column)
     return rows
+
+
+def to_unit(vectors: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Returns the vectors at length 1; one of zeros stays as it is."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
 def project(unit: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 2"]:

@@ -209,10 +209,13 @@ def test_one_fault_hides_nothing_else(
     assert [shown["report"]["link"]] == [path.as_uri() for path in kept.iterdir()]
     assert "not everything could be shown: no remote" in caplog.text
     monkeypatch.setenv("PIPELINES_REPORT_URL", "http://host:1/reports/")
-    (tmp_path / "reports" / "index.html").write_text("of the last run")
+    (tmp_path / "reports" / "index.html").write_text('of the last run: href="gallery/index.html"')
+    (tmp_path / "reports" / "gallery").mkdir()
+    (tmp_path / "reports" / "gallery" / "index.html").touch()
     for run in runs[1:]:
         publish_run(tmp_path, {"a": "Cached"}, run)  # nothing changed: no other revision is asked for
     links = [path.name for path in kept.iterdir() if path.name.endswith(f"{str(runs[-1])[:8]}.html")]
     assert [shown["report"]["link"]] == [f"http://host:1/reports/runs/{name}" for name in links]
-    assert (kept / links[0]).read_text() == "of the last run"
+    assert (kept / links[0]).read_text() == 'of the last run: href="../gallery/index.html"'
+    assert shown["gallery"]["link"] == "http://host:1/reports/gallery/index.html"
     assert len(list(kept.iterdir())) == 50

@@ -381,7 +381,9 @@ def test_reports_come_and_go(tmp_path: Path) -> None:
         (tmp_path / "reports").mkdir()
         (tmp_path / "reports" / "index.html").write_text("results")
         (tmp_path / "secret").write_text("not for reading")
-        assert urllib.request.urlopen(f"{address}index.html", timeout=10).read() == b"results"
+        with urllib.request.urlopen(f"{address}index.html", timeout=10) as answer:
+            assert answer.read() == b"results"
+            assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}%2e%2e/secret", timeout=10)
 

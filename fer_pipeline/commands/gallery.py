@@ -1,0 +1,108 @@
+"""Look at mined faces in a browser and judge them: `mined gallery` writes a static site, `mined view` serves it.
+
+What is judged there stays in the browser until it is downloaded, or saved by `mined view` to `data/review.csv`.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from fer_pipeline.artifacts.review import Judgement, merge_reviews, parse_review, read_review, write_review
+from fer_pipeline.commands.mined import NOT_RECORDED, name_seed
+from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.settings import PARAMS, Summary, read_project
+from fer_pipeline.inspection import tables
+from fer_pipeline.inspection.gallery import INDEX, write_gallery
+from fer_pipeline.inspection.revisions import open_revision
+from fer_pipeline.inspection.sheets import script
+from fer_pipeline.inspection.view import serve
+
+
+def gallery(
+    *,
+    out: Path = Path("reports/gallery"),
+    rev: str = "workspace",
+    compare: str | None = None,
+    faces: Path | None = None,
+    review: Path = Path("data/review.csv"),
+    seed: int | None = None,
+) -> Summary:
+    """Write a site with every mined face: by class, filtered, compared with another revision; opens from the disk.
+
+    Args:
+        out: Its folder; a gallery there is replaced.
+        rev: A commit, tag, branch or DVC experiment; else what lies here.
+        compare: A revision of before that: its faces that went, those that came and those of another class.
+        faces: A CSV of `mined sample` or `mined suggest` whose faces have a page of their own.
+        review: The verdicts so far; nothing where there is no such file.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
+    """
+    root, warnings = Path.cwd(), tuple[str, ...]()
+    verdicts = _read(review)
+    chosen = None if faces is None else read_review(faces, classes=read_project(PARAMS).classes)
+    with ExitStack() as stack:
+        names, revisions = (
+            [],
+            [stack.enter_context(open_revision(root, one, seed=seed)) for one in (rev, compare) if one],
+        )
+        for one in revisions:
+            one.path(tables.SUBSET, "*summary.json")
+            name, told = name_seed(one)
+            names.append(name)
+            warnings += told if one.is_recorded(tables.SUBSET) else (*told, NOT_RECORDED)
+        before = revisions[1] if compare else None
+        counts, notes = write_gallery(
+            revisions[0],
+            out,
+            title=names[0],
+            before=before,
+            before_title=names[-1],
+            chosen=None if chosen is None else _as_rows(chosen),
+            chosen_title=faces.name if faces else "",
+            verdicts=verdicts,
+        )
+    text = ", ".join(f"{number:,} {kind}" for kind, number in counts.items() if number)
+    line = f"{names[0]}: {text} faces in {out}; open {out / 'index.html'}, or run: python -m fer_pipeline mined view"
+    return Summary("", line, warnings=(*warnings, *notes))
+
+
+def view(
+    *, folder: Path = Path("reports/gallery"), port: int = 8010, review: Path = Path("data/review.csv")
+) -> Iterator[Summary]:
+    """Serve the gallery to this machine alone until Ctrl-C, and merge the verdicts that its pages save.
+
+    Args:
+        folder: What `mined gallery` wrote.
+        port: The port; 0 takes any free one.
+        review: The file of verdicts.
+    """
+    if not (folder / INDEX).is_file():
+        raise ConfigError(f"{folder} is no gallery; run: python -m fer_pipeline mined gallery --out {folder}")
+
+    _read(review)  # what is wrong with it is said before anybody judges
+
+    def merge(data: bytes) -> str:
+        classes = read_project(PARAMS).classes
+        posted = parse_review(data, "what was posted", classes=classes)
+        merged = merge_reviews(_read(review), posted)
+        write_review(review, merged)
+        return f"{len(posted):,} verdicts saved; {review} has {len(merged):,}"
+
+    with serve(folder, port, merge=merge, verdicts=lambda: script("verdicts", _read(review))) as (server, address):
+        yield Summary("", f"gallery of {folder} at {address} (Ctrl-C ends it)")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def _read(review: Path) -> list[Judgement]:
+    return read_review(review, classes=read_project(PARAMS).classes) if review.exists() else []
+
+
+def _as_rows(chosen: list[Judgement]) -> pa.Table:
+    """The faces of a list, each once, in its order."""
+    faces = {(row.set, row.face_id): row for row in chosen}
+    columns = {"face_id": "face_id", "pool": "set", "content": "content", "sample": "sample", "listed": "label"}
+    rows = {name: [getattr(row, key) for row in faces.values()] for name, key in columns.items()}
+    return pa.table(rows, schema=pa.schema([(name, pa.string()) for name in rows]))

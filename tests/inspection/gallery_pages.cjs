@@ -1,0 +1,236 @@
+// Drives the pages of a generated gallery: node gallery_pages.cjs WORDS.json, which names addresses and what is expected.
+// Prints what the first screens took as one line of JSON; anything unexpected ends it with an error.
+"use strict";
+const assert = require("node:assert/strict");
+const fs = require("node:fs");
+const path = require("node:path");
+const { chromium } = require("playwright-core");
+
+const words = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+const anger = words.classes.anger;
+const count = (number) => number.toLocaleString("en");
+const problems = [];
+
+async function open(browser, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, acceptDownloads: true, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  page.on("pageerror", (error) => problems.push(error.message));
+  page.on("request", (request) => {
+    const url = request.url(), own = [new URL("/", words.address).href, words.file.replace("index.html", ""), "data:", "blob:"];
+    if (!own.some((start) => url.startsWith(start))) problems.push(`a request of ${url}`);
+  });
+  return page;
+}
+
+// Bytes and seconds until every picture of the first screen is there: of three fresh browsers' the quickest, since
+// whatever else runs on the machine slows them.
+async function measureBest(browser, url) {
+  const found = [];
+  for (let i = 0; i < 3; i++) {
+    const page = await open(browser);
+    found.push(await measure(page, url));
+    await page.context().close();
+  }
+  return found.sort((a, b) => a.seconds - b.seconds)[0];
+}
+
+async function measure(page, url) {
+  let bytes = 0;
+  const sizes = [];
+  if (url.startsWith("file:")) page.on("requestfinished", (request) => request.url().startsWith("file:") && sizes.push(fs.statSync(new URL(request.url().split("#")[0])).size));
+  const began = Date.now();
+  await page.goto(url);
+  await page.waitForSelector(".tile");
+  const tiles = (Date.now() - began) / 1000;
+  await settle(page);
+  const entries = await page.evaluate(() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].map((one) => [one.transferSize, one.responseEnd]));
+  bytes = sizes.length ? sizes.reduce((sum, size) => sum + size, 0) : entries.reduce((sum, [size]) => sum + size, 0);
+  return { bytes, tiles, seconds: Math.max(tiles, ...entries.map(([, end]) => end / 1000)) };
+}
+
+// Until the page has been complete and asked for nothing for a while.
+async function settle(page) {
+  for (let known = -1, now = 0; known !== now; ) {
+    known = now;
+    await page.waitForTimeout(500);
+    now = await page.evaluate(() => (document.readyState === "complete" ? performance.getEntriesByType("resource").length : -1));
+    if (now < 0) known = -2;
+  }
+}
+
+const text = (page, selector) => page.locator(selector).first().textContent();
+const params = (page) => new URLSearchParams(new URL(page.url()).hash.slice(1));
+const until = (page, selector, wanted) => page.waitForFunction(([one, two]) => document.querySelector(one)?.textContent.includes(two), [selector, wanted]);
+const shoot = (page, name) => page.screenshot({ path: path.join(words.shots, `${name}.png`) });
+
+async function look(page) {
+  // Page through a class: only what is in sight exists.
+  assert.equal(await text(page, "#shown"), `${count(words.per_class)} faces`);
+  assert.equal(await text(page, ".tile span"), anger.most);
+  await shoot(page, "grid");
+  for (let i = 0; i < 5; i++) await page.keyboard.press("PageDown");
+  await page.keyboard.press("End");
+  await page.waitForSelector(`.tile[aria-posinset="${words.per_class}"].cursor`);
+  assert.ok(await page.locator(".tile").count() < 250);
+  await page.keyboard.press("Home");
+  await page.waitForSelector('.tile[aria-posinset="1"].cursor');
+
+  // Filter, with counts; then by margin too.
+  await page.locator("#filter-pool label", { hasText: "street" }).locator("input").check();
+  await until(page, "#shown", `${count(anger.pool)} of`);
+  assert.equal(await text(page, ".tile span"), anger.best_in_pool);
+  assert.deepEqual(params(page).getAll("only-pool"), ["street"]);
+  await page.locator("#filter-pool label", { hasText: "street" }).locator("input").uncheck();
+  assert.equal(await page.locator("#filter-truth label", { hasText: "right" }).locator("small").textContent(), count(anger.truth));
+  assert.equal(await page.locator("#filter-status label", { hasText: "added" }).locator("small").textContent(), count(anger.added));
+  await page.fill("#from", "0.5");
+  await page.keyboard.press("Enter");
+  await page.fill("#to", "0.6");
+  await page.keyboard.press("Enter");
+  await until(page, "#shown", `${count(anger.between)} of`);
+  await page.click("#filters button:text-is('No filters')");
+  await until(page, "#shown", `${count(words.per_class)} faces`);
+  await page.check("#rising");
+  await page.waitForFunction((most) => document.querySelector(".tile span").textContent < most, anger.most);
+  await page.uncheck("#rising");
+  await page.selectOption("#order", "rank");
+  await until(page, ".tile span", "#1");
+  await page.selectOption("#order", "margin");
+  await page.check("#wall");
+  await page.waitForFunction(() => document.querySelectorAll(".tile").length > 200);
+  await settle(page);
+  await shoot(page, "wall");
+  await page.uncheck("#wall");
+  await page.waitForFunction(() => document.querySelectorAll(".tile").length < 150);
+
+  // A face opens with its crop; names are text, whatever they hold.
+  await page.locator(".box").focus();
+  await page.keyboard.press("Home");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#face[open] .crop img");
+  assert.ok(await page.evaluate(() => document.querySelector(".crop img").decode().then(() => document.querySelector(".crop img").naturalWidth)) === 112);
+  assert.ok((await text(page, "#face dl")).includes(words.hostile));
+  assert.equal(await page.locator("#face circle").count(), 5);
+  assert.equal(await page.locator(".cosines .bar").count(), 7);
+  assert.equal(await page.locator(".anchors figure").count(), 6);
+  assert.equal(await page.evaluate(() => typeof hacked), "undefined");
+  await shoot(page, "face");
+  await page.keyboard.press("ArrowRight");
+  await until(page, "#face .head", `2 of ${count(words.per_class)}`);
+  assert.equal(params(page).get("face"), "1");
+  await page.keyboard.press("l");
+  await page.waitForFunction(() => !document.querySelector("#face circle"));
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("#face:not([open])", { state: "attached" });
+  assert.equal(params(page).get("face"), null);
+}
+
+async function judge(page) {
+  const tile = (place) => page.locator(`.tile[aria-posinset="${place}"]`);
+  await page.locator(".box").focus();
+  await page.keyboard.press("Home");
+  for (let i = 0; i < 3; i++) await page.keyboard.press("Shift+ArrowRight");
+  await until(page, "#marking", "4 selected");
+  await page.keyboard.press("Control+a");
+  await until(page, "#marking", `${count(words.per_class)} selected`);
+  await page.keyboard.press("Escape");
+  await page.waitForSelector("#marking", { state: "hidden" });
+  await tile(1).click({ modifiers: ["Control"] });
+  await tile(10).click({ modifiers: ["Shift"] });
+  await until(page, "#marking", "10 selected");
+  await shoot(page, "selected");
+  await page.keyboard.press("w");
+  await page.fill("#name", "Ann");
+  await page.keyboard.press("Enter");
+  await until(page, "#unsaved", "10 verdicts");
+  assert.equal(await page.locator(".tile.wrong").count(), 10);
+  assert.equal(await page.locator("#filter-verdict label", { hasText: "wrong" }).locator("small").textContent(), "10");
+  await page.keyboard.press("Escape");
+  await tile(11).click();
+  await page.waitForSelector("#face[open] .crop");
+  await page.keyboard.press("3"); // other: fear, and on to the next
+  await until(page, "#face .head", "12 of");
+  await page.keyboard.press("r");
+  await page.waitForSelector("#unsaved:has-text('12 verdicts')");
+  await page.keyboard.press("ArrowLeft");
+  await until(page, "#face .head", "12 of");
+  await page.keyboard.press("u");
+  await page.waitForSelector("#unsaved:has-text('11 verdicts')");
+  await page.keyboard.press("Escape");
+
+  // What was judged outlives a reload, is a filter, and is downloaded and saved as CSV.
+  await page.reload();
+  await page.waitForFunction(() => document.querySelectorAll(".tile.wrong").length === 10);
+  await page.locator("#filter-verdict label", { hasText: "wrong" }).locator("input").check();
+  await until(page, "#shown", "10 of");
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#download")]);
+  await download.saveAs(path.join(path.dirname(process.argv[2]), "review.csv"));
+  assert.equal(params(page).has("token"), false);
+  await page.click("#save");
+  await until(page, "#status", "11 verdicts saved");
+  await page.waitForSelector("#download", { state: "detached" });
+}
+
+async function compare(page) {
+  await page.click("#tabs a:text-is('compare')");
+  await page.waitForSelector("#overview table");
+  assert.ok((await text(page, "#overview h2")).includes(words.before));
+  await shoot(page, "changes");
+  await page.click("#overview a:text-is('fear')");
+  await page.waitForFunction(() => document.querySelectorAll(".pane").length === 2);
+  const one = words.classes.fear, away = anger.relabelled; // anger now, and fear before
+  await page.waitForFunction(() => document.querySelectorAll(".pane .tile").length > 20);
+  assert.ok((await text(page, ".pane h2")).endsWith(` ${count(words.gone + away)}`));
+  assert.ok((await page.locator(".pane h2").last().textContent()).endsWith(` ${count(one.added + one.relabelled)}`));
+  await settle(page);
+  await shoot(page, "compare");
+  await page.locator(".box").last().focus();
+  await page.keyboard.press("ArrowRight");
+  await page.waitForSelector(".pane:last-child .tile.cursor[aria-posinset='2']");
+  await page.locator("#filter-status label", { hasText: "relabelled" }).locator("input").check();
+  await until(page, "#shown", `${count(away + one.relabelled)} of`);
+  assert.ok((await page.locator(".pane:last-child .tile span").first().textContent()).includes("from neutral"));
+
+  // An address that is opened anew shows the same.
+  const shown = await text(page, "#shown"), tiles = await page.locator(".tile").evaluateAll((all) => all.map((tile) => tile.getAttribute("aria-label")));
+  await page.reload();
+  await until(page, "#shown", shown);
+  await page.waitForFunction((number) => document.querySelectorAll(".tile").length === number, tiles.length);
+  assert.deepEqual((await page.locator(".tile").evaluateAll((all) => all.map((tile) => tile.getAttribute("aria-label")))).sort(), tiles.sort());
+  await page.goBack();
+  await page.waitForSelector("#overview table");
+}
+
+async function main() {
+  fs.mkdirSync(words.shots, { recursive: true });
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+  try {
+    const page = await open(browser);
+    const served = await measureBest(browser, words.address), fromDisk = await measureBest(browser, words.file);
+    await measure(page, words.address);
+    await look(page);
+    await judge(page);
+    await compare(page);
+    const disk = await open(browser, { colorScheme: "dark" });
+    await measure(disk, words.file);
+    assert.equal(await text(disk, "#shown"), `${count(words.per_class)} faces`);
+    await shoot(disk, "dark");
+    const phone = await open(browser, { viewport: { width: 390, height: 800 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });
+    await measure(phone, words.file);
+    for (const [name, hash] of [["phone", "#view=mined&class=fear"], ["phone_face", "#view=mined&class=fear&face=42858"], ["phone_compare", "#view=compare&class=fear"]]) {
+      await phone.goto(words.file + hash);
+      await settle(phone);
+      await phone.waitForSelector(name === "phone_face" ? "#face .crop" : ".tile");
+      assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the screen`);
+      await shoot(phone, name);
+    }
+    assert.deepEqual(problems, []);
+    console.log(JSON.stringify({ served, from_disk: fromDisk }));
+  } finally {
+    await browser.close();
+  }
+}
+
+main().catch((error) => { console.error(error); console.error(problems); process.exit(1); });
