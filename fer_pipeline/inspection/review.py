@@ -34,6 +34,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.mining.candidates import Candidates, collect_candidates, random_order, read_exclusions
+from fer_pipeline.mining.duplicates import find_lookalikes
 from fer_pipeline.mining.leaks import find_test_faces
 from fer_pipeline.mining.review import Face, draw_sample, find_pictures, read_opinions
 from fer_pipeline.stages.mine import Config
@@ -64,10 +65,12 @@ def suggest(data: Path, project: ProjectSettings, config: Config, *, number: int
     folder, classes, chosen_by = data / "scores", project.classes, config.ranked_by
     seeds = seeds_in(folder) or project.seeds[:1]
     learners = [_read_pools(of_seed(folder, one), project) for one in seeds]
+    alike = find_lookalikes(data / "contents", project, config.duplicates).near if config.duplicates else None
     candidates = collect_candidates(
         learners[0],
         exclude=read_exclusions(config.exclude, sha256=config.exclude_sha256),
         test_faces=find_test_faces(data / "contents", project)[0],
+        alike=alike,
         drop=config.test_faces == "drop",
         ranked_by=chosen_by if all(chosen_by in one.rankings for one in learners[0].values()) else "margin",
     )
