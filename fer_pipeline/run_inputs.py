@@ -23,7 +23,8 @@ from fer_pipeline.health.recorded_settings import find_contradictions
 LOCK = Path("dvc.lock")
 
 # Options that name what is written, and those that name neither that nor an input.
-OUTPUTS = {"out", "truth", "census", "timings", "metrics", "control", "second_rule", "true_labels", "reviewed"}
+OUTPUTS = {"out", "truth", "census", "timings", "metrics"}
+OUTPUTS |= {"control", "second_rule", "true_labels", "reviewed", "pool_labels"}
 FOLDERS = {"store", "root"}
 
 

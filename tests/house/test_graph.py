@@ -15,6 +15,7 @@ import yaml
 
 from fer_pipeline.commands.check import WALK, check
 from fer_pipeline.core.plugins import available
+from fer_pipeline.run_inputs import OUTPUTS
 from tests.house.conftest import Node
 
 # Packages whose modules a stage finds by name at run time, which no import statement shows, and whether it runs all of
@@ -103,6 +104,11 @@ def test_cmd_and_edges_name_the_same_paths(graph) -> None:
         assert words[:4] == ["python", "-m", "fer_pipeline", node.stage]
         for out in node.outs:
             assert out in words or node.stage == "report", f"{node.address}: cmd does not write {out}"
+            if node.stage != "report":  # what is no input may change while the stage runs
+                option = words[words.index(out) - 1].removeprefix("--").replace("-", "_")
+                assert option in {*OUTPUTS, "contents"}, (
+                    f"{node.address}: {option} is not among the outputs of run_inputs"
+                )
         for word in words:
             if word.startswith(("data/", "models/", "reports/")):
                 assert word in {*node.deps, *node.outs}, f"{node.address}: {word} is no edge"
