@@ -403,7 +403,7 @@ function drawTabs() {
   else tabs.unshift(state.view === "compare" ? tab("what changed", null, "compare", "", !state.class) : tab("all classes", all, "mined", "", inMined && !state.class));
   $("tabs").replaceChildren(...(views.length > 1 ? [make("span", { className: "views" }, ...views)] : []), make("span", { className: "classes" }, ...tabs));
   $("tabs").querySelectorAll(".current").forEach((one) => { one.setAttribute("aria-current", "page"); one.parentElement.scrollLeft = one.offsetLeft - one.parentElement.offsetLeft - 40; });
-  $("title").replaceChildren(make("strong", {}, "Mined faces"), ` ${index.title}`, index.compare ? make("small", {}, ` compared with ${index.compare.title}`) : null);
+  $("title").replaceChildren(make("strong", {}, "Mined faces"), ` ${index.title}`, ...(index.compare ? [make("small", {}, ` compared with ${index.compare.title}`)] : []));
   document.title = `${[state.class, state.view === "mined" ? "" : state.view].filter(Boolean).join(", ") || "all"}: mined faces of ${index.title}`;
 }
 
