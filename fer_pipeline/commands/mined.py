@@ -1,4 +1,6 @@
-"""Look into mined subsets of any revision: `mined show`, `query`, `diff`, `log` and `export`.
+"""Look into mined subsets of any revision, show their faces, and judge them.
+
+`mined show`, `query`, `diff`, `log` and `export` are here; `gallery.py` and `review.py` have the others.
 
 Each command prints what the function of that name in `fer_pipeline.inspection` returns as Arrow tables. A revision is
 what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
