@@ -322,7 +322,9 @@ def test_view_merges_what_is_posted_until_it_is_interrupted(anchored: Path, say:
     say("gallery")
     face = lists_of(anchored / "reports/gallery", "mined")["mined-0"][0]
     command = [sys.executable, "-m", "fer_pipeline", "mined", "view", "--port", "0"]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             judge_in(process, command, face)
         finally:
