@@ -153,7 +153,8 @@ def test_published_networks_that_do_not_know_a_class_are_left_out(call: Init, tm
 
 
 def test_a_profile_with_data_sets_of_its_own_cannot_be_filled_in(call: Init) -> None:
-    assert fault(call, profile="os_fer") == "--profile 'os_fer' cannot be filled in; choose one of photographs, scratch"
+    fitting = "learners_photographs, photographs, scratch"
+    assert fault(call, profile="os_fer") == f"--profile 'os_fer' cannot be filled in; choose one of {fitting}"
 
 
 def test_what_is_written_is_what_the_stages_read(call: Init) -> None:

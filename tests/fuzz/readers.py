@@ -203,8 +203,9 @@ def write_project(folder: Path) -> None:
     tables = folder / "reports" / "tables"
     tables.mkdir(exist_ok=True)
     figures = [f"{name}{end}" for name in results.FIGURES for end in ("", "_seeds_low", "_seeds_high")]
-    head = ["recipe", "target", "seeds", "faces", *figures, "class_accuracy_sd"]
-    (tables / "results.csv").write_text(",".join(head) + "\nvas,film,2,56" + ",0.5" * (len(figures) + 1) + "\n")
+    figures += [f"class_accuracy_sd{end}" for end in ("", "_both_low", "_both_high")]
+    head = ["recipe", "target", "seeds", "faces", *figures]
+    (tables / "results.csv").write_text(",".join(head) + "\nvas,film,2,56" + ",0.5" * len(figures) + "\n")
     (tables / "differences.csv").write_text(
         "recipe,against,target,metric,difference,low,high,p_corrected,claim,seeds_for_a_point\n"
         "vas,baseline,film,mean_class_accuracy,0.1,0,1,0.5,unclear,9\n"
