@@ -8,9 +8,9 @@ ends. A stage that DVC found unchanged, or restored, made nothing and emits noth
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from prefect.assets import Asset
@@ -20,7 +20,7 @@ from pyarrow import dataset
 
 from pipelines import FlowError
 from pipelines.repository import run_git
-from pipelines.workspace import LOCK, read_makers, read_stage
+from pipelines.workspace import LOCK, read_stages
 
 MATERIALIZED = "prefect.asset.materialization.succeeded"
 FORMATS = {".parquet": "parquet", ".arrow": "ipc"}
@@ -41,12 +41,7 @@ class Repository(NamedTuple):
 
 def read_hashes(workspace: Path) -> dict[str, str]:
     """Return the hash of every output that dvc.lock names, by its path."""
-    lock = workspace / LOCK
-    return {
-        out["path"]: str(out.get("md5"))
-        for address in dict.fromkeys(read_makers(lock).values())
-        for out in read_stage(lock, address).get("outs") or ()
-    }
+    return _hashes(read_stages(workspace / LOCK))
 
 
 def emit_outputs(workspace: Path, address: str, before: Mapping[str, str]) -> None:
@@ -55,9 +50,10 @@ def emit_outputs(workspace: Path, address: str, before: Mapping[str, str]) -> No
     An event says `dvc.changed` in its resource, for automations to match, and in its payload md5, size in bytes, number
     of files, rows of its tables, revision, and a hash of the settings that the stage depends on.
     """
-    stage, makers, repository = read_stage(workspace / LOCK, address), read_makers(workspace / LOCK), find(workspace)
+    stages, repository = read_stages(workspace / LOCK), find(workspace)
+    stage, outputs = stages.get(address, {}), _hashes(stages)
     settings = json.dumps(stage.get("params") or {}, sort_keys=True, default=str)
-    used = sorted({path for dep in stage.get("deps") or () for path in _outputs_at(str(dep["path"]), makers)})
+    used = sorted({path for dep in stage.get("deps") or () for path in _outputs_at(str(dep["path"]), outputs)})
     related = [{"prefect.resource.id": repository.key(path), "prefect.resource.role": "asset"} for path in used]
     related.append({"prefect.resource.id": "dvc", "prefect.resource.role": "asset-materialized-by"})
     for out in stage.get("outs") or ():
@@ -110,8 +106,12 @@ def count_rows(output: Path) -> dict[str, int]:
     return rows
 
 
-def _outputs_at(path: str, makers: Mapping[str, str]) -> Iterator[str]:
+def _hashes(stages: Mapping[str, Any]) -> dict[str, str]:
+    return {str(out["path"]): str(out.get("md5")) for stage in stages.values() for out in stage.get("outs") or ()}
+
+
+def _outputs_at(path: str, outputs: Iterable[str]) -> Iterator[str]:
     """Yields the outputs that are a path, hold it, or lie in it."""
-    for made in makers:
+    for made in outputs:
         if f"{path}/".startswith(f"{made}/") or f"{made}/".startswith(f"{path}/"):
             yield made

@@ -114,7 +114,7 @@ def describe_workspace(workspace: Path) -> str:
 def list_changed_settings(workspace: Path) -> list[str]:
     """Return `mine.value 0.22 → 0.25` for every setting that differs from what dvc.lock has of it."""
     params, changes = read_params(workspace), dict[str, None]()
-    for stage in _read_stages(workspace / LOCK).values():
+    for stage in read_stages(workspace / LOCK).values():
         for key, before in ((stage.get("params") or {}).get("params.yaml") or {}).items():
             now: Any = params
             for step in str(key).split("."):
@@ -133,25 +133,20 @@ def _compare(place: str, before: Any, now: Any) -> Iterator[str]:
 
 def read_locked_stages(path: Path) -> list[str]:
     """Return the stages of a dvc.lock in its order; none where there is no file."""
-    return list(_read_stages(path))
+    return list(read_stages(path))
 
 
 def read_makers(path: Path) -> dict[str, str]:
     """Return the stage of each output in a dvc.lock by the output's path; none where there is no file."""
-    stages = _read_stages(path)
+    stages = read_stages(path)
     try:
         return {str(out["path"]): address for address, stage in stages.items() for out in stage.get("outs") or ()}
     except (TypeError, LookupError) as error:
         raise _broken(path, repr(error)) from None
 
 
-def read_stage(path: Path, address: str) -> dict[str, Any]:
-    """Return what a dvc.lock records of one stage; nothing where it records none."""
-    return _read_stages(path).get(address, {})
-
-
-def _read_stages(path: Path) -> dict[str, Any]:
-    """Return the stages in a dvc.lock; FlowError for a damaged one."""
+def read_stages(path: Path) -> dict[str, Any]:
+    """Return what a dvc.lock records of its stages; nothing where there is no file, FlowError for a damaged one."""
     try:
         content = read_yaml(path) if path.exists() else None
         if not isinstance(stages := (content or {}).get("stages") or {}, dict):
