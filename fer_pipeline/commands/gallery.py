@@ -43,10 +43,8 @@ def gallery(
     verdicts = _read(review)
     chosen = None if faces is None else read_review(faces, classes=read_project(PARAMS).classes)
     with ExitStack() as stack:
-        names, revisions = (
-            [],
-            [stack.enter_context(open_revision(root, one, seed=seed)) for one in (rev, compare) if one],
-        )
+        names: list[str] = []
+        revisions = [stack.enter_context(open_revision(root, one, seed=seed)) for one in (rev, compare) if one]
         for one in revisions:
             one.path(tables.SUBSET, "*summary.json")
             name, told = name_seed(one)

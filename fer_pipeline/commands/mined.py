@@ -26,15 +26,8 @@ from fer_pipeline.inspection import log as history
 from fer_pipeline.inspection import sql as database
 from fer_pipeline.inspection.revisions import Revision, open_revision, read_lock
 
-LEFT_OUT = (
-    "excluded",
-    "test_faces",
-    *LIKE_OTHERS,
-    "no_direction",
-    "below_margin",
-    "over_cap",
-    "judged_wrong",
-)  # of a pool
+# counts of a pool
+LEFT_OUT = ("excluded", "test_faces", *LIKE_OTHERS, "no_direction", "below_margin", "over_cap", "judged_wrong")
 NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
 SAME = "both runs had the same settings, code, weights and data"
 WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all

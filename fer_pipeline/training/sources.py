@@ -211,15 +211,8 @@ class Checkpoints(Source):
         raise AssertionError("checkpoints give no stream")
 
 
-TAKEN = {
-    "recipe",
-    "out",
-    "timings",
-    "pool-labels",
-    "store",
-    "params",
-    "help",
-}  # sources are options of train_final beside these
+# sources are options of train_final beside these
+TAKEN = {"recipe", "out", "timings", "pool-labels", "store", "params", "help"}
 MADE_BY = {"label": "labelled faces (align)", "pseudo_label": "mined or random faces (shard)"}
 
 
