@@ -24,8 +24,8 @@ probabilities are normalised.
 The targets are kept with the state of the training, 2 bytes a class and face and 4 for its weight: 104 MB for
 5.8 million faces of seven classes, ten times as much while they are made. `statistics: joint` passes both kinds of
 faces through batch norm together, as supervised training with `mix: beside` does, and is that training if all faces
-count and have these labels; with `frozen` the pool passes by itself and moves no statistics. Where no pool face counts,
-this is supervised training on the labelled faces.
+count and have these labels; with `own` the pool passes by itself, and its statistics are not recorded. Where no pool
+face counts, this is supervised training on the labelled faces.
 """
 
 import math
@@ -54,7 +54,7 @@ from fer_pipeline.networks.pretrained import (
 )
 from fer_pipeline.networks.settings import FLOOR
 from fer_pipeline.networks.weights import PIXELS, WeightSettings, describe_origin, note_unknown
-from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.batch_norm import unrecorded_statistics
 from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import soft_cross_entropy, weighted_mean
@@ -105,7 +105,7 @@ class Options(Settings):
     weight: Annotated[float, Field(ge=0)] = 1.0  # of the pool's loss beside that of the labelled faces
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the true labels
     unlabelled_ratio: Annotated[float, Field(gt=0)] = 1.0  # pool faces a step, as a multiple of the labelled
-    statistics: Literal["joint", "frozen"] = "joint"  # of batch norm on pool faces
+    statistics: Literal["joint", "own"] = "joint"  # of batch norm on pool faces
 
 
 def sources(options: Options) -> dict[str, Source]:
@@ -173,9 +173,9 @@ class EnsembleTeacher(Strategy):
         if not self._some_count:
             return self.network(inputs), None
         views = self.context.random_view(pool, run.generator("augment", "unlabelled"))
-        if self.options.statistics == "frozen":
+        if self.options.statistics == "own":
             logits = self.network(inputs)
-            with frozen_statistics(self.network):
+            with unrecorded_statistics(self.network, dropout=True):
                 return logits, self.network(views)
         both = torch.cat([inputs, views]).contiguous(memory_format=torch.channels_last)
         logits, taught = self.network(both).split([len(inputs), len(views)])

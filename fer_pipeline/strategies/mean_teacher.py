@@ -7,10 +7,11 @@ linearly over the first `ramp` of the steps; the history has it as `weight`. The
 exponential average of the student's with decay min(`decay`, 1 - 1 / (t + 1)), t from 1; its batch-norm buffers are
 copied. No gradient reaches the teacher.
 
-What differs from the source: unlabelled faces pass in a forward pass of their own, in which batch norm uses its running
-statistics without changing them, so that a pool of another kind does not shift them; with weight 0 the student is that
-of the supervised strategy, bit for bit. The consistency is measured on the unlabelled faces, not on the labelled too.
-Mined faces, where a recipe has some, are more labelled faces, and share the batch by the sizes of the sets.
+What differs from the source: unlabelled faces pass in a forward pass of their own, in which batch norm takes their own
+statistics and records none, so that a pool of another kind does not shift the recorded ones; with weight 0 the student
+is that of the supervised strategy, bit for bit. The consistency is measured on the unlabelled faces, not on the
+labelled too. Mined faces, where a recipe has some, are more labelled faces, and share the batch by the sizes of the
+sets.
 """
 
 from collections.abc import Mapping, Sequence

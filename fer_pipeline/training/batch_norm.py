@@ -1,4 +1,4 @@
-"""Control the running statistics of batch norms: freeze them for odd images, share them between processes."""
+"""Control the statistics of batch norms: freeze or do not record those of odd images, share them between processes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,12 +26,17 @@ def frozen_statistics(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def unrecorded_statistics(network: nn.Module) -> Iterator[None]:
-    """Batch norms that learn take the statistics of the batch and record none; all else is in evaluation mode."""
+def unrecorded_statistics(network: nn.Module, *, dropout: bool = False) -> Iterator[None]:
+    """Batch norms that learn take the statistics of the batch and record none; all else predicts, or has its dropout.
+
+    This is what public code of semi-supervised learning calls frozen on unlabelled images. Running statistics lag
+    behind a network that starts at random: by them all its answers are alike at first, and nothing is learned of them.
+    """
     modes = {module: module.training for module in network.modules()}
     norms = [module for module, training in modes.items() if isinstance(module, _BatchNorm) and training]
     tracked = {norm: norm.track_running_stats for norm in norms}
-    network.eval()
+    if not dropout:
+        network.eval()
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
@@ -48,8 +53,8 @@ def forward_with_pool(
 ) -> tuple[list[Float[Tensor, "_ c"]], list[Float[Tensor, "_ c"]]]:
     """Scores of faces with labels and of views of the pool, each as long as its input.
 
-    `joint` is one forward pass, in which batch norm mixes both; else the pool passes by itself, and batch norm uses its
-    running statistics on it without changing them.
+    `joint` is one forward pass, in which batch norm mixes both; else the pool passes by itself, and batch norm takes
+    its statistics without recording them.
     """
 
     def scores(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -60,7 +65,7 @@ def forward_with_pool(
         found = scores([*faces, *pool])
         return found[: len(faces)], found[len(faces) :]
     own = scores(faces)
-    with frozen_statistics(network):
+    with unrecorded_statistics(network, dropout=True):
         return own, scores(pool)
 
 

@@ -108,7 +108,7 @@ class PoolOptions(StrongViews):
     unlabelled_ratio: Annotated[float, Field(gt=0)] = 7.0  # pool faces a step, as a multiple of the labelled
     mined_ratio: Annotated[float, Field(gt=0)] = 1.0  # mined faces a step
     mined_weight: NonNegativeFloat = 1.0  # of their loss, which is added to that of the labelled
-    joint: bool = True  # one forward pass; false: batch norm is frozen on the pool, which passes by itself
+    joint: bool = True  # one forward pass; false: the pool by itself, and batch norm records nothing of it
 
     def batch_sizes(self, batch: int, images: Mapping[str, int]) -> dict[str, int]:
         ratios = {"labelled": 1.0, "mined": self.mined_ratio, "unlabelled": self.unlabelled_ratio}

@@ -44,7 +44,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation, erase
-from fer_pipeline.training.batch_norm import frozen_statistics
+from fer_pipeline.training.batch_norm import unrecorded_statistics
 from fer_pipeline.training.batches import LABELLED, Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
@@ -181,7 +181,7 @@ class BuildContext:
     def consistency(self, student: nn.Module, teacher: nn.Module, batch: Batch, run: StepContext) -> Float[Tensor, ""]:
         """The squared distance of the probabilities of two networks on a random view each, mean over the classes.
 
-        The student's running statistics stay as they are, and no gradient goes to the teacher.
+        The student's batch norms take the batch's statistics without recording them; no gradient goes to the teacher.
         """
         views = [
             self.random_view(batch, run.generator("augment", "unlabelled", name)) for name in ("student", "teacher")
@@ -189,7 +189,7 @@ class BuildContext:
         teacher.eval()
         with torch.no_grad():
             wanted = teacher(views[1]).float().softmax(1)
-        with frozen_statistics(student):
+        with unrecorded_statistics(student, dropout=True):
             found = student(views[0]).float().softmax(1)
         return weighted_mean((found - wanted).square().mean(1))
 

@@ -116,7 +116,7 @@ def test_hard_labels_of_one_teacher_are_supervised_training_on_them_bit_for_bit(
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize(
-    "values", [{"threshold": 1.0}, {"threshold": 1.0, "labels": "hard"}, {"weight": 0.0, "statistics": "frozen"}]
+    "values", [{"threshold": 1.0}, {"threshold": 1.0, "labels": "hard"}, {"weight": 0.0, "statistics": "own"}]
 )
 def test_without_the_pool_it_is_supervised_bit_for_bit(train_toy, toy, pool, tmp_path: Path, norm, values) -> None:
     settings = {"network": {"norm": norm, "dropout": 0.3}, "balance": "weights"}

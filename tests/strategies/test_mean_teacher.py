@@ -141,10 +141,13 @@ def test_the_consistency_is_between_student_and_teacher(train_toy, toy, monkeypa
         with torch.no_grad():
             for parameter in teacher.parameters():
                 parameter.mul_(1.5)
+        before = copy.deepcopy(student.state_dict())
         found = original(self, student, teacher, batch, run)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
         inputs = self.random_view(batch, run.generator("augment", "unlabelled", "student"))
         others = self.random_view(batch, run.generator("augment", "unlabelled", "teacher"))
-        student, teacher = averaged_copy(student).eval(), averaged_copy(teacher).eval()
+        # The student's norms have the statistics of this batch, the teacher's those that were recorded.
+        student, teacher = averaged_copy(student).train(), averaged_copy(teacher).eval()
         by_hand = functional.mse_loss(student(inputs).softmax(1), teacher(others).softmax(1))
         differences.append((float(found.detach()), float(by_hand)))
         return found
