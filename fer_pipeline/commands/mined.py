@@ -58,7 +58,7 @@ def show(
             _number(row["margin"]),
             *(_count(row[name]) for name in ("kept", "passed", "heldout")),
             _share(row, "precision", "low", "high"),
-            *_measured(row, summary),
+            *[_measured(row)] * ("review" in summary),
             _share(row, "true_precision", "true_low", "true_high"),
             row["reason"] or "",
         ]
@@ -148,7 +148,7 @@ def diff(
 
 
 def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table", seed: int | None = None) -> Summary:
-    """List how the mined faces changed over commits and DVC experiments, with precision and final accuracy.
+    """List how the mined faces changed over commits and DVC experiments: precision by estimate, by review, accuracy.
 
     Of the recipes that learn from them the mean class accuracy is shown, over all targets.
 
@@ -169,17 +169,19 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
     recipes = history.list_recipes(read_lock(Path.cwd(), entries[0]["commit"]))
+    judged = any(row["judged"] for row in entries)
     lines = [
         [
             row["date"][:16].replace("T", " "), row["revision"], row["subject"],
             _span([value for value in row["margins"].values() if value is not None]), _count(row["kept"]),
             *(_count(row["kept_by_class"].get(name)) for name in classes),
             _share(row, "precision", "low", "high") + (" by calibration model" if row["model"] else ""),
-            *_accuracies(row, recipes),
+            *[_measured(row)] * judged, *_accuracies(row, recipes),
         ]
         for row in entries
     ]  # fmt: skip
-    header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *recipes]
+    measured = ["measured precision"] * judged
+    header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *measured, *recipes]
     missing = [f"{row['revision']}: {row['missing']}" for row in entries if row["missing"]]
     return Summary(
         "", "\n".join(format_table(_clipped([header, *lines]), num_names=3, rule=True)), warnings=(*partly, *missing)
@@ -303,13 +305,11 @@ def _accuracies(row: dict[str, Any], recipes: Sequence[str]) -> list[str]:
     return [_number(history.mean_accuracy(row["accuracies"], recipe)) for recipe in recipes]
 
 
-def _measured(row: dict[str, Any], summary: Mapping[str, Any]) -> list[str]:
-    """The cell of the measured precision, where anything was judged."""
-    if "review" not in summary:
-        return []
+def _measured(row: dict[str, Any]) -> str:
+    """The cell of the measured precision."""
     drawn = f" of {row['drawn']:,} drawn" if row["drawn"] != row["judged"] else ""
     behind = "" if row["measured_precision"] is None else f", {row['judged']:,}{drawn}"
-    return [_share(row, "measured_precision", "measured_low", "measured_high") + behind]
+    return _share(row, "measured_precision", "measured_low", "measured_high") + behind
 
 
 def _count(value: int | None) -> str:
