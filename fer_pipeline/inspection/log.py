@@ -73,10 +73,10 @@ def log(root: Path, rev: str = "HEAD", *, seed: int | None = None) -> pa.Table:
 
     Columns: `date` (ISO 8601), `revision` (commit, or name of an experiment), `kind` (commit, experiment, workspace),
     `commit`, `subject`, `rule`, `margins` and `kept_by_class` (by class), `kept`, the estimated `precision` with `low`
-    and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), the precision that
-    `judged` of `drawn` faces measure (`measured_precision`, `measured_low`, `measured_high`; `tables.show`), `accuracies`
-    (mean class accuracy by "recipe on target", over all seeds) and `missing`: why something is null. Where each of
-    several `seeds` ("7, 8") has a subset of its own, the row is of one `seed`: that which is asked for, else the first.
+    and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), the
+    `measured_precision` of `judged` faces out of `drawn` ones, `measured_low` and `measured_high`, `accuracies` (mean
+    class accuracy by "recipe on target", over all seeds) and `missing`: why something is null. Where each of several
+    `seeds` ("7, 8") has a subset of its own, the row is of one `seed`: that which is asked for, else the first.
     """
     versions = [*_versions(root, rev)]
     if not versions:
