@@ -3,6 +3,7 @@
 What is judged there stays in the browser until it is downloaded, or saved by `mined view` to `data/review.csv`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,8 +16,8 @@ from fer_pipeline.commands.review import merge_into
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import PARAMS, Summary, read_project
 from fer_pipeline.inspection import tables
-from fer_pipeline.inspection.gallery import INDEX, write_gallery
-from fer_pipeline.inspection.revisions import open_revision
+from fer_pipeline.inspection.gallery import hash_lineage, read_lineage, write_gallery
+from fer_pipeline.inspection.revisions import open_revision, read_lock
 from fer_pipeline.inspection.sheets import script
 from fer_pipeline.inspection.view import serve
 
@@ -46,20 +47,24 @@ def gallery(
     """
     root, warnings = Path.cwd(), tuple[str, ...]()
     verdicts = _read(review)
+    if faces is not None and not faces.is_file():
+        raise ConfigError(f"there is no file {faces}; run: python -m fer_pipeline mined sample --out {faces}")
     chosen = None if faces is None else read_review(faces, classes=read_project(PARAMS).classes)
     with ExitStack() as stack:
         names: list[str] = []
-        revisions = [stack.enter_context(open_revision(root, one, seed=seed)) for one in (rev, compare) if one]
+        revs = [rev] if compare is None else [rev, compare]
+        revisions = [stack.enter_context(open_revision(root, one, seed=seed)) for one in revs]
         for one in revisions:
             one.path(tables.SUBSET, "*summary.json")
             name, told = name_seed(one)
             names.append(name)
             warnings += told if one.is_recorded(tables.SUBSET) else (*told, NOT_RECORDED)
-        before = revisions[1] if compare else None
+        before = None if compare is None else revisions[1]
         counts, notes = write_gallery(
             revisions[0],
             out,
             title=names[0],
+            project=hashlib.blake2b(bytes(root), digest_size=8).hexdigest(),  # all may serve at one port
             before=before,
             before_title=names[-1],
             chosen=None if chosen is None else _as_rows(chosen),
@@ -81,8 +86,12 @@ def view(
         port: The port; 0 takes any free one.
         review: The file of verdicts.
     """
-    if not (folder / INDEX).is_file():
-        raise ConfigError(f"{folder} is no gallery; run: python -m fer_pipeline mined gallery --out {folder}")
+    again = f"python -m fer_pipeline mined gallery --out {folder}"
+    if (lineage := read_lineage(folder)) is None:
+        raise ConfigError(f"{folder} is no gallery; run: {again}")
+    now = hash_lineage(read_lock(Path.cwd(), ""))
+    other = f"{folder} does not show what dvc.lock has of the mined faces now; to make it anew run: {again}"
+    warnings = (other,) if now and now != lineage else ()
 
     _read(review)  # what is wrong with it is said before anybody judges
 
@@ -95,7 +104,7 @@ def view(
         return f"{len(posted) - back:,} verdicts saved{told}; {review} has {len(merged):,}"
 
     with serve(folder, port, merge=merge, verdicts=lambda: script("verdicts", _read(review))) as (server, address):
-        yield Summary("", f"gallery of {folder} at {address} (Ctrl-C ends it)")
+        yield Summary("", f"gallery of {folder} at {address} (Ctrl-C ends it)", warnings=warnings)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
 

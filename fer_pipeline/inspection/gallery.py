@@ -21,17 +21,18 @@ from fer_pipeline.artifacts import arrow, scores
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
 from fer_pipeline.artifacts.faces import open_shard, shard_paths
 from fer_pipeline.artifacts.truth import Truth, read_truth
+from fer_pipeline.core.documents import MAX_JSON, brief, parse_json
 from fer_pipeline.core.errors import ConfigError, DataError
-from fer_pipeline.core.files import refuse_link
+from fer_pipeline.core.files import refuse_link, replacing_folder
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PARAMS
 from fer_pipeline.inspection import compare, export, sheets
-from fer_pipeline.inspection.revisions import NotThereError, Revision
+from fer_pipeline.inspection.revisions import NotThereError, Revision, Stages
 from fer_pipeline.inspection.sheets import STATUS, Crops, Part, Site
 from fer_pipeline.inspection.tables import name_classes, read_subset
 
 TEMPLATES = Path(__file__).parent / "templates"
-INDEX = "index.js"
+INDEX, VERDICTS = "index.js", "verdicts.js"
 FILES = ("index.html", "gallery.css", "gallery.js")
 NUM_ANCHORS = 6  # nearest ones that are shown of each face
 QUERY_ROWS = 4096  # compared with all anchor faces at once
@@ -42,6 +43,7 @@ def write_gallery(
     out: Path,
     *,
     title: str,
+    project: str,
     before: Revision | None = None,
     before_title: str = "",
     chosen: pa.Table | None = None,
@@ -54,6 +56,7 @@ def write_gallery(
         revision: Whose mined faces are shown.
         out: The folder of the site.
         title: What the pages call the revision.
+        project: Under which name a browser keeps verdicts; another one for each project.
         before: The revision that it is compared with.
         before_title: What they call that.
         chosen: Faces of their own list, mined or not: columns `face_id`, `pool`, `content` (hex), `sample` and
@@ -65,13 +68,12 @@ def write_gallery(
         The number of faces by kind of list, and a line for each thing that this revision does not have.
     """
     refuse_link(out)
-    if out.exists() and not (out / INDEX).is_file():
-        raise ConfigError(f"{out} is there already and is no gallery; name another place with --out, or remove it")
+    _refuse_others(out)
     rows, summary = read_subset(revision)
     classes: list[str] = list(summary["classes"])
     index: dict[str, Any] = {
-        "title": title, "lineage": {"mined": _hashes(revision)}, "compare": None, "chosen": chosen_title,
-        "rule": summary.get("ranked_by", "margin"),
+        "title": title, "project": project, "lineage": {"mined": hash_lineage(revision.stages)}, "compare": None,
+        "chosen": chosen_title, "rule": summary.get("ranked_by", "margin"),
     }  # fmt: skip
     groups: list[tuple[Revision, list[Part]]] = []
     if before is not None:
@@ -85,7 +87,7 @@ def write_gallery(
             "title": before_title, "counts": counts.to_pylist(), "causes": causes,
             "relabelled": sorted({pair for pair in pairs if pair[0] != pair[1]}),
         }  # fmt: skip
-        index["lineage"]["gone"] = _hashes(before)
+        index["lineage"]["gone"] = hash_lineage(before.stages)
         groups.append((before, _divide(gone, "gone", classes)))
     if chosen is not None:
         part = Part("chosen", "chosen", "", _score(revision, chosen, rows, classes, index["rule"]))
@@ -93,9 +95,11 @@ def write_gallery(
     groups.append((revision, _divide(rows, "mined", classes)))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Flushed one by one 20,000 files would take minutes; what a loss of power leaves of them is written again.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as scratch:
-        site = Site(Path(scratch) / "site", Path(scratch), classes, {name: n for n, name in enumerate(classes)})
-        site.folder.mkdir()
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as scratch,
+        replacing_folder(out, flush=False) as folder,
+    ):
+        site = Site(folder, Path(scratch), classes, {name: n for n, name in enumerate(classes)})
         for one, parts in groups:
             _write_group(site, one, parts)
         index |= {
@@ -106,13 +110,10 @@ def write_gallery(
             "notes": site.notes,
         }
         index |= {"status": STATUS, "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL}, "columns": sheets.COLUMNS}
-        sheets.write_script(site.folder / INDEX, "index", index)
-        write_verdicts(site.folder / "verdicts.js", verdicts)
+        sheets.write_script(folder / INDEX, "index", index)
+        write_verdicts(folder / VERDICTS, verdicts)
         for name in FILES:
-            (site.folder / name).write_bytes((TEMPLATES / name).read_bytes())
-        if out.exists():
-            out.rename(Path(scratch) / "old")
-        site.folder.rename(out)
+            (folder / name).write_bytes((TEMPLATES / name).read_bytes())
     counts = {
         kind: sum(one["count"] for one in site.lists if one["kind"] == kind) for kind in ("mined", "gone", "chosen")
     }
@@ -124,9 +125,30 @@ def write_verdicts(path: Path, verdicts: Sequence[Sequence[str]]) -> None:
     path.write_bytes(sheets.script("verdicts", list(map(list, verdicts))))
 
 
-def _hashes(revision: Revision) -> dict[str, str]:
-    """What dvc.lock says of the outputs that the mined faces come from."""
-    stages = revision.stages
+def _refuse_others(out: Path) -> None:
+    """Refuses a folder that holds anything but a gallery, since all of it is replaced."""
+    remedy = "name another place with --out, or remove it"
+    if out.exists() and read_lineage(out) is None:
+        raise ConfigError(f"{out} is there already and is no gallery; {remedy}")
+    for one in sorted(out.iterdir()) if out.exists() else ():
+        if one.name not in (INDEX, VERDICTS, *FILES) and not (one / "rows.js").is_file():
+            raise ConfigError(f"{out} is a gallery, but {brief(one.name)} in it is no part of one; {remedy}")
+
+
+def read_lineage(folder: Path) -> dict[str, Any] | None:
+    """Reads what the mined faces of a gallery come from; None where the folder has no index that we wrote."""
+    path, opening = folder / INDEX, sheets.opening("index")
+    try:
+        if not path.is_file() or path.stat().st_size > MAX_JSON or not (data := path.read_bytes()).startswith(opening):
+            return None
+        found = parse_json(data.removeprefix(opening).removesuffix(sheets.CLOSING))["lineage"]["mined"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def hash_lineage(stages: Stages) -> dict[str, str]:
+    """Returns what dvc.lock says of the outputs that the mined faces come from."""
     outs = [out for name in compare.list_upstream(stages) for out in stages[name].get("outs") or ()]
     return {out["path"]: str(out.get("md5")) for out in outs}
 

@@ -40,6 +40,7 @@ COLUMNS = {
     "before": "<u2", "before_rank": "<u4", "before_margin": "<f4",
 }  # fmt: skip
 QUALITY = 80
+CLOSING = b")\n"  # of each script
 MIME = {"jpg": "jpeg", "png": "png"}
 
 
@@ -83,7 +84,12 @@ class Site:
 
 def script(name: str, value: Any) -> bytes:
     """Returns a script, a file of its own, that hands a value to the page."""
-    return f"gallery.take({json.dumps(name)},{json.dumps(value, separators=(',', ':'), allow_nan=False)})\n".encode()
+    return opening(name) + json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + CLOSING
+
+
+def opening(name: str) -> bytes:
+    """Returns what a script begins with."""
+    return f"gallery.take({json.dumps(name)},".encode()
 
 
 def write_script(path: Path, name: str, value: Any) -> None:
@@ -165,7 +171,8 @@ def write_pictures(
             kind = next((kind for magic, kind in export.MAGIC.items() if crop.startswith(magic)), "jpg")
             details.append(
                 {"picture": f"data:image/{MIME[kind]};base64,{_encode(crop)}", "size": pixels.shape[1::-1]}
-                | {name: face[name] for name in ("face_id", "landmarks", "score", "source", "subject")}
+                | {name: face[name] for name in ("face_id", "source", "subject")}
+                | {name: _finite(face[name]) for name in ("landmarks", "score")}
                 | {"content": content.hexdigest(), **describe(start + row)}
             )
         number, is_last = first // PER_DETAIL, first + PER_DETAIL >= len(rows)
@@ -178,6 +185,11 @@ def write_pictures(
     names = {name: rows[name].to_pylist() for name in ("face_id", "sample") if name in rows.column_names}
     write_script(folder / "names.js", f"{folder.name}/names", {**names, "content": _encode(bytes(contents))})
     return bytes(contents)
+
+
+def _finite(value: Any) -> Any:
+    """The number or list of numbers, None where any of it is none."""
+    return value if np.isfinite(np.array(value, np.float64)).all() else None
 
 
 def make_thumbnail(pixels: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[np.ndarray, "s s 3"]:

@@ -74,10 +74,11 @@ class _Handler(SimpleHTTPRequestHandler):
             return self.send_error(HTTPStatus.FORBIDDEN, fault)
         folder = os.path.realpath(self.directory)
         try:
-            target = os.path.realpath(self.translate_path(self.path))
+            path = self.translate_path(self.path)
+            target, *pages = (os.path.realpath(os.path.join(path, one)) for one in ("", "index.html", "index.htm"))
         except ValueError:
             return self.send_error(HTTPStatus.NOT_FOUND, "a path has no NUL")
-        if os.path.commonpath([folder, target]) != folder:
+        if os.path.commonpath([folder, target, *pages]) != folder:
             return self.send_error(HTTPStatus.NOT_FOUND, "a link out of the gallery is not followed")
         if target == os.path.join(folder, "verdicts.js") and os.path.exists(target):
             try:

@@ -49,6 +49,8 @@ from fer_pipeline.distillation import loop
 from fer_pipeline.distillation.start import Synthetic
 from fer_pipeline.embedding import shards
 from fer_pipeline.health import diagnosis, dvc_project, recorded_settings
+from fer_pipeline.inspection.gallery import read_lineage
+from fer_pipeline.inspection.sheets import write_script
 from fer_pipeline.mining import duplicates
 from fer_pipeline.mining.candidates import collect_candidates, read_exclusions
 from fer_pipeline.mining.review import read_opinions
@@ -517,6 +519,10 @@ def write_reviewed(folder: Path) -> None:
     write_rows(folder / mined.REVIEWED, pa.Table.from_arrays(rows, schema=schema))
 
 
+def write_index(folder: Path) -> None:
+    write_script(folder / "index.js", "index", {"title": "v1", "lineage": {"mined": {"data/mined": "0" * 32}}})
+
+
 READERS = {
     "pictures": Reader(write_pictures, ("*",), read_picture, one_at_a_time=True),
     **{
@@ -561,6 +567,7 @@ READERS = {
     "reviewed faces": Reader(
         write_reviewed, (mined.REVIEWED,), lambda folder: mined.read_rows(folder, mined.REVIEWED, classes=CLASSES)
     ),
+    "gallery": Reader(write_index, ("index.js",), read_lineage),
     "checkpoint": Reader(write_project, ("model/*.safetensors", "model/card.json"), read_checkpoint),
     "weights": Reader(write_project, ("model/weights.pth",), lambda folder: read_tensors(folder / "model/weights.pth")),
     "weights in a network": Reader(write_project, ("model/weights.pth",), read_weights),

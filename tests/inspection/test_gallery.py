@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from fer_pipeline.artifacts.contents import hash_faces, write_contents
 from fer_pipeline.artifacts.embeddings import write_embeddings
 from fer_pipeline.artifacts.faces import open_shard
 from fer_pipeline.artifacts.review import HEADER
+from fer_pipeline.commands.gallery import view
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.inspection.sheets import COLUMNS, NONE, STATUS
 from fer_pipeline.inspection.view import MOST_BYTES, serve
@@ -190,12 +192,78 @@ def test_the_same_input_gives_the_same_bytes(anchored: Path, say: Say, tmp_path:
 
     say("gallery", "--compare", "v1")
     first = files(anchored / "reports/gallery")
-    (anchored / "reports/gallery/stale.js").write_text("x")
+    (anchored / "reports/gallery/mined-0/stale.js").write_text("x")
     say("gallery", "--compare", "v1")
     assert files(anchored / "reports/gallery") == first
-    (tmp_path / "notes").mkdir()
-    assert "is no gallery" in say("gallery", "--out", str(tmp_path / "notes"), code=1)
-    assert list((tmp_path / "notes").iterdir()) == []
+
+
+def test_nothing_but_a_gallery_is_replaced(project: Project, say: Say, tmp_path: Path) -> None:
+    for name, text in (("index.js", "require('./src/app')\n"), ("index.js", 'gallery.take("index",{'), ("a.txt", "")):
+        place = tmp_path / f"{name} of {len(text)}"
+        place.mkdir()
+        (place / name).write_text(text)
+        assert "is no gallery; name another place" in say("gallery", "--out", str(place), code=1)
+        assert "is no gallery; run" in say("view", "--folder", str(place), code=1)
+        assert [(one.name, one.read_text()) for one in place.iterdir()] == [(name, text)]
+    site = tmp_path / "site"
+    say("gallery", "--out", str(site))
+    (site / "review.csv").write_text("judged")
+    assert "'review.csv' in it is no part of one" in say("gallery", "--out", str(site), code=1)
+    assert (site / "review.csv").read_text() == "judged"
+    assert sorted(one.name for one in tmp_path.iterdir() if "site" in one.name) == ["site"]
+
+
+def test_each_project_has_a_name_of_its_own_for_browsers(
+    project: Project, copy: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for folder in (copy, project.folder, copy):
+        monkeypatch.chdir(folder)
+        say("gallery", "--out", str(tmp_path / "site"))
+        names.append(read_script(tmp_path / "site", "index")["project"])
+        assert str(tmp_path) not in (tmp_path / "site/index.js").read_text()
+    assert names[0] == names[2] != names[1]
+
+
+def test_a_gallery_of_other_faces_than_those_of_the_lock_is_said(copy: Path, say: Say) -> None:
+    def warnings() -> tuple[str, ...]:
+        told = next(serving := view(port=0))
+        serving.close()
+        return told.warnings
+
+    settings = project_settings(classes=CLASSES, pools=tuple(POOLS)).model_dump(mode="json")
+    (copy / "params.yaml").write_text(json.dumps(settings))
+    say("gallery")
+    assert warnings() == ()
+    lock = (copy / "dvc.lock").read_text()
+    mined = read_script(copy / "reports/gallery", "index")["lineage"]["mined"]["data/mined"]
+    (copy / "dvc.lock").write_text(lock.replace(mined, f"{'0' * 32}.dir"))
+    (warning,) = warnings()
+    assert warning.endswith("run: python -m fer_pipeline mined gallery --out reports/gallery")
+    (copy / "dvc.lock").unlink()
+    assert warnings() == ()
+
+
+def test_a_detection_without_a_number_is_shown_without(copy: Path, say: Say) -> None:
+    shard = copy / "data/faces/garden/train/part-00000.parquet"
+    table = open_shard(shard).read()
+    rows = table.to_pylist()
+    for row in rows:
+        row |= {"score": math.nan, "landmarks": [1.0] * 9 + [math.inf]}
+    faces.write_shard(shard, pa.Table.from_pylist(rows, schema=table.schema))
+    say("gallery")
+    changed = {row["face_id"] for row in rows}
+    shown = [row for rows in lists_of(copy / "reports/gallery", "mined").values() for row in rows]
+    assert changed & {row["face_id"] for row in shown}
+    for row in shown:
+        known = row["face_id"] not in changed
+        assert (row["detail"]["score"] == 0.5, row["detail"]["landmarks"] is not None) == (known, known)
+
+
+def test_no_revision_and_no_list_are_said_in_a_line(project: Project, say: Say) -> None:
+    assert "no revision ''" in say("gallery", "--rev", "", code=1)
+    assert "no revision ''" in say("gallery", "--compare", "", code=1)
+    assert "mined sample --out nope.csv" in say("gallery", "--faces", "nope.csv", code=1)
 
 
 def test_a_list_of_faces_has_a_page_of_its_own(anchored: Path, say: Say, tmp_path: Path) -> None:
@@ -242,6 +310,9 @@ def site(tmp_path: Path) -> Iterator[tuple[http.client.HTTPConnection, str, list
         (folder / name).write_text("page")
     (folder / "out.js").symlink_to(tmp_path / "secret.txt")
     (folder / "inside").mkdir()
+    for name in ("index.html", "index.htm"):
+        (folder / name[6:]).mkdir()
+        (folder / name[6:] / name).symlink_to(tmp_path / "secret.txt")
 
     def merge(data: bytes) -> str:
         if b"bad" in data:
@@ -294,7 +365,18 @@ def test_the_server_answers_its_own_pages_alone(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/../secret.txt", "/%2e%2e/secret.txt", "/..%2fsecret.txt", "/out.js", "/inside/", "/%00", "//etc/passwd"]
+    "path",
+    [
+        "/../secret.txt",
+        "/%2e%2e/secret.txt",
+        "/..%2fsecret.txt",
+        "/out.js",
+        "/inside/",
+        "/html/",
+        "/htm/",
+        "/%00",
+        "//etc/passwd",
+    ],
 )
 def test_no_path_leads_out_of_the_gallery(site: Any, path: str) -> None:
     status, text, _ = ask(site, "GET", path)
