@@ -1,5 +1,5 @@
 // Drives the pages of a generated gallery: node gallery_pages.cjs WORDS.json, which names addresses and what is expected.
-// Prints what the first screens took as one line of JSON; anything unexpected ends it with an error.
+// Prints what the first screens loaded as one line of JSON; anything unexpected ends it with an error.
 "use strict";
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -24,30 +24,15 @@ async function open(browser, options = {}) {
   return page;
 }
 
-// Bytes and seconds until every picture of the first screen is there: of three fresh browsers' the quickest, since
-// whatever else runs on the machine slows them.
-async function measureBest(browser, url) {
-  const found = [];
-  for (let i = 0; i < 3; i++) {
-    const page = await open(browser);
-    found.push(await measure(page, url));
-    await page.context().close();
-  }
-  return found.sort((a, b) => a.seconds - b.seconds)[0];
-}
-
+// Bytes and requests until every picture of the first screen is there.
 async function measure(page, url) {
-  let bytes = 0;
   const sizes = [];
   if (url.startsWith("file:")) page.on("requestfinished", (request) => request.url().startsWith("file:") && sizes.push(fs.statSync(new URL(request.url().split("#")[0])).size));
-  const began = Date.now();
   await page.goto(url);
   await page.waitForSelector(".tile");
-  const tiles = (Date.now() - began) / 1000;
   await settle(page);
-  const entries = await page.evaluate(() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].map((one) => [one.transferSize, one.responseEnd]));
-  bytes = sizes.length ? sizes.reduce((sum, size) => sum + size, 0) : entries.reduce((sum, [size]) => sum + size, 0);
-  return { bytes, tiles, seconds: Math.max(tiles, ...entries.map(([, end]) => end / 1000)) };
+  if (!sizes.length) sizes.push(...(await page.evaluate(() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")].map((one) => one.transferSize))));
+  return { bytes: sizes.reduce((sum, size) => sum + size, 0), requests: sizes.length };
 }
 
 // Until the page has been complete and asked for nothing for a while.
@@ -63,6 +48,10 @@ async function settle(page) {
 const text = (page, selector) => page.locator(selector).first().textContent();
 const params = (page) => new URLSearchParams(new URL(page.url()).hash.slice(1));
 const until = (page, selector, wanted) => page.waitForFunction(([one, two]) => document.querySelector(one)?.textContent.includes(two), [selector, wanted]);
+const close = async (page) => {
+  await page.keyboard.press("Escape");
+  await page.waitForFunction(() => !document.querySelector("#face").open && !/face=/.test(location.hash)); // the dialog tells of its end a moment later
+};
 const shoot = (page, name) => page.screenshot({ path: path.join(words.shots, `${name}.png`) });
 
 async function look(page) {
@@ -90,6 +79,11 @@ async function look(page) {
   await page.fill("#to", "0.6");
   await page.keyboard.press("Enter");
   await until(page, "#shown", `${count(anger.between)} of`);
+  // A bar says how many faces it leaves.
+  for (let i = 0; i < 20; i++) {
+    const title = await page.evaluate((place) => { const bar = document.querySelectorAll(".bars button")[place]; bar.click(); return bar.title; }, i);
+    await until(page, "#shown", `${title.match(/: (.*) faces/)[1]} of`);
+  }
   await page.click("#filters button:text-is('No filters')");
   await until(page, "#shown", `${count(words.per_class)} faces`);
   await page.check("#rising");
@@ -119,12 +113,20 @@ async function look(page) {
   await shoot(page, "face");
   await page.keyboard.press("ArrowRight");
   await until(page, "#face .head", `2 of ${count(words.per_class)}`);
-  assert.equal(params(page).get("face"), "1");
+  await page.waitForFunction(() => /face=1\.[0-9a-f]{12}/.test(location.hash));
   await page.keyboard.press("l");
   await page.waitForFunction(() => !document.querySelector("#face circle"));
-  await page.keyboard.press("Escape");
-  await page.waitForSelector("#face:not([open])", { state: "attached" });
-  await page.waitForFunction(() => !/face=/.test(location.hash)); // the dialog tells of its end a moment later
+
+  // Its address shows it where another gallery has it, and no other face.
+  const address = page.url().replace("face=1.", "face=7.");
+  await close(page);
+  await page.goto(address);
+  await page.waitForSelector("#face[open]");
+  await until(page, "#face .head", `2 of ${count(words.per_class)}`);
+  await close(page);
+  await page.goto(address.slice(0, -12) + "0".repeat(12));
+  await until(page, "#status", "The face of this address is not in this gallery.");
+  assert.equal(await page.locator("#face[open]").count(), 0);
 }
 
 async function judge(page) {
@@ -158,7 +160,7 @@ async function judge(page) {
   await until(page, "#face .head", "12 of");
   await page.keyboard.press("u");
   await page.waitForSelector("#unsaved:has-text('11 verdicts')");
-  await page.keyboard.press("Escape");
+  await close(page);
 
   // What was judged outlives a reload, is a filter, and is downloaded and saved as CSV.
   await page.reload();
@@ -187,8 +189,8 @@ async function takeBack(page) {
   await page.waitForSelector("#face[open] .crop");
   await page.keyboard.press("1"); // anger, as mined, and on to the next
   await until(page, "#face .head", "13 of");
-  assert.equal(await text(page, "#status"), "1 face right");
-  await page.keyboard.press("Escape");
+  assert.equal(await text(page, "#status"), "1 face right: anger");
+  await close(page);
   await page.waitForSelector('.tile[aria-posinset="12"].right');
   await save(1, 12);
   await tile(12).click();
@@ -196,7 +198,7 @@ async function takeBack(page) {
   await page.click("#face button:text-is('take back')");
   await until(page, "#unsaved", "1 taken back only in this browser");
   assert.equal(await text(page, "#status"), "1 face taken back");
-  await page.keyboard.press("Escape");
+  await close(page);
   await save(1, 11);
   await page.reload(); // what was saved comes from the file now
   await page.waitForFunction(() => document.querySelectorAll(".tile.wrong").length === 10);
@@ -208,6 +210,37 @@ async function takeBack(page) {
   await until(page, "#unsaved", "2 taken back");
   await page.waitForFunction(() => document.querySelectorAll(".tile.wrong").length === 8);
   await save(2, 9);
+}
+
+// Two tabs show and keep the verdicts of each other, until either saves all or takes them back.
+async function judgeInTabs(page) {
+  const other = await page.context().newPage(), tile = (tab, place) => tab.locator(`.tile[aria-posinset="${place}"]`);
+  const mark = async (tab, place, key) => {
+    await tab.bringToFront();
+    await tile(tab, place).click({ modifiers: ["Control"] });
+    await tab.keyboard.press(key);
+    await tab.keyboard.press("Escape");
+  };
+  await other.goto(words.address.replace("#", "#view=mined&class=fear&"));
+  await mark(page, 21, "w");
+  await mark(page, 22, "w");
+  await mark(other, 22, "w");
+  for (const tab of [page, other]) await until(tab, "#unsaved", "3 verdicts");
+  await other.click("#tabs a:has-text('anger')");
+  await other.waitForSelector('.tile[aria-posinset="22"].wrong');
+  await mark(other, 22, "u");
+  await page.waitForSelector('.tile[aria-posinset="22"]:not(.wrong)');
+  await until(page, "#unsaved", "2 verdicts");
+  await page.click("#save");
+  await until(page, "#status", "2 verdicts saved, 11 kept");
+  for (const tab of [page, other]) {
+    await tab.waitForSelector("#download", { state: "detached" });
+    await tab.waitForSelector('.tile[aria-posinset="21"].wrong');
+  }
+  await other.close();
+  await page.reload();
+  await page.waitForSelector('.tile[aria-posinset="21"].wrong');
+  assert.equal(await page.locator("#download").count(), 0);
 }
 
 async function compare(page) {
@@ -230,6 +263,17 @@ async function compare(page) {
   await until(page, "#shown", `${count(away + one.relabelled)} of`);
   assert.ok((await page.locator(".pane:last-child .tile span").first().textContent()).includes("from neutral"));
 
+  // What a verdict is about is said: the class that a face is mined as now.
+  assert.ok((await text(page, ".pane h2")).includes("verdicts are on the class after →"));
+  assert.ok((await text(page, ".pane:first-child .tile span")).includes("→ anger"));
+  await page.locator(".pane:first-child .tile").first().click({ modifiers: ["Control"] });
+  await page.keyboard.press("w");
+  await until(page, "#status", "1 face wrong: anger");
+  await page.keyboard.press("u");
+  await until(page, "#status", "1 face taken back");
+  await page.keyboard.press("Escape");
+  await settle(page);
+
   // An address that is opened anew shows the same.
   const shown = await text(page, "#shown"), tiles = await page.locator(".tile").evaluateAll((all) => all.map((tile) => tile.getAttribute("aria-label")));
   await page.reload();
@@ -245,13 +289,13 @@ async function main() {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
   try {
     const page = await open(browser);
-    const served = await measureBest(browser, words.address), fromDisk = await measureBest(browser, words.file);
-    await measure(page, words.address);
+    const served = await measure(page, words.address);
     await look(page);
     await judge(page);
+    await judgeInTabs(page);
     await compare(page);
     const disk = await open(browser, { colorScheme: "dark" });
-    await measure(disk, words.file);
+    const fromDisk = await measure(disk, words.file);
     assert.equal(await text(disk, "#shown"), `${count(words.per_class)} faces`);
     await shoot(disk, "dark");
     const phone = await open(browser, { viewport: { width: 390, height: 800 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });

@@ -84,7 +84,7 @@ def make_site(folder: Path) -> dict[str, Any]:
         "title": "v2", "classes": CLASSES, "names": [*CLASSES, "mixed"], "pools": POOLS, "lists": lists, "notes": [],
         "chosen": "", "rule": "margin", "status": sheets.STATUS, "columns": sheets.COLUMNS,
         "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL},
-        "lineage": {"mined": {"data/mined": "0" * 32}, "gone": {}},
+        "project": "0" * 16, "lineage": {"mined": {"data/mined": "0" * 32}, "gone": {}},
         "compare": {"title": BEFORE, "causes": [cause], "counts": changes, "relabelled": sorted(relabels)},
     }  # fmt: skip
     sheets.write_script(folder / "index.js", "index", index)
@@ -129,7 +129,7 @@ def expect(columns: dict[str, np.ndarray], number: int) -> dict[str, Any]:
 
 
 def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
-    """First screen within 2 s and 5 MB; paging, filters, a face, keys, ranges, verdicts, compare, addresses, phone."""
+    """First screen within 5 MB; paging, filters, a face, keys, ranges, verdicts, tabs, compare, addresses, phone."""
     environment = find_browser()
     if isinstance(environment, str):
         pytest.skip(environment)
@@ -153,15 +153,15 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
         thread.join()
     assert told.returncode == 0, told.stderr[-4000:] + told.stdout[-2000:]
     measured = json.loads(told.stdout.splitlines()[-1])
-    busy = max(1, os.getloadavg()[0] / (os.cpu_count() or 1))  # processes that wait for each core
     for name in ("served", "from_disk"):
         assert measured[name]["bytes"] < 5_000_000, measured
-        assert measured[name]["seconds"] < 2 * busy, (measured, busy)
+        assert measured[name]["requests"] < 20, measured  # of a page, its 6 scripts and styles, and sheets of 16 faces
     said = [[(row.verdict, row.label, row.who) for row in rows] for rows in posts]
-    assert said[0] == [("wrong", "anger", "Ann")] * 10 + [("other", "fear", "Ann")]
-    assert said[1:] == [[("right", "anger", "Ann")], [("withdrawn", "", "Ann")], [("withdrawn", "", "Ann")] * 2]
-    assert {row.face_id for row in kept} == {f"mined-0/{row}" for row in range(2, 11)}
+    assert sorted(said[0]) == [("other", "fear", "Ann")] + [("wrong", "anger", "Ann")] * 10
+    assert said[1:4] == [[("right", "anger", "Ann")], [("withdrawn", "", "Ann")], [("withdrawn", "", "Ann")] * 2]
+    assert [sorted(rows) for rows in said[4:]] == [[("wrong", "anger", "Ann"), ("wrong", "fear", "Ann")]]
+    assert {row.face_id for row in kept} == {f"mined-0/{row}" for row in (*range(2, 11), 20)} | {"mined-2/21"}
     posted = posts[0]
-    assert posted[0].face_id == HOSTILE
+    assert HOSTILE in {row.face_id for row in posted}
     downloaded = parse_review((tmp_path / "review.csv").read_bytes(), "downloaded", classes=CLASSES)
     assert downloaded == posted

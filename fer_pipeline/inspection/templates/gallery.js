@@ -102,14 +102,42 @@ function readVerdict(list, id) {
 
 // ---- verdicts: kept in the browser until they are downloaded or saved -------------------------------------------------
 
-const STORED = () => `fer_pipeline verdicts ${index.pools.join(" ")}`;
-let token = null;
+// Each has an entry of its own, whose key ends in picture and person, so that tabs do not overwrite what others keep.
+const STORED = () => `fer_pipeline verdicts ${index.project} `;
+let token = null, later;
 
 function readVerdicts(rows) {
   for (const row of rows) addVerdict(Object.fromEntries(CSV_HEADER.map((name, i) => [name, row[i] ?? ""])));
-  let own = [];
-  try { own = JSON.parse(localStorage.getItem(STORED()) || "[]"); } catch { say("What was judged here before cannot be read."); }
-  for (const row of own) addVerdict({ ...row, own: true });
+  try {
+    for (const [key, text] of Object.entries(localStorage).sort()) {
+      if (key.startsWith(STORED()) && !addVerdict(readStored(key, text))) localStorage.removeItem(key); // it is in the file
+    }
+  } catch { say("What was judged here before cannot be read."); }
+}
+
+function readStored(key, text) {
+  const [set, face_id, content, who] = JSON.parse(key.slice(STORED().length));
+  return { ...JSON.parse(text), set, face_id, content, who, own: true };
+}
+
+// What another tab judged, took back or saved, which alone the file can tell.
+function takeStored({ key, oldValue, newValue }) {
+  if (!key?.startsWith(STORED())) return;
+  const row = readStored(key, newValue ?? oldValue), people = peopleOf([row.set, row.face_id, row.content].join("\0")), known = people.get(row.who);
+  if (newValue !== null) addVerdict(row);
+  else if (known?.own && known.when > row.when) keepVerdicts([known]);
+  else if (known?.own) people.delete(row.who);
+  clearTimeout(later);
+  later = setTimeout(async () => {
+    gallery.forget("verdicts");
+    readVerdicts(await gallery.load("verdicts").catch(() => []));
+    for (const list of lists.filter((one) => one.ready)) {
+      await loadNames(list);
+      for (let id = list.start; id < list.start + list.count; id++) readVerdict(list, id);
+    }
+    drawUnsaved();
+    drawJudged();
+  }, 200);
 }
 
 const peopleOf = (key) => verdicts.get(key) ?? verdicts.set(key, new Map()).get(key);
@@ -117,7 +145,9 @@ const peopleOf = (key) => verdicts.get(key) ?? verdicts.set(key, new Map()).get(
 // `own` rows are still to be saved; what was `given` away by this browser, or came from the file, may stand there.
 function addVerdict(row) {
   const people = peopleOf([row.set, row.face_id, row.content].join("\0")), known = people.get(row.who);
-  if (!known || known.when < row.when) people.set(row.who, { ...row, given: !row.own || row.given || Boolean(known) });
+  if (known && (known.when > row.when || (known.when === row.when && !known.own))) return false;
+  people.set(row.who, { ...row, given: !row.own || row.given || Boolean(known?.given) });
+  return true;
 }
 
 const ownVerdicts = () => [...verdicts.values()].flatMap((people) => [...people.values()]).filter((row) => row.own);
@@ -128,10 +158,13 @@ function give() {
   return rows;
 }
 
-function keepVerdicts() {
-  const own = ownVerdicts();
+function keepVerdicts(rows) {
   try {
-    localStorage.setItem(STORED(), JSON.stringify(own.map(({ own: _, ...row }) => row)));
+    for (const { set, face_id, content, who } of rows) {
+      const key = STORED() + JSON.stringify([set, face_id, content, who]), now = verdicts.get([set, face_id, content].join("\0"))?.get(who);
+      if (now?.own) localStorage.setItem(key, JSON.stringify(now, ["verdict", "label", "when", "sample", "given"]));
+      else localStorage.removeItem(key);
+    }
   } catch {
     say("The browser keeps no more verdicts: download them before you leave this page.");
   }
@@ -161,10 +194,10 @@ async function mark(ids, verdict, label = NONE) {
   const who = await askName();
   if (!who) return;
   for (const list of new Set(ids.map(listOf))) await loadNames(list);
-  const when = new Date().toISOString(), done = new Map();
+  const when = new Date().toISOString(), done = new Map(), changed = [];
   for (const id of ids) {
     const list = listOf(id), people = peopleOf(keyOf(list, id)), row = id - list.start;
-    for (const [name, one] of people) if (one.own && !one.given) people.delete(name);
+    for (const [name, one] of people) if (one.own && !one.given) { people.delete(name); changed.push(one); }
     const known = people.get(who);
     let what = "taken back";
     if (verdict === null) {
@@ -172,13 +205,14 @@ async function mark(ids, verdict, label = NONE) {
       if ([...people].some(([name, one]) => name !== who && one.verdict !== WITHDRAWN)) what = "taken back (what others said stays)";
     } else {
       const is = verdict === "other" && label === column.label[id] ? "right" : verdict;
-      what = is === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : is;
+      what = is === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : `${is}: ${index.names[column.label[id]]}`;
       people.set(who, {
         face_id: list.names.face_id[row], set: index.pools[column.pool[id]], content: list.names.content[row], verdict: is,
         label: is === "other" ? index.names[label] ?? "" : index.names[column.label[id]], who, when,
         sample: list.names.sample?.[row] ?? "", own: true, given: Boolean(known),
       });
     }
+    if (people.has(who)) changed.push(people.get(who));
     done.set(what, (done.get(what) ?? 0) + 1);
     for (const other of lists) { // a face may stand in a class and among the chosen ones
       if (other !== list && !(other.names && (other.kind === "chosen" || list.kind === "chosen"))) continue;
@@ -186,8 +220,12 @@ async function mark(ids, verdict, label = NONE) {
       else other.names.face_id.forEach((name, i) => { if (name === list.names.face_id[row]) readVerdict(other, other.start + i); });
     }
   }
-  keepVerdicts();
   say([...done].map(([what, number]) => `${count(number)} ${number === 1 ? "face" : "faces"} ${what}`).join(", "));
+  keepVerdicts(changed); // which says where it cannot
+  drawJudged();
+}
+
+function drawJudged() {
   panes.forEach((pane) => pane.draw());
   countAgain();
   if (openFace !== null) drawFace();
@@ -199,10 +237,10 @@ function csvText(rows) {
 }
 
 function download() {
-  const link = make("a", { href: URL.createObjectURL(new Blob([csvText(give())], { type: "text/csv" })), download: "review.csv" });
+  const rows = give(), link = make("a", { href: URL.createObjectURL(new Blob([csvText(rows)], { type: "text/csv" })), download: "review.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-  keepVerdicts();
+  keepVerdicts(rows);
   say("Downloaded; merge it by: python -m fer_pipeline mined review review.csv");
 }
 
@@ -214,7 +252,7 @@ async function save() {
     const text = (await answer.text()).trim();
     if (!answer.ok) return say(`Not saved: ${text || answer.statusText}`);
     for (const row of rows) row.own = false;
-    keepVerdicts();
+    keepVerdicts(rows);
     say(text);
   } catch (error) {
     say(`Not saved: ${error.message}; is mined view still running?`);
@@ -227,7 +265,7 @@ function drawUnsaved() {
   const buttons = [make("button", { id: "download", onclick: download }, "Download CSV")];
   if (token) buttons.unshift(make("button", { id: "save", className: "main", onclick: save }, "Save"));
   const who = localStorage.getItem("fer_pipeline name");
-  const rename = who ? make("button", { className: "plain", title: "Change the name", onclick: () => { localStorage.removeItem("fer_pipeline name"); askName().then(() => keepVerdicts()); } }, `by ${who}`) : null;
+  const rename = who ? make("button", { className: "plain", title: "Change the name", onclick: () => { localStorage.removeItem("fer_pipeline name"); askName().then(drawUnsaved); } }, `by ${who}`) : null;
   $("unsaved").replaceChildren(...(own.length ? [`${parts.filter(Boolean).join(" and ")} only in this browser`, rename, ...buttons].filter(Boolean) : []));
 }
 
@@ -262,7 +300,8 @@ function readAddress() {
     view: view === "compare" && index.compare ? view : view === "chosen" && index.chosen ? view : "mined",
     class: words.has("view") || words.has("class") ? words.get("class") ?? "" : first?.label ?? "",
     order: ["margin", "rank", "cosine"].includes(words.get("order")) ? words.get("order") : "margin",
-    rising: words.has("rising"), wall: words.has("wall"), from: number("from"), to: number("to"), face: number("face"),
+    rising: words.has("rising"), wall: words.has("wall"), from: number("from"), to: number("to"),
+    face: /^\d+(\.[0-9a-f]+)?$/.test(words.get("face")) ? words.get("face") : null, // its number, and what its content begins with
     filters: Object.fromEntries(Object.keys(DIMENSIONS).map((name) => [name, new Set(words.getAll(`only-${name}`))])),
   };
 }
@@ -314,11 +353,13 @@ async function collect() {
   return {
     wanted,
     sides: [
-      { title: `${name} in ${index.compare.title} alone`, ids: [...gone.flatMap(idsOf), ...left], isBefore: true },
+      { title: `${name} in ${index.compare.title} alone${left.length ? "; verdicts are on the class after →" : ""}`, ids: [...gone.flatMap(idsOf), ...left], isBefore: true },
       { title: `${name} in ${index.title} alone`, ids: came },
     ],
   };
 }
+
+const within = (value, from, to) => (from === null || value >= from) && (to === null || value <= to);
 
 // Splits faces by the filters, and counts for each filter what the others leave.
 function filter(ids, tally) {
@@ -327,7 +368,7 @@ function filter(ids, tally) {
   for (const id of ids) {
     let failed = null, failures = 0;
     const margin = column.margin[id];
-    if ((from !== null && !(margin >= from)) || (to !== null && !(margin <= to))) { failures++; failed = "margin"; }
+    if (!within(margin, from, to)) { failures++; failed = "margin"; }
     for (const entry of entries) if (entry[1].size && !entry[1].has(entry[2](entry[0](id)))) { failures++; failed = entry; }
     if (failures > 1) continue;
     if (!failures) chosen.push(id);
@@ -362,7 +403,7 @@ async function show() {
         if (unread.length) drawView(sides);
       }
     }
-    openFace = state.face;
+    openFace = state.face === null ? null : parseInt(state.face, 10);
     if (openFace === null) $("face").close();
     else await drawFace();
   } catch (error) {
@@ -450,12 +491,15 @@ function drawFilters(tally) {
 function drawMargins(margins) {
   const low = margins.reduce((least, value) => Math.min(least, value), Infinity), high = margins.reduce((most, value) => Math.max(most, value), -Infinity);
   const digits = Math.min(7, Math.max(3, 3 - Math.floor(Math.log10(high - low || 1)))); // probabilities may all be close to 1
-  const bins = new Array(20).fill(0), width = (high - low) / bins.length || 1;
-  for (const value of margins) bins[Math.min(bins.length - 1, Math.floor((value - low) / width))]++;
+  const width = (high - low) / 20 || 1, round = (value) => +value.toFixed(digits);
+  const edges = Array.from({ length: 21 }, (_, i) => round(low + i * width));
+  if (edges[0] > low) edges[0] = round(edges[0] - 10 ** -digits);
+  if (edges[20] < high) edges[20] = round(edges[20] + 10 ** -digits);
+  const bins = edges.slice(1).map((to, i) => margins.reduce((sum, value) => sum + within(value, edges[i], to), 0)); // what a click leaves
   const most = Math.max(...bins);
   const bars = bins.map((number, i) => {
-    const from = low + i * width, to = from + width, inside = (state.from === null || to > state.from + 1e-9) && (state.to === null || from < state.to - 1e-9);
-    const bar = make("button", { className: inside ? "in" : "", title: `${from.toFixed(digits)} to ${to.toFixed(digits)}: ${count(number)} faces`, onclick: () => go({ from: +from.toFixed(digits), to: +to.toFixed(digits) }) }, make("i"));
+    const from = edges[i], to = edges[i + 1], inside = (state.from === null || to > state.from + 1e-9) && (state.to === null || from < state.to - 1e-9);
+    const bar = make("button", { className: inside ? "in" : "", title: `${from.toFixed(digits)} to ${to.toFixed(digits)}: ${count(number)} faces`, onclick: () => go({ from, to }) }, make("i"));
     bar.firstChild.style.height = `${number ? Math.max(4, (100 * number) / most) : 0}%`;
     return bar;
   });
@@ -640,12 +684,28 @@ function step(by) {
   go({ face: pane.ids[place + by] });
 }
 
+// Another gallery may have another face at this number.
+async function findFace(digits) {
+  const known = lists.filter((list) => list.kind !== "anchor");
+  await Promise.all(known.map(loadNames));
+  if (!state.face?.endsWith(`.${digits}`)) return;
+  const found = known.flatMap((list) => list.names.content.flatMap((content, row) => (content.startsWith(digits) ? [list.start + row] : [])));
+  const face = found.find((id) => panes.some((pane) => pane.ids.includes(id))) ?? found[0] ?? null;
+  go({ face });
+  if (face === null) say("The face of this address is not in this gallery.");
+}
+
 async function drawFace() {
-  const id = openFace, list = listOf(id);
-  if (!list || list.kind === "anchor") return say(`There is no face ${id} in this gallery.`);
-  if (!list.ready) await loadRows(list);
-  const [face] = await Promise.all([loadDetails(id), verdicts.size ? loadNames(list) : null]);
+  const id = openFace, list = listOf(id), digits = state.face.split(".")[1] ?? "", isFace = list && list.kind !== "anchor";
+  if (!isFace && !digits) return say(`There is no face ${id} in this gallery.`);
+  if (isFace && !list.ready) await loadRows(list);
+  const [face] = await Promise.all(isFace ? [loadDetails(id), verdicts.size ? loadNames(list) : null] : []);
   if (id !== openFace) return;
+  if (!face?.content.startsWith(digits)) return findFace(digits);
+  if (!digits) {
+    history.replaceState(null, "", writeAddress({ ...state, face: `${id}.${face.content.slice(0, 12)}` }));
+    state = readAddress();
+  }
   const group = list.kind, anchors = byKey.get(`${group}-anchor`);
   if (anchors && face.anchors.length) await Promise.all([loadRows(anchors), loadNames(anchors)]);
   if (id !== openFace) return;
@@ -757,6 +817,7 @@ async function start() {
     $("face").onclick = (event) => { if (event.target === $("face")) closeFace(); };
     addEventListener("keydown", pressed);
     addEventListener("hashchange", show);
+    addEventListener("storage", takeStored);
     await show();
   } catch (error) {
     say(error.message);
