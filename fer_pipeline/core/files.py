@@ -31,18 +31,17 @@ def fsync_path(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes its place, or is removed on an error.
 
-    What was at `path` stays until the new file or folder is complete. A link there is a DataError. Without `flush` a
-    loss of power may leave empty files.
+    What was at `path` stays until the new file or folder is complete. A link there is a DataError.
     """
     refuse_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, retired = (path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}") for kind in ("tmp", "old"))
     try:
         yield temporary
-        for inside in (*sorted(temporary.rglob("*")), temporary) if flush else ():
+        for inside in (*sorted(temporary.rglob("*")), temporary):
             fsync_path(inside)
         if temporary.is_dir() and path.exists():  # a folder cannot be renamed onto one that holds files
             path.replace(retired)
@@ -54,9 +53,9 @@ def replacing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path, *, flush: bool = True) -> Iterator[Path]:
+def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty temporary folder that takes the place of `path`, as with `replacing`."""
-    with replacing(path, flush=flush) as temporary:
+    with replacing(path) as temporary:
         temporary.mkdir()
         yield temporary
 

@@ -20,7 +20,6 @@ from jaxtyping import Float32, Int64
 from fer_pipeline.artifacts import arrow, scores
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
 from fer_pipeline.artifacts.faces import open_shard, shard_paths
-from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.documents import MAX_JSON, brief, parse_json
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link, replacing_folder
@@ -29,7 +28,7 @@ from fer_pipeline.core.settings import PARAMS
 from fer_pipeline.inspection import compare, export, sheets
 from fer_pipeline.inspection.revisions import NotThereError, Revision, Stages
 from fer_pipeline.inspection.sheets import STATUS, Crops, Part, Site
-from fer_pipeline.inspection.tables import name_classes, read_subset
+from fer_pipeline.inspection.tables import name_classes, read_subset, read_truth_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX, VERDICTS = "index.js", "verdicts.js"
@@ -94,10 +93,9 @@ def write_gallery(
         groups.append((revision, [part]))
     groups.append((revision, _divide(rows, "mined", classes)))
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Flushed one by one 20,000 files would take minutes; what a loss of power leaves of them is written again.
     with (
         tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp") as scratch,
-        replacing_folder(out, flush=False) as folder,
+        replacing_folder(out) as folder,
     ):
         site = Site(folder, Path(scratch), classes, {name: n for n, name in enumerate(classes)})
         for one, parts in groups:
@@ -230,7 +228,7 @@ def _write_group(site: Site, revision: Revision, parts: Sequence[Part]) -> None:
     if not parts:
         return
     rows, kind = pa.concat_tables([part.rows for part in parts], promote_options="default"), parts[0].kind
-    truth, cosine = _read_truth(revision, rows), None
+    truth, cosine = read_truth_of(revision, rows), None
     try:
         cosine = read_cosines(revision, rows, site.classes)
     except NotThereError as error:
@@ -263,12 +261,6 @@ def _write_group(site: Site, revision: Revision, parts: Sequence[Part]) -> None:
 
 def _finite(value: float) -> float | None:
     return round(value, 6) if np.isfinite(value) else None
-
-
-def _read_truth(revision: Revision, rows: pa.Table) -> Truth:
-    pools = [pool for pool in rows["pool"].unique().to_pylist() if revision.has(f"data/truth/{pool}.parquet")]
-    files = [revision.path(f"data/truth/{pool}.parquet") for pool in pools]
-    return read_truth(files[0].parent, pools) if files else Truth({})
 
 
 def _find_anchors(

@@ -227,9 +227,7 @@ def test_each_project_has_a_name_of_its_own_for_browsers(
 
 def test_a_gallery_of_other_faces_than_those_of_the_lock_is_said(copy: Path, say: Say) -> None:
     def warnings() -> tuple[str, ...]:
-        told = next(serving := view(port=0))
-        serving.close()
-        return told.warnings
+        return next(iter(view(port=0))).warnings
 
     settings = project_settings(classes=CLASSES, pools=tuple(POOLS)).model_dump(mode="json")
     (copy / "params.yaml").write_text(json.dumps(settings))
@@ -352,7 +350,7 @@ def test_the_server_answers_its_own_pages_alone(site: Any) -> None:
     own = f"127.0.0.1:{site[0].port}"
     assert ask(site, "GET", "/index.js", Host=own, Origin=f"http://{own}")[0] == 200
     assert ask(site, "GET", "/index.js", Host="localhost:9", Sec_Fetch_Site="same-origin")[0] == 200  # through a tunnel
-    foreign = [
+    foreign: list[dict[str, Any]] = [
         *({"Host": name} for name in ("evil.example", f"evil.example:{site[0].port}", "127.0.0.1.evil.example")),
         *({"Origin": name} for name in ("null", "http://evil.example", "http://127.0.0.1:1")),
         {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"},
