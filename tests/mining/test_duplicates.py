@@ -14,9 +14,12 @@ from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.perceptual import POSES, hash_crops
 from fer_pipeline.artifacts.contents import HASHED, MIRROR, Hashes, write_contents
+from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.mining import duplicates
+from fer_pipeline.mining.candidates import collect_candidates
 from fer_pipeline.mining.duplicates import DuplicateSettings, close_pairs, find_lookalikes, find_near_test, group_faces
 from tests.project import project_settings
+from tests.stages.test_mine import CLASSES, write_pool
 
 
 def flip_bits(hashes: Hashes, number: int, rng: np.random.Generator) -> Hashes:
@@ -151,3 +154,25 @@ def test_planted_copies_of_photographs_are_found_and_no_others(sample_faces: Pat
     pairs = [row for row in alike.pairs.to_pylist() if row["reason"] == "near_test_faces"]
     assert [row["face_id"] for row in pairs] == [f"street/{k}" for k in range(number)]
     assert [row["other_face_id"] for row in pairs] == [f"film/{k}" for k, _ in found]
+
+
+def test_a_test_face_that_is_kept_is_dropped_for_any_other_reason(tmp_path: Path) -> None:
+    """It counts by its first reason all the same."""
+    names = ["test", "near", "other", "free"]
+    write_pool(tmp_path, "street", [(names, np.tile([0.9, 0.1, 0.0], (4, 1)))])
+    scores = read_scores(tmp_path / "street", classes=CLASSES)
+    alike = {
+        "near_test_faces": {"street": pa.array(["near"])},
+        "near_train_faces": {"street": pa.array(["test", "near", "other"])},
+    }
+    for drop in (True, False):
+        found = collect_candidates(
+            {"street": scores},
+            exclude=pa.array([], pa.string()),
+            test_faces={"street": pa.array(["test"])},
+            drop=drop,
+            alike=alike,
+        )
+        counts = found.counts["street"]
+        assert [counts[key] for key in ("test_faces", "near_test_faces", "near_train_faces")] == [1, 1, 1]
+        assert [*found.face_ids(np.arange(len(found)))] == ["free"]
