@@ -46,7 +46,7 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
         dataset = project.dataset(key)
         labels = samples.LabelMap(dataset, project.classes, name=key)
         whole = [] if isinstance(protocol, Published) else list(samples.read_undivided(dataset, name=key))
-        rows = [["fold", "persons", "tested", "trained on", *project.classes]]
+        rows = [["fold", "persons", "tested", "trained on", "validation", *project.classes]]
         for fold in range(1, protocol.folds + 1):
             of_fold = protocol.model_copy(update={"fold": fold})
             one = dataset.model_copy(update={"protocol": of_fold})
@@ -54,7 +54,7 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
                 divided = samples.read_samples(one, project.classes, name=key)
             else:
                 divided = samples.divide(whole, of_fold, labels, name=key)
-            persons: dict[str, set[str]] = {"train": set(), "test": set()}
+            persons: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
             counts: Counter[tuple[str, int]] = Counter()
             for sample in divided:
                 number = labels.look_up(sample.label)
@@ -62,12 +62,14 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
                     persons[sample.split].add(sample.subject or sample.id)
                     counts[sample.split, number] += 1
             tested = [counts["test", number] for number in range(len(project.classes))]
-            trained = sum(count for (split, _), count in counts.items() if split == "train")
-            both = persons["test"] & persons["train"]
+            trained, chosen = (sum(counts[split, k] for k in range(len(tested))) for split in ("train", "val"))
+            both = persons["test"] & (persons["train"] | persons["val"])
             cells = [f"{fold}{'*' if fold == protocol.fold else ''}", f"{len(persons['test']):,}", f"{sum(tested):,}"]
-            rows.append([*cells, f"{trained:,}", *(f"{count:,}" for count in tested)])
+            rows.append([*cells, f"{trained:,}", f"{chosen:,}", *(f"{count:,}" for count in tested)])
             if both:
                 rows[-1][1] += f" ({len(both):,} trained on, too)"
+        if all(row[4] == "0" for row in rows[1:]):  # a protocol of ours sets nothing apart
+            rows = [row[:4] + row[5:] for row in rows]
         lines += [f"{key}: {_describe(protocol)}; what is tested, by fold and class (* as set now)"]
         lines += [*format_table(rows, num_names=1, rule=True), f"run them all: {_command(key, protocol)}", ""]
     return "\n".join(lines).rstrip()

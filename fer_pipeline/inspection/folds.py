@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from fer_pipeline.artifacts.contents import TEST, SplitContents
 from fer_pipeline.artifacts.metrics import PREDICTIONS, read_predictions
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.folds import Fold, HoldOut
@@ -36,6 +37,7 @@ from fer_pipeline.evaluation.predictions import Predictions
 from fer_pipeline.evaluation.statistics import Contrast, Interval, Part, decide
 from fer_pipeline.inspection.revisions import (
     NotThereError,
+    Revision,
     describe_commit,
     list_experiments,
     open_revision,
@@ -46,7 +48,7 @@ from fer_pipeline.reporting.trainings import load_timings
 
 FIGURES = METRICS[:3]  # accuracy, mean class accuracy, standard deviation of the class accuracies
 NO_RESULTS = ("resources", "report")  # sections on which no figure depends
-TIMINGS = "reports/timings"
+TIMINGS, AGAIN = "reports/timings", "run it again, whole, after: dvc exp remove NAME"
 
 
 class Finished(NamedTuple):
@@ -104,7 +106,7 @@ class FoldTable:
             for fold in common:
                 if one[fold].face_id.tolist() != other[fold].face_id.tolist():
                     fault = f"{recipe} and {against} were measured on different faces of fold {fold}"
-                    raise DataError(f"{fault}; run it again, whole, after: dvc exp remove NAME")
+                    raise DataError(f"{fault}; {AGAIN}")
             values = [_figures(one[fold].confusions) - _figures(other[fold].confusions) for fold in common]
             difference = contrast_folds(np.stack(values)[:, FIGURES.index(METRIC)], self.protocol)
             rows.append((len(common), Difference(recipe, against, self.name, METRIC, difference)))
@@ -153,11 +155,15 @@ def join(
     faults = []
     for fold, one in sorted(finished.items()):
         with open_revision(root, one.ref) as revision:
+            own = _read_tested(revision, name)
             for recipe in recipes:
                 for target in targets:
                     try:
                         folder = revision.path(f"reports/metrics/{recipe}/{target}", PREDICTIONS)
-                        results[recipe, target][fold] = read_predictions(folder / PREDICTIONS)
+                        found = read_predictions(folder / PREDICTIONS)
+                        if target == name and own is not None and not own.issuperset(found.face_id):
+                            raise NotThereError(f"other faces than its test part has; {AGAIN}")
+                        results[recipe, target][fold] = found
                     except NotThereError as error:
                         faults.append(f"fold {fold}, {recipe} on {target}: {error}")
                 with suppress(NotThereError):  # of a network that nobody trains here
@@ -199,6 +205,15 @@ def _but_for_fold(settings: Mapping[str, Any], name: str) -> tuple[int, dict[str
     return fold, {**kept, "datasets": {**settings["datasets"], name: {**dataset, "protocol": protocol}}}
 
 
+def _read_tested(revision: Revision, name: str) -> set[str] | None:
+    """Returns the faces of the test part; None where the experiment does not say."""
+    path = f"data/contents/{name}.parquet"
+    if not revision.has(path):
+        return None
+    columns = SplitContents([revision.path(path)], TEST).column("face_id")
+    return {face for column in columns for face in column.to_pylist()}
+
+
 def _figures(confusions: np.ndarray) -> Float[np.ndarray, " 3"]:
     return all_metrics(confusions)[:, : len(FIGURES)].mean(0)
 
@@ -208,7 +223,5 @@ def _refuse_repeated(folds: Mapping[int, Predictions], protocol: Fold, recipe: s
     tested = {fold: {*one.face_id} for fold, one in folds.items()}
     for (first, some), (second, others) in combinations(tested.items(), 2):
         if some == others if isinstance(protocol, HoldOut) else some & others:
-            raise DataError(
-                f"folds {first} and {second} tested {len(some & others):,} faces both, in the results of {recipe}; run "
-                f"one again, whole, after: dvc exp remove NAME"
-            )
+            fault = f"folds {first} and {second} tested {len(some & others):,} faces both, in the results of {recipe}"
+            raise DataError(f"{fault}; {AGAIN.replace('it', 'one')}")

@@ -1,5 +1,6 @@
 """Frame rules, persons, parts and faults of the adapters for published sets, on the contract's small examples."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from fer_pipeline.alignment.samples import load_adapter
+from fer_pipeline.commands.folds import divide
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.folds import Published
 from fer_pipeline.core.plugins import load
@@ -236,6 +239,30 @@ def test_folds_and_parts_of_tfd(built: Callable[[str], Path]) -> None:
     assert (other.id, other.split, other.label, other.subject) == ("tfd000001", "train", None, None)
     assert left_out("tfd", path) == {"picture without a label": 1}
     assert left_out("tfd", path, part="unlabelled") == {"picture with a label": 4}
+
+
+def test_published_folds_are_shown_with_their_validation_part(built: Callable[[str], Path], tmp_path: Path) -> None:
+    """By hand, from the same columns; person 3 has two pictures, tested in fold 4 and 5 and known there."""
+    protocol = {"name": "published", "folds": 5}
+    labels = ["anger", "happiness", "neutral", "surprise"]
+    faces = "data/faces/tfd/train"
+    recipe = {"strategy": "supervised", "sources": {"labelled": faces}, "deps": [faces] * 3}
+    sets = {"tfd": {"adapter": "tfd", "path": str(built("tfd")), "protocol": protocol}}
+    pool = {"pool": {"adapter": "image_folder", "path": "pool"}}
+    settings = {"classes": labels, "seeds": [0], "anchor": "tfd", "train": "tfd", "pools": ["pool"], "targets": ["tfd"]}
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({**settings, "datasets": {**sets, **pool}, "recipes": {"vas": recipe}})
+    )
+    _, header, _, *rows, _ = divide(params=tmp_path / "params.yaml").splitlines()
+    assert re.split("  +", header) == ["fold", "persons", "tested", "trained on", "validation", *labels]
+    known = "1 (1 trained on, too)"
+    assert [re.split("  +", row) for row in rows] == [
+        ["1*", "1", "1", "2", "1", "0", "0", "1", "0"],
+        ["2", "1", "1", "2", "1", "0", "0", "1", "0"],
+        ["3", "1", "1", "2", "1", "0", "1", "0", "0"],
+        ["4", known, "1", "2", "1", "0", "0", "0", "1"],
+        ["5", known, "1", "2", "1", "1", "0", "0", "0"],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2"])

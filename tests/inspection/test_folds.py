@@ -8,12 +8,14 @@ from statistics import stdev
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
 from scipy import stats
 from typer.testing import CliRunner
 
+from fer_pipeline.artifacts.contents import CONTENTS, write_contents
 from fer_pipeline.artifacts.history import write_timings
 from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.cli import app
@@ -24,7 +26,9 @@ from fer_pipeline.evaluation.protocols import is_tested
 from fer_pipeline.inspection.folds import FoldTable, contrast_folds
 from tests.pipelines.conftest import make_repository
 
-GRAPH = 'stages: {evaluate: {cmd: "true", params: [datasets], outs: [reports/metrics/vas/acted, reports/timings]}}\n'
+GRAPH = (
+    'stages: {evaluate: {cmd: "true", params: [datasets], outs: [reports/metrics/vas/acted, reports/timings, data]}}\n'
+)
 PICTURES = {"a": (1, 1), "b": (0, 2), "c": (2, 0), "d": (1, 1)}  # of each person: so many of joy, of fear
 K_FOLD = KFold(name="k_fold", folds=3)
 # Of each fold: the true classes, those that were predicted.
@@ -71,7 +75,7 @@ def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     folder = tmp_path / "project"
-    files = {"dvc.yaml": GRAPH, "params.yaml": yaml.safe_dump(settings(1)), ".gitignore": "/reports\n/raw\n"}
+    files = {"dvc.yaml": GRAPH, "params.yaml": yaml.safe_dump(settings(1)), ".gitignore": "/reports\n/raw\n/data\n"}
     make_repository(folder, files)
     monkeypatch.chdir(folder)
     for person, counts in PICTURES.items():
@@ -81,12 +85,24 @@ def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.new("L", (4, 4)).save(file)
 
-    def save_fold(fold: int, *, name: str = "", measured: Predictions | None = None, **changes: Any) -> None:
+    def save_fold(
+        fold: int,
+        *,
+        name: str = "",
+        measured: Predictions | None = None,
+        aligned: Sequence[str] = (),
+        **changes: Any,
+    ) -> None:
         text = (folder / "params.yaml").read_text()
         (folder / "params.yaml").write_text(yaml.safe_dump(settings(fold, **changes)))
         place = folder / "reports" / "metrics" / "vas" / "acted"
         place.mkdir(parents=True, exist_ok=True)
         write_predictions(place / "predictions.parquet", measured or predictions(fold, *FOLDS[fold]))
+        faces = aligned or (measured or predictions(fold, *FOLDS[fold])).face_id.tolist()
+        rows = [{"face_id": face, "split": "test", "subject": None, "content": b"0" * 16} for face in faces]
+        (folder / "data" / "contents").mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist([*rows, {**rows[0], "face_id": "acted/other", "split": "train"}], CONTENTS)
+        write_contents(folder / "data" / "contents" / "acted.parquet", [table])
         took = {"seconds_per_step": 0.1, "steps_per_epoch": 9, "steps": 90, "times_seen": {"labelled": 3}}
         took |= {"stopped_rising": None, "peak_memory_bytes": 400_000_000 + fold * 4_000_000}
         both = {seed: {**took, "seconds_per_epoch": fold * seconds} for seed, seconds in ((0, 1.5), (1, 2.0))}
@@ -204,7 +220,7 @@ def test_recipes_that_do_not_differ_are_rarely_claimed(protocol: KFold | HoldOut
                 rights.append((nearer == labels)[tested].mean())
             differences.append(rights[0] - rights[1])
         claimed += contrast_folds(np.asarray(differences), protocol).p_value < 0.05
-        plain += bool(stats.ttest_1samp(differences, 0)[1] < 0.05)
+        plain += stats.ttest_1samp(differences, 0)[1] < 0.05  # pyright: ignore[reportOperatorIssue]
     assert claimed <= 18
     assert plain > claimed
 
@@ -224,6 +240,15 @@ def test_folds_that_tested_the_same_faces_are_refused(save: Callable[..., None])
     save(1)
     save(2, measured=predictions(1, *FOLDS[1]))
     assert "folds 1 and 2 tested 3 faces both, in the results of vas" in say("table", code=1)[1]
+
+
+def test_results_of_another_test_part_are_left_out(save: Callable[..., None]) -> None:
+    """As of an experiment that ran `align` for its fold, and kept what another fold measured."""
+    save(1)
+    save(2, measured=predictions(9, *FOLDS[2]), aligned=["acted/2-0", "acted/2-1", "acted/other"])
+    out, err = say("table")
+    assert "1 of 3" in out
+    assert "fold 2, vas on acted: other faces than its test part has; run it again, whole, after" in err
 
 
 def test_draws_have_no_figures_together(save: Callable[..., None], tmp_path: Path) -> None:
