@@ -66,7 +66,8 @@ def sweep(
     """Reproduce every combination of some settings as a DVC experiment.
 
     Args:
-        grid: Lists of values by the dotted path of the setting in params.yaml; `seeds: [[0], [1]]` varies the seeds.
+        grid: Lists of values by the dotted path of the setting in params.yaml; `seeds: [[0], [1]]` varies the seeds,
+            and `one.fold+other.fold` sets both to each value.
         targets: Stages, groups of stages or outputs; None: all.
         jobs: How many combinations at the same time; they share cores and GPUs equally.
         prefix: What the names of the experiments begin with.
@@ -202,7 +203,7 @@ def set_params(text: str, settings: Settings) -> str:
         line, name = alias
         fault = f"params.yaml, line {line}: *{name} repeats what &{name} names"
         raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
-    for dotted, value in settings.items():
+    for dotted, value in ((one, value) for path, value in settings.items() for one in path.split("+")):
         inside: Any = {"": content}
         key: Any = ""
         for step in dotted.split("."):

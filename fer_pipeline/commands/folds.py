@@ -46,6 +46,7 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
         dataset = project.dataset(key)
         labels = samples.LabelMap(dataset, project.classes, name=key)
         whole = [] if isinstance(protocol, Published) else list(samples.read_undivided(dataset, name=key))
+        persons_of = samples.read_divided(dataset, name=key)
         rows = [["fold", "persons", "tested", "trained on", "validation", *project.classes]]
         for fold in range(1, protocol.folds + 1):
             of_fold = protocol.model_copy(update={"fold": fold})
@@ -53,7 +54,7 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
             if isinstance(of_fold, Published):
                 divided = samples.read_samples(one, project.classes, name=key)
             else:
-                divided = samples.divide(whole, of_fold, labels, name=key)
+                divided = samples.divide(whole, of_fold, labels, name=key, persons=persons_of)
             persons: dict[str, set[str]] = {"train": set(), "val": set(), "test": set()}
             counts: Counter[tuple[str, int]] = Counter()
             for sample in divided:
@@ -71,7 +72,7 @@ def divide(*, name: str | None = None, params: Path = PARAMS) -> str:
         if all(row[4] == "0" for row in rows[1:]):  # a protocol of ours sets nothing apart
             rows = [row[:4] + row[5:] for row in rows]
         lines += [f"{key}: {_describe(protocol)}; what is tested, by fold and class (* as set now)"]
-        lines += [*format_table(rows, num_names=1, rule=True), f"run them all: {_command(key, protocol)}", ""]
+        lines += [*format_table(rows, num_names=1, rule=True), f"run them all: {_command(project, key, protocol)}", ""]
     return "\n".join(lines).rstrip()
 
 
@@ -105,7 +106,7 @@ def table(
     report = validate(ReportConfig, settings.get("report") or {}, where=f"{params}, report")
     found = folds.join(Path.cwd(), settings, key, protocol, recipes, project.targets)
     if not found.results:
-        raise DataError(f"no fold of {key} with these settings is finished; run: {_command(key, protocol)}")
+        raise DataError(f"no fold of {key} with these settings is finished; run: {_command(project, key, protocol)}")
     pairs = list_pairs(recipes, baseline=report.baseline, controls=report.controls, more=report.pairs)
     rows = [_row(found, *pair) for pair in found.results]
     differences = [_difference(row) for row in found.compare(pairs, bounds=report.bounds)]
@@ -172,9 +173,8 @@ def _difference(row: Difference) -> dict[str, str]:
 
 def find_protocols(project: ProjectSettings, name: str | None) -> Mapping[str, Protocol]:
     """Returns the protocols by set, or that of one set; ConfigError where there is none."""
-    if name is not None:
-        project.dataset(name)
-    found = {key: one.protocol for key, one in project.datasets.items() if one.protocol and name in (None, key)}
+    sets = [name] if name else [key for key in project.datasets if key not in project.pools]  # a pool has a set's own
+    found = {key: protocol for key in sets if (protocol := project.dataset(key).protocol)}
     if not found:
         line = f"datasets.{name or 'SET'}.protocol: {{name: k_fold, folds: 10, fold: 1}}"
         raise ConfigError(f"{f'the set {name}' if name else 'no set'} has {'no' if name else 'a'} protocol; set {line}")
@@ -187,9 +187,11 @@ def _describe(protocol: Fold) -> str:
     return f"{kind} ({', '.join(f'{key} {value}' for key, value in settings.items())})"
 
 
-def _command(name: str, protocol: Fold) -> str:
-    numbers = ",".join(map(str, range(1, protocol.folds + 1)))
-    return f"python -m pipelines sweep datasets.{name}.protocol.fold={numbers} --resume"
+def _command(project: ProjectSettings, name: str, protocol: Fold) -> str:
+    own, numbers = project.datasets[name], ",".join(map(str, range(1, protocol.folds + 1)))
+    pools = [key for key in project.pools if key != name and project.datasets[key].shares_source(own)]
+    paths = [f"datasets.{key}.protocol.fold" for key in [name, *pools] if project.datasets[key].protocol]
+    return f"python -m pipelines sweep {'+'.join(paths)}={numbers} --resume"
 
 
 def _span(interval: Interval, *, sign: str = "") -> str:

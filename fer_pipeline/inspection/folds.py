@@ -202,7 +202,15 @@ def _but_for_fold(settings: Mapping[str, Any], name: str) -> tuple[int, dict[str
     if not isinstance(fold, int):
         return None
     kept = {key: value for key, value in settings.items() if key not in NO_RESULTS}
-    return fold, {**kept, "datasets": {**settings["datasets"], name: {**dataset, "protocol": protocol}}}
+    datasets = {**settings["datasets"], name: {**dataset, "protocol": protocol}}
+    for key, one in settings["datasets"].items():  # a pool of the same source has the same fold
+        if isinstance(one, dict) and _source(one) == _source(dataset) and one.get("protocol") == dataset["protocol"]:
+            datasets[key] = {**one, "protocol": protocol}
+    return fold, {**kept, "datasets": datasets}
+
+
+def _source(dataset: Mapping[str, Any]) -> tuple[Any, Any]:
+    return dataset.get("adapter"), dataset.get("path")
 
 
 def _read_tested(revision: Revision, name: str) -> set[str] | None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fer_pipeline.alignment.samples import load_adapter
+from fer_pipeline.alignment.samples import load_adapter, read_samples
 from fer_pipeline.commands.folds import divide
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.folds import Published
@@ -70,6 +70,58 @@ def test_frames_of_ck_plus_are_ordered_by_their_number(built: Callable[[str], Pa
     (folder / "S005_001_00000001.png").rename(folder / "S005_001_00000000.png")
     found = ids("ck_plus", path, contempt=False)
     assert [name[-6:-4] for name in found] == ["00", "04", "05", "10"]
+
+
+def test_middle_frames_are_what_no_rule_takes(built: Callable[[str], Path]) -> None:
+    """Of six frames the first and the last three are labelled; the sequence without a label gives none."""
+    path = built("ck_plus")
+    found = listed("ck_plus", path, part="middle")
+    assert [(sample.id[-7:-4], sample.label, sample.subject) for sample in found] == [
+        ("002", None, "S005"),
+        ("003", None, "S005"),
+        ("002", None, "S010"),
+    ]
+    assert {*ids("ck_plus", path)}.isdisjoint(sample.id for sample in found)
+    assert len(ids("ck_plus", path, part="middle", contempt=False)) == 2
+    assert left_out("ck_plus", path, part="middle")["frame that no rule takes"] == 8
+    assert ids("oulu_casia", built("oulu_casia"), part="middle") == ["P001/Anger/001.png"]
+
+
+def sequences(path: Path) -> None:
+    """Six persons with one or two sequences of seven frames; the first frames of all lie far from any other."""
+    for person, expressions in enumerate(["3", "35", "5", "35", "3", "5"], 1):
+        for sequence, code in enumerate(expressions, 1):
+            parts = (f"S{person:03}", f"{sequence:03}")
+            for number in range(1, 8):
+                file = path.joinpath("cohn-kanade-images", *parts, f"{'_'.join(parts)}_{number:08}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"\x89PNG\r\n\x1a\n")
+            file = path.joinpath("Emotion", *parts, f"{'_'.join(parts)}_00000007_emotion.txt")
+            file.parent.mkdir(parents=True)
+            file.write_text(f"   {code}.0000000e+00\n")
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        *({"name": "k_fold", "folds": 3, "fold": fold} for fold in (1, 2, 3)),
+        {"name": "k_fold", "folds": 3, "fold": 2, "groups": "steps"},
+        {"name": "leave_one_out", "folds": 6, "fold": 4},
+        *({"name": "hold_out", "test": 0.34, "folds": 5, "fold": fold} for fold in (1, 5)),
+    ],
+)
+def test_no_person_of_a_test_fold_is_in_its_pool(tmp_path: Path, protocol: dict[str, Any]) -> None:
+    sequences(tmp_path)
+    persons: dict[tuple[str, str | None], set[str | None]] = {}
+    for part in ("labelled", "middle"):
+        settings = {"adapter": "ck_plus", "path": tmp_path, "protocol": protocol, "options": {"part": part}}
+        dataset = DatasetSettings.model_validate(settings)
+        for sample in read_samples(dataset, ("neutral", "disgust", "happiness"), name=part):
+            persons.setdefault((part, sample.split), set()).add(sample.subject)
+    assert persons["middle", "train"] == persons["labelled", "train"]
+    assert persons["middle", "test"] == persons["labelled", "test"]
+    assert not persons["middle", "train"] & persons["labelled", "test"]
+    assert len(persons["labelled", "train"] | persons["labelled", "test"]) == 6
 
 
 @pytest.mark.parametrize("text", ["", "0.0000000e+00", "8.0", "fear", "nan", "3.5", "3" * 200])

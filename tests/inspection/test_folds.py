@@ -283,6 +283,25 @@ def test_what_each_fold_tests() -> None:
     assert "run them all: python -m pipelines sweep datasets.acted.protocol.fold=1,2,3 --resume" in out
 
 
+def test_a_pool_of_the_same_source_is_varied_with_its_set(save: Callable[..., None]) -> None:
+    """Of two folds one was run with the fold of its pool left behind: it is none of them."""
+
+    def shared(fold: int, of_pool: int) -> dict[str, Any]:
+        sets = settings(fold)["datasets"]
+        pool = {**sets["acted"], "protocol": {**sets["acted"]["protocol"], "fold": of_pool}}
+        return {**sets, "street": pool}
+
+    Path("params.yaml").write_text(yaml.safe_dump(settings(1, datasets=shared(1, 1))))
+    sweep = "sweep datasets.acted.protocol.fold+datasets.street.protocol.fold=1,2,3 --resume"
+    assert sweep in say("divide")[0]
+    save(1, datasets=shared(1, 1))
+    save(2, datasets=shared(2, 2))
+    save(3, datasets=shared(3, 1))
+    out, err = say("table")
+    assert "2 of 3" in out
+    assert "1 of 3 folds are missing (3)" in err
+
+
 @pytest.mark.usefixtures("save")
 def test_a_set_without_a_protocol() -> None:
     for command in ("divide", "table"):

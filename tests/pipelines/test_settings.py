@@ -122,6 +122,12 @@ def test_a_fold_may_be_varied_that_is_not_there() -> None:
             set_params(text, {wrong: 2})
 
 
+def test_two_settings_are_varied_together() -> None:
+    [(path, values)] = read_grid(["one.a+two.a=7,8"]).items()
+    content = yaml.safe_load(set_params("one: {a: 1}\ntwo: {a: 1, b: 2}\n", {path: values[0]}))
+    assert content == {"one": {"a": 7}, "two": {"a": 7, "b": 2}}
+
+
 def test_settings_that_share_a_value_are_not_varied() -> None:
     with pytest.raises(FlowError, match=r"line 2: \*shared repeats what &shared names; write the values out"):
         set_params("one: &shared {a: 1}\ntwo: *shared\n", {"one.a": 7})
