@@ -228,6 +228,45 @@ def test_a_session_without_both_marks_has_no_marked_apex(built: Callable[[str], 
     assert left_out("mmi", path, apex="marked")["frame of a session without a marked apex"] == before + 7
 
 
+def unit(number: str, *marks: tuple[int, int]) -> str:
+    markers = "".join(f'<Marker Type="{kind}" Frame="{frame}"/>' for kind, frame in marks)
+    return f'<ActionUnit Number="{number}">{markers}</ActionUnit>'
+
+
+TWICE = ((2, 2), (3, 3), (2, 5), (3, 8))  # at its apex in frame 2, and in 5 to 7
+
+
+@pytest.mark.parametrize(
+    ("marks", "frame"),
+    [
+        (unit("12", *TWICE), 6),
+        (unit("12", (2, 2), (3, 3)) + unit("12", (2, 5), (3, 8)), 6),  # the same, in two elements
+        (unit("12", *TWICE) + unit("6", (2, 1), (3, 4)), 2),  # where the other one is, too
+        (unit("12", *TWICE) + unit("6", (2, 1), (3, 3), (2, 4), (3, 6)), 2),  # 2 and 5: the first of equals
+        (unit("12", *TWICE) + unit("6", (2, 7), (3, 8)), 7),
+        (unit("12", (3, 4), (2, 7)) + unit("6", (2, 1), (3, 8)), 2),  # the clip begins and ends at an apex: 1-3 and 7
+        (unit("12", (2, 5), (3, 8), (1, 4), (0, 1)), 6),  # once; other marks mean nothing
+        (unit("12", (2, 1), (3, 2)) + unit("6", (2, 6), (3, 8)), None),  # never together, once each: as ever
+    ],
+)
+def test_a_unit_of_mmi_that_is_active_several_times(
+    built: Callable[[str], Path], marks: str, frame: int | None
+) -> None:
+    """By hand, of seven frames; a middle between two activations would be none of the expression."""
+    path = built("mmi")
+    (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(f"<a>{marks}</a>")
+    middle = (6 + 2 - 1) / 2  # between the last beginning and the first end, 3.5: the frame before it
+    assert ids("mmi", path, apex="marked", frames=1) == [f"12/S001-001/{frame or int(middle):05}.png"]
+
+
+def test_activations_of_mmi_that_never_meet_are_left_out_and_counted(built: Callable[[str], Path]) -> None:
+    path = built("mmi")
+    marks = unit("12", *TWICE) + unit("6", (2, 3), (3, 5))
+    (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(f"<a>{marks}</a>")
+    reason = "frame of a session whose units are active several times and never all at their apex"
+    assert left_out("mmi", path, apex="marked")[reason] == 7
+
+
 def test_the_first_frame_of_mmi_is_neutral_and_no_apex(built: Callable[[str], Path]) -> None:
     labels = {sample.id: sample.label for sample in listed("mmi", built("mmi"), neutral=True, frames=6)}
     assert [labels[f"12/S001-001/0000{frame}.png"] for frame in (1, 2)] == ["neutral", labels["12/S001-001/00007.png"]]
