@@ -31,7 +31,7 @@ COMMANDS = ("init", "predict", "check", "profile", "plan", "results", "neurons",
 # Groups of commands: of each file its functions that are commands; the first file's docstring says what the group does.
 GROUPS = {
     "mined": {
-        "mined": ("show", "query", "diff", "log", "export"),
+        "mined": ("show", "query", "diff", "log", "duplicates", "export"),
         "gallery": ("gallery", "view"),
         "review": ("sample", "suggest", "review"),
     },

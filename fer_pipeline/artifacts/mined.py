@@ -18,6 +18,7 @@ each rule, but for ties), `threshold` (null where no threshold keeps so few), `c
 in which their hashes differ; of copies within the pools the other is the first of their group.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
 from fer_pipeline.artifacts.faces import image_schema
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_json, refuse_damage
-from fer_pipeline.core.settings import AllSeen, Rule
+from fer_pipeline.core.settings import PLAIN_NAME, AllSeen, Rule
 
 MINED, RANDOM, SECOND_RULE, REVIEWED = "mined.parquet", "random.parquet", "second_rule.parquet", "reviewed.parquet"
 SUMMARY, SWEEP = "summary.json", "sweep.parquet"
@@ -98,6 +99,16 @@ def read_chosen(folder: Path, *, classes: Sequence[str]) -> pa.Table:
     others = mined.filter(pa.array(~is_among(mined["face_id"], reviewed["face_id"].combine_chunks())))
     judged = reviewed.filter(pc.field("rank") > 0).select(mined.column_names)
     return pa.concat_tables([others, judged.cast(mined.schema)])
+
+
+def read_pairs(folder: Path) -> pa.Table:
+    """Reads `duplicates.parquet`; a damaged file is a DataError."""
+    columns = required({field.name: field.type for field in LIKENESS}, remedy=REMINE)
+    table = ParquetFile(folder / PAIRS, columns).read(LIKENESS.names)
+    sets = {*table["pool"].unique().to_pylist(), *table["other_set"].unique().to_pylist()}
+    if {*table["reason"].unique().to_pylist()} - {*LIKE_OTHERS} or not all(re.match(PLAIN_NAME, one) for one in sets):
+        raise DataError(f"{folder / PAIRS} has a reason or a set of no known name; {REMINE}")
+    return table
 
 
 Count = Annotated[int, Field(ge=0)]

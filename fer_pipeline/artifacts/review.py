@@ -6,6 +6,7 @@ UTF-8 CSV with the columns `face_id`, `set` (the pool), `content` (hex of its 16
 - `right X`: the face shows X, as which it was mined;
 - `wrong X`: it does not show X, and nothing else is known;
 - `other X`: it shows X, as which it was not mined; `other` without a label: it shows none of the classes;
+- `withdrawn`: what this person said of the picture before is taken back. Merging drops it with all that is older;
 - no verdict: the face is still to be judged, `label` is what it was mined as. Such rows are for lists; merging drops
   them.
 
@@ -30,8 +31,8 @@ from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import read_lines, write_text
 
-RIGHT, WRONG, OTHER, UNJUDGED = "right", "wrong", "other", ""
-VERDICTS = (RIGHT, WRONG, OTHER)
+RIGHT, WRONG, OTHER, WITHDRAWN, UNJUDGED = "right", "wrong", "other", "withdrawn", ""
+VERDICTS = (RIGHT, WRONG, OTHER, WITHDRAWN)
 MOST_BYTES = 2**26
 MOST_LETTERS = 200  # of a person's name
 CONTENT, SAMPLE = re.compile(r"[0-9a-f]{32}"), re.compile(r"(\d{1,18}( \d{1,18})*)?", re.ASCII)
@@ -115,7 +116,7 @@ def _check(row: Judgement, classes: Sequence[str]) -> Judgement:
         raise ValueError(f"has the sample {brief(row.sample)}, expected nothing or the seeds of draws")
     if row.verdict not in (UNJUDGED, *VERDICTS):
         raise ValueError(f"has the verdict {brief(row.verdict)}, expected {', '.join(VERDICTS)} or nothing")
-    if row.label not in classes and (row.label or row.verdict not in (UNJUDGED, OTHER)):
+    if row.label not in classes and (row.label or row.verdict not in (UNJUDGED, OTHER, WITHDRAWN)):
         raise ValueError(f"has the label {brief(row.label)}, expected one of {', '.join(classes)}")
     if row.verdict == UNJUDGED:
         return row._replace(content=content, who="", when="")
@@ -152,6 +153,7 @@ def read_review(path: Path, *, classes: Sequence[str], who: str = "", when: str 
 def merge_reviews(*parts: Iterable[Judgement]) -> list[Judgement]:
     """Merges verdicts in any order: each person's newest about each picture, with all draws that the picture was in.
 
+    A newest one that is withdrawn leaves no row.
     Two verdicts of one person about one picture that differ and are equally new are a DataError.
     """
     groups: dict[tuple[str, ...], list[Judgement]] = defaultdict(list)
@@ -171,7 +173,8 @@ def merge_reviews(*parts: Iterable[Judgement]) -> list[Judgement]:
                 "remove one of these rows"
             )
         row = next(iter(newest.values()))
-        merged.append(row._replace(sample=" ".join(map(str, sorted(samples[row.picture])))))
+        if row.verdict != WITHDRAWN:
+            merged.append(row._replace(sample=" ".join(map(str, sorted(samples[row.picture])))))
     return merged
 
 

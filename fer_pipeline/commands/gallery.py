@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from fer_pipeline.artifacts.review import Judgement, merge_reviews, parse_review, read_review, write_review
+from fer_pipeline.artifacts.review import WITHDRAWN, Judgement, parse_review, read_review
 from fer_pipeline.commands.mined import NOT_RECORDED, name_seed
+from fer_pipeline.commands.review import merge_into
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import PARAMS, Summary, read_project
 from fer_pipeline.inspection import tables
@@ -18,6 +19,10 @@ from fer_pipeline.inspection.gallery import INDEX, write_gallery
 from fer_pipeline.inspection.revisions import open_revision
 from fer_pipeline.inspection.sheets import script
 from fer_pipeline.inspection.view import serve
+
+BY_FILE = (
+    "take it back, or download the verdicts and run: python -m fer_pipeline mined review review.csv --drop-unknown"
+)
 
 
 def gallery(
@@ -82,11 +87,12 @@ def view(
     _read(review)  # what is wrong with it is said before anybody judges
 
     def merge(data: bytes) -> str:
-        classes = read_project(PARAMS).classes
-        posted = parse_review(data, "what was posted", classes=classes)
-        merged = merge_reviews(_read(review), posted)
-        write_review(review, merged)
-        return f"{len(posted):,} verdicts saved; {review} has {len(merged):,}"
+        project, name = read_project(PARAMS), "what was posted"
+        posted = parse_review(data, name, classes=project.classes)
+        merged, _ = merge_into(review, _read(review), posted, project, name=name, remedy=BY_FILE)
+        back = sum(row.verdict == WITHDRAWN for row in posted)
+        told = f", {back:,} taken back" if back else ""
+        return f"{len(posted) - back:,} verdicts saved{told}; {review} has {len(merged):,}"
 
     with serve(folder, port, merge=merge, verdicts=lambda: script("verdicts", _read(review))) as (server, address):
         yield Summary("", f"gallery of {folder} at {address} (Ctrl-C ends it)")

@@ -1,6 +1,6 @@
 """Look into mined subsets of any revision, show their faces, and judge them.
 
-`mined show`, `query`, `diff`, `log` and `export` are here; `gallery.py` and `review.py` have the others.
+`mined show`, `query`, `diff`, `log`, `duplicates` and `export` are here; `gallery.py` and `review.py` have the others.
 
 Each command prints what the function of that name in `fer_pipeline.inspection` returns as Arrow tables. A revision is
 what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
@@ -8,7 +8,7 @@ what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
 
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import Summary
 from fer_pipeline.inspection import compare, tables
+from fer_pipeline.inspection import duplicates as lookalikes
 from fer_pipeline.inspection import export as exports
 from fer_pipeline.inspection import log as history
 from fer_pipeline.inspection import sql as database
@@ -58,7 +59,7 @@ def show(
             _number(row["margin"]),
             *(_count(row[name]) for name in ("kept", "passed", "heldout")),
             _share(row, "precision", "low", "high"),
-            *_measured(row, summary),
+            *[_measured(row)] * ("review" in summary),
             _share(row, "true_precision", "true_low", "true_high"),
             row["reason"] or "",
         ]
@@ -148,7 +149,7 @@ def diff(
 
 
 def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table", seed: int | None = None) -> Summary:
-    """List how the mined faces changed over commits and DVC experiments, with precision and final accuracy.
+    """List how the mined faces changed over commits and DVC experiments: precision by estimate, by review, accuracy.
 
     Of the recipes that learn from them the mean class accuracy is shown, over all targets.
 
@@ -169,21 +170,53 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
     recipes = history.list_recipes(read_lock(Path.cwd(), entries[0]["commit"]))
+    judged = any(row["judged"] for row in entries)
     lines = [
         [
             row["date"][:16].replace("T", " "), row["revision"], row["subject"],
             _span([value for value in row["margins"].values() if value is not None]), _count(row["kept"]),
             *(_count(row["kept_by_class"].get(name)) for name in classes),
             _share(row, "precision", "low", "high") + (" by calibration model" if row["model"] else ""),
-            *_accuracies(row, recipes),
+            *[_measured(row)] * judged, *_accuracies(row, recipes),
         ]
         for row in entries
     ]  # fmt: skip
-    header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *recipes]
+    measured = ["measured precision"] * judged
+    header = ["date", "revision", "", "margin", "kept", *classes, "estimated precision", *measured, *recipes]
     missing = [f"{row['revision']}: {row['missing']}" for row in entries if row["missing"]]
     return Summary(
         "", "\n".join(format_table(_clipped([header, *lines]), num_names=3, rule=True)), warnings=(*partly, *missing)
     )
+
+
+def duplicates(
+    *,
+    rev: str = "workspace",
+    format: Literal["table", "json", "csv"] = "table",
+    sheet: Path | None = None,
+    rows: int = 100,
+    seed: int | None = None,
+) -> Summary:
+    """List the pool faces that equal or look like a test, train or other pool face, and whether they were left out.
+
+    Args:
+        rev: A commit, tag, branch or DVC experiment; else what lies here.
+        format: How it is printed.
+        sheet: An HTML page to write with the pictures of each pair side by side.
+        rows: The most pairs of a table and of the page; JSON and CSV have all.
+        seed: Which one is read where each seed has mined faces of its own; the first without it.
+    """
+    with open_revision(Path.cwd(), rev, seed=seed) as revision:
+        pairs, notes = lookalikes.list_duplicates(revision)
+        name, warnings = name_seed(revision)
+        kinds = pairs["kind"].to_pylist()
+        told = ", ".join(f"{kinds.count(kind):,} {kind}" for kind in (lookalikes.EXACT, lookalikes.PERCEPTUAL))
+        title = f"{name}: {len(pairs):,} pairs of faces, {told}"
+        lines = [title, *_lines(pairs, rows)]
+        if sheet is not None:
+            lookalikes.write_sheet(revision, sheet, pairs.slice(0, rows), title)
+            lines.append(f"the first {min(rows, len(pairs)):,} are shown by {sheet}")
+    return Summary("", "\n".join(lines) if format == "table" else _print(pairs, format), warnings=(*warnings, *notes))
 
 
 def export(
@@ -303,13 +336,11 @@ def _accuracies(row: dict[str, Any], recipes: Sequence[str]) -> list[str]:
     return [_number(history.mean_accuracy(row["accuracies"], recipe)) for recipe in recipes]
 
 
-def _measured(row: dict[str, Any], summary: Mapping[str, Any]) -> list[str]:
-    """The cell of the measured precision, where anything was judged."""
-    if "review" not in summary:
-        return []
+def _measured(row: dict[str, Any]) -> str:
+    """The cell of the measured precision."""
     drawn = f" of {row['drawn']:,} drawn" if row["drawn"] != row["judged"] else ""
     behind = "" if row["measured_precision"] is None else f", {row['judged']:,}{drawn}"
-    return [_share(row, "measured_precision", "measured_low", "measured_high") + behind]
+    return _share(row, "measured_precision", "measured_low", "measured_high") + behind
 
 
 def _count(value: int | None) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from fer_pipeline.artifacts.review import Judgement, merge_reviews, read_review, write_review
+from fer_pipeline.artifacts.review import WITHDRAWN, Judgement, merge_reviews, read_review, write_review
 from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project, validate
@@ -71,33 +71,48 @@ def review(file: Path, *, who: str = "", drop_unknown: bool = False, params: Pat
         params: The file of settings.
     """
     project = read_project(params)
-    classes, pools, kept = project.classes, project.pools, DATA / lists.REVIEW
+    classes, kept = project.classes, DATA / lists.REVIEW
     old = read_review(kept, classes=classes)
     when = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat() if file.is_file() else ""
     rows = read_review(file, classes=classes, who=who, when=when)
-    judged = [(number, row) for number, row in enumerate(rows, 2) if row.verdict]
-    now = find_pictures({row.picture[:2] for _, row in judged}, DATA / "contents", pools)
-    strange = [(number, row) for number, row in judged if now.get(row.picture[:2]) != row.content]
-    for number, row in strange[:1] if not drop_unknown else ():
-        fault = "shows another picture now" if row.picture[:2] in now else f"is in no pool ({', '.join(pools)})"
-        raise DataError(
-            f"{file}, row {number}, judges the face {brief(row.face_id)} of {brief(row.set)}, which {fault}, as "
-            f"{len(strange):,} of {len(judged):,} do; nothing was merged; correct the row, or add --drop-unknown"
-        )
-    new = [row for _, row in judged if now.get(row.picture[:2]) == row.content]
-    merged = merge_reviews(old, new)
-    if merged != old:
-        write_review(kept, merged)
-    before = {(*row.picture, row.who): row for row in old}
-    after = {(*row.picture, row.who): row for row in merged}
+    remedy = None if drop_unknown else "correct the row, or add --drop-unknown"
+    merged, unknown = merge_into(kept, old, rows, project, name=str(file), remedy=remedy)
+    judged = [row for row in rows if row.verdict]
+    before, after = ({(*row.picture, row.who): row for row in part} for part in (old, merged))
     changes = Counter("new" if key not in before else "changed" for key in after if before.get(key) != after[key])
-    found = read_opinions(kept, DATA / "contents", pools, classes)
-    counts: dict[str, int | float] = {"rows": len(rows), "judged": len(judged), "unknown": len(strange), **changes}
+    changes["withdrawn"] = len(before.keys() - after.keys())
+    found = read_opinions(kept, DATA / "contents", project.pools, classes)
+    counts: dict[str, int | float] = {"rows": len(rows), "judged": len(judged), "unknown": unknown, **changes}
     parts = [f"{len(judged):,} of {len(rows):,} rows are judged", f"{changes['new']:,} verdicts are new"]
-    parts += [f"{changes['changed']:,} changed"] + [f"{len(strange):,} left out: unknown faces"] * bool(strange)
+    parts += [f"{changes['changed']:,} changed"] + [f"{changes['withdrawn']:,} taken back"] * bool(changes["withdrawn"])
+    parts += [f"{unknown:,} left out: unknown faces"] * bool(unknown)
     held = f"{kept} holds {len(merged):,} verdicts on {found.counts['judged']:,} faces, {len(found.opinions):,} in use"
     line = f"{', '.join(parts)}; {held}; now run: dvc repro"
     return Summary("review", line, counts, found.warnings)
+
+
+def merge_into(
+    kept: Path, old: list[Judgement], rows: list[Judgement], project: ProjectSettings, *, name: str, remedy: str | None
+) -> tuple[list[Judgement], int]:
+    """Merges judged rows into a review file with the rows `old`; returns what it holds then, and how many it does not.
+
+    A verdict on a face that no pool has, or that shows another picture now, is a DataError, which calls the rows `name`
+    and ends with the `remedy`; without one it is left out and counted. It may always be taken back.
+    """
+    judged = [(number, row) for number, row in enumerate(rows, 2) if row.verdict]
+    now = find_pictures({row.picture[:2] for _, row in judged}, DATA / "contents", project.pools)
+    strange = [(n, row) for n, row in judged if row.verdict != WITHDRAWN and now.get(row.picture[:2]) != row.content]
+    for number, row in strange[:1] if remedy else ():
+        fault = "shows another picture now" if row.picture[:2] in now else f"is in no pool ({', '.join(project.pools)})"
+        raise DataError(
+            f"{name}, row {number}, judges the face {brief(row.face_id)} of {brief(row.set)}, which {fault}, as "
+            f"{len(strange):,} of {len(judged):,} do; nothing was merged; {remedy}"
+        )
+    left_out = {number for number, _ in strange}
+    merged = merge_reviews(old, [row for number, row in judged if number not in left_out])
+    if merged != old:
+        write_review(kept, merged)
+    return merged, len(strange)
 
 
 def _prepare(n: int, out: Path, params: Path) -> ProjectSettings:

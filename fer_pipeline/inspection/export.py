@@ -71,23 +71,31 @@ def export(
 
 def read_pictures(revision: Revision, rows: pa.Table) -> list[bytes]:
     """Reads the encoded crop of each mined face."""
-    pictures: list[bytes | None] = [None] * len(rows)
+    pictures = [b""] * len(rows)
     for pool, places in places_by_pool(rows).items():
-        shards, wanted = shard_paths(picture_folder(revision, pool)), rows["face_id"].take(places).combine_chunks()
-        for path in shards:
-            shard = open_shard(path)
-            found = positions_in(shard.read(["face_id"])["face_id"], wanted)
-            starts = np.cumsum([0, *shard.row_counts()])
-            for group in np.unique(np.searchsorted(starts, np.flatnonzero(found >= 0), side="right") - 1).tolist():
-                column = shard.read_row_group(group, ["image"], use_threads=False).combine_chunks()
-                encoded = encoded_images(column.to_batches()[0])
-                at = found[starts[group] : starts[group + 1]]
-                for row in np.flatnonzero(at >= 0).tolist():
-                    pictures[places[at[row]]] = bytes(encoded[row])  # a view would hold the whole group
-        if absent := [place for place in places if pictures[place] is None]:
-            number, first = len(absent), rows["face_id"][int(absent[0])]
-            raise DataError(f"{number:,} mined faces of {pool} have no picture, {first} first; run: dvc repro shard")
-    return pictures  # pyright: ignore[reportReturnType]
+        wanted = rows["face_id"].take(places).combine_chunks()
+        crops = read_crops(picture_folder(revision, pool), wanted, f"mined faces of {pool}", "run: dvc repro shard")
+        for place, crop in zip(places.tolist(), crops, strict=True):
+            pictures[place] = crop
+    return pictures
+
+
+def read_crops(folder: Path, wanted: pa.Array, what: str, remedy: str) -> list[bytes]:
+    """Reads the encoded crops of some faces from the shards of a folder, and no other column; DataError without one."""
+    crops: list[bytes | None] = [None] * len(wanted)
+    for path in shard_paths(folder):
+        shard = open_shard(path)
+        found = positions_in(shard.read(["face_id"])["face_id"], wanted)
+        starts = np.cumsum([0, *shard.row_counts()])
+        for group in np.unique(np.searchsorted(starts, np.flatnonzero(found >= 0), side="right") - 1).tolist():
+            column = shard.read_row_group(group, ["image"], use_threads=False).combine_chunks()
+            encoded = encoded_images(column.to_batches()[0])
+            at = found[starts[group] : starts[group + 1]]
+            for row in np.flatnonzero(at >= 0).tolist():
+                crops[at[row]] = bytes(encoded[row])  # a view would hold the whole group
+    if absent := [place for place, crop in enumerate(crops) if crop is None]:
+        raise DataError(f"{len(absent):,} {what} have no picture, {wanted[absent[0]]} first; {remedy}")
+    return crops  # pyright: ignore[reportReturnType]
 
 
 def picture_folder(revision: Revision, pool: str) -> Path:

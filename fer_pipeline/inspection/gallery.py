@@ -21,13 +21,12 @@ from fer_pipeline.artifacts import arrow, scores
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
 from fer_pipeline.artifacts.faces import open_shard, shard_paths
 from fer_pipeline.artifacts.truth import Truth, read_truth
-from fer_pipeline.core.documents import read_yaml
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link
 from fer_pipeline.core.progress import progress
 from fer_pipeline.core.settings import PARAMS
 from fer_pipeline.inspection import compare, export, sheets
-from fer_pipeline.inspection.revisions import NotThereError, Revision, read_settings
+from fer_pipeline.inspection.revisions import NotThereError, Revision
 from fer_pipeline.inspection.sheets import STATUS, Crops, Part, Site
 from fer_pipeline.inspection.tables import name_classes, read_subset
 
@@ -254,8 +253,7 @@ def _find_anchors(
     site: Site, revision: Revision, rows: pa.Table, kind: str
 ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"], list[Part]]:
     """Finds the anchor faces nearest to each face: their rows in a list of all that are nearest to any, and cosines."""
-    settings = read_settings(revision.root, revision.commit) if revision.commit else read_yaml(revision.root / PARAMS)
-    anchor = str((settings or {}).get("anchor", ""))
+    anchor = str(revision.settings().get("anchor", ""))
     try:
         if not anchor:
             raise NotThereError(f"{revision.title} has no anchor in {PARAMS}")

@@ -37,6 +37,7 @@ from fer_pipeline.inspection.tables import SUBSET
 
 METRIC = "mean_class_accuracy"
 METRIC_FILE = re.compile(r"reports/metrics/([^/]+)/([^/]+)\.json")
+ENDS = ("precision", "low", "high")
 LOGGED = pa.schema(
     [
         *((name, pa.string()) for name in ("date", "revision", "kind", "commit", "subject", "rule")),
@@ -45,8 +46,10 @@ LOGGED = pa.schema(
         ("seeds", pa.string()),
         ("kept", pa.int64()),
         ("kept_by_class", pa.map_(pa.string(), pa.int64())),
-        *((name, pa.float64()) for name in ("precision", "low", "high")),
+        *((name, pa.float64()) for name in ENDS),
         ("model", pa.string()),
+        *((name, pa.int64()) for name in ("drawn", "judged")),
+        *((f"measured_{name}", pa.float64()) for name in ENDS),
         ("accuracies", pa.map_(pa.string(), pa.float64())),
         ("missing", pa.string()),
     ]
@@ -70,9 +73,10 @@ def log(root: Path, rev: str = "HEAD", *, seed: int | None = None) -> pa.Table:
 
     Columns: `date` (ISO 8601), `revision` (commit, or name of an experiment), `kind` (commit, experiment, workspace),
     `commit`, `subject`, `rule`, `margins` and `kept_by_class` (by class), `kept`, the estimated `precision` with `low`
-    and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), `accuracies`
-    (mean class accuracy by "recipe on target", over all seeds) and `missing`: why something is null. Where each of
-    several `seeds` ("7, 8") has a subset of its own, the row is of one `seed`: that which is asked for, else the first.
+    and `high`, the `model` that it was estimated by where that is not the labeller (`calibration`), the
+    `measured_precision` of `judged` faces out of `drawn` ones, `measured_low` and `measured_high`, `accuracies` (mean
+    class accuracy by "recipe on target", over all seeds) and `missing`: why something is null. Where each of several
+    `seeds` ("7, 8") has a subset of its own, the row is of one `seed`: that which is asked for, else the first.
     """
     versions = [*_versions(root, rev)]
     if not versions:
@@ -159,6 +163,9 @@ def _describe(root: Path, version: _Version, fault: str, seed: int | None) -> di
             row["kept_by_class"] = {name: counts["kept"] for name, counts in summary["by_class"].items()}
             row |= {"precision": expected["estimate"], "low": expected["low"], "high": expected["high"]}
             row["model"] = summary.get("heldout", {}).get("model")
+            measured = expected.get("measured") or {}
+            row |= {key: measured.get(key) for key in ("drawn", "judged")}
+            row |= {f"measured_{key}": measured.get(key) for key in ENDS}
         except DataError as error:
             faults.append(str(revision.reword(error)))
         if seeds := revision.nested.get(SUBSET):

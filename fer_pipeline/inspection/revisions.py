@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_pipeline.artifacts.locked_stages import STAGES, read_stages
 from fer_pipeline.artifacts.seed_folders import SEEDS, seeds_in
-from fer_pipeline.core.documents import MAX_YAML, DocumentError, parse_yaml, read_json
+from fer_pipeline.core.documents import MAX_YAML, DocumentError, parse_yaml, read_json, read_yaml
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error
 from fer_pipeline.core.settings import PARAMS
@@ -104,6 +104,11 @@ class Revision:
         if not self.commit and (self.root / folder).is_dir():
             names |= {one.name for one in (self.root / folder).iterdir() if one.is_dir() and one.name[0] != "."}
         return sorted(names)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what its `params.yaml` says; nothing where there is none that can be read."""
+        found = read_settings(self.root, self.commit) if self.commit else read_yaml(self.root / PARAMS)
+        return found if isinstance(found, dict) else {}
 
     def is_recorded(self, path: str) -> bool:
         """Says whether the files of a folder are those that `dvc.lock` records; a revision's always are."""

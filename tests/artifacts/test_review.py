@@ -106,11 +106,26 @@ def test_a_person_who_says_two_things_at_once_is_named() -> None:
     assert merge_reviews([*two, later]) == [later, two[2]], "what is newer stands above both"
 
 
+def test_a_verdict_that_is_taken_back_leaves_no_row() -> None:
+    """What is older goes with it; what is newer, or of others, or of another face, stays."""
+    noon, one, two = (f"2026-11-28T12:00:0{second}.000Z" for second in range(3))
+    back = judged("a", "withdrawn", "", when=one)
+    kept = [judged("a", who="Bob", when=noon, sample="7"), judged("b", when=noon)]
+    for rows in itertools.permutations([judged("a", when=noon), back, *kept]):
+        assert merge_reviews(rows) == kept
+    anew = judged("a", "wrong", when=two)
+    assert merge_reviews([back, anew], kept) == [anew._replace(sample="7"), *kept]
+    assert parse(format_review([back]).splitlines()[1]) == [back]
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
         ("street/1,street", "row 3, has 2 cells, expected 8"),
-        (GOOD.replace("right", "maybe"), "row 3, has the verdict 'maybe', expected right, wrong, other or nothing"),
+        (
+            GOOD.replace("right", "maybe"),
+            "row 3, has the verdict 'maybe', expected right, wrong, other, withdrawn or nothing",
+        ),
         (GOOD.replace("fear", "joy"), "row 3, has the label 'joy', expected one of anger, fear, neutral"),
         (GOOD.replace("fear", "j" * 300), r"row 3, has the label 'j+\.\.\.j+'"),
         (GOOD.replace("fear", ""), "row 3, has the label '', expected one of"),

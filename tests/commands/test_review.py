@@ -239,6 +239,18 @@ def test_bad_rows_are_one_line_and_change_nothing(
         assert [row.face_id for row in rows_of("data/review.csv")] == ["street/0"]
 
 
+def test_a_verdict_may_be_taken_back_also_of_a_face_that_is_gone(world: World) -> None:
+    rows = [Judgement(f"street/{n}", "street", picture(n), "wrong", "fear", "Ada", NOON) for n in range(3)]
+    gone = Judgement("street/none", "street", picture(1), "wrong", "fear", "Ada", NOON)
+    write_review(Path("data/review.csv"), [*rows, gone])
+    later = {"verdict": "withdrawn", "label": "", "when": "2026-11-29T00:00:00.000Z"}
+    write_review(Path("back.csv"), [row._replace(**later) for row in (rows[1], gone)])
+    line = say("review", "back.csv")
+    assert "0 verdicts are new, 0 changed, 2 taken back" in line
+    assert "holds 2 verdicts on 2 faces, 2 in use" in line
+    assert rows_of("data/review.csv") == [rows[0], rows[2]]
+
+
 def test_nothing_to_read_or_no_number_is_one_line(world: World) -> None:
     assert "none.csv does not exist" in say("review", "none.csv", fails=True)
     assert "--n must be at least 1, found 0" in say("suggest", "--n", "0", fails=True)

@@ -188,6 +188,15 @@ def write_project(folder: Path) -> None:
     )
     hashed = [["a", "b"], ["train", "test"], [None] * 2, [bytes(16)] * 2, [bytes(32), bytes(96)]]
     contents.write_contents(folder / "hashes.parquet", [pa.table(hashed, schema=contents.HASHED)], contents.HASHED)
+    alike = [
+        ["a", "b"],
+        ["street"] * 2,
+        [mined.NEAR_TEST, mined.WITHIN_POOLS],
+        ["x", "a"],
+        ["studio", "street"],
+        [3, 0],
+    ]
+    write_rows(folder / "data" / "mined" / mined.PAIRS, pa.table(alike, schema=mined.LIKENESS))
     rejected = [census.RejectedSample("a", "a.png", "train", "no_face")]
     manifest = folder / "shard"
     manifest.mkdir()
@@ -274,6 +283,7 @@ def read_mined(folder: Path) -> None:
         mined.read_rows(place, name, classes=CLASSES).to_pylist()
     mined.read_summary(place)
     mined.read_sweep(place)
+    mined.read_pairs(place)
     truth = truths.read_truth(folder / "data" / "truth", ["street"])
     mining.load_sweep(folder / "data", classes=CLASSES, truth=truth, seed=0)
     mining.load_mined_faces(folder / "data", classes=CLASSES, truth=truth, per_class=3, seed=0)

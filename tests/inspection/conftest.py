@@ -66,7 +66,7 @@ def names_of(pool: str) -> list[str]:
 def write_faces(root: Path) -> None:
     """Crops of noise in two shards a pool, one rejected picture each, and the truth of one pool."""
     for pool in POOLS:
-        names, random = names_of(pool), np.random.default_rng(len(pool))
+        names, random = names_of(pool), np.random.default_rng(POOLS[pool])
         rows = [
             {
                 "face_id": name, "label": None, "subject": f"person {number % 7}", "split": "train",

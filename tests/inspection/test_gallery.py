@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from fer_pipeline.artifacts import faces
+from fer_pipeline.artifacts.contents import hash_faces, write_contents
 from fer_pipeline.artifacts.embeddings import write_embeddings
 from fer_pipeline.artifacts.faces import open_shard
 from fer_pipeline.artifacts.review import HEADER
@@ -320,6 +321,10 @@ def test_a_post_needs_the_token_and_bounds(site: Any) -> None:
 def test_view_merges_what_is_posted_until_it_is_interrupted(anchored: Path, say: Say) -> None:
     assert "is no gallery" in say("view", code=1)
     say("gallery")
+    for pool in POOLS:
+        shards = sorted((anchored / "data/faces" / pool / "train").glob("*.parquet"))
+        tables = [pa.Table.from_batches(hash_faces(shard)) for shard in shards]
+        write_contents(anchored / f"data/contents/{pool}.parquet", tables)
     face = lists_of(anchored / "reports/gallery", "mined")["mined-0"][0]
     command = [sys.executable, "-m", "fer_pipeline", "mined", "view", "--port", "0"]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it
@@ -353,6 +358,16 @@ def judge_in(process: subprocess.Popen[str], command: list[str], face: dict[str,
     connection.request("POST", "/review", text.getvalue().encode(), {"X-Token": token})
     answer = connection.getresponse()
     assert (answer.status, answer.read()) == (200, b"1 verdicts saved; data/review.csv has 1\n")
+    for old, new, fault in (
+        (face["content"], "0" * 32, "which shows another picture now, as 1 of 1 do; nothing was merged; take it back"),
+        (f",{face['pool']},", ",attic,", "of 'attic', which is in no pool (street, garden), as 1 of 1 do"),
+    ):
+        connection.request("POST", "/review", text.getvalue().replace(old, new).encode(), {"X-Token": token})
+        answer = connection.getresponse()
+        told = answer.read().decode()
+        assert (answer.status, told.count("\n")) == (409, 1)
+        assert fault in told
+        assert told.startswith("what was posted, row 2, judges the face ")
     with Path("data/review.csv").open(newline="", encoding="utf-8") as stream:
         assert [*csv.reader(stream)] == [HEADER.split(","), row]
     before = Path("data/review.csv").read_bytes()
@@ -363,6 +378,12 @@ def judge_in(process: subprocess.Popen[str], command: list[str], face: dict[str,
     assert Path("data/review.csv").read_bytes() == before
     connection.request("GET", "/verdicts.js")
     assert json.loads(connection.getresponse().read()[len('gallery.take("verdicts",') : -2]) == [row]
+    row[3:5], row[6] = ("withdrawn", ""), "2026-11-28T08:00:00.000Z"
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([HEADER.split(","), row])
+    connection.request("POST", "/review", text.getvalue().encode(), {"X-Token": token})
+    assert connection.getresponse().read() == b"0 verdicts saved, 1 taken back; data/review.csv has 0\n"
+    assert Path("data/review.csv").read_text() == f"{HEADER}\n"
     other = subprocess.run([*command[:-1], address.partition(":")[2]], capture_output=True, text=True)
     assert other.returncode == 1
     assert other.stderr.startswith("error: cannot listen at port")

@@ -19,6 +19,7 @@ from dvc.repo import Repo
 from typer.testing import CliRunner
 
 from fer_pipeline.cli import app
+from pipelines.repository import run_git
 from tests.inspection.conftest import CLASSES, POOLS, STRANGE, Project, cosines, names_of, vectors_of
 
 Say = Callable[..., str]
@@ -144,6 +145,30 @@ def test_the_log_has_a_row_for_each_subset(project: Project, say: Say) -> None:
     assert line.endswith("0.475")  # the mean over the targets
     assert json.loads(say("log", "--rev", "v2", "--format", "json"))[0]["subject"].startswith("margin 0.3")
     assert len(json.loads(say("log", "--rev", "v1", "--format", "json"))) == 2
+
+
+def test_the_log_shows_the_measured_precision_of_each_version(copy: Path, say: Say) -> None:
+    assert "measured" not in say("log"), "nothing was judged in any version"
+    path = copy / "data/mined/summary.json"
+    summary = json.loads(path.read_text())
+    summary["precision"]["measured"] = {"drawn": 20, "judged": 18, "precision": 0.5, "low": 0.3, "high": 0.8}
+    path.unlink()  # a link into the cache
+    path.write_text(json.dumps(summary))
+    with Repo(str(copy)) as repo:
+        repo.commit(force=True)
+        run_git(copy, "commit", "--all", "--quiet", "-m", "judged")
+        repo.experiments.save(name="reviewed")
+    rows = {row["revision"]: row for row in json.loads(say("log", "--format", "json"))}
+    told = [rows["reviewed"][name] for name in ("drawn", "judged", "measured_precision", "measured_low")]
+    assert told == [20, 18, 0.5, 0.3]
+    assert {row["measured_high"] for name, row in rows.items() if row["subject"] != "judged"} == {None, 0.8}
+    assert rows["wide"]["judged"] is None
+    heads, *lines = say("log").splitlines()
+    assert heads.index("estimated precision") < heads.index("measured precision") < heads.index("vas")
+    for line in lines[1:]:
+        judged = "judged" in line or "reviewed" in line
+        assert ("0.500 [0.300, 0.800], 18 of 20 drawn" in line) == judged
+        assert ("not known" in line) == (not judged)
 
 
 def test_a_precision_by_another_model_than_the_labeller_says_so(copy: Path, say: Say) -> None:

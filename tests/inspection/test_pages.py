@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fer_pipeline.artifacts.faces import encode
-from fer_pipeline.artifacts.review import Judgement, parse_review
+from fer_pipeline.artifacts.review import Judgement, merge_reviews, parse_review
 from fer_pipeline.inspection import sheets
 from fer_pipeline.inspection.gallery import FILES, TEMPLATES, write_verdicts
 from fer_pipeline.inspection.view import serve
@@ -134,14 +134,15 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
     if isinstance(environment, str):
         pytest.skip(environment)
     shots = Path(os.environ.get("FER_SCREENSHOTS", tmp_path / "shots"))
-    folder, posted = tmp_path / "site", list[Judgement]()
+    folder, posts, kept = tmp_path / "site", list[list[Judgement]](), list[Judgement]()
     expected = make_site(folder)
 
     def merge(data: bytes) -> str:
-        posted.extend(parse_review(data, "posted", classes=CLASSES))
-        return f"{len(posted)} verdicts saved"
+        posts.append(parse_review(data, "posted", classes=CLASSES))
+        kept[:] = merge_reviews(kept, posts[-1])
+        return f"{len(posts[-1])} verdicts saved, {len(kept)} kept"
 
-    with serve(folder, 0, merge=merge, verdicts=(folder / "verdicts.js").read_bytes) as (server, address):
+    with serve(folder, 0, merge=merge, verdicts=lambda: sheets.script("verdicts", kept)) as (server, address):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         words = {"address": address, "file": (folder / "index.html").as_uri(), "shots": str(shots), **expected}
@@ -156,9 +157,11 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
     for name in ("served", "from_disk"):
         assert measured[name]["bytes"] < 5_000_000, measured
         assert measured[name]["seconds"] < 2 * busy, (measured, busy)
-    assert [(row.verdict, row.label, row.who) for row in posted] == [("wrong", "anger", "Ann")] * 10 + [
-        ("other", "fear", "Ann")
-    ]
+    said = [[(row.verdict, row.label, row.who) for row in rows] for rows in posts]
+    assert said[0] == [("wrong", "anger", "Ann")] * 10 + [("other", "fear", "Ann")]
+    assert said[1:] == [[("right", "anger", "Ann")], [("withdrawn", "", "Ann")], [("withdrawn", "", "Ann")] * 2]
+    assert {row.face_id for row in kept} == {f"mined-0/{row}" for row in range(2, 11)}
+    posted = posts[0]
     assert posted[0].face_id == HOSTILE
     downloaded = parse_review((tmp_path / "review.csv").read_bytes(), "downloaded", classes=CLASSES)
     assert downloaded == posted

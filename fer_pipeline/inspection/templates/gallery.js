@@ -5,6 +5,7 @@
 const NONE = 0xffff;
 const VERDICTS = ["none", "right", "wrong", "other"];
 const MARKS = ["", "✓", "✗", "≠"];
+const WITHDRAWN = "withdrawn"; // in CSV: what this person said before is taken back
 const CSV_HEADER = ["face_id", "set", "content", "verdict", "label", "who", "when", "sample"];
 const DETAILS_KEPT = 60; // files with crops that stay in memory
 const LONGEST_POST = 2 ** 25;
@@ -54,7 +55,7 @@ function bytesOf(text) {
 
 let index, lists, byKey;
 const column = {};
-const verdicts = new Map(); // by picture: what was judged, here or before
+const verdicts = new Map(); // by picture and then by person: what was judged, here or before
 let verdictOf, verdictLabel; // of each face, as a place in VERDICTS and in the names
 
 function setUp() {
@@ -93,7 +94,8 @@ const listOf = (id) => lists.find((list) => id < list.start + list.count);
 const keyOf = (list, id) => [index.pools[column.pool[id]], list.names.face_id[id - list.start], list.names.content[id - list.start]].join("\0");
 
 function readVerdict(list, id) {
-  const row = verdicts.get(keyOf(list, id));
+  const rows = [...(verdicts.get(keyOf(list, id))?.values() ?? [])].filter((row) => row.verdict !== WITHDRAWN);
+  const row = rows.reduce((newest, one) => (newest && newest.when > one.when ? newest : one), null);
   verdictOf[id] = row ? VERDICTS.indexOf(row.verdict) : 0;
   verdictLabel[id] = row && row.label ? index.names.indexOf(row.label) : NONE;
 }
@@ -110,12 +112,21 @@ function readVerdicts(rows) {
   for (const row of own) addVerdict({ ...row, own: true });
 }
 
+const peopleOf = (key) => verdicts.get(key) ?? verdicts.set(key, new Map()).get(key);
+
+// `own` rows are still to be saved; what was `given` away by this browser, or came from the file, may stand there.
 function addVerdict(row) {
-  const key = [row.set, row.face_id, row.content].join("\0"), known = verdicts.get(key);
-  if (!known || known.when <= row.when) verdicts.set(key, row);
+  const people = peopleOf([row.set, row.face_id, row.content].join("\0")), known = people.get(row.who);
+  if (!known || known.when < row.when) people.set(row.who, { ...row, given: !row.own || row.given || Boolean(known) });
 }
 
-const ownVerdicts = () => [...verdicts.values()].filter((row) => row.own);
+const ownVerdicts = () => [...verdicts.values()].flatMap((people) => [...people.values()]).filter((row) => row.own);
+
+function give() {
+  const rows = ownVerdicts();
+  for (const row of rows) row.given = true;
+  return rows;
+}
 
 function keepVerdicts() {
   const own = ownVerdicts();
@@ -124,7 +135,7 @@ function keepVerdicts() {
   } catch {
     say("The browser keeps no more verdicts: download them before you leave this page.");
   }
-  drawUnsaved(own.length);
+  drawUnsaved();
 }
 
 function askName() {
@@ -150,21 +161,25 @@ async function mark(ids, verdict, label = NONE) {
   const who = await askName();
   if (!who) return;
   for (const list of new Set(ids.map(listOf))) await loadNames(list);
-  const when = new Date().toISOString();
-  let held = 0;
+  const when = new Date().toISOString(), done = new Map();
   for (const id of ids) {
-    const list = listOf(id), key = keyOf(list, id), row = id - list.start;
+    const list = listOf(id), people = peopleOf(keyOf(list, id)), row = id - list.start;
+    for (const [name, one] of people) if (one.own && !one.given) people.delete(name);
+    const known = people.get(who);
+    let what = "taken back";
     if (verdict === null) {
-      if (verdicts.get(key) && !verdicts.get(key).own) held++;
-      else verdicts.delete(key);
+      if (known) people.set(who, { ...known, verdict: WITHDRAWN, label: "", when, sample: "", own: true });
+      if ([...people].some(([name, one]) => name !== who && one.verdict !== WITHDRAWN)) what = "taken back (what others said stays)";
     } else {
       const is = verdict === "other" && label === column.label[id] ? "right" : verdict;
-      verdicts.set(key, {
+      what = is === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : is;
+      people.set(who, {
         face_id: list.names.face_id[row], set: index.pools[column.pool[id]], content: list.names.content[row], verdict: is,
         label: is === "other" ? index.names[label] ?? "" : index.names[column.label[id]], who, when,
-        sample: list.names.sample?.[row] ?? "", own: true,
+        sample: list.names.sample?.[row] ?? "", own: true, given: Boolean(known),
       });
     }
+    done.set(what, (done.get(what) ?? 0) + 1);
     for (const other of lists) { // a face may stand in a class and among the chosen ones
       if (other !== list && !(other.names && (other.kind === "chosen" || list.kind === "chosen"))) continue;
       if (other === list) readVerdict(list, id);
@@ -172,8 +187,7 @@ async function mark(ids, verdict, label = NONE) {
     }
   }
   keepVerdicts();
-  const what = verdict === null ? "taken back" : verdict === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : verdict;
-  say(`${count(ids.length - held)} ${ids.length - held === 1 ? "face" : "faces"} ${what}${held ? `; ${count(held)} saved ones stay: judge them anew instead` : ""}`);
+  say([...done].map(([what, number]) => `${count(number)} ${number === 1 ? "face" : "faces"} ${what}`).join(", "));
   panes.forEach((pane) => pane.draw());
   countAgain();
   if (openFace !== null) drawFace();
@@ -185,14 +199,15 @@ function csvText(rows) {
 }
 
 function download() {
-  const link = make("a", { href: URL.createObjectURL(new Blob([csvText(ownVerdicts())], { type: "text/csv" })), download: "review.csv" });
+  const link = make("a", { href: URL.createObjectURL(new Blob([csvText(give())], { type: "text/csv" })), download: "review.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  keepVerdicts();
   say("Downloaded; merge it by: python -m fer_pipeline mined review review.csv");
 }
 
 async function save() {
-  const rows = ownVerdicts(), body = csvText(rows);
+  const rows = give(), body = csvText(rows);
   if (body.length > LONGEST_POST) return say("These are too many verdicts to save at once; download them.");
   try {
     const answer = await fetch("review", { method: "POST", headers: { "X-Token": token, "Content-Type": "text/csv" }, body });
@@ -206,12 +221,14 @@ async function save() {
   }
 }
 
-function drawUnsaved(number) {
+function drawUnsaved() {
+  const own = ownVerdicts(), back = own.filter((row) => row.verdict === WITHDRAWN).length, number = own.length - back;
+  const parts = [number ? `${count(number)} ${number === 1 ? "verdict" : "verdicts"}` : "", back ? `${count(back)} taken back` : ""];
   const buttons = [make("button", { id: "download", onclick: download }, "Download CSV")];
   if (token) buttons.unshift(make("button", { id: "save", className: "main", onclick: save }, "Save"));
   const who = localStorage.getItem("fer_pipeline name");
   const rename = who ? make("button", { className: "plain", title: "Change the name", onclick: () => { localStorage.removeItem("fer_pipeline name"); askName().then(() => keepVerdicts()); } }, `by ${who}`) : null;
-  $("unsaved").replaceChildren(...(number ? [`${count(number)} ${number === 1 ? "verdict" : "verdicts"} only in this browser`, rename, ...buttons].filter(Boolean) : []));
+  $("unsaved").replaceChildren(...(own.length ? [`${parts.filter(Boolean).join(" and ")} only in this browser`, rename, ...buttons].filter(Boolean) : []));
 }
 
 // ---- the address -------------------------------------------------------------------------------------------------------
@@ -729,7 +746,7 @@ async function start() {
     setUp();
     state = readAddress();
     readVerdicts(await gallery.load("verdicts").catch(() => { say("What was judged before cannot be read; python -m fer_pipeline mined view says why."); return []; }));
-    drawUnsaved(ownVerdicts().length);
+    drawUnsaved();
     $("order").options[0].textContent = index.rule.replaceAll("_", " ");
     $("order").onchange = (event) => go({ order: event.target.value });
     for (const id of ["rising", "wall"]) $(id).onchange = (event) => go({ [id]: event.target.checked });
