@@ -19,10 +19,13 @@ person. Of one person's verdicts about one picture the newest counts.
 """
 
 import csv
+import fcntl
 import io
+import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -120,11 +123,12 @@ def _check(row: Judgement, classes: Sequence[str]) -> Judgement:
         raise ValueError(f"has the label {brief(row.label)}, expected one of {', '.join(classes)}")
     if row.verdict == UNJUDGED:
         return row._replace(content=content, who="", when="")
-    if not row.who.strip():
+    who = row.who.strip()
+    if not who:
         raise ValueError("does not say who gave the verdict: write it there (`mined review` takes --who NAME)")
-    if len(row.who) > MOST_LETTERS:
-        raise ValueError(f"has a name of {len(row.who):,} letters in who, at most {MOST_LETTERS} are kept")
-    return row._replace(content=content, when=_utc(row.when))
+    if len(who) > MOST_LETTERS:
+        raise ValueError(f"has a name of {len(who):,} letters in who, at most {MOST_LETTERS} are kept")
+    return row._replace(content=content, who=who, when=_utc(row.when))
 
 
 def _utc(text: str) -> str:
@@ -148,6 +152,18 @@ def read_review(path: Path, *, classes: Sequence[str], who: str = "", when: str 
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); name a file that can") from None
     return parse_review(data, path, classes=classes, who=who, when=when)
+
+
+@contextmanager
+def changing_review(path: Path) -> Iterator[None]:
+    """Waits until no other program changes a review file; where the file system has no locks it does not wait."""
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def merge_reviews(*parts: Iterable[Judgement]) -> list[Judgement]:

@@ -89,7 +89,7 @@ def view(
     def merge(data: bytes) -> str:
         project, name = read_project(PARAMS), "what was posted"
         posted = parse_review(data, name, classes=project.classes)
-        merged, _ = merge_into(review, _read(review), posted, project, name=name, remedy=BY_FILE)
+        _, merged, _ = merge_into(review, posted, project, name=name, remedy=BY_FILE)
         back = sum(row.verdict == WITHDRAWN for row in posted)
         told = f", {back:,} taken back" if back else ""
         return f"{len(posted) - back:,} verdicts saved{told}; {review} has {len(merged):,}"

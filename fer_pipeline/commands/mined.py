@@ -9,6 +9,7 @@ what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
 import io
 import math
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +170,7 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
     for row in entries:
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
-    recipes = history.list_recipes(read_lock(Path.cwd(), entries[0]["commit"]))
+    recipes = history.list_recipes(read_lock(Path.cwd(), next(row["commit"] for row in entries if row["kept"])))
     judged = any(row["judged"] for row in entries)
     lines = [
         [
@@ -286,10 +287,17 @@ def _rows_as_json(rows: pa.Table) -> str:
     for row in rows.to_pylist():
         row |= {name: None if row[name] is None else dict(row[name]) for name in maps}
         try:
-            lines.append(dumps(row, default=str, allow_nan=False))
+            lines.append(dumps(row, default=_plain, allow_nan=False))
         except ValueError:
-            lines.append(dumps(_finite(row), default=str))
+            lines.append(dumps(_finite(row), default=_plain))
     return "[" + ",\n ".join(lines) + "]"
+
+
+def _plain(value: Any) -> int | float | str:
+    """A number of a type that JSON does not have (DuckDB sums whole ones in 128 bits) as one, all else as a text."""
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return str(value)
 
 
 def _finite(value: Any) -> Any:

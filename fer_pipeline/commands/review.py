@@ -5,7 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from fer_pipeline.artifacts.review import WITHDRAWN, Judgement, merge_reviews, read_review, write_review
+from fer_pipeline.artifacts.review import (
+    SAMPLE,
+    WITHDRAWN,
+    Judgement,
+    changing_review,
+    merge_reviews,
+    read_review,
+    write_review,
+)
 from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import PARAMS, ProjectSettings, Summary, load_params, read_project, validate
@@ -34,6 +42,8 @@ def sample(
         params: The file of settings.
     """
     project = _prepare(n, out, params)
+    if not SAMPLE.fullmatch(str(seed)):
+        raise ConfigError(f"--seed must be a number of at most 18 digits, found {seed}")
     rows = lists.sample(DATA, project, number=n, per_class=per_class, seed=seed)
     return _write(out, rows, f"drawn from the mined ones with the seed {seed}")
 
@@ -72,11 +82,10 @@ def review(file: Path, *, who: str = "", drop_unknown: bool = False, params: Pat
     """
     project = read_project(params)
     classes, kept = project.classes, DATA / lists.REVIEW
-    old = read_review(kept, classes=classes)
     when = datetime.fromtimestamp(file.stat().st_mtime, UTC).isoformat() if file.is_file() else ""
     rows = read_review(file, classes=classes, who=who, when=when)
     remedy = None if drop_unknown else "correct the row, or add --drop-unknown"
-    merged, unknown = merge_into(kept, old, rows, project, name=str(file), remedy=remedy)
+    old, merged, unknown = merge_into(kept, rows, project, name=str(file), remedy=remedy)
     judged = [row for row in rows if row.verdict]
     before, after = ({(*row.picture, row.who): row for row in part} for part in (old, merged))
     changes = Counter("new" if key not in before else "changed" for key in after if before.get(key) != after[key])
@@ -92,9 +101,9 @@ def review(file: Path, *, who: str = "", drop_unknown: bool = False, params: Pat
 
 
 def merge_into(
-    kept: Path, old: list[Judgement], rows: list[Judgement], project: ProjectSettings, *, name: str, remedy: str | None
-) -> tuple[list[Judgement], int]:
-    """Merges judged rows into a review file with the rows `old`; returns what it holds then, and how many it does not.
+    kept: Path, rows: list[Judgement], project: ProjectSettings, *, name: str, remedy: str | None
+) -> tuple[list[Judgement], list[Judgement], int]:
+    """Merges judged rows into a review file; returns what it held, what it holds then, and how many it does not.
 
     A verdict on a face that no pool has, or that shows another picture now, is a DataError, which calls the rows `name`
     and ends with the `remedy`; without one it is left out and counted. It may always be taken back.
@@ -109,10 +118,12 @@ def merge_into(
             f"{len(strange):,} of {len(judged):,} do; nothing was merged; {remedy}"
         )
     left_out = {number for number, _ in strange}
-    merged = merge_reviews(old, [row for number, row in judged if number not in left_out])
-    if merged != old:
-        write_review(kept, merged)
-    return merged, len(strange)
+    with changing_review(kept):
+        old = read_review(kept, classes=project.classes) if kept.exists() else []
+        merged = merge_reviews(old, [row for number, row in judged if number not in left_out])
+        if merged != old:
+            write_review(kept, merged)
+    return old, merged, len(strange)
 
 
 def _prepare(n: int, out: Path, params: Path) -> ProjectSettings:

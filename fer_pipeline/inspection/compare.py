@@ -6,6 +6,7 @@ else `moved` where its rank in the class does, else unchanged. Class numbers do 
 
 from collections import defaultdict
 from collections.abc import Iterator
+from json import dumps
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +129,10 @@ def compare_runs(before: Stages, after: Stages) -> pa.Table:
     for kind, name, stage in {**old, **new}:
         values = old.get((kind, name, stage)), new.get((kind, name, stage))
         if values[0] != values[1]:
-            rows[kind, name, *values].append(stage)
+            # Values that differ beyond where they are cut are shown whole.
+            cut = all(values) and len({value.short for value in values if value}) == 1
+            texts = [value and (value.whole if cut else value.short) for value in values]
+            rows[kind, name, texts[0], texts[1]].append(stage)
     order = ("parameter", "code", "weights", "data", "command")
     causes = [
         dict(zip(CAUSES.names, (kind, name, ", ".join(stages), *values), strict=True))
@@ -139,12 +143,21 @@ def compare_runs(before: Stages, after: Stages) -> pa.Table:
     return pa.Table.from_pylist(causes, schema=CAUSES)
 
 
-def _records(stages: Stages) -> Iterator[tuple[tuple[str, str, str], str]]:
-    """Yields kind, name and stage of what a lock records, with its value as a text."""
+class _Value(NamedTuple):
+    short: str
+    whole: str
+
+
+def _value(value: Any) -> _Value:
+    return _Value(brief(value), dumps(value, default=str))
+
+
+def _records(stages: Stages) -> Iterator[tuple[tuple[str, str, str], _Value]]:
+    """Yields kind, name and stage of what a lock records, with its value."""
     for name in list_upstream(stages):
         stage = stages[name]
         if stage.get("cmd"):
-            yield ("command", name, name), brief(stage["cmd"])
+            yield ("command", name, name), _value(stage["cmd"])
         for file, values in (stage.get("params") or {}).items():
             for key, value in _flatten(values, "" if file == "params.yaml" else f"{file}:"):
                 yield ("parameter", key, name), value
@@ -152,15 +165,15 @@ def _records(stages: Stages) -> Iterator[tuple[tuple[str, str, str], str]]:
             path = one["path"]
             kind = {"fer_pipeline": "code", "models": "weights"}.get(path.partition("/")[0], "data")
             if path != SUBSET:
-                yield (kind, path, name), next((str(one[key]) for key in HASHES if key in one), "")
+                yield (kind, path, name), _Value(*[next((str(one[key]) for key in HASHES if key in one), "")] * 2)
 
 
-def _flatten(value: Any, place: str) -> Iterator[tuple[str, str]]:
+def _flatten(value: Any, place: str) -> Iterator[tuple[str, _Value]]:
     if isinstance(value, dict) and value:
         for key, part in value.items():
             yield from _flatten(part, f"{place}{'.' if place and not place.endswith(':') else ''}{key}")
     else:
-        yield place, brief(value)
+        yield place, _value(value)
 
 
 def list_upstream(stages: Stages, output: str = SUBSET) -> list[str]:

@@ -20,7 +20,6 @@ from jaxtyping import Float32, Int64
 from fer_pipeline.artifacts import arrow, scores
 from fer_pipeline.artifacts.contents import DIGEST_BYTES
 from fer_pipeline.artifacts.faces import open_shard, shard_paths
-from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link
 from fer_pipeline.core.progress import progress
@@ -28,7 +27,7 @@ from fer_pipeline.core.settings import PARAMS
 from fer_pipeline.inspection import compare, export, sheets
 from fer_pipeline.inspection.revisions import NotThereError, Revision
 from fer_pipeline.inspection.sheets import STATUS, Crops, Part, Site
-from fer_pipeline.inspection.tables import name_classes, read_subset
+from fer_pipeline.inspection.tables import name_classes, read_subset, read_truth_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX = "index.js"
@@ -208,7 +207,7 @@ def _write_group(site: Site, revision: Revision, parts: Sequence[Part]) -> None:
     if not parts:
         return
     rows, kind = pa.concat_tables([part.rows for part in parts], promote_options="default"), parts[0].kind
-    truth, cosine = _read_truth(revision, rows), None
+    truth, cosine = read_truth_of(revision, rows), None
     try:
         cosine = read_cosines(revision, rows, site.classes)
     except NotThereError as error:
@@ -241,12 +240,6 @@ def _write_group(site: Site, revision: Revision, parts: Sequence[Part]) -> None:
 
 def _finite(value: float) -> float | None:
     return round(value, 6) if np.isfinite(value) else None
-
-
-def _read_truth(revision: Revision, rows: pa.Table) -> Truth:
-    pools = [pool for pool in rows["pool"].unique().to_pylist() if revision.has(f"data/truth/{pool}.parquet")]
-    files = [revision.path(f"data/truth/{pool}.parquet") for pool in pools]
-    return read_truth(files[0].parent, pools) if files else Truth({})
 
 
 def _find_anchors(

@@ -6,6 +6,7 @@ always; the workspace where it differs from the newest commit.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,7 +96,10 @@ def _fetch(root: Path, versions: Sequence[_Version]) -> str:
         if missing := {md5 for md5 in wanted if OBJECT.fullmatch(md5) and not object_path(config.cache, md5).exists()}:
             fault = fetch_objects(root, missing) or fault
         folders = [md5 for md5 in wanted if md5.endswith(".dir") and object_path(config.cache, md5).exists()]
-        listed = [entry for md5 in folders for entry in list_folder(config, md5).items()]
+        listed = []
+        for md5 in folders:
+            with suppress(DataError):  # of a damaged list its own row says so
+                listed += list_folder(config, md5).items()
         wanted = {md5 for name, md5 in listed if name.endswith((SUMMARY, SEEDS))}
     return fault
 

@@ -17,6 +17,7 @@ How `suggest` orders the candidates of all pools that nobody has judged:
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +35,7 @@ from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
 from fer_pipeline.mining.candidates import Candidates, collect_candidates, random_order, read_exclusions
-from fer_pipeline.mining.duplicates import find_lookalikes
+from fer_pipeline.mining.duplicates import leave_out_lookalikes
 from fer_pipeline.mining.leaks import find_test_faces
 from fer_pipeline.mining.review import Face, draw_sample, find_pictures, read_opinions
 from fer_pipeline.stages.mine import Config
@@ -65,15 +66,17 @@ def suggest(data: Path, project: ProjectSettings, config: Config, *, number: int
     folder, classes, chosen_by = data / "scores", project.classes, config.ranked_by
     seeds = seeds_in(folder) or project.seeds[:1]
     learners = [_read_pools(of_seed(folder, one), project) for one in seeds]
-    alike = find_lookalikes(data / "contents", project, config.duplicates).near if config.duplicates else None
-    candidates = collect_candidates(
+    rule = chosen_by if all(chosen_by in one.rankings for one in learners[0].values()) else "margin"
+    collect = partial(
+        collect_candidates,
         learners[0],
         exclude=read_exclusions(config.exclude, sha256=config.exclude_sha256),
         test_faces=find_test_faces(data / "contents", project)[0],
-        alike=alike,
         drop=config.test_faces == "drop",
-        ranked_by=chosen_by if all(chosen_by in one.rankings for one in learners[0].values()) else "margin",
     )
+    if config.duplicates:
+        collect, _ = leave_out_lookalikes(collect, data / "contents", project, config.duplicates, rule)
+    candidates = collect(ranked_by=rule)
     judged = read_opinions(data / REVIEW, data / "contents", project.pools, classes).opinions
     free = np.flatnonzero(~_are_among(candidates, judged))
     if by == "rare":
@@ -162,7 +165,8 @@ def _are_among(candidates: Candidates, faces: Iterable[Face]) -> Bool[np.ndarray
     """Says which candidates are among some faces."""
     by_pool: dict[str, list[str]] = {pool: [] for pool in candidates.counts}
     for pool, face_id in faces:
-        by_pool[pool].append(face_id)
+        if pool in by_pool:
+            by_pool[pool].append(face_id)
     columns = candidates.identifiers.items()
     return _of_candidates(
         candidates, (is_among(column, pa.array(by_pool[pool], pa.string())) for pool, column in columns)

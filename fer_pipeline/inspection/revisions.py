@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_pipeline.artifacts.locked_stages import STAGES, read_stages
 from fer_pipeline.artifacts.seed_folders import SEEDS, seeds_in
-from fer_pipeline.core.documents import MAX_YAML, DocumentError, parse_yaml, read_json, read_yaml
+from fer_pipeline.core.documents import MAX_YAML, DocumentError, one_line, parse_yaml, read_json, read_yaml
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error
 from fer_pipeline.core.settings import PARAMS
@@ -89,8 +89,11 @@ class Revision:
         found = {}
         for stage in self.stages.values():
             for out in stage.get("outs") or ():
-                if any(f"{one}/".startswith(f"{other}/") for one, other in ((path, out["path"]), (out["path"], path))):
-                    found[out["path"]] = str(out.get("md5"))
+                name = out["path"]
+                if any(f"{one}/".startswith(f"{other}/") for one, other in ((path, name), (name, path))):
+                    if ".." in PurePosixPath(name).parts:
+                        raise DataError(f"{LOCK} of {self.title} names {one_line(name)}, which leads out of its folder")
+                    found[name] = str(out.get("md5"))
         return found
 
     def has(self, path: str) -> bool:
@@ -101,8 +104,8 @@ class Revision:
         """Returns the names of the outputs right below a folder: those of the pools in `data/scores`."""
         depth = len(PurePosixPath(folder).parts)
         names = {PurePosixPath(path).parts[depth] for path in self.outputs(folder) if path.startswith(f"{folder}/")}
-        if not self.commit and (self.root / folder).is_dir():
-            names |= {one.name for one in (self.root / folder).iterdir() if one.is_dir() and one.name[0] != "."}
+        if not names and not self.commit and (self.root / folder).is_dir():
+            names = {one.name for one in (self.root / folder).iterdir() if one.is_dir() and one.name[0] != "."}
         return sorted(names)
 
     def settings(self) -> dict[str, Any]:
@@ -188,7 +191,7 @@ class Revision:
         text = str(error)
         if str(self.view) not in text:
             return error
-        fault = text.rpartition("; ")[0].replace(f"{self.view}/", "")
+        fault = (text.rpartition("; ")[0] or text).replace(f"{self.view}/", "")
         return DataError(f"{self.title}: {fault}; look for damaged bytes with: python -m fer_pipeline fsck")
 
 
@@ -245,14 +248,16 @@ def list_experiments(root: Path) -> list[tuple[str, str, str]]:
 
 def list_commits(root: Path, rev: str) -> list[tuple[str, str, str]]:
     """Returns hash, date and subject of the commits up to `rev` in which `dvc.lock` changed, the newest first."""
-    _, out, _ = _git(root, "log", "--format=%H%x00%cI%x00%s", "--end-of-options", rev, "--", f"./{LOCK}")
+    _, out, _ = _git(
+        root, "log", "--no-show-signature", "--format=%H%x00%cI%x00%s", "--end-of-options", rev, "--", f"./{LOCK}"
+    )
     rows = [line.split("\0", 2) for line in out.split("\n") if line]
     return [(commit, date, subject) for commit, date, subject in rows]
 
 
 def describe_commit(root: Path, commit: str) -> tuple[str, str]:
     """Returns date and subject of a commit."""
-    _, out, _ = _git(root, "log", "-1", "--format=%cI%x00%s", "--end-of-options", commit)
+    _, out, _ = _git(root, "log", "-1", "--no-show-signature", "--format=%cI%x00%s", "--end-of-options", commit)
     date, _, subject = out.rstrip("\n").partition("\0")
     return date, subject
 
@@ -336,7 +341,7 @@ def fetch_objects(root: Path, md5s: Iterable[str]) -> str:
                     return describe_error(faults[0])
         return "the remote does not have it" if len(there) < len(wanted) else "the remote's copy is damaged"
     except DvcException as error:
-        return describe_error(str(error).partition("\n")[0] or type(error).__name__)
+        return describe_error(str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__)
     except Exception as error:  # a remote's own library raises whatever it likes
         return describe_error(f"{type(error).__name__}: {error}")
 

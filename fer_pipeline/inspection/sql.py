@@ -35,7 +35,7 @@ def query(revision: Revision, sql: str) -> pa.Table:
     SQL with an error, or that writes, changes settings or reads anything else, and a result of more than
     `LARGEST_RESULT` are one line (ConfigError).
     """
-    named = [name for name in TABLES if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
+    named = _tables_in(sql)
     scannable = {name: TABLES[name](revision) for name in named}
     answer = _answer(scannable, sql)
     for table in scannable.values():
@@ -44,6 +44,18 @@ def query(revision: Revision, sql: str) -> pa.Table:
     if isinstance(answer, str):
         raise ConfigError(answer)
     return answer
+
+
+def _tables_in(sql: str) -> list[str]:
+    """Returns which tables a statement reads; those that it has as words where DuckDB cannot tell without columns."""
+    import duckdb
+
+    with duckdb.connect(":memory:", config=dict(CLOSED)) as database:
+        try:
+            found = {name.casefold() for name in database.get_table_names(sql)}
+        except duckdb.Error:
+            return [name for name in TABLES if re.search(rf"\b{name}\b", sql, re.IGNORECASE)]
+    return [name for name in TABLES if name in found]
 
 
 def _answer(tables: Mapping[str, Any], sql: str) -> pa.Table | str:

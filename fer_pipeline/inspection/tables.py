@@ -23,7 +23,7 @@ from fer_pipeline.artifacts import arrow, scores
 from fer_pipeline.artifacts.census import RejectedSample
 from fer_pipeline.artifacts.faces import FACE_FIELDS, open_shard
 from fer_pipeline.artifacts.mined import ALL_CLASSES, MINED, SUMMARY, read_rows, read_summary
-from fer_pipeline.artifacts.truth import read_truth
+from fer_pipeline.artifacts.truth import Truth, read_truth
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.inspection.revisions import NotThereError, Revision
@@ -46,8 +46,11 @@ def read_subset(revision: Revision) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def name_classes(labels: pa.ChunkedArray | pa.Array, classes: Sequence[str]) -> pa.ChunkedArray | pa.Array:
-    """Returns the names of class numbers, null for null and for a number of no class."""
-    return pa.array(list(classes), pa.string()).take(labels) if len(labels) else labels.cast(pa.string())
+    """Returns the names of class numbers, null for null; a number of no class is a DataError."""
+    try:
+        return pa.array(list(classes), pa.string()).take(labels) if len(labels) else labels.cast(pa.string())
+    except pa.ArrowIndexError:
+        raise DataError(f"a label is none of the {len(classes)} classes; rerun the stage that made it") from None
 
 
 def read_scores(revision: Revision) -> pa.Table:
@@ -187,14 +190,19 @@ def _whole(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"kept": summary["kept"], "passed": summary.get("passed"), **ends, "measured": expected.get("measured")}
 
 
+def read_truth_of(revision: Revision, rows: pa.Table) -> Truth:
+    """Reads the truth of the pools of some faces, where there is one; not all need lie in one folder."""
+    names = {pool: f"data/truth/{pool}.parquet" for pool in rows["pool"].unique().to_pylist()}
+    files = {pool: revision.path(name) for pool, name in names.items() if revision.has(name)}
+    return Truth({pool: read_truth(file.parent, [pool]).pools[pool] for pool, file in files.items()})
+
+
 def count_right(revision: Revision, rows: pa.Table) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Counts by class, and for all, the mined faces whose truth is known, and those of them that are right."""
     known, right = defaultdict[str, int](int), defaultdict[str, int](int)
-    pools = [pool for pool in rows["pool"].unique().to_pylist() if revision.has(f"data/truth/{pool}.parquet")]
-    if not pools:
+    truth = read_truth_of(revision, rows)
+    if not truth.pools:
         return known, right
-    files = [revision.path(f"data/truth/{pool}.parquet") for pool in pools]
-    truth = read_truth(files[0].parent, pools)
     for pool, face_id, label in zip(*(rows[name].to_pylist() for name in ("pool", "face_id", "label")), strict=True):
         answer = truth.right(pool, face_id, label)
         if answer is not None:

@@ -73,10 +73,11 @@ class Estimate:
         parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
         share, low, high = (np.nan_to_num(bound) for bound in (self.precision, self.low, self.high))
         mean = np.minimum((parts * share).sum(axis=1), 1)  # parts of faces that are all right may add up to 1 + 2e-16
-        below = np.sqrt((parts**2 * (share - low) ** 2).sum(axis=1))
-        above = np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
+        bounded = np.where(np.isnan(self.low), 0.0, share)  # what is not known of several classes does not cancel out
+        least = (parts * bounded).sum(axis=1) - np.sqrt((parts**2 * (bounded - low) ** 2).sum(axis=1))
+        most = mean + np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
         covered = np.divide(total[:, 0], everyone, out=np.ones(len(everyone)), where=everyone > 0)
-        return mean, covered * np.clip(mean - below, 0, 1), 1 - covered * (1 - np.clip(mean + above, 0, 1))
+        return mean, covered * np.clip(least, 0, 1), 1 - covered * (1 - np.clip(most, 0, 1))
 
 
 @dataclass(frozen=True)

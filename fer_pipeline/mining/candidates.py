@@ -97,8 +97,8 @@ def collect_candidates(
         left = ~excluded & ~measured if drop else ~excluded
         counted, similar = excluded | measured, {}
         for reason, faces in (alike or {}).items():
-            found = is_among(scores.face_id, faces.get(name, NOBODY)) & ~counted
-            similar[reason], counted = int(found.sum()), counted | found
+            found = is_among(scores.face_id, faces.get(name, NOBODY))
+            similar[reason], counted = int((found & ~counted).sum()), counted | found
             if drop or reason != NEAR_TEST:
                 left &= ~found
         rows.append(np.flatnonzero(scores.directed & left))

@@ -12,8 +12,9 @@ Source of the buckets: multi-index hashing (Norouzi, Punjani and Fleet, Fast Sea
 Hashing, CVPR 2012); ours sorts instead of hashing, so that memory is that of the hashes and of a few indices of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -29,7 +30,7 @@ from fer_pipeline.artifacts.arrow import positions_in
 from fer_pipeline.artifacts.contents import HASH_BYTES, MIRROR, TEST, TRAIN, Hashes, contents_path, iter_hashes
 from fer_pipeline.artifacts.mined import LIKENESS, NEAR_TEST, NEAR_TRAIN, PAIRS, WITHIN_POOLS
 from fer_pipeline.core.errors import ConfigError
-from fer_pipeline.core.settings import ProjectSettings, Settings
+from fer_pipeline.core.settings import ProjectSettings, Rule, Settings
 from fer_pipeline.mining.candidates import Candidates
 
 COARSE = 14  # bits of 63; measured together with `test` in docs/decisions/0029
@@ -149,6 +150,21 @@ def worse_copies(candidates: Candidates, alike: Lookalikes) -> dict[str, pa.Arra
         pool: pa.array(candidates.face_ids(worse[candidates.pool[worse] == k]), pa.string())
         for k, pool in enumerate(pools)
     }
+
+
+def leave_out_lookalikes(
+    collect: Callable[..., Candidates],
+    contents: Path | None,
+    project: ProjectSettings,
+    settings: DuplicateSettings,
+    rule: Rule,
+) -> tuple[Callable[..., Candidates], Lookalikes]:
+    """Returns a way to collect candidates without those that look like others, copies in the pools by `rule`."""
+    alike = find_lookalikes(contents, project, settings)
+    near = dict(alike.near)
+    if settings.pool is not None:
+        near[WITHIN_POOLS] = worse_copies(collect(ranked_by=rule, alike=near), alike)
+    return partial(collect, alike=near), alike
 
 
 def describe_lookalikes(pools: Mapping[str, Mapping[str, int]], *, drop: bool) -> Iterator[str]:

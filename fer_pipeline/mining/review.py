@@ -10,7 +10,8 @@ give what shows another class that one, with cosine and value as they are. So a 
   in it (permanent random numbers: Ohlsson, in Business Survey Methods, 1995, chapter 9).
 - The faces up to the last one of the draw that was judged are a random sample of what is chosen *now*, whichever rule
   chose when it was drawn. Those among them that nobody judged, or that persons disagree on, are counted, and are wrong
-  at the low end of the interval and right at its high one. So a looser margin widens the interval and cannot bias it.
+  at the low end of the interval and right at its high one, of all classes together too. So a looser margin widens the
+  interval and cannot bias it.
 - Faces that were judged for another reason (`mined suggest`) tell nothing unless the draw has them too.
 - The interval is Wilson's (see `calibration`); of all classes together, weighted by N, it is MOVER's.
 """
@@ -222,7 +223,7 @@ def measure(
     """Measures the precision of the chosen faces by class, and of all; None where no face of a draw was judged.
 
     Of each: `drawn` faces, how many of them are `judged`, `precision` of those, `low` and `high` (None: not known). Of
-    several draws the one with the narrowest interval of all tells; the second value names its `seed`.
+    several draws the one that is judged most and with the fewest gaps tells; the second value names its `seed`.
     """
     pools, ids = (chosen.column(name).to_pylist() for name in ("pool", "face_id"))
     label = chosen.column("label").to_numpy()
@@ -243,7 +244,12 @@ def measure(
             counts[:, k] = len(drawn), (drawn >= 0).sum(), (drawn == 1).sum()
         if counts[1].any():
             measured.append(_with_intervals(counts, np.bincount(label, minlength=len(classes)), seed, classes, level))
-    return min(measured, key=lambda pair: pair[1]["high"] - pair[1]["low"], default=None)
+    return min(measured, key=lambda pair: _lack(pair[1]), default=None)
+
+
+def _lack(whole: Mapping[str, Any]) -> float:
+    """Says how little a draw tells, whatever it says: among the narrowest intervals those near 1 would be too many."""
+    return (whole["drawn"] - whole["judged"]) / whole["drawn"] + 1 / math.sqrt(whole["judged"])
 
 
 def _with_intervals(
@@ -252,9 +258,13 @@ def _with_intervals(
     drawn, judged, right = counts
     with np.errstate(divide="ignore", invalid="ignore"):  # a class of which nothing was drawn: NaN
         share = right / judged
-        low = wilson(right / drawn, drawn, level=level)[0]
-        high = wilson((right + drawn - judged) / drawn, drawn, level=level)[1]
-    whole = Estimate(share[None], low[None], high[None], judged[None]).combined(sizes[None])
+        least, most = right / drawn, (right + drawn - judged) / drawn
+        low, high = wilson(least, drawn, level=level)[0], wilson(most, drawn, level=level)[1]
+    # By what is known alone at either end: what nobody judged is no error of chance, which would shrink over classes.
+    whole = [
+        Estimate(mean[None], below[None], above[None], judged[None]).combined(sizes[None])[end]
+        for end, (mean, below, above) in enumerate(((share, low, high), (least, low, least), (most, most, high)))
+    ]
     columns = [column.tolist() for column in (drawn, judged, share, low, high)]
     by_class = {name: _as_counts(*values) for name, *values in zip(classes, *columns, strict=True)}
     shares = (float(bound[0]) for bound in whole)

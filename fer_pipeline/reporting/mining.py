@@ -191,11 +191,11 @@ def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> 
         return None
     parts = [(count / total, by_class[name]) for name, count in weights.items()]
     mean, covered = sum(part * estimate["precision"] for part, estimate in parts), total / sum(faces.values())
-    below, above = (
-        math.sqrt(sum((part * ((estimate[end] or 0.0) - estimate["precision"])) ** 2 for part, estimate in parts))
-        for end in ("low", "high")
-    )
-    return Interval(mean, covered * max(0.0, mean - below), 1 - covered * (1 - min(1.0, mean + above)), total)
+    bounded = [(part, one) for part, one in parts if one["low"] is not None]  # of the others none need be right
+    least = sum(part * estimate["precision"] for part, estimate in bounded)
+    least -= math.hypot(*(part * (estimate["precision"] - estimate["low"]) for part, estimate in bounded))
+    most = mean + math.hypot(*(part * (estimate["high"] - estimate["precision"]) for part, estimate in parts))
+    return Interval(mean, covered * max(0.0, least), 1 - covered * (1 - min(1.0, most)), total)
 
 
 def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> Charts:

@@ -31,7 +31,6 @@ from fer_pipeline.artifacts.mined import (
     SECOND_RULE,
     SUMMARY,
     SWEEP,
-    WITHIN_POOLS,
     RuleSweep,
     sweep_table,
 )
@@ -56,7 +55,7 @@ from fer_pipeline.mining.candidates import (
     read_exclusions,
     summarise,
 )
-from fer_pipeline.mining.duplicates import DuplicateSettings, describe_lookalikes, find_lookalikes, worse_copies
+from fer_pipeline.mining.duplicates import DuplicateSettings, describe_lookalikes, leave_out_lookalikes
 from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
 from fer_pipeline.mining.margin import NO_CAP, Caps, MarginRule, find_thresholds, passes
 from fer_pipeline.mining.review import add_review, apply_opinions, measure, read_opinions
@@ -131,11 +130,7 @@ def run(
     collect = partial(collect_candidates, by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
     alike = None
     if config.duplicates is not None:
-        alike = find_lookalikes(contents, project, config.duplicates)
-        near = dict(alike.near)
-        if config.duplicates.pool is not None:
-            near[WITHIN_POOLS] = worse_copies(collect(ranked_by=chosen, alike=near), alike)
-        collect = partial(collect, alike=near)
+        collect, alike = leave_out_lookalikes(collect, contents, project, config.duplicates, chosen)
     candidates = collect(ranked_by=chosen)
     persons = number_persons(contents, project.anchor, heldout.face_id)
     shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))

@@ -353,8 +353,10 @@ def test_a_workspace_that_was_not_recorded_is_told(copy: Path, say: Say) -> None
 
 
 def test_what_is_no_number_of_json_is_null(project: Project, say: Say) -> None:
-    sql = "SELECT 'nan'::DOUBLE AS a, ['inf'::FLOAT] AS b, 1.5 AS c, DATE '2026-01-02' AS d, 1 AS a"
-    expected = [{"a": None, "b": [None], "c": "1.5", "d": "2026-01-02", "a_2": 1}]
+    sql = (
+        "SELECT 'nan'::DOUBLE AS a, ['inf'::FLOAT] AS b, 1.5 AS c, DATE '2026-01-02' AS d, 1 AS a, sum(2::BIGINT) AS e"
+    )
+    expected = [{"a": None, "b": [None], "c": 1.5, "d": "2026-01-02", "a_2": 1, "e": 2}]
     assert json.loads(say("query", sql, "--format", "json")) == expected
 
 

@@ -127,7 +127,7 @@ def test_what_is_not_known_is_wrong_in_the_lower_bound_and_right_in_the_upper_on
     )  # fmt: skip
     mean, low, high = estimate.combined(np.array([[40, 40, 20]]))
     np.testing.assert_allclose(mean, 0.65)
-    np.testing.assert_allclose(low, 0.8 * (0.65 - np.hypot(0.05, 0.25)))
+    np.testing.assert_allclose(low, 0.8 * (0.5 * 0.8 - 0.5 * 0.1))
     np.testing.assert_allclose(high, 0.8 * (0.65 + np.hypot(0.05, 0.05)) + 0.2)
 
 

@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,9 @@ from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.perceptual import POSES, hash_crops
 from fer_pipeline.artifacts.contents import HASHED, MIRROR, Hashes, write_contents
+from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.mining import duplicates
+from fer_pipeline.mining.candidates import collect_candidates
 from fer_pipeline.mining.duplicates import DuplicateSettings, close_pairs, find_lookalikes, find_near_test, group_faces
 from tests.project import project_settings
 
@@ -151,3 +154,34 @@ def test_planted_copies_of_photographs_are_found_and_no_others(sample_faces: Pat
     pairs = [row for row in alike.pairs.to_pylist() if row["reason"] == "near_test_faces"]
     assert [row["face_id"] for row in pairs] == [f"street/{k}" for k in range(number)]
     assert [row["other_face_id"] for row in pairs] == [f"film/{k}" for k, _ in found]
+
+
+class Faces(SimpleNamespace):
+    def __len__(self) -> int:
+        return len(self.face_id)
+
+
+def test_a_test_face_that_is_kept_is_dropped_for_any_other_reason() -> None:
+    """It counts by its first reason all the same."""
+    names = ["test", "near", "other", "free"]
+    scores = Faces(
+        face_id=pa.chunked_array([names]),
+        directed=np.ones(4, bool),
+        rankings={"margin": Ranking(np.zeros(4, np.int64), np.ones(4, np.float32))},
+        cosine_to=lambda labels: np.ones(len(labels), np.float32),
+    )
+    alike = {
+        "near_test_faces": {"street": pa.array(["near"])},
+        "near_train_faces": {"street": pa.array(["test", "near", "other"])},
+    }
+    for drop in (True, False):
+        found = collect_candidates(
+            {"street": scores},  # type: ignore[dict-item]
+            exclude=pa.array([], pa.string()),
+            test_faces={"street": pa.array(["test"])},
+            drop=drop,
+            alike=alike,
+        )
+        counts = found.counts["street"]
+        assert [counts[key] for key in ("test_faces", "near_test_faces", "near_train_faces")] == [1, 1, 1]
+        assert [*found.face_ids(np.arange(len(found)))] == ["free"]

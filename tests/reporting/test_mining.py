@@ -76,7 +76,7 @@ def test_combined_estimate_is_the_weighted_mean_and_one_class_is_itself() -> Non
     by_class["b"]["low"] = None  # may be absent: nothing of it need be right
     open_end = combine_estimates(by_class, {"a": 3, "b": 1})
     assert open_end is not None
-    assert open_end.low == pytest.approx(0.8 - np.hypot(0.75 * 0.1, 0.25 * 0.5))
+    assert open_end.low == pytest.approx(0.75 * 0.8)
     assert combine_estimates(by_class, {"c": 5}) is None
 
 

@@ -175,7 +175,7 @@ def test_a_judged_sample_measures_precision(large: tuple[Path, dict[str, str]]) 
     run(mine.Config(value=0.05), folder, rows, out="loose")
     loose = read_chosen(folder / "loose", classes=CLASSES)
     order, known = draw_order(loose, 4), {row.face_id: row for row in rows}
-    marked = {row.face_id for row in rows if row.sample}
+    marked, parts = {row.face_id for row in rows if row.sample}, []
     for k, name in enumerate(CLASSES):
         own = [(int(at), row["face_id"]) for at, row in zip(order, loose.to_pylist(), strict=True) if row["label"] == k]
         last = max(at for at, face_id in own if face_id in marked)
@@ -188,6 +188,35 @@ def test_a_judged_sample_measures_precision(large: tuple[Path, dict[str, str]]) 
         assert (found["drawn"], found["judged"]) == (len(reached), len(answers))
         assert lacking > 0
         assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+        parts.append((len(own), sum(answers) / len(reached), low))
+    sizes, least, lows = (np.array(column) for column in zip(*parts, strict=True))
+    whole = read_json(folder / "loose/summary.json")["precision"]["measured"]
+    lowest = ((sizes * least).sum() - np.sqrt((sizes**2 * (least - lows) ** 2).sum())) / sizes.sum()
+    assert whole["low"] == pytest.approx(lowest), "what nobody judged is wrong in all classes at once"
+
+
+def test_of_several_draws_that_tell_as_much_the_answers_do_not_choose() -> None:
+    """A draw of faces that are all right has the narrowest interval; to choose by that would say too much."""
+    names = [f"street/{number}" for number in range(400)]
+    label = np.zeros(400, np.int64)
+    columns = [names, ["street"] * 400, label, np.zeros(400, np.float32), np.zeros(400, np.float32), label]
+    faces = pa.Table.from_arrays([pa.array(column) for column in columns], schema=mined_schema(CLASSES))
+    drawn = {
+        seed: {*draw_sample(faces, number=30, per_class=False, seed=seed, num_classes=3).tolist()} for seed in (1, 2)
+    }
+    assert len(drawn[2] - drawn[1]) > 20
+    opinions = {
+        ("street", names[row]): Opinion(
+            CLASSES[0] if row in drawn[2] or row % 2 else "",
+            frozenset(),
+            frozenset(seed for seed in drawn if row in drawn[seed]),
+        )
+        for row in drawn[1] | drawn[2]
+    }
+    found = measure(faces, opinions, CLASSES, level=0.95)
+    assert found is not None
+    assert (found[1]["seed"], found[1]["judged"]) == (1, 30)
+    assert found[1]["precision"] < 0.9
 
 
 def test_a_random_sample_of_200_covers_the_true_precision() -> None:
