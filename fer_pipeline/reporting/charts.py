@@ -9,6 +9,7 @@ has a marker of its own too, so that no statement rests on colour alone.
 
 import io
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ HUES = (  # of a recipe, and of its control
 SERIES = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY, "#44427a", "#8c6d1f")
 MARKERS = "osD^vP*X<>"
 WIDTH = 5.0  # inches; 480 CSS pixels, so that 9.5 point text stays legible when a phone shrinks it
+COLUMNS = 3  # of a legend above the axes
+MARKED = 25  # points of a curve that have a marker
 STYLE = Path(__file__).parent / "templates" / "charts.mplstyle"
 
 
@@ -94,7 +97,8 @@ def lines(
     def draw(axes: Axes) -> None:
         for line in series:
             width, alpha, label = (0.7, 0.35, None) if line.faint else (1.6, 1.0, line.label)
-            look = {"color": line.colour, "marker": line.marker or None, "markersize": 4}
+            every = math.ceil(len(line.x) / MARKED)
+            look = {"color": line.colour, "marker": line.marker or None, "markersize": 4, "markevery": every}
             axes.plot(line.x, line.y, line.dashes, **look, label=label, linewidth=width, alpha=alpha)
             if line.low is not None and line.high is not None:
                 axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.15, linewidth=0)
@@ -107,15 +111,19 @@ def lines(
             axes.yaxis.set(major_formatter=_round_number, minor_formatter=_round_number)
         if logarithmic_x:
             axes.set_xscale("log")
-            axes.xaxis.set(major_formatter=_round_number, minor_formatter=_round_number)
+            axes.xaxis.set(
+                major_formatter=_round_number, minor_formatter="" if _spans_decades(series) else _round_number
+            )
         if percent:
             axes.yaxis.set_major_formatter(_whole_percent)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if axes.get_legend_handles_labels()[0]:
-            above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 4, "borderaxespad": 0.2}
+            above = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": COLUMNS, "borderaxespad": 0.2}
+            above |= {"columnspacing": 1.0, "handlelength": 1.4}
             axes.legend(**above if legend_above else {"loc": "best"})
 
-    return picture(draw, height=height) if series else None
+    rows = math.ceil(len(series) / COLUMNS) if legend_above else 0
+    return picture(draw, height=height + 0.17 * rows) if series else None
 
 
 def _whole_percent(value: float, _: int | None = None) -> str:
@@ -125,6 +133,12 @@ def _whole_percent(value: float, _: int | None = None) -> str:
 def _round_number(value: float, _: int | None = None) -> str:
     """1, 2 or 5 times a power of ten; the other ticks of a logarithm have no label."""
     return f"{value:,.0f}" if value >= 1 and f"{value:e}"[0] in "125" else ""
+
+
+def _spans_decades(series: Sequence[Line]) -> bool:
+    """Whether only powers of ten have room below the axis."""
+    places = [place for line in series for place in line.x if place > 0]
+    return bool(places) and max(places) > 100 * min(places)
 
 
 def bars(rows: Sequence[tuple[str, float, str, str]], *, xlabel: str) -> bytes | None:

@@ -75,19 +75,23 @@ def write_headline(claims: Sequence[Claim], *, baseline: str) -> str:
     """Write the answer in one sentence."""
     if not claims:
         return "Nothing to compare yet: no recipe stands beside the baseline"
+    short = len(claims) > FEW
+    if short:  # what helps, what hurts, and the others
+        claims = sorted(claims, key=lambda claim: ("above", "below", "unclear").index(claim.interval.direction))
     subjects = [claim.subject for claim in claims]
     names = [f"{one.subject} ({one.recipe})" if subjects.count(one.subject) > 1 else one.subject for one in claims]
+    for place, claim in enumerate(claims):
+        # The name of a recipe, or of a method ("FixMatch labels"), keeps its first letter.
+        if place and claim.subject != claim.recipe and names[place].split()[0][1:].islower():
+            names[place] = names[place][0].lower() + names[place][1:]
     if all(claim.interval.low is None for claim in claims):
         sizes = [f"{name} {claim.size} points" for name, claim in zip(names, claims, strict=True)]
         lack = "One seed only" if all(claim.interval.count == 1 for claim in claims) else "No interval"
-        said = f": {listing(sizes)}" if len(claims) <= FEW else f" on {len(claims)} recipes"
+        said = f" on {len(claims)} recipes" if short else f": {listing(sizes)}"
         return f"{lack}, so no verdict{said} against {baseline}"
-    if len(claims) > FEW:
+    if short:
         return _write_short(names, claims)
-    parts = [f"{name} {claim.effect}" for name, claim in zip(names, claims, strict=True)]
-    if len(parts) == 2 and claims[1].subject != claims[1].recipe:  # the name of a recipe keeps its first letter
-        parts[1] = parts[1][0].lower() + parts[1][1:]
-    return listing(parts)
+    return listing([f"{name} {claim.effect}" for name, claim in zip(names, claims, strict=True)])
 
 
 def _write_short(names: Sequence[str], claims: Sequence[Claim]) -> str:

@@ -30,6 +30,7 @@ from fer_pipeline.reporting.formatting import TIMES, data_uri, listing, percent,
 
 History = list[dict[str, float]]
 Histories = Mapping[str, Sequence[History]]  # by recipe, one a seed
+FEW = 5  # curves that leave room for a legend among them
 RISING = 0.002  # mean gain of the last quarter of the validations from which on they count as rising
 PROBES = {"saved_image": ("saved images left out", BLUE), "unseen_image": ("whole images left out", VERMILION)}
 
@@ -129,17 +130,26 @@ def draw_trainings(timings: Sequence[Timing], histories: Histories, looks: Mappi
         ratio = "" if timing.times_baseline is None else f" ({timing.times_baseline:.1f}{TIMES})"
         text = f"{timing.seconds.mean:.2f} s{ratio}"
         rows.append((timing.recipe, timing.seconds.mean, looks[timing.recipe].colour, text))
-    validation = _curves(histories, "validation_mean_class_accuracy", looks)
+    validation, losses = (_curves(histories, name, looks) for name in ("validation_mean_class_accuracy", loss))
     return {
         "seconds_per_epoch": bars(rows, xlabel="seconds per epoch"),
-        "validation": lines(validation, xlabel="steps", ylabel="mean class accuracy", percent=True),
-        "training_loss": lines(_curves(histories, loss, looks), xlabel="steps", ylabel="training loss"),
+        "validation": lines(
+            validation, xlabel="steps", ylabel="mean class accuracy", percent=True, legend_above=len(validation) > FEW
+        ),
+        "training_loss": lines(
+            losses, xlabel="steps", ylabel="cross-entropy of labelled faces", legend_above=len(losses) > FEW
+        ),
     }
 
 
 def find_loss(histories: Histories) -> str:
-    """Return the column of the loss on the labelled faces: the first training column that every run has."""
+    """Return the column of the loss on the labelled faces: by its name, else the first one that every run has.
+
+    What strategies add to it differs, so that their sums say nothing beside each other.
+    """
     runs = [run[0] if run else {} for group in histories.values() for run in group]
+    if any("train_labelled" in run for run in runs):
+        return "train_labelled"
     names = [name for name in runs[0] if name.startswith("train_")] if runs else []
     return next((name for name in names if all(name in run for run in runs)), "")
 

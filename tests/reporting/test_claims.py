@@ -64,9 +64,9 @@ def test_headlines(vas: tuple[float, ...], das: tuple[float, ...], said: str) ->
     [
         ((0.0, 0.0, 0.0, 0.0), "None of 4 recipes shows a clear effect"),
         ((0.2, 0.0, 0.2, 0.0), "Mined faces and FixMatch help; no clear effect of 2 others"),
-        ((0.0, -0.2, 0.2, 0.0), "FixMatch helps; Distilled images hurt; no clear effect of 2 others"),
-        ((0.2, -0.2, 0.2, 0.0), "Mined faces and FixMatch help; Distilled images hurt; no clear effect of 1 other"),
-        ((0.2, 0.2, 0.2, 0.2), "Mined faces, Distilled images, FixMatch and other help"),
+        ((0.0, -0.2, 0.2, 0.0), "FixMatch helps; distilled images hurt; no clear effect of 2 others"),
+        ((0.2, -0.2, 0.2, 0.0), "Mined faces and FixMatch help; distilled images hurt; no clear effect of 1 other"),
+        ((0.2, 0.2, 0.2, 0.2), "Mined faces, distilled images, FixMatch and other help"),
     ],
 )
 def test_of_many_recipes_the_headline_names_what_is_claimed(middles: tuple[float, ...], said: str) -> None:
@@ -82,7 +82,7 @@ def test_of_many_recipes_the_headline_names_what_is_claimed(middles: tuple[float
 def test_one_seed_never_decides() -> None:
     rows = [*both("vas", None, 0.2, None), *both("das", None, -0.01, None)]
     claims = claim(rows)
-    sizes = "Mined faces +20.0 points and Distilled images \N{MINUS SIGN}1.0 points"
+    sizes = "Mined faces +20.0 points and distilled images \N{MINUS SIGN}1.0 points"
     assert write_headline(claims, baseline="baseline") == f"One seed only, so no verdict: {sizes} against baseline"
     assert "no interval" in claims[0].detail
 

@@ -14,7 +14,7 @@ from fer_pipeline.reporting.charts import BLUE, INK, VERMILION, Line, Look, bars
 from fer_pipeline.reporting.formatting import count, listing, percent, plural, plus_minus, points, span, visible
 from fer_pipeline.reporting.results import compute_result, mix_with_white, shade_confusion
 from fer_pipeline.reporting.tables import write_table
-from fer_pipeline.reporting.trainings import Timing, describe_length, load_timings
+from fer_pipeline.reporting.trainings import Timing, describe_length, find_loss, load_timings
 
 
 def test_numbers_in_words() -> None:
@@ -171,3 +171,11 @@ def test_census_counts_what_align_counted(whole: Any) -> None:
     assert rows["street", "train"]["fear"] == ""  # nobody labelled it
     assert rows["street", "train"]["unlabelled"] == "120"
     assert {row["reason"]: row["pictures"] for row in whole.table("rejected")} == {"no_face": "3", "small": "1"}
+
+
+def test_the_loss_that_is_compared_is_that_of_the_labelled_faces() -> None:
+    """The sums of two strategies say nothing beside each other; else the first common column."""
+    vas, maps = {"train_loss": 1.0, "train_labelled": 1.0}, {"train_loss": 400.0, "train_distance": 400.0}
+    assert find_loss({"maps": [[maps]], "vas": [[vas]]}) == "train_labelled"
+    assert find_loss({"maps": [[maps]], "other": [[{"train_extra": 2.0, "train_loss": 1.0}]]}) == "train_loss"
+    assert find_loss({}) == ""

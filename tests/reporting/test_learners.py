@@ -125,7 +125,7 @@ def test_labels_of_the_pool_by_hand(whole: Any) -> None:
     wrong = [one for one in page.all("figure") if one.get("class") == "wrong"]
     shown = [row for row in rows if row["image"]]
     assert len(wrong) == sum(true[row["face_id"]] != row["predicted"] for row in shown)
-    assert "It learns from no pool" in whole.learner("baseline")
+    assert "it learns from no pool" in whole.learner("baseline")
 
 
 def test_names_of_faces_are_escaped(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
