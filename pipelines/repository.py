@@ -100,10 +100,26 @@ def remove_work_tree(workspace: Path, folder: Path) -> None:
         run_git(workspace, "worktree", "remove", "--force", run_git(folder, "rev-parse", "--show-toplevel"))
 
 
-def save_experiment(folder: Path, name: str) -> None:
-    """Save what lies in a workspace as a DVC experiment of that name, in the place of one that had it."""
+def save_experiment(folder: Path, name: str, targets: Sequence[str] | None = None, stages: Sequence[str] = ()) -> None:
+    """Save what lies in a workspace as a DVC experiment of that name, in the place of one that had it.
+
+    What was made is remembered with it: all stages, or `targets`, which are these `stages`. DVC locks what it saves as
+    made of what lies there now, so that others must not be saved.
+    """
     with _lock_repository(folder):  # while DVC saves one it has notes in git that all work trees share
-        run_dvc(folder, "exp", "save", "--force", f"--name={name}")
+        run_dvc(folder, "exp", "save", "--force", f"--name={name}", *(stages if targets else ()))
+        if commit := find_experiment(folder, "HEAD", name):  # the note keeps nothing alive but what it was made from
+            run_git(folder, "update-ref", _made_ref(commit, targets), "HEAD")
+
+
+def has_made(folder: Path, experiment: str, targets: Sequence[str] | None) -> bool:
+    """Tell whether the commit of an experiment was saved when these targets, or all stages, had been made."""
+    return any(_resolve(folder, _made_ref(experiment, made)) for made in (None, targets))
+
+
+def _made_ref(experiment: str, targets: Sequence[str] | None) -> str:
+    digest = hashlib.sha256("\n".join(sorted({*targets})).encode()).hexdigest()[:16] if targets else "all"
+    return f"refs/pipelines/made/{experiment}/{digest}"
 
 
 def find_experiment(folder: Path, rev: str, name: str) -> str | None:

@@ -291,7 +291,7 @@ def reproduce(
             artifacts.publish_run(folder, scheduler.outcomes, run)
         state = _summarize(scheduler.outcomes)
         if experiment and state.is_completed():
-            save_experiment(folder, experiment)
+            save_experiment(folder, experiment, targets, list(stages))
     return state
 
 

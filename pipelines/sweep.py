@@ -34,6 +34,7 @@ from pipelines.repository import (
     check_experiment_name,
     checkout_revision,
     find_experiment,
+    has_made,
     remove_work_tree,
     run_git,
 )
@@ -43,6 +44,7 @@ from pipelines.workspace import find_workspace, replace_text
 FIGURE = "mean_class_accuracy"
 CANCELLED, NOT_BEGUN = "Cancelled: ", "not begun"  # how the state of a row begins and ends
 EARLIER = "Completed earlier"
+FOLD = ".protocol.fold"  # the first where it is not there
 Settings = dict[str, Any]  # by dotted path in params.yaml
 
 
@@ -64,12 +66,13 @@ def sweep(
     """Reproduce every combination of some settings as a DVC experiment.
 
     Args:
-        grid: Lists of values by the dotted path of the setting in params.yaml; `seeds: [[0], [1]]` varies the seeds.
+        grid: Lists of values by the dotted path of the setting in params.yaml; `seeds: [[0], [1]]` varies the seeds,
+            and `one.fold+other.fold` sets both to each value.
         targets: Stages, groups of stages or outputs; None: all.
         jobs: How many combinations at the same time; they share cores and GPUs equally.
         prefix: What the names of the experiments begin with.
         rev: The git revision that the settings vary.
-        resume: Leave out combinations that are experiments of this revision with these settings, whatever was made.
+        resume: Leave out combinations of which a flow made all stages, or these targets, at this revision.
         workspace: The folder of dvc.yaml. None: PIPELINES_WORKSPACE, or the working directory.
         cores: How many cores all of them share. None: those that this process may use.
         gpus: The GPUs for stages that use one. None: those that are there.
@@ -84,7 +87,9 @@ def sweep(
     # A setting that is not there is refused before hours of work.
     text = run_git(folder, "show", "--end-of-options", f"{rev}:./params.yaml")
     set_params(text, {path: values[0] for path, values in grid.items()})
-    finished = {name for name, one in trials if resume and _is_finished(folder, rev, name, set_params(text, one))}
+    finished = {
+        name for name, one in trials if resume and _is_finished(folder, rev, name, set_params(text, one), targets)
+    }
     count = min(jobs, len(trials))
     share = max(1, (cores or len(os.sched_getaffinity(0))) // count)
     get_run_logger().info("%d experiments, %d at a time, %d cores each", len(trials), count, share)
@@ -140,10 +145,12 @@ def sweep(
     return Completed(message=f"{len(rows)} experiments{earlier}; `dvc exp show` lists them")
 
 
-def _is_finished(folder: Path, rev: str, name: str, params: str) -> bool:
-    """Tell whether the experiment was made from this revision with these settings."""
+def _is_finished(folder: Path, rev: str, name: str, params: str, targets: Sequence[str] | None) -> bool:
+    """Tell whether the experiment was made from this revision with these settings, and as much of it as is wanted."""
     commit = find_experiment(folder, rev, name)
-    return commit is not None and run_git(folder, "show", f"{commit}:./params.yaml") == params.rstrip("\n")
+    if commit is None or not has_made(folder, commit, targets):
+        return False
+    return run_git(folder, "show", f"{commit}:./params.yaml") == params.rstrip("\n")
 
 
 def combine(grid: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -196,14 +203,14 @@ def set_params(text: str, settings: Settings) -> str:
         line, name = alias
         fault = f"params.yaml, line {line}: *{name} repeats what &{name} names"
         raise FlowError(f"{fault}; write the values out in both places and commit, then vary them")
-    for dotted, value in settings.items():
+    for dotted, value in ((one, value) for path, value in settings.items() for one in path.split("+")):
         inside: Any = {"": content}
         key: Any = ""
         for step in dotted.split("."):
             inside, key = inside[key], step
             if isinstance(inside, list) and step.isdigit() and int(step) < len(inside):
                 key = int(step)
-            elif not (isinstance(inside, dict) and step in inside):
+            elif not (isinstance(inside, dict) and (step in inside or (dotted.endswith(FOLD) and step == "fold"))):
                 names = f"; there are {', '.join(map(str, inside))}" if isinstance(inside, dict) else ""
                 raise FlowError(f"params.yaml has no setting {dotted!r} (nothing is named {step!r}{names})")
         inside[key] = value

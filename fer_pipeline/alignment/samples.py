@@ -76,7 +76,8 @@ def read_samples(dataset: DatasetSettings, classes: Sequence[str], *, name: str)
     """
     protocol, samples = dataset.protocol, read_undivided(dataset, name=name)
     if protocol is not None and not isinstance(protocol, Published):
-        yield from divide(list(samples), protocol, LabelMap(dataset, classes, name=name), name=name)
+        labels = LabelMap(dataset, classes, name=name)
+        yield from divide(list(samples), protocol, labels, name=name, persons=read_divided(dataset, name=name))
         return
     for sample in samples:
         if sample.split is None and dataset.split is None:
@@ -87,16 +88,38 @@ def read_samples(dataset: DatasetSettings, classes: Sequence[str], *, name: str)
         yield sample if sample.split is not None else replace(sample, split=dataset.split)
 
 
-def divide(samples: Sequence[Sample], protocol: Divided, labels: LabelMap, *, name: str) -> Iterator[Sample]:
-    """Yields the samples of a set with the splits of a protocol's fold; DataError where they cannot be divided so."""
-    meanings = (labels.look_up(sample.label) for sample in samples)
+def divide(
+    samples: Sequence[Sample],
+    protocol: Divided,
+    labels: LabelMap,
+    *,
+    name: str,
+    persons: Sequence[Sample] | None = None,
+) -> Iterator[Sample]:
+    """Yields the samples of a set with the splits of a protocol's fold; DataError where they cannot be divided so.
+
+    With `persons`, the labelled samples of the same source, these are divided, and each sample goes with its person:
+    to `test` where any picture of that person is tested.
+    """
+    divided = samples if persons is None else persons
+    meanings = (labels.look_up(sample.label) for sample in divided)
     numbers = np.asarray([one if isinstance(one, int) else -1 for one in meanings], dtype=np.int64)
     try:
-        tested = is_tested(protocol, [sample.subject or "" for sample in samples], numbers)
+        tested = is_tested(protocol, [sample.subject or "" for sample in divided], numbers)
     except DataError as error:
         raise DataError(f"data set {name!r}: {error}") from None
+    if persons is not None:
+        known = {sample.subject for sample, in_test in zip(persons, tested, strict=True) if in_test}
+        tested = np.asarray([sample.subject in known for sample in samples], dtype=bool)
     for sample, in_test in zip(samples, tested, strict=True):
         yield replace(sample, split="test" if in_test else "train")
+
+
+def read_divided(dataset: DatasetSettings, *, name: str) -> list[Sample] | None:
+    """Returns the labelled samples whose persons divide a set that is another part of their source; None: its own."""
+    module, options = load_adapter(dataset, name=name)
+    labelled = module.divided_as(options) if hasattr(module, "divided_as") else options
+    return None if labelled == options else list(module.samples(dataset.path, labelled))
 
 
 def read_undivided(dataset: DatasetSettings, *, name: str) -> Iterator[Sample]:

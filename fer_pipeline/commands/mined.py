@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from json import dumps
+from json import JSONEncoder, dumps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -282,15 +282,22 @@ def _print(rows: pa.Table, format: str) -> str:
 
 def _rows_as_json(rows: pa.Table) -> str:
     """A list with one row a line; what is no number of JSON is null, what it does not know a text."""
-    maps = [field.name for field in rows.schema if pa.types.is_map(field.type)]
-    lines = []
-    for row in rows.to_pylist():
-        row |= {name: None if row[name] is None else dict(row[name]) for name in maps}
-        try:
-            lines.append(dumps(row, default=_plain, allow_nan=False))
-        except ValueError:
-            lines.append(dumps(_finite(row), default=_plain))
-    return "[" + ",\n ".join(lines) + "]"
+    names = (dumps(name).replace("%", "%%") for name in rows.column_names)
+    form, columns = ", ".join(f"{name}: %s" for name in names), map(_cells_as_json, rows.columns)
+    return "[" + ",\n ".join(f"{{{form}}}" % cells for cells in zip(*columns, strict=True)) + "]"
+
+
+def _cells_as_json(column: pa.ChunkedArray) -> list[str]:
+    """Column by column it takes a third of the time that a dictionary for each row does."""
+    values, kind = column.to_pylist(), column.type
+    if pa.types.is_float32(kind) or pa.types.is_float64(kind):
+        return ["null" if value is None or not math.isfinite(value) else repr(value) for value in values]
+    if pa.types.is_integer(kind):
+        return ["null" if value is None else str(value) for value in values]
+    if pa.types.is_map(kind):
+        values = [None if value is None else dict(value) for value in values]
+    encode = JSONEncoder(default=_plain).encode
+    return [encode(value if isinstance(value, str) else _finite(value)) for value in values]
 
 
 def _plain(value: Any) -> int | float | str:

@@ -106,6 +106,15 @@ class DatasetSettings(Settings):
             raise ValueError("both options.fold and protocol.fold name a fold; leave options.fold out")
         return self
 
+    def shares_source(self, other: "DatasetSettings") -> bool:
+        """Tells whether both read the same files."""
+        return (self.adapter, self.path) == (other.adapter, other.path)
+
+    def divides_as(self, other: "DatasetSettings") -> bool:
+        """Tells whether both are divided alike, whichever part of their source they are."""
+        mine, others = ({**one.options, "part": None} for one in (self, other))
+        return (self.protocol, self.classes, mine) == (other.protocol, other.classes, others)
+
     def adapter_options(self) -> dict[str, Any]:
         """Returns the options that the adapter is called with: its own, and the fold of a published protocol."""
         return {**self.options, "fold": self.protocol.fold} if isinstance(self.protocol, Published) else self.options
@@ -230,6 +239,16 @@ class ProjectSettings(BaseModel):
                 raise ValueError(
                     f"train is {self.train!r}, but the recipe {name} learns from {path}; name the same set"
                 )
+        for pool in (name for name in self.pools if self.datasets[name].options.get("part") != "unlabelled"):
+            own = self.datasets[pool]
+            for name, one in self.datasets.items():
+                is_divided = one.protocol is not None and not isinstance(one.protocol, Published)
+                if name != pool and is_divided and own.shares_source(one) and not own.divides_as(one):
+                    raise ValueError(
+                        f"the pool {pool} shows persons whom a fold of {name} tests; give datasets.{pool} the "
+                        f"protocol, classes and options of datasets.{name}, all but part, and vary both together: "
+                        f"datasets.{name}.protocol.fold+datasets.{pool}.protocol.fold=1,2"
+                    )
         if self.anchor in self.pools:
             raise ValueError(f"the anchor {self.anchor!r} cannot be its own pool; take it out of pools")
         return self

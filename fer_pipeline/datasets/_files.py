@@ -140,6 +140,11 @@ def choose_last(frames: Sequence[str], label: str, *, last: int, neutral: bool, 
     return [*([(frames[0], "neutral")] if neutral else []), *((name, label) for name in frames[-last:])]
 
 
+def choose_middle(frames: Sequence[str], *, last: int) -> list[tuple[str, None]]:
+    """Returns the frames between the first and the last ones, none of which `choose_last` takes, without a label."""
+    return [(name, None) for name in frames[1:-last]]
+
+
 def parse_split(word: str, own: Mapping[str, Split] | None, *, where: str) -> Split:
     """Returns the split that a source's word means: the settings' own words first, then the usual ones.
 

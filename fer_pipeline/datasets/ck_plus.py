@@ -7,7 +7,10 @@ of Ding et al. (FG 2017) and Liu et al. (arXiv:2005.08551): the last three frame
 classes; `contempt: false` leaves its sequences out whole, 1,236 pictures of seven classes; `neutral: false` as well,
 927 of six; `last: 1` is the set of Happy et al. (2019), 618.
 
-Frames in between, sequences without a label and files of other names are left out and counted. There is no split: set
+`part: middle` is the frames in between, without a label, for a pool: Happy et al. take them so. Its section repeats
+the options and the protocol of the labelled set, so that persons that a fold tests are in no pool of that fold.
+
+Other frames, sequences without a label and files of other names are left out and counted. There is no split: set
 `datasets.<set>.split: test` to test all of it, or a protocol, which keeps a person's sequences together.
 """
 
@@ -17,7 +20,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -27,6 +30,7 @@ from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import (
     PictureRoot,
     choose_last,
+    choose_middle,
     count_left_out,
     kind_of,
     picture_id,
@@ -46,6 +50,7 @@ LONGEST_LABEL = 100  # bytes of a file with one number in it
 class Options(Settings):
     """Which frames are read, and where pictures and labels lie below the path; null: where the archives put them."""
 
+    part: Literal["labelled", "middle"] = "labelled"  # middle: a pool of the frames between first and last ones
     last: Annotated[int, Field(ge=1)] = 3
     neutral: bool = True  # the first frame of a sequence
     contempt: bool = True
@@ -60,6 +65,11 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         _samples(path, options, Counter()),
         lambda: f"{path} holds no labelled sequence; unpack its pictures and Emotion_labels.zip there",
     )
+
+
+def divided_as(options: Options) -> Options:
+    """Returns the options of the labelled set, whose persons a protocol divides."""
+    return options.model_copy(update={"part": "labelled"})
 
 
 def left_out(path: Path, options: Options) -> Counter[str]:
@@ -89,6 +99,7 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
         names = [frames[number] for number in sorted(frames)]
         where = root.folder.joinpath(*parts)
         chosen = choose_last(names, label, last=options.last, neutral=options.neutral, where=where)
+        chosen = choose_middle(names, last=options.last) if options.part == "middle" else chosen
         others["frame that no rule takes"] += len(names) - len(chosen)
         for name, meaning in chosen:
             place = (*parts, name)

@@ -8,8 +8,9 @@ in the order of the last number in their names. Portrait clips want a quarter tu
 for those with an `oao` file: look at a frame of each, since a face on its side is not found. Expressions rise, reach
 their peak in the middle and fall (Liu et al., arXiv:2005.08551, section 4, who have 213 sequences): `apex: middle`
 takes the frames in the middle of a sequence, `apex: marked` those in the middle of what all action units of the `oao`
-file have as their apex, and leaves out sessions without one. How many frames the papers take is not stated by that one;
-three are the default, as for CK+.
+file have as their apex, and leaves out sessions without one. A unit may be active several times, in markers one after
+the other or in an `ActionUnit` of the same number each: the longest stretch counts in which all are at an apex. How
+many frames the papers take is not stated by that one; three are the default, as for CK+.
 
 What the marks mean (types 2 and 3: apex and offset begin) and the track's `view` (0: front, 1: profile, 2: both beside
 each other) is inferred from readers of others; of two faces in a frame `align` takes one, by its own rule. Left out and
@@ -22,7 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Literal
 from xml.parsers import expat
@@ -99,12 +100,9 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
             continue
         centre = (len(frames) - 1) / 2
         if options.apex == "marked":
-            if marks is None:
-                others["frame of a session without a marked apex"] += len(frames)
-                continue
-            marked = _find_apex(root, marks, len(frames))
-            if marked is None:
-                others["frame of a session without a marked apex"] += len(frames)
+            marked = _find_apex(root, marks, len(frames)) if marks else "a session without a marked apex"
+            if isinstance(marked, str):
+                others[f"frame of {marked}"] += len(frames)
                 continue
             centre = marked
         first = min(
@@ -146,22 +144,47 @@ def _describe(root: PictureRoot, folder: Path) -> tuple[str, str, Path | None] |
     return tables[0][:4], label, marks if marks.is_file() else None
 
 
-def _find_apex(root: PictureRoot, file: Path, frames: int) -> float | None:
-    """Returns the middle, from 0, of the frames in which all marked action units are at their apex; None without marks.
+def _find_apex(root: PictureRoot, file: Path, frames: int) -> float | str:
+    """Returns the middle, from 0, of the frames in which all marked units are at their apex, or why there is none.
 
-    Where no frame is that of all of them, it is the middle between the last beginning and the first end.
+    Of several such stretches it is that of the longest, of equal ones of the first. Where no frame is that of all units
+    and each was active once, it is the middle between the last beginning and the first end.
     """
-    marks = _read_xml(root, file)
-    spans = {
-        kind: [has.get("Frame", "") for tag, has in marks if tag.lower() == "marker" and has.get("Type") == kind]
-        for kind in (APEX, OFFSET)
-    }
-    numbers = {kind: [int(one) for one in found if re.fullmatch(r"\d{1,9}", one)] for kind, found in spans.items()}
-    if not (numbers[APEX] and numbers[OFFSET]):
-        return None
-    if max(numbers[APEX] + numbers[OFFSET]) > frames + 1:
+    units: dict[str, list[tuple[int, str]]] = {}
+    unit = ""
+    for tag, has in _read_xml(root, file):
+        if tag.lower() == "actionunit":
+            unit = has.get("Number", "")
+        elif tag.lower() == "marker" and has.get("Type") in (APEX, OFFSET) and NUMBER.fullmatch(has.get("Frame", "")):
+            units.setdefault(unit, []).append((int(has["Frame"]), has["Type"]))
+    marks = [mark for own in units.values() for mark in own]
+    begins, ends = ([frame for frame, kind in marks if kind == wanted] for wanted in (APEX, OFFSET))
+    if not (begins and ends):
+        return "a session without a marked apex"
+    if max(begins + ends) > frames + 1:
         raise DataError(f"{file} marks no apex within the {frames} frames of its session; extract all frames again")
-    return (max(numbers[APEX]) + min(numbers[OFFSET]) - 1) / 2 - 1
+    spans = [_pair(own, frames) for own in units.values()]
+    common = set.intersection(*({*chain.from_iterable(own)} for own in spans))
+    stretches = [[*run] for _, run in groupby(enumerate(sorted(common)), lambda pair: pair[1] - pair[0])]
+    if stretches:
+        longest = max(stretches, key=len)
+        return (longest[0][1] + longest[-1][1]) / 2 - 1
+    if all(len(own) == 1 for own in spans):
+        return (max(begins) + min(ends) - 1) / 2 - 1
+    return "a session whose units are active several times and never all at their apex"
+
+
+def _pair(marks: Sequence[tuple[int, str]], frames: int) -> list[range]:
+    """Returns the frames of each apex of a unit, which the next offset ends: the clip may begin or end within one."""
+    marks = sorted(marks, key=lambda mark: mark[0])
+    spans, begin = list[range](), None if marks[0][1] == APEX else 1
+    for frame, kind in marks:
+        if kind == APEX and begin is None:
+            begin = frame
+        elif kind == OFFSET and begin is not None:
+            spans.append(range(begin, frame))
+            begin = None
+    return spans if begin is None else [*spans, range(begin, frames + 1)]
 
 
 def _read_xml(root: PictureRoot, file: Path) -> Elements:

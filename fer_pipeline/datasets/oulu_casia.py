@@ -3,8 +3,10 @@
 Source: Zhao et al., Facial expression recognition from near-infrared videos (2011): 80 persons, six expressions, two
 cameras (`VL`, `NI`), three kinds of light, in `OriginalImg/VL/Strong/P001/Anger/000.jpeg`. With the defaults that is
 the set of Ding et al. (FG 2017): the last three frames under strong visible light, 1,440 pictures of six classes.
-`neutral: true` takes the first frame of every sequence, too. Frames in between and files of other names are left out
-and counted. There is no split: set `datasets.<set>.split: test` to test all of it, or a protocol.
+`neutral: true` takes the first frame of every sequence, too. `part: middle` is the frames in between, without a label,
+for a pool; its section repeats the options and the protocol of the labelled set, so that persons that a fold tests are
+in no pool of that fold. Other frames and files of other names are left out and counted. There is no split: set
+`datasets.<set>.split: test` to test all of it, or a protocol.
 """
 
 import re
@@ -23,6 +25,7 @@ from fer_pipeline.core.settings import Settings
 from fer_pipeline.datasets._files import (
     PictureRoot,
     choose_last,
+    choose_middle,
     count_left_out,
     picture_id,
     read_range,
@@ -41,6 +44,7 @@ PERSON, FRAME = re.compile(r"P\d{3}"), re.compile(r"(\d{1,6})\.\w+")
 class Options(Settings):
     """Which frames are read, and where the persons' folders lie below the path; null: by camera and light."""
 
+    part: Literal["labelled", "middle"] = "labelled"  # middle: a pool of the frames between first and last ones
     last: Annotated[int, Field(ge=1)] = 3
     neutral: bool = False  # the first frame of a sequence
     camera: Literal["VL", "NI"] = "VL"
@@ -55,6 +59,11 @@ def samples(path: Path, options: Options) -> Iterator[Sample]:
         _samples(path, options, Counter()),
         lambda: f"{path} holds no frame P001/Anger/000.jpeg; unpack it again or correct the data set's path",
     )
+
+
+def divided_as(options: Options) -> Options:
+    """Returns the options of the labelled set, whose persons a protocol divides."""
+    return options.model_copy(update={"part": "labelled"})
 
 
 def left_out(path: Path, options: Options) -> Counter[str]:
@@ -78,6 +87,7 @@ def _samples(path: Path, options: Options, others: Counter[str]) -> Iterator[Sam
         ordered = [frames[number] for number in sorted(frames)]
         where = root.folder.joinpath(*parts)
         chosen = choose_last(ordered, label, last=options.last, neutral=options.neutral, where=where)
+        chosen = choose_middle(ordered, last=options.last) if options.part == "middle" else chosen
         others["frame that no rule takes"] += len(ordered) - len(chosen)
         for name, meaning in chosen:
             place = (*parts, name)

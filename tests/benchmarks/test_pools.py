@@ -13,10 +13,14 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import app
 from benchmarks.pools import embeddings, faces, folder, records
+from benchmarks.pools.subsets import write_pictures, write_project
 from fer_pipeline.artifacts.embeddings import embedding_paths, iter_embeddings
 from fer_pipeline.artifacts.faces import read_faces
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.datasets import recordio
+from fer_pipeline.inspection.export import read_pictures
+from fer_pipeline.inspection.revisions import open_revision
+from fer_pipeline.inspection.tables import read_subset
 from fer_pipeline.scoring.engines import cosine_reference
 
 
@@ -157,3 +161,18 @@ def test_the_marker_names_every_file(tmp_path: Path) -> None:
     marker = json.loads((out / folder.MARKER).read_text())
     assert marker["files"] == [path.name for path in embedding_paths(out)]
     assert (marker["rows"], marker["dimensions"], marker["seed"]) == (250, 16, 0)
+
+
+def test_each_committed_version_of_a_subset_is_the_one_that_was_mined(tmp_path: Path) -> None:
+    """Of two margins, read back as a user reads them; the pictures are those of the faces."""
+    kept = write_project(tmp_path, rows=300, margins=(0.05, 0.2), seed=0)
+    assert kept[0] > kept[1] > 0
+    write_pictures(tmp_path, rows=300, pictures=4, anchors=7, dimensions=8, seed=0)
+    for rev, number, margin in (("HEAD~1", kept[0], 0.05), ("HEAD", kept[1], 0.2), ("workspace", kept[1], 0.2)):
+        with open_revision(tmp_path, rev) as revision:
+            rows, summary = read_subset(revision)
+        assert (len(rows), set(summary["margins"].values())) == (number, {margin})
+    with open_revision(tmp_path) as revision:
+        crops = read_pictures(revision, rows)
+    places = [int(name.removeprefix("street/").removesuffix(".jpg")) % 4 for name in rows["face_id"].to_pylist()]
+    assert len({*zip(places, crops, strict=True)}) == len({*places}) == len({*crops})

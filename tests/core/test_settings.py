@@ -74,6 +74,28 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
         load_params(tmp_path / "nothing.yaml")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": None},
+        {"protocol": {"name": "k_fold", "fold": 1}},
+        {"protocol": {"name": "k_fold", "fold": 2, "groups": "steps"}},
+        {"options": {"part": "middle", "contempt": False}},
+        {"classes": {"contempt": None}},
+    ],
+)
+def test_a_pool_of_a_divided_set_is_divided_alike(change: dict[str, object]) -> None:
+    """Else persons whom a fold tests would be learned from."""
+    own = {"adapter": "ck_plus", "path": "x", "protocol": {"name": "k_fold", "fold": 2}, "options": {"last": 2}}
+    pool = {**own, "options": {"last": 2, "part": "middle"}}
+    read = ProjectSettings.model_validate
+    assert read(world(datasets={"a": own, "p": pool})).datasets["p"].protocol
+    assert read(world(datasets={"a": own, "p": {**pool, **change, "path": "y"}}))
+    vary = r"vary both together: datasets.a.protocol.fold\+datasets.p.protocol.fold=1,2"
+    with pytest.raises(ValueError, match=f"the pool p shows persons whom a fold of a tests; give datasets.p.*{vary}"):
+        read(world(datasets={"a": own, "p": {**pool, **change}}))
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         Inner().depth = 4  # type: ignore[misc]

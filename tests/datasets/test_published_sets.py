@@ -1,5 +1,6 @@
 """Frame rules, persons, parts and faults of the adapters for published sets, on the contract's small examples."""
 
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
-from fer_pipeline.alignment.samples import load_adapter
+from fer_pipeline.alignment.samples import load_adapter, read_samples
+from fer_pipeline.commands.folds import divide
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.folds import Published
 from fer_pipeline.core.plugins import load
@@ -67,6 +70,58 @@ def test_frames_of_ck_plus_are_ordered_by_their_number(built: Callable[[str], Pa
     (folder / "S005_001_00000001.png").rename(folder / "S005_001_00000000.png")
     found = ids("ck_plus", path, contempt=False)
     assert [name[-6:-4] for name in found] == ["00", "04", "05", "10"]
+
+
+def test_middle_frames_are_what_no_rule_takes(built: Callable[[str], Path]) -> None:
+    """Of six frames the first and the last three are labelled; the sequence without a label gives none."""
+    path = built("ck_plus")
+    found = listed("ck_plus", path, part="middle")
+    assert [(sample.id[-7:-4], sample.label, sample.subject) for sample in found] == [
+        ("002", None, "S005"),
+        ("003", None, "S005"),
+        ("002", None, "S010"),
+    ]
+    assert {*ids("ck_plus", path)}.isdisjoint(sample.id for sample in found)
+    assert len(ids("ck_plus", path, part="middle", contempt=False)) == 2
+    assert left_out("ck_plus", path, part="middle")["frame that no rule takes"] == 8
+    assert ids("oulu_casia", built("oulu_casia"), part="middle") == ["P001/Anger/001.png"]
+
+
+def sequences(path: Path) -> None:
+    """Six persons with one or two sequences of seven frames; the first frames of all lie far from any other."""
+    for person, expressions in enumerate(["3", "35", "5", "35", "3", "5"], 1):
+        for sequence, code in enumerate(expressions, 1):
+            parts = (f"S{person:03}", f"{sequence:03}")
+            for number in range(1, 8):
+                file = path.joinpath("cohn-kanade-images", *parts, f"{'_'.join(parts)}_{number:08}.png")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(b"\x89PNG\r\n\x1a\n")
+            file = path.joinpath("Emotion", *parts, f"{'_'.join(parts)}_00000007_emotion.txt")
+            file.parent.mkdir(parents=True)
+            file.write_text(f"   {code}.0000000e+00\n")
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        *({"name": "k_fold", "folds": 3, "fold": fold} for fold in (1, 2, 3)),
+        {"name": "k_fold", "folds": 3, "fold": 2, "groups": "steps"},
+        {"name": "leave_one_out", "folds": 6, "fold": 4},
+        *({"name": "hold_out", "test": 0.34, "folds": 5, "fold": fold} for fold in (1, 5)),
+    ],
+)
+def test_no_person_of_a_test_fold_is_in_its_pool(tmp_path: Path, protocol: dict[str, Any]) -> None:
+    sequences(tmp_path)
+    persons: dict[tuple[str, str | None], set[str | None]] = {}
+    for part in ("labelled", "middle"):
+        settings = {"adapter": "ck_plus", "path": tmp_path, "protocol": protocol, "options": {"part": part}}
+        dataset = DatasetSettings.model_validate(settings)
+        for sample in read_samples(dataset, ("neutral", "disgust", "happiness"), name=part):
+            persons.setdefault((part, sample.split), set()).add(sample.subject)
+    assert persons["middle", "train"] == persons["labelled", "train"]
+    assert persons["middle", "test"] == persons["labelled", "test"]
+    assert not persons["middle", "train"] & persons["labelled", "test"]
+    assert len(persons["labelled", "train"] | persons["labelled", "test"]) == 6
 
 
 @pytest.mark.parametrize("text", ["", "0.0000000e+00", "8.0", "fear", "nan", "3.5", "3" * 200])
@@ -173,6 +228,45 @@ def test_a_session_without_both_marks_has_no_marked_apex(built: Callable[[str], 
     assert left_out("mmi", path, apex="marked")["frame of a session without a marked apex"] == before + 7
 
 
+def unit(number: str, *marks: tuple[int, int]) -> str:
+    markers = "".join(f'<Marker Type="{kind}" Frame="{frame}"/>' for kind, frame in marks)
+    return f'<ActionUnit Number="{number}">{markers}</ActionUnit>'
+
+
+TWICE = ((2, 2), (3, 3), (2, 5), (3, 8))  # at its apex in frame 2, and in 5 to 7
+
+
+@pytest.mark.parametrize(
+    ("marks", "frame"),
+    [
+        (unit("12", *TWICE), 6),
+        (unit("12", (2, 2), (3, 3)) + unit("12", (2, 5), (3, 8)), 6),  # the same, in two elements
+        (unit("12", *TWICE) + unit("6", (2, 1), (3, 4)), 2),  # where the other one is, too
+        (unit("12", *TWICE) + unit("6", (2, 1), (3, 3), (2, 4), (3, 6)), 2),  # 2 and 5: the first of equals
+        (unit("12", *TWICE) + unit("6", (2, 7), (3, 8)), 7),
+        (unit("12", (3, 4), (2, 7)) + unit("6", (2, 1), (3, 8)), 2),  # the clip begins and ends at an apex: 1-3 and 7
+        (unit("12", (2, 5), (3, 8), (1, 4), (0, 1)), 6),  # once; other marks mean nothing
+        (unit("12", (2, 1), (3, 2)) + unit("6", (2, 6), (3, 8)), None),  # never together, once each: as ever
+    ],
+)
+def test_a_unit_of_mmi_that_is_active_several_times(
+    built: Callable[[str], Path], marks: str, frame: int | None
+) -> None:
+    """By hand, of seven frames; a middle between two activations would be none of the expression."""
+    path = built("mmi")
+    (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(f"<a>{marks}</a>")
+    middle = (6 + 2 - 1) / 2  # between the last beginning and the first end, 3.5: the frame before it
+    assert ids("mmi", path, apex="marked", frames=1) == [f"12/S001-001/{frame or int(middle):05}.png"]
+
+
+def test_activations_of_mmi_that_never_meet_are_left_out_and_counted(built: Callable[[str], Path]) -> None:
+    path = built("mmi")
+    marks = unit("12", *TWICE) + unit("6", (2, 3), (3, 5))
+    (path / "Sessions" / "12" / "S001-001-oao_aucs.xml").write_text(f"<a>{marks}</a>")
+    reason = "frame of a session whose units are active several times and never all at their apex"
+    assert left_out("mmi", path, apex="marked")[reason] == 7
+
+
 def test_the_first_frame_of_mmi_is_neutral_and_no_apex(built: Callable[[str], Path]) -> None:
     labels = {sample.id: sample.label for sample in listed("mmi", built("mmi"), neutral=True, frames=6)}
     assert [labels[f"12/S001-001/0000{frame}.png"] for frame in (1, 2)] == ["neutral", labels["12/S001-001/00007.png"]]
@@ -236,6 +330,30 @@ def test_folds_and_parts_of_tfd(built: Callable[[str], Path]) -> None:
     assert (other.id, other.split, other.label, other.subject) == ("tfd000001", "train", None, None)
     assert left_out("tfd", path) == {"picture without a label": 1}
     assert left_out("tfd", path, part="unlabelled") == {"picture with a label": 4}
+
+
+def test_published_folds_are_shown_with_their_validation_part(built: Callable[[str], Path], tmp_path: Path) -> None:
+    """By hand, from the same columns; person 3 has two pictures, tested in fold 4 and 5 and known there."""
+    protocol = {"name": "published", "folds": 5}
+    labels = ["anger", "happiness", "neutral", "surprise"]
+    faces = "data/faces/tfd/train"
+    recipe = {"strategy": "supervised", "sources": {"labelled": faces}, "deps": [faces] * 3}
+    sets = {"tfd": {"adapter": "tfd", "path": str(built("tfd")), "protocol": protocol}}
+    pool = {"pool": {"adapter": "image_folder", "path": "pool"}}
+    settings = {"classes": labels, "seeds": [0], "anchor": "tfd", "train": "tfd", "pools": ["pool"], "targets": ["tfd"]}
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({**settings, "datasets": {**sets, **pool}, "recipes": {"vas": recipe}})
+    )
+    _, header, _, *rows, _ = divide(params=tmp_path / "params.yaml").splitlines()
+    assert re.split("  +", header) == ["fold", "persons", "tested", "trained on", "validation", *labels]
+    known = "1 (1 trained on, too)"
+    assert [re.split("  +", row) for row in rows] == [
+        ["1*", "1", "1", "2", "1", "0", "0", "1", "0"],
+        ["2", "1", "1", "2", "1", "0", "0", "1", "0"],
+        ["3", "1", "1", "2", "1", "0", "1", "0", "0"],
+        ["4", known, "1", "2", "1", "0", "0", "0", "1"],
+        ["5", known, "1", "2", "1", "1", "0", "0", "0"],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2"])

@@ -4,7 +4,6 @@ import io
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +14,12 @@ from fer_pipeline.alignment.aligner import Aligner, AlignmentSettings, Crop
 from fer_pipeline.alignment.cascade import DetectionSettings
 from fer_pipeline.alignment.perceptual import POSES, hash_crops
 from fer_pipeline.artifacts.contents import HASHED, MIRROR, Hashes, write_contents
-from fer_pipeline.artifacts.scores import Ranking
+from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.mining import duplicates
 from fer_pipeline.mining.candidates import collect_candidates
 from fer_pipeline.mining.duplicates import DuplicateSettings, close_pairs, find_lookalikes, find_near_test, group_faces
 from tests.project import project_settings
+from tests.stages.test_mine import CLASSES, write_pool
 
 
 def flip_bits(hashes: Hashes, number: int, rng: np.random.Generator) -> Hashes:
@@ -156,27 +156,18 @@ def test_planted_copies_of_photographs_are_found_and_no_others(sample_faces: Pat
     assert [row["other_face_id"] for row in pairs] == [f"film/{k}" for k, _ in found]
 
 
-class Faces(SimpleNamespace):
-    def __len__(self) -> int:
-        return len(self.face_id)
-
-
-def test_a_test_face_that_is_kept_is_dropped_for_any_other_reason() -> None:
+def test_a_test_face_that_is_kept_is_dropped_for_any_other_reason(tmp_path: Path) -> None:
     """It counts by its first reason all the same."""
     names = ["test", "near", "other", "free"]
-    scores = Faces(
-        face_id=pa.chunked_array([names]),
-        directed=np.ones(4, bool),
-        rankings={"margin": Ranking(np.zeros(4, np.int64), np.ones(4, np.float32))},
-        cosine_to=lambda labels: np.ones(len(labels), np.float32),
-    )
+    write_pool(tmp_path, "street", [(names, np.tile([0.9, 0.1, 0.0], (4, 1)))])
+    scores = read_scores(tmp_path / "street", classes=CLASSES)
     alike = {
         "near_test_faces": {"street": pa.array(["near"])},
         "near_train_faces": {"street": pa.array(["test", "near", "other"])},
     }
     for drop in (True, False):
         found = collect_candidates(
-            {"street": scores},  # type: ignore[dict-item]
+            {"street": scores},
             exclude=pa.array([], pa.string()),
             test_faces={"street": pa.array(["test"])},
             drop=drop,

@@ -163,14 +163,20 @@ def test_a_sweep_that_resumes_makes_nothing_finished_again(world: Path) -> None:
             line.partition(" ")[0].rpartition("/")[2]: line.rpartition(" ")[2] for line in lines if "stash" not in line
         }
 
-    def run() -> dict[str, str]:
+    def run(targets: list[str] | None = None) -> dict[str, str]:
         grid = {"mine.value": [0.1, 0.2]}
-        state = sweep(grid=grid, resume=True, workspace=str(world), return_state=True)
-        assert state.is_completed(), state.message
+        state = sweep(grid=grid, targets=targets, resume=True, workspace=str(world), return_state=True)
+        assert state.is_completed(), artifact("sweep")
         return {row["experiment"]: row["state"] for row in json.loads(artifact("sweep"))}
 
-    sweep(grid={"mine.value": [0.1]}, workspace=str(world), return_state=True)
+    # What ran some stages only is an experiment of that name with these settings as well.
+    assert set(run(["mine"]).values()) == {"Completed"}
+    assert set(run(["mine"]).values()) == {"Completed earlier"}
+    shell(world, sys.executable, "-m", "dvc", "exp", "remove", "mine.value-0.2")
+    sweep(grid={"mine.value": [0.1]}, resume=True, workspace=str(world), return_state=True)
     first = saved()["mine.value-0.1"]
+    assert "reports/metrics" in shell(world, "git", "show", f"{first}:dvc.lock")
+    assert run(["mine"]) == {"mine.value-0.1": "Completed earlier", "mine.value-0.2": "Completed"}
     assert run() == {"mine.value-0.1": "Completed earlier", "mine.value-0.2": "Completed"}
     assert saved()["mine.value-0.1"] == first
     assert run() == dict.fromkeys(("mine.value-0.1", "mine.value-0.2"), "Completed earlier")

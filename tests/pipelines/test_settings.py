@@ -112,6 +112,22 @@ def test_a_value_is_set_in_its_own_place_alone(dotted: str) -> None:
     assert {**after, "three": content["three"]} == {**before, dotted: 7}
 
 
+def test_a_fold_may_be_varied_that_is_not_there() -> None:
+    """It is 1 where it is left out; nothing else that is left out is a setting."""
+    text = "datasets: {acted: {protocol: {name: k_fold, folds: 3}}}\nfold: 1\n"
+    content = yaml.safe_load(set_params(text, {"datasets.acted.protocol.fold": 2}))
+    assert content["datasets"]["acted"]["protocol"] == {"name": "k_fold", "folds": 3, "fold": 2}
+    for wrong in ("datasets.acted.fold", "datasets.acted.protocol.seed", "datasets.other.protocol.fold"):
+        with pytest.raises(FlowError, match=f"has no setting '{wrong}'"):
+            set_params(text, {wrong: 2})
+
+
+def test_two_settings_are_varied_together() -> None:
+    [(path, values)] = read_grid(["one.a+two.a=7,8"]).items()
+    content = yaml.safe_load(set_params("one: {a: 1}\ntwo: {a: 1, b: 2}\n", {path: values[0]}))
+    assert content == {"one": {"a": 7}, "two": {"a": 7, "b": 2}}
+
+
 def test_settings_that_share_a_value_are_not_varied() -> None:
     with pytest.raises(FlowError, match=r"line 2: \*shared repeats what &shared names; write the values out"):
         set_params("one: &shared {a: 1}\ntwo: *shared\n", {"one.a": 7})

@@ -78,6 +78,7 @@ class Project:
     pool_faces: int = 120
     absent: dict[str, tuple[str, ...]] = field(default_factory=lambda: {"film": ("fear",)})
     odd_name: str = ""
+    protocols: dict[str, Any] = field(default_factory=dict)
     stopped_rising: bool | None = None
     resampling: Resampling = Resampling(bootstrap=200)  # noqa: RUF009
 
@@ -101,7 +102,12 @@ class Project:
             train="studio",
             pools=self.pools,
             targets=self.targets,
-            datasets={name: DatasetSettings(adapter="synthetic", path=Path("data/raw") / name) for name in names},
+            datasets={
+                name: DatasetSettings(
+                    adapter="synthetic", path=Path("data/raw") / name, protocol=self.protocols.get(name)
+                )
+                for name in names
+            },
             recipes={name: recipe_settings({"labelled": Path("data")}) for name in self.recipes},
         )
 

@@ -87,7 +87,11 @@ def test_published_figures_stand_apart_as_they_are(
     }
     published = [row, {**row, "method": "other", "accuracy": 84.1, "deviation": 10.0}]
     assert "Published by" not in whole.page
-    again = reported(project(faces=40), published=published)
+    assert "folds" not in whole.page
+    protocol = {"name": "k_fold", "folds": 5, "fold": 3}
+    again = reported(project(faces=40, protocols={"studio": protocol}), published=published)
+    assert "the figures of fold 3 of 5 of studio alone" in again.page
+    assert 'href="folds/studio/index.html"' in again.page
     parser = Cells()
     parser.feed(again.page.split('aria-label="Published by the papers"')[1].split("</table>")[0])
     assert parser.rows[1:] == [
