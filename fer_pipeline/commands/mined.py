@@ -9,6 +9,7 @@ what `git rev-parse` takes, the name of a DVC experiment, or `workspace`.
 import io
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from json import JSONEncoder, dumps
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 from fer_pipeline.artifacts.mined import ALL_CLASSES, LIKE_OTHERS, SUMMARY
 from fer_pipeline.commands.results import BY_CALIBRATION, format_table
 from fer_pipeline.core.documents import one_line
-from fer_pipeline.core.errors import ConfigError
+from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import Summary
 from fer_pipeline.inspection import compare, tables
 from fer_pipeline.inspection import duplicates as lookalikes
@@ -170,7 +171,11 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
     for row in entries:
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
-    recipes = history.list_recipes(read_lock(Path.cwd(), next(row["commit"] for row in entries if row["kept"])))
+    recipes: list[str] = []
+    for row in entries:
+        with suppress(DataError):  # of a broken lock its own row says so
+            recipes = history.list_recipes(read_lock(Path.cwd(), row["commit"]))
+            break
     judged = any(row["judged"] for row in entries)
     lines = [
         [

@@ -294,6 +294,7 @@ def test_nothing_is_touched(project: Project, say: Say, tmp_path: Path) -> None:
 
 def test_what_the_cache_lacks_comes_from_the_remote(copy: Path, made: Project, say: Say) -> None:
     shutil.rmtree(copy / ".dvc/cache")
+    shutil.rmtree(copy / "data/mined")
     git, _, *files = state_of(copy)  # what is in the cache again is no longer missing there
     rows = json.loads(say("query", "SELECT * FROM mined", "--rev", "v1", "--format", "json"))
     assert [row["face_id"] for row in rows] == [row["face_id"] for row in made.rows["v1"]]
@@ -306,6 +307,7 @@ def test_what_the_cache_lacks_comes_from_the_remote(copy: Path, made: Project, s
 
 def test_what_is_nowhere_is_named_with_a_remedy(copy: Path, say: Say) -> None:
     shutil.rmtree(copy / ".dvc/cache")
+    shutil.rmtree(copy / "data/mined")
     shutil.rmtree(copy.parent / "remote")
     text = say("show", "--rev", "v1", code=1)
     assert "data/mined of v1" in text
@@ -336,6 +338,14 @@ def test_damaged_bytes_are_found_by_fsck(copy: Path, made: Project, say: Say) ->
     assert "dvc.lock of HEAD is broken" in say("show", "--rev", "HEAD", code=1)
     rows = json.loads(say("log", "--format", "json"))
     assert "is broken" in rows[1]["missing"]
+    assert "estimated precision" in say("log").splitlines()[0]
+    assert say("log").splitlines()[0].split()[-1] in ("vas", "das"), (
+        "the newest lock that can be read names the recipes"
+    )
+    shutil.rmtree(copy / ".dvc/cache")
+    shutil.rmtree(copy / "data/mined")
+    (copy / ".dvc/config").write_text("", encoding="utf-8")  # no remote either
+    assert "140" not in say("log"), "no row has mined faces"
     assert len(rows) == 6  # the others are listed all the same
 
 
