@@ -61,7 +61,9 @@ def run(*, commands: bool = False, params: Path = PARAMS) -> str:
     project = checked.project
     check_machine(params, checked)
     counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
-    return f"{params}: {counts}, all settings are valid"
+    baseline = checked.configs["report"].baseline
+    lone = "" if baseline in project.recipes else f"; report.baseline {baseline!r} is no recipe: nothing is compared"
+    return f"{params}: {counts}, all settings are valid{lone}"
 
 
 def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:

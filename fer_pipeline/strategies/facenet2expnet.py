@@ -16,9 +16,10 @@ map is taken whole. Maps of other channels than the face net's get a 1 x 1 convo
 convolution, larger ones are averaged; these layers serve the first part alone.
 
 The paper's recipe: network {name: expnet, size: 224, feature_dim: 256, dropout: 0.5}, face {name: vgg16, size: 224,
-features: {stage5: 7}}, 300 epochs of the first part, then 50 at 1e-4, a tenth of it after 20; batch 64. Not stated: the
-factor after `rate_every` epochs (here 0.1), the Gaussian's deviation (0.01, Caffe's custom), a weight decay (none in
-the first part). What differs: the random crop of 224 from 256 px is `training.augment.translate`.
+features: {stage5: 7}}, 300 epochs of the first part, then 50 at 1e-4, a tenth of it after 20; batch 64. "Decrease it
+after 100 epochs" is read as once, as in the second part. Not stated: the factor after `rate_every` epochs (here 0.1),
+the Gaussian's deviation (0.01, Caffe's custom), a weight decay (none in the first part). What differs: the random crop
+of 224 from 256 px is `training.augment.translate`.
 
 Unlabelled faces, where a recipe has some, are beside the labelled ones in the first part alone (the paper has
 expression images only); mined ones share the labelled batch in both. The history has the distance, and what share of
@@ -57,7 +58,7 @@ class Options(Settings):
     face_weights: WeightSettings | None = None  # of it
     first_epochs: Annotated[int, Field(ge=0)] | None = None  # of the regression; null: as many as the training's
     rate: PositiveFloat = 1e-7  # the learning rate of the regression
-    rate_every: PositiveFloat = 100  # epochs after which it falls to a tenth
+    rate_every: PositiveFloat = 100  # epochs after which it falls to a tenth, once
     deviation: PositiveFloat = 0.01  # of the layers after the map, at the beginning of the second part
     unlabelled_ratio: Annotated[float, Field(gt=0)] = 1.0  # unlabelled faces a step, as a multiple of the batch
 
@@ -133,7 +134,7 @@ class FaceNet2ExpNet(Strategy):
         epochs = self.options.first_epochs
         parts = nn.ModuleList([self.network.backbone, self.adapter])
         optimizer = Sgd(learning_rate=self.options.rate, momentum=0.9, weight_decay=0.0)
-        plan = Optimization(parts, optimizer, Step(name="step", every=self.options.rate_every, factor=0.1))
+        plan = Optimization(parts, optimizer, Step(name="step", every=self.options.rate_every, factor=0.1, falls=1))
         return [
             Phase(FIRST, {"main": plan}, steps=own if epochs is None else epochs * per_epoch),
             Phase(SECOND, {"main": Optimization(self.network)}, streams=LABELLED),

@@ -46,7 +46,10 @@ def rate_factor(schedule: Schedule, step: int, *, total_steps: int, steps_per_ep
     if isinstance(schedule, Cosine):
         done = (step - warmup) / max(total_steps - warmup, 1)
         return schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * done))
-    return schedule.factor ** int(step / (schedule.every * steps_per_epoch)) if isinstance(schedule, Step) else 1.0
+    if isinstance(schedule, Step):
+        falls = int(step / (schedule.every * steps_per_epoch))
+        return schedule.factor ** min(falls, schedule.falls or falls)
+    return 1.0
 
 
 def set_rates(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Bool
 
 from fer_pipeline.artifacts.faces import read_metadata, read_table
@@ -144,7 +145,10 @@ class SeedTraining:
         # A precision that is measured on wrong labels would be none; and judged faces are right by definition.
         spared = (parts == HELDOUT) | (np.arange(len(parts)) >= len(own))
         if (noise := self.config.label_noise) is not None:
-            labelled = add_noise(labelled, noise, self.classes, spared=spared)
+            # Drawn without the judged ones, so that the wrong labels are those of a training without them.
+            noisy = add_noise(own, noise, self.classes, spared=spared[: len(own)])
+            labels = torch.cat([noisy.labels, labelled.labels[len(own) :]])
+            labelled = replace(labelled, labels=labels, truth=labelled.labels)
         return labelled, parts, spared
 
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:

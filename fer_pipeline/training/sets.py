@@ -134,7 +134,10 @@ def read_images(
     if landmarks:
         column = columns.column("landmarks").combine_chunks()
         if missing := column.null_count or column.values.null_count:
-            raise DataError(f"{folder} has {missing:,} faces without landmarks, which the strategy reads; rerun align")
+            raise DataError(
+                f"{folder} has {missing:,} faces without landmarks, which the strategy's cover wants; set its option "
+                "cover: forehead or none, or leave them out: align.sets.<set>.no_face: reject"
+            )
         points = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, 10)
     return ImageSet(
         images=images,

@@ -50,12 +50,13 @@ class Cosine(Settings):
 
 
 class Step(Settings):
-    """The learning rate times `factor` every `every` epochs, after a linear warm-up."""
+    """The learning rate times `factor` every `every` epochs, `falls` times at most, after a linear warm-up."""
 
     name: Literal["step"]
     warmup_epochs: NonNegativeFloat = 0.0
     every: PositiveFloat = 10
     factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    falls: Annotated[int | None, Field(ge=1, exclude_if=is_none)] = None  # null: no limit
 
 
 def _named(name: str) -> BeforeValidator:

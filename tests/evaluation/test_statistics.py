@@ -251,6 +251,16 @@ def test_parts_of_a_contrast_by_hand_and_by_the_jackknife() -> None:
     assert [part.variance for part in several.samples] == pytest.approx([persons.variance / 4] * 2)
 
 
+def test_of_few_persons_the_variance_is_that_of_a_mean_of_their_accuracies() -> None:
+    """Three persons of ten faces each: the plug-in variance of the bootstrap would be two thirds of it."""
+    labels, person = np.tile([0, 1], 15), [f"p{index // 10}" for index in range(30)]
+    right = np.repeat([9, 4, 6], 10) > np.tile(np.arange(10), 3)
+    made = bootstrap(labels, np.where(right, labels, 1 - labels)[None], num_classes=2, subjects=person, draws=20_000)
+    part = made.variance(made.metrics[:, 0, METRICS.index("accuracy")], "accuracy")
+    assert part.variance == pytest.approx(np.var([0.9, 0.4, 0.6], ddof=1) / 3, rel=0.05)
+    assert part.freedom == pytest.approx(2, rel=1e-3)
+
+
 def test_what_is_not_paired_or_not_trained_varies_by_itself() -> None:
     rng = np.random.default_rng(5)
     one, other, peer = (measured(seeds, rng=rng) for seeds in ((1, 2, 3), (7, 8), (0,)))

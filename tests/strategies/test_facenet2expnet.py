@@ -22,7 +22,8 @@ from fer_pipeline.strategies import facenet2expnet
 from fer_pipeline.strategies.facenet2expnet import Adapter, FaceNet2ExpNet, Options, euclidean_loss, stage_map
 from fer_pipeline.training.augmentation import Augmentation
 from fer_pipeline.training.context import StepContext
-from fer_pipeline.training.settings import AugmentSettings, Sgd, Step, TrainingSettings
+from fer_pipeline.training.optimizers import rate_factor
+from fer_pipeline.training.settings import AugmentSettings, Sgd, TrainingSettings
 from fer_pipeline.training.strategy import BuildContext
 from fer_pipeline.training.worker import make_worker
 from tests.strategies.test_supervised import crops
@@ -105,7 +106,8 @@ def test_the_regression_goes_at_the_published_rates() -> None:
     plan = first.optimizers["main"]
     assert first.steps == 300
     assert plan.optimizer == Sgd(learning_rate=1e-7, momentum=0.9, weight_decay=0.0)
-    assert plan.schedule == Step(name="step", every=100, factor=0.1)
+    factors = [rate_factor(plan.schedule, step, total_steps=1500, steps_per_epoch=5) for step in range(1500)]
+    assert factors == pytest.approx([1.0] * 500 + [0.1] * 1000), "it falls after 100 of 300 epochs, once"
     assert second.optimizers["main"].optimizer is second.steps is None, "by the training's settings"
 
 

@@ -1,6 +1,7 @@
 """Meta-Face2Exp: the feedback coefficient against finite differences, its sign, and who learns from what."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,6 +146,23 @@ def test_consistency_exceeds_the_targets_own_entropy_only_where_views_differ(mon
     monkeypatch.setattr(type(chosen.context), "strong_view", lambda self, batch, generator, settings: views)
     differing = chosen.step({"labelled": LABELLED, "unlabelled": POOL}, driven(chosen))
     assert float(differing["consistency"].detach()) > entropy + 1e-4
+
+
+def test_judging_a_records_nothing_and_weighs_labels_as_their_class() -> None:
+    weights, view = torch.tensor([1.0, 3.0, 8.0]), apply(LABELLED.images).double()
+    chosen = strategy_of(meta_face2exp, Options(feedback="finite_difference", **PLAIN), precise=True)
+    chosen.context = replace(chosen.context, class_weights={"labelled": weights})
+    once, judge = copy.deepcopy(chosen.adaptation), copy.deepcopy(chosen.adaptation)
+    once(apply(POOL.images).double())
+
+    def judged(network: nn.Module) -> float:
+        return float(functional.cross_entropy(network(view), LABELLED.labels, weight=weights.double()).detach())
+
+    before = judged(judge)
+    found, _ = chosen._adapt(view, LABELLED, apply(POOL.images).double(), POOL.labels, driven(chosen, rate=0.05))
+    for (name, one), two in zip(once.named_buffers(), chosen.adaptation.buffers(), strict=True):
+        torch.testing.assert_close(two, one, msg=name)
+    assert float(found) == pytest.approx(before - judged(chosen.adaptation), rel=1e-4)
 
 
 def test_at_the_end_a_alone_learns_from_labelled_faces_at_a_constant_rate(train_toy, toy) -> None:

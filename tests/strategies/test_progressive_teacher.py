@@ -59,10 +59,11 @@ def test_the_weight_of_the_consistency_by_hand(epoch: int, weight: float) -> Non
     assert consistency_weight(epoch, 6, most=10) == pytest.approx(weight, rel=1e-5)
 
 
-def context(**changes: Any) -> BuildContext:
+def context(norm: str = "group", **changes: Any) -> BuildContext:
     """Networks of two draws, without random views."""
     networks = {
-        name: build(NetworkSettings(size=SIZE, width=4, norm="group"), 3, seed=i) for i, name in enumerate("ab")
+        name: build(NetworkSettings(size=SIZE, width=4, norm=norm), 3, seed=i)  # pyright: ignore[reportArgumentType]
+        for i, name in enumerate("ab")
     }
     augmentation = Augmentation(PLAIN, Preprocessing(size=SIZE))
     return BuildContext(
@@ -154,6 +155,26 @@ def test_each_teacher_selects_for_the_other_student_and_guides_it(orders: str) -
         wanted = (3.0 * functional.one_hot(torch.tensor(says), 3).float()).softmax(0)
         supervised = functional.cross_entropy(student(x)[:8][rows], labels[rows])
         expected += (supervised + 2 * (student(x).softmax(1) - wanted).square().sum(1).mean()).item()
+    assert run.losses == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_teachers_predict_by_their_running_statistics_and_labels_weigh_as_their_class() -> None:
+    weights = torch.tensor([1.0, 3.0, 8.0])
+    own = context("batch", class_weights={"labelled": weights})
+    chosen = ProgressiveTeacher(Options(reject=0, weight=2, orders="shared"), own).train()
+    for teacher in chosen.teachers:
+        for name, buffer in teacher.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.add_(0.5)
+    students, teachers = copy.deepcopy(chosen.students).train(), copy.deepcopy(chosen.teachers).eval()
+    faces, pool = crops(9, 0), crops(6, 1)
+    run = Run(chosen)
+    chosen.step({"labelled": faces, "unlabelled": pool}, run)
+    x, expected = torch.cat([inputs(faces), inputs(pool)]), 0.0
+    for student, teacher in zip(students, (teachers[1], teachers[0]), strict=True):
+        logits = student(x)
+        supervised = functional.cross_entropy(logits[:9], faces.labels, weight=weights)
+        expected += float(supervised + 2 * (logits.softmax(1) - teacher(x).softmax(1)).square().sum(1).mean())
     assert run.losses == [pytest.approx(expected, rel=1e-5)]
 
 

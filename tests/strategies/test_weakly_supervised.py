@@ -161,7 +161,11 @@ def test_a_tenth_gives_way_to_confident_pool_faces_with_predicted_targets(train_
         assert row["train_replaced"] == pytest.approx(0.1, abs=0.04)
 
 
-def test_the_loss_of_the_second_part_is_that_of_its_targets_and_pictures(train_toy, toy, monkeypatch) -> None:
+@pytest.mark.parametrize("balance", ["none", "weights"])
+def test_the_loss_of_the_second_part_is_that_of_its_targets_and_pictures(
+    train_toy, toy, monkeypatch, balance: str
+) -> None:
+    """A pool face weighs as the class of its target, not as that of the face whose place it takes."""
     original, losses = WeaklySupervised.step, []
     sets = {"labelled": toy(32, 0), "unlabelled": toy(50, 5)}
 
@@ -180,16 +184,18 @@ def test_the_loss_of_the_second_part_is_that_of_its_targets_and_pictures(train_t
             log_p = network(Preprocessing(size=SIZE).apply(torch.stack(pictures))).log_softmax(1)
         network.load_state_dict(after)
         targets = self._targets["labelled"][rows]
-        by_hand = (
-            functional.kl_div(log_p, targets, reduction="batchmean")
-            - (targets * targets.clamp(min=1e-30).log()).sum(1).mean()
-        )
+        entropies = -(targets * targets.clamp(min=1e-30).log()).sum(1)
+        values = functional.kl_div(log_p, targets, reduction="none").sum(1) + entropies
+        classes = torch.where(guests[rows] >= 0, targets.argmax(1), sets["labelled"].labels[rows])
+        weights = self.context.class_weights["labelled"][classes] if balance == "weights" else torch.ones(len(rows))
+        assert balance == "none" or len(weights.unique()) > 1
+        by_hand = (weights * values).sum() / weights.sum()
         losses.append((float(found["loss"].detach()), float(by_hand)))
         return found
 
     monkeypatch.setattr(WeaklySupervised, "step", watched)
     options = Options(first_epochs=0, replaced=0.5, threshold=0.34)
-    still = {"augment": {"flip": 0, "translate": 0}, "network": {"norm": "group"}, "epochs": 1}
+    still = {"augment": {"flip": 0, "translate": 0}, "network": {"norm": "group"}, "epochs": 1, "balance": balance}
     train_toy("run", strategy=weakly_supervised, options=options, sets=sets, **still)
     assert len(losses) == 2
     for found, by_hand in losses:

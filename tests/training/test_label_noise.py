@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from fer_pipeline.artifacts.faces import read_faces
 from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import RecipeSettings, Resources, validate
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.stages import train_final, train_primitive
+from fer_pipeline.strategies import supervised
 from fer_pipeline.training import fit as fit_module
 from fer_pipeline.training.label_noise import LabelNoise, add_noise, describe_noise, noisy_labels
+from fer_pipeline.training.seeds import SeedTraining
 from fer_pipeline.training.settings import ModelSettings
 from tests.project import project_settings, recipe_settings
 from tests.stages.conftest import BANDS, band_faces  # noqa: F401
@@ -53,6 +56,27 @@ def test_the_noise_is_a_function_of_seed_and_faces() -> None:
     assert np.array_equal(noisy_labels(LABELS[order], NAMES[order], noise, CLASSES), first[order])
     other = noisy_labels(LABELS, NAMES, noise.model_copy(update={"seed": 1}), CLASSES)
     assert not np.array_equal(first, other)
+
+
+def test_judged_faces_change_no_wrong_label_and_have_none(band_faces, tmp_path: Path) -> None:  # noqa: F811
+    """With people's verdicts a training sees the wrong labels that it sees without them."""
+    noise = {"kind": "symmetric", "rate": 0.3}
+    folders = {
+        "labelled": band_faces(tmp_path / "faces" / "train"),
+        "reviewed": band_faces(tmp_path / "judged", seed=9),
+    }
+    trainings = [
+        SeedTraining(
+            owner="train_final@one", config=ModelSettings(label_noise=LabelNoise(**noise)), strategy="supervised",
+            options=supervised.Options(), folders=own, shares={"validation": 0.2}, by_subject=True, split_seed=0,
+            classes=BANDS, data={}, store=tmp_path, resources=Resources(device="cpu"),
+        )
+        for own in ({"labelled": folders["labelled"]}, folders)
+    ]  # fmt: skip
+    without, beside = (training.fitted_labels() for training in trainings)
+    judged = read_faces(folders["reviewed"])
+    assert beside == without | dict(zip(judged.face_id.tolist(), (BANDS[k] for k in judged.labels), strict=True))
+    assert len(judged.face_id) > 0
 
 
 def test_the_set_keeps_its_truth_and_says_what_was_changed() -> None:
