@@ -300,14 +300,12 @@ def load_crops(folder: Path, face_ids: set[str]) -> dict[str, str]:
     for path in sorted(folder.glob("part-*.parquet")) if face_ids else ():
         shard = open_shard(path)
         for group in range(shard.num_row_groups):
-            present = shard.read_row_group(group, ["face_id"])["face_id"].to_pylist()
-            places = [index for index, face_id in enumerate(present) if face_id in face_ids]
-            if places:
-                images = encoded_images(shard.read_row_group(group, ["image.bytes"]).combine_chunks().to_batches()[0])
-                crops |= {
-                    present[place]: crop_uri(decode_crop(images[place], f"{path}, {present[place]}"))
-                    for place in places
-                }
+            names = shard.read_row_group(group, ["face_id"])["face_id"].to_pylist()
+            if face_ids.isdisjoint(names):
+                continue
+            images = encoded_images(shard.read_row_group(group, ["image.bytes"]).combine_chunks().to_batches()[0])
+            wanted = ((name, image) for name, image in zip(names, images, strict=True) if name in face_ids)
+            crops |= {name: crop_uri(decode_crop(image, f"{path}, {name}")) for name, image in wanted}
     return crops
 
 
