@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fer_pipeline.artifacts.locked_stages import run_git
 from fer_pipeline.commands.check import check_for
 from fer_pipeline.core.files import refuse_link, write_json
 from fer_pipeline.core.settings import STORE, ProjectSettings, Summary
-from fer_pipeline.health.dvc_project import run_git
 from fer_pipeline.health.software import installed_version
 from fer_pipeline.run_inputs import RunInputs
 from fer_pipeline.sharding.locks import lock_for_run

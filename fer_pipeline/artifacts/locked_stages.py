@@ -1,6 +1,7 @@
-"""Read what DVC records of the stages that it ran, in `dvc.lock`: commands, settings, inputs and outputs."""
+"""Read what DVC records of the stages that it ran, in `dvc.lock`: commands, settings, inputs and outputs; ask git."""
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,3 +70,12 @@ def read_mapping(file: Path) -> dict[Any, Any]:
 def broken(file: Path, reason: object) -> DataError:
     """Returns the one line about a damaged file of DVC's."""
     return DataError(f"{file} is broken: {describe_error(reason)}; restore it from git: git checkout -- {file.name}")
+
+
+def run_git(root: Path, *arguments: str, stdin: str = "") -> str | None:
+    """Returns what git prints; None where it fails or is not installed."""
+    try:
+        result = subprocess.run(["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True)
+    except OSError:
+        return None
+    return result.stdout if result.returncode == 0 else None

@@ -9,7 +9,6 @@ what was made: that nothing can be lost, or is committed by accident.
 import os
 import re
 import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from configobj import ConfigObj, ConfigObjError
 from platformdirs import site_config_dir, user_config_dir
 
-from fer_pipeline.artifacts.locked_stages import broken, read_mapping, read_stages
+from fer_pipeline.artifacts.locked_stages import broken, read_mapping, read_stages, run_git
 from fer_pipeline.core.documents import brief
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.health.software import CheckContext, Finding
@@ -216,12 +215,3 @@ def check_outputs(context: CheckContext) -> Finding:
         message = f"git does not ignore {', '.join(others[:3])}{' …' if len(others) > 3 else ''}"
         return Finding("warning", message, f"printf '/%s\\n' {shlex.join(others)} >> .gitignore")
     return Finding("ok", f"git ignores all {len(paths):,}")
-
-
-def run_git(root: Path, *arguments: str, stdin: str = "") -> str | None:
-    """Returns what git prints; None where it fails or is not installed."""
-    try:
-        result = subprocess.run(["git", "-C", str(root), *arguments], input=stdin, capture_output=True, text=True)
-    except OSError:
-        return None
-    return result.stdout if result.returncode == 0 else None

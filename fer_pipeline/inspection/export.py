@@ -178,25 +178,31 @@ def project(unit: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 2"]:
     return ((unit - mean) @ first).astype(np.float32)
 
 
+def find_nearest(
+    unit: Float32[np.ndarray, "n d"], others: Float32[np.ndarray, "m d"], number: int
+) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
+    """Finds the rows of `others` with the largest cosines to each vector, the largest first, and these cosines."""
+    from faiss import METRIC_INNER_PRODUCT, knn
+
+    number = min(number, len(others))
+    ids, cosine = np.zeros((len(unit), number), np.int64), np.zeros((len(unit), number), np.float32)
+    with progress("neighbours", len(unit), "faces") as advance:
+        for start in range(0, len(unit) if number else 0, QUERY_ROWS):
+            part = slice(start, start + QUERY_ROWS)
+            cosine[part], ids[part] = knn(unit[part], others, number, metric=METRIC_INNER_PRODUCT)
+            advance(len(ids[part]))
+    return ids, cosine
+
+
 def find_neighbours(
     unit: Float32[np.ndarray, "n d"], number: int
 ) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
     """Finds the rows with the largest cosine to each row but itself, the nearest first, and 1 minus that cosine."""
-    from faiss import METRIC_INNER_PRODUCT, knn
-
-    ids, distances = [np.zeros((0, number), np.int64)], [np.zeros((0, number), np.float32)]
-    with progress("neighbours", len(unit), "faces") as advance:
-        for start in range(0, len(unit) if number else 0, QUERY_ROWS):
-            queries = unit[start : start + QUERY_ROWS]
-            cosine, row = knn(queries, unit, number + 1, metric=METRIC_INNER_PRODUCT)
-            own = row == np.arange(start, start + len(queries))[:, None]
-            own[~own.any(axis=1), -1] = True  # so many equal faces that it is not among them
-            ids.append(row[~own].reshape(-1, number))
-            distances.append(np.maximum(1 - cosine[~own].reshape(-1, number), 0))  # of equal vectors it is rounding
-            advance(len(queries))
-    if not number:
-        return np.zeros((len(unit), 0), np.int64), np.zeros((len(unit), 0), np.float32)
-    return np.concatenate(ids), np.concatenate(distances)
+    ids, cosine = find_nearest(unit, unit, number + 1)
+    own = ids == np.arange(len(ids))[:, None]
+    own[~own.any(axis=1), -1] = True  # so many equal faces that it is not among them
+    ids, cosine = (part[~own].reshape(len(ids), number) for part in (ids, cosine))
+    return ids, np.maximum(1 - cosine, 0)  # of equal vectors it is rounding
 
 
 def write_csv(path: Path, rows: pa.Table) -> None:

@@ -34,7 +34,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 INDEX, VERDICTS = "index.js", "verdicts.js"
 FILES = ("index.html", "gallery.css", "gallery.js")
 NUM_ANCHORS = 6  # nearest ones that are shown of each face
-QUERY_ROWS = 4096  # compared with all anchor faces at once
 
 
 def write_gallery(
@@ -271,12 +270,13 @@ def _find_anchors(
     try:
         if not anchor:
             raise NotThereError(f"{revision.title} has no anchor in {PARAMS}")
-        vectors = export.read_vectors(revision, rows)
+        vectors = export.to_unit(export.read_vectors(revision, rows))
         shards = shard_paths(export.faces_folder(revision, anchor))
         tables = [(shard.read(["face_id", "label"]), shard.about) for shard in map(open_shard, shards)]
         faces = pa.concat_tables([table.replace_schema_metadata(None) for table, _ in tables])
         faces = faces.append_column("pool", pa.array([anchor] * len(faces), pa.string()))
-        ids, likeness = find_nearest(vectors, export.read_vectors(revision, faces), NUM_ANCHORS)
+        anchors = export.to_unit(export.read_vectors(revision, faces))
+        ids, likeness = export.find_nearest(vectors, anchors, NUM_ANCHORS)
     except NotThereError as error:
         site.notes.append(f"no nearest anchor faces: {error}")
         return np.zeros((len(rows), 0), np.int64), np.zeros((len(rows), 0), np.float32), []
@@ -284,20 +284,6 @@ def _find_anchors(
     used, places = np.unique(ids, return_inverse=True)
     shown = faces.set_column(faces.column_names.index("label"), "label", names).take(used)
     return places.reshape(ids.shape), likeness, [Part(f"{kind}-anchor", "anchor", "", shown)]
-
-
-def find_nearest(
-    vectors: Float32[np.ndarray, "n d"], anchors: Float32[np.ndarray, "m d"], number: int
-) -> tuple[Int64[np.ndarray, "n k"], Float32[np.ndarray, "n k"]]:
-    """Finds the rows of `anchors` with the largest cosines to each vector, the largest first, and these cosines."""
-    from faiss import METRIC_INNER_PRODUCT, knn
-
-    anchors, number = export.to_unit(anchors), min(number, len(anchors))
-    ids, likeness = np.zeros((len(vectors), number), np.int64), np.zeros((len(vectors), number), np.float32)
-    for start in range(0, len(vectors) if number else 0, QUERY_ROWS):
-        part = slice(start, start + QUERY_ROWS)
-        likeness[part], ids[part] = knn(export.to_unit(vectors[part]), anchors, number, metric=METRIC_INNER_PRODUCT)
-    return ids, likeness
 
 
 def _count_others(rows: pa.Table, contents: bytes) -> int:

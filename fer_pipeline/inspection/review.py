@@ -17,7 +17,6 @@ How `suggest` orders the candidates of all pools that nobody has judged:
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -34,9 +33,8 @@ from fer_pipeline.artifacts.split import of_calibration
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.seeds import derive
 from fer_pipeline.core.settings import ProjectSettings
-from fer_pipeline.mining.candidates import Candidates, collect_candidates, random_order, read_exclusions
-from fer_pipeline.mining.duplicates import leave_out_lookalikes
-from fer_pipeline.mining.leaks import find_test_faces
+from fer_pipeline.mining.candidates import Candidates, random_order, read_exclusions
+from fer_pipeline.mining.duplicates import prepare_candidates
 from fer_pipeline.mining.review import Face, draw_sample, find_pictures, read_opinions
 from fer_pipeline.stages.mine import Config
 
@@ -67,15 +65,9 @@ def suggest(data: Path, project: ProjectSettings, config: Config, *, number: int
     seeds = seeds_in(folder) or project.seeds[:1]
     learners = [_read_pools(of_seed(folder, one), project) for one in seeds]
     rule = chosen_by if all(chosen_by in one.rankings for one in learners[0].values()) else "margin"
-    collect = partial(
-        collect_candidates,
-        learners[0],
-        exclude=read_exclusions(config.exclude, sha256=config.exclude_sha256),
-        test_faces=find_test_faces(data / "contents", project)[0],
-        drop=config.test_faces == "drop",
-    )
-    if config.duplicates:
-        collect, _ = leave_out_lookalikes(collect, data / "contents", project, config.duplicates, rule)
+    exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
+    settings, drop = config.duplicates, config.test_faces == "drop"
+    collect, _, _ = prepare_candidates(learners[0], exclude, data / "contents", project, settings, rule=rule, drop=drop)
     candidates = collect(ranked_by=rule)
     judged = read_opinions(data / REVIEW, data / "contents", project.pools, classes).opinions
     free = np.flatnonzero(~_are_among(candidates, judged))

@@ -10,11 +10,11 @@ and takes the interval from replicates in which the shares q and the faces vary 
 the mix of the anchor for the pool's, and Wilson's interval (Journal of the American Statistical Association 22, 1927):
 in a pool where a class is rare that is wrong several times over, and the interval does not see it.
 
-The precision of a set is the mean of p_k weighted by the *mined* counts; its interval combines the classes' own (MOVER:
-Zou & Donner, Statistics in Medicine 27, 2008, eq. 8). No number stands on fewer than `support` held-out faces. Beyond
-the threshold that so many of a class still reach, their precision is carried on: precision rises with the threshold, so
-this errs low, and the upper bound is 1. A class with fewer has no estimate: it is left out of the mean, counts as wrong
-in its lower bound and as right in the upper one, and a wanted precision selects nothing of it.
+The precision of a set is the mean of p_k weighted by the *mined* counts; its interval combines the classes' own (see
+`evaluation.intervals`). No number stands on fewer than `support` held-out faces. Beyond the threshold that so many of a
+class still reach, their precision is carried on: precision rises with the threshold, so this errs low, and the upper
+bound is 1. A class with fewer has no estimate: it is left out of the mean, counts as wrong in its lower bound and as
+right in the upper one, and a wanted precision selects nothing of it.
 """
 
 from dataclasses import dataclass
@@ -29,10 +29,9 @@ from fer_pipeline.artifacts.mined import RuleSweep
 from fer_pipeline.artifacts.scores import Ranking
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.settings import Settings
+from fer_pipeline.evaluation.intervals import PerClass, Shares, weighted_interval
 from fer_pipeline.mining.shares import Bounds, PoolShares
 
-PerClass = Float64[np.ndarray, "t c"]  # for each of `t` thresholds and `c` classes
-Shares = Float64[np.ndarray, " t"]
 Labels = Int64[np.ndarray, " n"]
 Values = Float[np.ndarray, " n"]
 
@@ -62,22 +61,8 @@ class Estimate:
     heldout: Int64[np.ndarray, "t c"]
 
     def combined(self, counts: Num[np.ndarray, "t c"]) -> tuple[Shares, Shares, Shares]:
-        """Returns precision, low and high of sets with these counts per class: a weighted mean, its interval by MOVER.
-
-        The mean leaves out classes without an estimate, the interval does not: their faces are wrong at its low end and
-        right at its high one, as are those of a class without a lower bound. NaN where no class has an estimate.
-        """
-        unknown, faces = np.isnan(self.precision), counts.astype(np.float64)
-        known = np.where(unknown, 0.0, faces)
-        total, everyone = known.sum(axis=1, keepdims=True), faces.sum(axis=1)
-        parts = np.divide(known, total, out=np.full(known.shape, np.nan), where=total > 0)
-        share, low, high = (np.nan_to_num(bound) for bound in (self.precision, self.low, self.high))
-        mean = np.minimum((parts * share).sum(axis=1), 1)  # parts of faces that are all right may add up to 1 + 2e-16
-        bounded = np.where(np.isnan(self.low), 0.0, share)  # what is not known of several classes does not cancel out
-        least = (parts * bounded).sum(axis=1) - np.sqrt((parts**2 * (bounded - low) ** 2).sum(axis=1))
-        most = mean + np.sqrt((parts**2 * (high - share) ** 2).sum(axis=1))
-        covered = np.divide(total[:, 0], everyone, out=np.ones(len(everyone)), where=everyone > 0)
-        return mean, covered * np.clip(least, 0, 1), 1 - covered * (1 - np.clip(most, 0, 1))
+        """Returns precision, low and high of sets with these counts per class (see `weighted_interval`)."""
+        return weighted_interval(self.precision, self.low, self.high, counts)
 
 
 @dataclass(frozen=True)

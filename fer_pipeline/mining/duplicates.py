@@ -29,9 +29,11 @@ from scipy.sparse.csgraph import connected_components
 from fer_pipeline.artifacts.arrow import positions_in
 from fer_pipeline.artifacts.contents import HASH_BYTES, MIRROR, TEST, TRAIN, Hashes, contents_path, iter_hashes
 from fer_pipeline.artifacts.mined import LIKENESS, NEAR_TEST, NEAR_TRAIN, PAIRS, WITHIN_POOLS
+from fer_pipeline.artifacts.scores import Scores
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import ProjectSettings, Rule, Settings
-from fer_pipeline.mining.candidates import Candidates
+from fer_pipeline.mining.candidates import Candidates, collect_candidates
+from fer_pipeline.mining.leaks import find_test_faces
 
 COARSE = 14  # bits of 63; measured together with `test` in docs/decisions/0029
 BANDS = 16
@@ -152,19 +154,29 @@ def worse_copies(candidates: Candidates, alike: Lookalikes) -> dict[str, pa.Arra
     }
 
 
-def leave_out_lookalikes(
-    collect: Callable[..., Candidates],
+def prepare_candidates(
+    pools: Mapping[str, Scores],
+    exclude: pa.Array,
     contents: Path | None,
     project: ProjectSettings,
-    settings: DuplicateSettings,
+    settings: DuplicateSettings | None,
+    *,
     rule: Rule,
-) -> tuple[Callable[..., Candidates], Lookalikes]:
-    """Returns a way to collect candidates without those that look like others, copies in the pools by `rule`."""
+    drop: bool,
+) -> tuple[Callable[..., Candidates], Lookalikes | None, list[str]]:
+    """Returns a way to collect candidates without excluded and test faces and, with `settings`, those that look so.
+
+    Copies in the pools are chosen by `rule`. The last value names the sets whose test faces are not known.
+    """
+    test_faces, unknown = find_test_faces(contents, project)
+    collect = partial(collect_candidates, pools, exclude=exclude, test_faces=test_faces, drop=drop)
+    if settings is None:
+        return collect, None, unknown
     alike = find_lookalikes(contents, project, settings)
     near = dict(alike.near)
     if settings.pool is not None:
         near[WITHIN_POOLS] = worse_copies(collect(ranked_by=rule, alike=near), alike)
-    return partial(collect, alike=near), alike
+    return partial(collect, alike=near), alike, unknown
 
 
 def describe_lookalikes(pools: Mapping[str, Mapping[str, int]], *, drop: bool) -> Iterator[str]:

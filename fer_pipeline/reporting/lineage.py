@@ -4,7 +4,6 @@ What is in a data set comes from the counts that `align` leaves in `reports/cens
 it. The stage `report` itself is left out, since its entry in `dvc.lock` is that of the run before.
 """
 
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 
 from fer_pipeline.artifacts.census import SplitCensus, most_frequent, read_census, read_shared
 from fer_pipeline.artifacts.contents import SharedCounts
-from fer_pipeline.artifacts.locked_stages import read_stages
+from fer_pipeline.artifacts.locked_stages import read_stages, run_git
 from fer_pipeline.core.settings import ProjectSettings
 
 NO_GIT = "not a git checkout"
@@ -101,13 +100,8 @@ def _stage(name: str, entry: dict[str, Any]) -> Stage:
 
 def read_commit(root: Path) -> str:
     """Return the checked-out commit of `root`, marked where tracked files other than `dvc.lock` differ from it."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
-
-    try:
-        head = git("rev-parse", "HEAD").strip()
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock").strip()
-    except (OSError, subprocess.CalledProcessError):
+    head = run_git(root, "rev-parse", "HEAD")
+    changed = run_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+    if head is None or changed is None:
         return NO_GIT
-    return f"{head}, with uncommitted changes" if changed else head
+    return f"{head.strip()}, with uncommitted changes" if changed.strip() else head.strip()

@@ -1,10 +1,9 @@
 """Estimate how right the pseudo-labels are, draw counts and margin sweep, and load the faces that the page shows.
 
 The estimate of a pool is the mean of the classes' estimates on held-out anchor faces, weighted by what that pool gave
-to each class; its interval combines theirs (MOVER; Zou and Donner, Statistics in Medicine 27, 2008, equation 8). The
-true share has Wilson's. Faces of a class without a lower bound count as wrong in that of a set, those of one without an
-estimate as right in the upper bound too. The faces of a second rule and the random control are treated alike; the
-estimate of the latter is the sweep's at the lowest threshold, where every face passes.
+to each class; its interval combines theirs (see `evaluation.intervals`). The true share has Wilson's. The faces of a
+second rule and the random control are treated alike; the estimate of the latter is the sweep's at the lowest threshold,
+where every face passes.
 
 The true curve of the sweep takes the pool's scores and its truth: at a threshold m of a rule it is the share of right
 labels among the faces whose value is at least m, each pool with a known truth by itself. Rules are compared where they
@@ -16,7 +15,6 @@ best corner only. Where the truth of a pool is known (a drawn world), a wrong fa
 its failures by eye (pose, light, occlusion); ours come ordered by true class and by how confident the models were.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +33,7 @@ from fer_pipeline.artifacts.scores import Ranking, Scores, read_scores
 from fer_pipeline.artifacts.seed_folders import of_seed, seeds_in
 from fer_pipeline.artifacts.truth import Truth
 from fer_pipeline.core.settings import RULES, ProjectSettings, Rule
+from fer_pipeline.evaluation.intervals import weighted_interval
 from fer_pipeline.evaluation.statistics import Interval, share_interval
 from fer_pipeline.reporting import charts
 from fer_pipeline.reporting.charts import BLUE, GREY, INK, VERMILION, Charts, Line, Look, Mark
@@ -184,18 +183,13 @@ def rule_of(summary: Mapping[str, Any]) -> Rule:
 
 
 def combine_estimates(by_class: Mapping[str, Any], faces: Mapping[str, int]) -> Interval | None:
-    """Compute the mean precision of a set with these counts per class; its interval says what the module does."""
-    weights = {name: count for name, count in faces.items() if count and by_class[name]["precision"] is not None}
-    total = sum(weights.values())
-    if not total:
-        return None
-    parts = [(count / total, by_class[name]) for name, count in weights.items()]
-    mean, covered = sum(part * estimate["precision"] for part, estimate in parts), total / sum(faces.values())
-    bounded = [(part, one) for part, one in parts if one["low"] is not None]  # of the others none need be right
-    least = sum(part * estimate["precision"] for part, estimate in bounded)
-    least -= math.hypot(*(part * (estimate["precision"] - estimate["low"]) for part, estimate in bounded))
-    most = mean + math.hypot(*(part * (estimate["high"] - estimate["precision"]) for part, estimate in parts))
-    return Interval(mean, covered * max(0.0, least), 1 - covered * (1 - min(1.0, most)), total)
+    """Compute the mean precision of a set with these counts per class; its interval is `weighted_interval`'s."""
+    ends = ("precision", "low", "high")
+    columns = np.array([[[by_class[name][end] for name in faces]] for end in ends], np.float64)  # NaN for None
+    counts = np.array([[*faces.values()]], np.int64)
+    mean, low, high = (float(end[0]) for end in weighted_interval(columns[0], columns[1], columns[2], counts))
+    total = int(counts[np.isfinite(columns[0])].sum())
+    return Interval(mean, low, high, total) if total else None
 
 
 def draw_mining(summary: Mapping[str, Any], precisions: Sequence[Precision], sweep: Sweep | None) -> Charts:
@@ -306,14 +300,12 @@ def load_crops(folder: Path, face_ids: set[str]) -> dict[str, str]:
     for path in sorted(folder.glob("part-*.parquet")) if face_ids else ():
         shard = open_shard(path)
         for group in range(shard.num_row_groups):
-            present = shard.read_row_group(group, ["face_id"])["face_id"].to_pylist()
-            places = [index for index, face_id in enumerate(present) if face_id in face_ids]
-            if places:
-                images = encoded_images(shard.read_row_group(group, ["image.bytes"]).combine_chunks().to_batches()[0])
-                crops |= {
-                    present[place]: crop_uri(decode_crop(images[place], f"{path}, {present[place]}"))
-                    for place in places
-                }
+            names = shard.read_row_group(group, ["face_id"])["face_id"].to_pylist()
+            if face_ids.isdisjoint(names):
+                continue
+            images = encoded_images(shard.read_row_group(group, ["image.bytes"]).combine_chunks().to_batches()[0])
+            wanted = ((name, image) for name, image in zip(names, images, strict=True) if name in face_ids)
+            crops |= {name: crop_uri(decode_crop(image, f"{path}, {name}")) for name, image in wanted}
     return crops
 
 

@@ -12,7 +12,6 @@ model: the estimates are of a learner that had fewer faces, at the labeller's th
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +45,6 @@ from fer_pipeline.mining.candidates import (
     NAMES,
     Candidates,
     check_any_passed,
-    collect_candidates,
     compare_rules,
     describe_empty_classes,
     headline,
@@ -55,8 +53,8 @@ from fer_pipeline.mining.candidates import (
     read_exclusions,
     summarise,
 )
-from fer_pipeline.mining.duplicates import DuplicateSettings, describe_lookalikes, leave_out_lookalikes
-from fer_pipeline.mining.leaks import describe_test_faces, find_test_faces, number_persons
+from fer_pipeline.mining.duplicates import DuplicateSettings, describe_lookalikes, prepare_candidates
+from fer_pipeline.mining.leaks import describe_test_faces, number_persons
 from fer_pipeline.mining.margin import NO_CAP, Caps, MarginRule, find_thresholds, passes
 from fer_pipeline.mining.review import add_review, apply_opinions, measure, read_opinions
 from fer_pipeline.mining.shares import PoolShares, estimate_shares
@@ -125,12 +123,8 @@ def run(
                 f"mine chooses by {rule}, but {scores} holds no logits; rerun score with the features "
                 "that the primitive learner's head takes, or choose by margin"
             )
-    test_faces, unknown = find_test_faces(contents, project)
-    drop, chosen = config.test_faces == "drop", config.ranked_by
-    collect = partial(collect_candidates, by_pool, exclude=exclude, test_faces=test_faces, drop=drop)
-    alike = None
-    if config.duplicates is not None:
-        collect, alike = leave_out_lookalikes(collect, contents, project, config.duplicates, chosen)
+    drop, chosen, settings = config.test_faces == "drop", config.ranked_by, config.duplicates
+    collect, alike, unknown = prepare_candidates(by_pool, exclude, contents, project, settings, rule=chosen, drop=drop)
     candidates = collect(ranked_by=chosen)
     persons = number_persons(contents, project.anchor, heldout.face_id)
     shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))
