@@ -19,7 +19,7 @@ PAINTED = """() => new Promise((done) => requestAnimationFrame(() => requestAnim
 
 
 def first_screen(folder: str) -> Callable[[], dict[str, Any]]:
-    """The seconds are the page's own, from its address to the second frame after its last picture; nothing is cached."""
+    """The seconds are the page's own, from its address to the second frame after its last picture, nothing cached."""
     from playwright.sync_api import sync_playwright
 
     from fer_pipeline.inspection.view import serve
