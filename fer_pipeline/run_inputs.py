@@ -24,7 +24,7 @@ LOCK = Path("dvc.lock")
 
 # Options that name what is written, and those that name neither that nor an input.
 OUTPUTS = {"out", "truth", "census", "timings", "metrics"}
-OUTPUTS |= {"control", "second_rule", "true_labels", "reviewed", "pool_labels"}
+OUTPUTS |= {"control", "second_rule", "true_labels", "reviewed", "labels"}
 FOLDERS = {"store", "root"}
 
 

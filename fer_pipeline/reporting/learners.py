@@ -1,8 +1,8 @@
-"""Show how a single recipe learned: the course of each of its quantities, and what its model calls the pool's faces.
+"""Show how a single recipe learned: the course of each quantity, and what its model calls faces that it learned from.
 
 The quantities are the columns of `history.csv`, whatever its strategy returns, one chart each over the steps with a
-line for every seed. The faces are those of `reports/pool_labels`; whether a label is right is said where the pool's
-truth is known, or its own table has a label.
+line for every seed. The faces are those of `reports/labels`. Whether a label is right is said of a pool's where its
+truth is known, or its own table has a label, and of a labelled set's where the settings changed some.
 """
 
 import itertools
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fer_pipeline.artifacts.pool_labels import RERUN, PoolLabels, read_pool_labels
+from fer_pipeline.artifacts.labels import RERUN, Labels, Row, read_labels
 from fer_pipeline.artifacts.truth import Truth
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
@@ -60,6 +60,28 @@ class PoolView(NamedTuple):
     classes: list[ClassLabels]
 
 
+class GivenLabels(NamedTuple):
+    """The faces that a model learned under one class, and those whose label it gives the smallest probability."""
+
+    name: str
+    faces: int
+    probability: float  # mean, of that class
+    otherwise: Interval  # share that the model calls another class
+    changed: int  # labels that the settings made wrong
+    changed_otherwise: int  # of them
+    least: list[dict[str, Any]]
+
+
+class LabelledView(NamedTuple):
+    """What the first model of a recipe makes of a sample of the labels that it learned."""
+
+    seed: int
+    drawn: int
+    labelled: int
+    changed: int
+    classes: list[GivenLabels]
+
+
 def draw_courses(runs: Mapping[int, History]) -> list[Course]:
     """Draw every quantity of a recipe's histories, one a seed; a row without a number is left out of its line."""
     columns = dict.fromkeys(name for run in runs.values() for row in run for name in row)
@@ -85,14 +107,29 @@ def draw_courses(runs: Mapping[int, History]) -> list[Course]:
     return courses
 
 
-def view_pool(path: Path, classes: Sequence[str], truth: Truth, *, shown: int) -> PoolView | None:
-    """Read what a recipe's model calls its pool, with `shown` faces a class from either end; None without a pool."""
-    labels = read_pool_labels(path)
+def view_labels(
+    path: Path, classes: Sequence[str], truth: Truth, *, shown: int
+) -> tuple[PoolView | None, LabelledView | None]:
+    """Read what a recipe's model calls faces that it learned from, with `shown` of a class from either end of its pool.
+
+    Of its labelled faces, twice as many whose label is the least probable. None for a set without a face.
+    """
+    labels = read_labels(path)
     if labels is None:
-        return None
-    if unknown := {row["predicted"] for row in labels.rows} - {*classes}:
+        return None, None
+    named = {name for row in labels.rows for name in (row["predicted"], row["given"]) if name is not None}
+    if unknown := named - {*classes}:
         raise DataError(f"{path} has the class {one_line(min(unknown), 40)}, none of the settings; {RERUN}")
-    rows = [{**row, **_truth_of(row, truth)} for row in labels.rows]
+    pool = [row for row in labels.rows if row["given"] is None]
+    learned = [row for row in labels.rows if row["given"] is not None]
+    return (
+        _view_pool(pool, labels, classes, truth, shown) if pool else None,
+        _view_labelled(learned, labels, classes, 2 * shown) if learned else None,
+    )
+
+
+def _view_pool(rows: list[Row], labels: Labels, classes: Sequence[str], truth: Truth, shown: int) -> PoolView:
+    rows = [{**row, **_truth_of(row, truth)} for row in rows]
     by_class = [_view_class(name, [row for row in rows if row["predicted"] == name], labels, shown) for name in classes]
     known = sum(row["right"] is not None for row in rows)
     return PoolView(labels.seed, len(rows), labels.pool, known, [one for one in by_class if one.faces])
@@ -105,7 +142,27 @@ def _truth_of(row: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
     return {"true_label": label, "right": label == row["predicted"] if label else None}
 
 
-def _view_class(name: str, rows: list[dict[str, Any]], labels: PoolLabels, shown: int) -> ClassLabels:
+def _view_labelled(rows: list[Row], labels: Labels, classes: Sequence[str], shown: int) -> LabelledView:
+    views = []
+    for name in classes:
+        own = [row for row in rows if row["given"] == name]
+        if not own:
+            continue
+        otherwise = [row["predicted"] != name for row in own]
+        changed = [row["label"] not in (None, name) for row in own]
+        least = sorted((row for row in own if row["image"]), key=lambda row: (row["given_probability"], row["face_id"]))
+        faces = [
+            {**row, "picture": crop_uri(labels.crop(row)), "changed": row["label"] not in (None, name)}
+            for row in least[:shown]
+        ]
+        mean = math.fsum(row["given_probability"] for row in own) / len(own)
+        both = sum(a and b for a, b in zip(otherwise, changed, strict=True))
+        share = share_interval(sum(otherwise), len(own))
+        views.append(GivenLabels(name, len(own), mean, share, sum(changed), both, faces))
+    return LabelledView(labels.seed, len(rows), labels.labelled, sum(view.changed for view in views), views)
+
+
+def _view_class(name: str, rows: list[dict[str, Any]], labels: Labels, shown: int) -> ClassLabels:
     rows = sorted(rows, key=lambda row: (-row["probability"], row["face_id"]))
     answers = [row["right"] for row in rows if row["right"] is not None]
     shown_rows = [row for row in rows if row["image"]]

@@ -136,7 +136,12 @@ def render_learners(
         if recipe != settings.baseline:
             reason = "it was not evaluated, stands as a control or is a bound"
             answer = claims.get(recipe, f"It is not compared with {settings.baseline}: {reason}.")
-        pool = root / "reports/pool_labels" / f"{recipe}.parquet"
+        pool, labelled = learners.view_labels(
+            root / "reports/labels" / f"{recipe}.parquet",
+            project.classes,
+            data.truth,
+            shown=settings.pool_faces_per_class,
+        )
         page = {
             "recipe": recipe,
             "strategy": project.recipes[recipe].strategy,
@@ -145,7 +150,8 @@ def render_learners(
             "differences": {mean.target: mean for mean, *_ in rows},
             "courses_seeds": seeds,
             "courses": learners.draw_courses(runs),
-            "pool": learners.view_pool(pool, project.classes, data.truth, shown=settings.pool_faces_per_class),
+            "pool": pool,
+            "labelled": labelled,
             "failures": mining.load_failures(
                 root / "reports/metrics", recipe=recipe, targets=[*own], per_class=settings.failures_per_class
             ),

@@ -30,7 +30,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from fer_pipeline.artifacts.history import read_history, write_timings
-from fer_pipeline.artifacts.pool_labels import label_pool, write_pool_labels
+from fer_pipeline.artifacts.labels import label_faces, write_labels
 from fer_pipeline.artifacts.seed_folders import common_seeds
 from fer_pipeline.artifacts.split import VALIDATION
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -91,7 +91,7 @@ def run(
     sources: dict[str, Path],
     out: Path,
     timings: Path,
-    pool_labels: Path | None = None,
+    labels: Path | None = None,
     store: Path = STORE,
 ) -> Summary:
     """Train the final models of one recipe, one for every seed.
@@ -101,7 +101,7 @@ def run(
         sources: The folder of each source that the recipe's strategy reads.
         out: Where a model is written for each seed; those that the store has are linked.
         timings: Where the seconds per epoch are written.
-        pool_labels: Where it is written what the first model calls some faces of the recipe's pool.
+        labels: Where it is written what the first model calls some faces of the recipe's pool and its labelled set.
         store: Where finished models and the states of unfinished ones are kept.
     """
     settings, classes = project.recipe(recipe), project.classes
@@ -160,17 +160,22 @@ def run(
     nested = seeds if trains and common_seeds(*(path for name, path in sources.items() if name != "labelled")) else ()
     trained, times = make_models(models, out, usual="seeds", seeds=nested)
     write_timings(timings, recipe, {seed: times[str(seed)] for seed in seeds if trains and str(seed) in times})
-    if pool_labels is not None:
+    if labels is not None:
         pools = [
             folders[seeds[0]][name]
             for name, source in settled.sources.items()
             if name in sources and isinstance(source, Faces) and source.label is None
         ]
-        rows, total = [], 0
-        if pools:
+        unlabelled, learned, pool, labelled = [], [], 0, 0
+        if pools or trains:
             model = load_checkpoint(out / str(seeds[0]), classes=classes, device=project.resources.device)
-            rows, total = label_pool(pools[0], model.predict, classes=classes, seed=seeds[0])
-        write_pool_labels(pool_labels, rows, seed=seeds[0], pool=total)
+            label = partial(label_faces, predict=model.predict, classes=classes, seed=seeds[0])
+            if pools:
+                unlabelled, pool = label(pools[0])
+            if trains:
+                given = models[str(seeds[0])][0].fitted_labels()
+                learned, labelled = label(sources["labelled"], given=given)
+        write_labels(labels, [*unlabelled, *learned], seed=seeds[0], pool=pool, labelled=labelled)
     warnings += sorted({line for name in trained for line in times.get(name, {}).get("advice", [])})
     if not trains:
         return _summary_of_published(recipe, out / str(seeds[0]))

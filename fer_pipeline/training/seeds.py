@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool
 
 from fer_pipeline.artifacts.faces import read_metadata, read_table
 from fer_pipeline.artifacts.seed_folders import seed_folders
@@ -29,7 +30,7 @@ from fer_pipeline.sharding.devices import worker_devices
 from fer_pipeline.training.fit import Execution, TrainingJob, TrainingResult, length, train
 from fer_pipeline.training.images import MemoryBudget, memory_budget
 from fer_pipeline.training.label_noise import add_noise, describe_noise
-from fer_pipeline.training.sets import ImageSet, count_labelled, partition
+from fer_pipeline.training.sets import ImageSet, count_labelled, partition, read_images
 from fer_pipeline.training.settings import ModelSettings
 from fer_pipeline.training.shares import Advance, run_shares
 from fer_pipeline.training.sources import REVIEWED, Checkpoints, Reviewed, sources_of
@@ -95,6 +96,15 @@ class SeedTraining:
         parts = (*parts, self.split_seed, *filter(None, [self.seen]))
         return fingerprint(*parts, seed) if draws(load_strategy(self.strategy)) else fingerprint(*parts)
 
+    def fitted_labels(self) -> dict[str, str]:
+        """Returns the label that each labelled face is learned under, by its identifier; no image is read."""
+        reviewed = self.folders.get(REVIEWED)
+        labelled = read_images(self.folders["labelled"], classes=self.classes, budget=None, also=reviewed)
+        labelled, parts, _ = self._divide(labelled)
+        fitted = labelled.take(np.flatnonzero(parts == FIT))
+        names = (self.classes[label] for label in fitted.labels.tolist())
+        return dict(zip(fitted.face_id.tolist(), names, strict=True))
+
     def train_in_group(self, seed: int, key: str, processes: int, worker: Worker, advance: Advance) -> None:
         budget = memory_budget(self.resources, worker.device, processes=processes)
         self.train_seed(seed, key, {}, budget, worker, advance)
@@ -115,6 +125,28 @@ class SeedTraining:
         else:
             work(Path())
 
+    def _divide(self, labelled: ImageSet) -> tuple[ImageSet, np.ndarray, Bool[np.ndarray, " n"]]:
+        """Returns the labelled set, with noise where the settings want it, the part of each face, and what is spared.
+
+        The judged faces are its last ones.
+        """
+        reviewed = self.folders.get(REVIEWED)
+        judged = count_labelled(reviewed) if reviewed else 0
+        own = labelled.take(np.arange(len(labelled) - judged))
+        parts = partition(  # by the true labels: what is set aside does not depend on the noise
+            own.labels.numpy(),
+            own.subjects if self.by_subject else np.full(len(own), "", dtype=object),
+            shares=self.shares,
+            seed=self.split_seed,
+            num_classes=len(self.classes),
+        )
+        parts = np.concatenate([parts, np.full(judged, FIT, dtype=object)])
+        # A precision that is measured on wrong labels would be none; and judged faces are right by definition.
+        spared = (parts == HELDOUT) | (np.arange(len(parts)) >= len(own))
+        if (noise := self.config.label_noise) is not None:
+            labelled = add_noise(labelled, noise, self.classes, spared=spared)
+        return labelled, parts, spared
+
     def _fit(self, seed: int, sets: dict[str, ImageSet], budget: MemoryBudget, execution: Execution) -> TrainingResult:
         config, strategy = self.config, load_strategy(self.strategy)
         sources = strategy.sources(self.options)
@@ -132,25 +164,12 @@ class SeedTraining:
                 raise DataError(
                     f"{folder} has no face of the class {empty}; take it out of classes or map a label to it"
                 )
-        labelled, noise = sets["labelled"], config.label_noise
-        judged = count_labelled(reviewed) if reviewed else 0
-        own = labelled.take(np.arange(len(labelled) - judged))
-        parts = partition(  # by the true labels: what is set aside does not depend on the noise
-            own.labels.numpy(),
-            own.subjects if self.by_subject else np.full(len(own), "", dtype=object),
-            shares=self.shares,
-            seed=self.split_seed,
-            num_classes=len(self.classes),
-        )
-        parts = np.concatenate([parts, np.full(judged, FIT, dtype=object)])
+        labelled, parts, spared = self._divide(sets["labelled"])
         about = {"stage": self.stage, "strategy": self.strategy, "options": self.options.model_dump(mode="json")}
-        if noise is not None:
-            # A precision that is measured on wrong labels would be none; and judged faces are right by definition.
-            spared = (parts == HELDOUT) | (np.arange(len(parts)) >= len(own))
-            labelled = add_noise(labelled, noise, self.classes, spared=spared)
+        if (noise := config.label_noise) is not None:
             about["label_noise"] = describe_noise(labelled.take(np.flatnonzero(~spared)), noise, self.classes)
         if reviewed:
-            about["reviewed"] = judged
+            about["reviewed"] = count_labelled(reviewed)
         if HELDOUT in self.shares and execution.worker.is_leader:
             columns = {"face_id": labelled.face_id.tolist(), "label": labelled.labels.numpy(), "part": parts.tolist()}
             write_split(execution.folder, **columns)

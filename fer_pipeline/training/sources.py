@@ -212,7 +212,7 @@ class Checkpoints(Source):
 
 
 # sources are options of train_final beside these
-TAKEN = {"recipe", "out", "timings", "pool-labels", "store", "params", "help"}
+TAKEN = {"recipe", "out", "timings", "labels", "store", "params", "help"}
 MADE_BY = {"label": "labelled faces (align)", "pseudo_label": "mined or random faces (shard)"}
 
 

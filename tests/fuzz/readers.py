@@ -299,9 +299,9 @@ def read_metrics(folder: Path) -> None:
     metrics.read_failures(place / "failures")
 
 
-def read_labelled_pool(folder: Path) -> None:
+def read_labels(folder: Path) -> None:
     truth = truths.read_truth(folder / "data" / "truth", ["street"])
-    learners.view_pool(folder / "reports" / "pool_labels" / "das.parquet", CLASSES, truth, shown=3)
+    learners.view_labels(folder / "reports" / "labels" / "das.parquet", CLASSES, truth, shown=3)
 
 
 def read_courses(folder: Path) -> None:
@@ -580,7 +580,7 @@ READERS = {
     "auxiliary": Reader(write_project, ("data/auxiliary/street/*/*",), read_auxiliary),
     "mined": Reader(write_project, ("data/mined/*", "data/truth/*"), read_mined),
     "metrics": Reader(write_project, ("reports/metrics/vas/studio/*.*", "failures.json"), read_metrics),
-    "pool labels": Reader(write_project, ("reports/pool_labels/*",), read_labelled_pool),
+    "labels": Reader(write_project, ("reports/labels/*",), read_labels),
     "results": Reader(write_project, ("reports/tables/*",), lambda folder: results.run(reports=folder / "reports")),
     "courses": Reader(
         write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses

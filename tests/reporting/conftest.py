@@ -17,9 +17,9 @@ from fer_pipeline.artifacts.arrow import write_rows
 from fer_pipeline.artifacts.auxiliary import auxiliary_schema
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.faces import encode, face_schema, write_shard
+from fer_pipeline.artifacts.labels import write_labels
 from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.artifacts.mined import RuleSweep, mined_schema, sweep_table
-from fer_pipeline.artifacts.pool_labels import write_pool_labels
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
@@ -204,8 +204,14 @@ class Project:
             rows.append({"face_id": face_id, "predicted": name, "probability": float(probability), "label": None})
             rows[-1]["image"] = encode(self.draw(name, face_id)) if shown else None
         rows[29]["label"] = rows[29]["predicted"]
-        path = self.root / "reports" / "pool_labels" / f"{[*self.recipes][-1]}.parquet"
-        write_pool_labels(path, rows, seed=self.seeds[0], pool=self.pool_faces)
+        for index, probability in enumerate(rng.uniform(0, 1, 20)):  # labelled, the first five falsely
+            given, called = (self.classes[(index + step) % len(self.classes)] for step in (0, index % 3))
+            face_id = f"anchor/{self.odd_name}{index:04d}"
+            rows.append({"face_id": face_id, "given": given, "given_probability": float(probability)})
+            rows[-1] |= {"predicted": called, "probability": 0.9, "label": self.classes[0] if index < 5 else given}
+            rows[-1]["image"] = encode(self.draw(given, face_id)) if index < 18 else None
+        path = self.root / "reports" / "labels" / f"{[*self.recipes][-1]}.parquet"
+        write_labels(path, rows, seed=self.seeds[0], pool=self.pool_faces, labelled=300)
 
     def mine(self) -> None:
         size, data = len(self.classes), self.root / "data"

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fer_pipeline.artifacts.pool_labels import read_pool_labels
+from fer_pipeline.artifacts.labels import read_labels
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.evaluation.statistics import share_interval
 
@@ -100,7 +100,8 @@ def test_figures_are_those_of_the_metrics_files_and_histories(whole: Any) -> Non
 def test_labels_of_the_pool_by_hand(whole: Any) -> None:
     project, recipe = whole.project, [*whole.project.recipes][-1]
     page = Page(whole.learner(recipe))
-    rows = pq.read_table(project.root / "reports/pool_labels" / f"{recipe}.parquet").to_pylist()
+    rows = pq.read_table(project.root / "reports/labels" / f"{recipe}.parquet").to_pylist()
+    rows = [row for row in rows if row["given"] is None]
     truth = pq.read_table(project.root / "data/truth" / f"{project.pools[0]}.parquet").to_pydict()
     true = dict(zip(truth["face_id"], truth["dominant"], strict=True))
     [table] = [one for one in page.tables if one[0][:1] == ["Called"]]
@@ -122,10 +123,40 @@ def test_labels_of_the_pool_by_hand(whole: Any) -> None:
         )
         places = [named.index(row["face_id"]) for row in own]
         assert places == [*range(places[0], places[0] + 8)], "from the surest to the least sure, each once"
-    wrong = [one for one in page.all("figure") if one.get("class") == "wrong"]
+    own = {row["face_id"] for row in rows}
+    wrong = [one for one in page.all("figure") if one.get("class") == "wrong" and one["title"] in own]
     shown = [row for row in rows if row["image"]]
     assert len(wrong) == sum(true[row["face_id"]] != row["predicted"] for row in shown)
     assert "it learns from no pool" in whole.learner("baseline")
+
+
+def test_labels_that_it_believes_least_by_hand(whole: Any) -> None:
+    project, recipe = whole.project, [*whole.project.recipes][-1]
+    page = Page(whole.learner(recipe))
+    rows = pq.read_table(project.root / "reports/labels" / f"{recipe}.parquet").to_pylist()
+    rows = [row for row in rows if row["given"] is not None]
+    [table] = [one for one in page.tables if one[0][:1] == ["Label"]]
+    assert [row[0] for row in table[1:]] == list(project.classes)
+    for name, faces, probability, share, interval, changed, otherwise in table[1:]:
+        own = [row for row in rows if row["given"] == name]
+        others = [row for row in own if row["predicted"] != name]
+        expected = share_interval(len(others), len(own))
+        assert (int(faces), share) == (len(own), f"{100 * expected.mean:.1f}")
+        assert probability == f"{100 * np.mean([row['given_probability'] for row in own]):.1f}"
+        assert interval == " to ".join(f"{100 * (end or 0):.1f}" for end in (expected.low, expected.high))
+        assert int(changed) == sum(row["label"] != name for row in own)
+        assert int(otherwise) == sum(row["label"] != name for row in others)
+    text = "".join(page.words)
+    changed = {row["face_id"] for row in rows if row["label"] != row["given"]}
+    assert f"20 faces drawn from the 300 labelled ones that it learned from; the labels of {len(changed)}" in text
+    named = [str(one["title"]) for one in page.all("figure") if "title" in one]
+    for name in project.classes:
+        own = sorted((row for row in rows if row["given"] == name), key=lambda row: row["given_probability"])
+        places = [named.index(row["face_id"]) for row in own if row["image"]]
+        assert places == [*range(places[0], places[0] + len(places))], "the least probable first, each once"
+    wrong = {str(one["title"]) for one in page.all("figure") if one.get("class") == "wrong"}
+    assert {row["face_id"] for row in rows} & wrong == changed
+    assert "it learned nothing" in whole.learner("baseline")
 
 
 def test_names_of_faces_are_escaped(project: Callable[..., Any], reported: Callable[..., Any]) -> None:
@@ -150,7 +181,7 @@ def test_a_recipe_without_results_or_course_says_so(project: Callable[..., Any],
 
 def test_damaged_labels_are_one_line(project: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "labels.parquet"
-    assert read_pool_labels(path) is None
+    assert read_labels(path) is None
     path.write_bytes(b"PAR1 nothing")
-    with pytest.raises(DataError, match=r"is no readable table of pool labels [^\n]+; run: dvc repro train_final$"):
-        read_pool_labels(path)
+    with pytest.raises(DataError, match=r"is no readable table of labels [^\n]+; run: dvc repro train_final$"):
+        read_labels(path)

@@ -21,8 +21,8 @@ import fer_pipeline.training.fit as fit_module
 from fer_pipeline.artifacts.distilled import DistilledSet, write_distilled
 from fer_pipeline.artifacts.faces import read_faces, write_shard
 from fer_pipeline.artifacts.history import read_history
+from fer_pipeline.artifacts.labels import read_labels
 from fer_pipeline.artifacts.metrics import read_predictions
-from fer_pipeline.artifacts.pool_labels import read_pool_labels
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.settings import RecipeSettings, Resources, Summary, validate
 from fer_pipeline.distillation.settings import DistillSettings
@@ -37,6 +37,7 @@ from fer_pipeline.stages.train_final import Config
 from fer_pipeline.strategies import supervised
 from fer_pipeline.training import seeds as training_module
 from fer_pipeline.training.images import GIB, MemoryBudget
+from fer_pipeline.training.label_noise import LabelNoise, noisy_labels
 from fer_pipeline.training.sources import DistilledImages, Faces, NoiseImages, RandomFaces
 from tests.project import project_settings, recipe_settings
 from tests.toy_world import write_teacher
@@ -109,7 +110,7 @@ def run(tmp_path: Path, data) -> Callable[..., tuple[Summary, Path]]:
             sources=named,
             out=out,
             timings=tmp_path / "timings" / f"{name}.json",
-            pool_labels=tmp_path / "pool_labels" / f"{name}.parquet",
+            labels=tmp_path / "labels" / f"{name}.parquet",
             store=tmp_path / store,
         )
         return summary, out
@@ -254,18 +255,36 @@ def test_an_added_seed_trains_itself_alone(run, tmp_path: Path) -> None:
 
 def test_what_the_first_model_calls_its_pool_is_written(run, data, tmp_path: Path) -> None:
     _, out = run("pseudo_label", seeds=(10, 11))
-    path = tmp_path / "pool_labels" / "pseudo_label.parquet"
-    found, pool = read_pool_labels(path), read_faces(data["pool"])
+    path = tmp_path / "labels" / "pseudo_label.parquet"
+    found, pool = read_labels(path), read_faces(data["pool"])
     assert found is not None
+    rows = [row for row in found.rows if row["given"] is None]
     shares = load_checkpoint(out / "10", classes=CLASSES).predict(pool.images)
-    assert [row["face_id"] for row in found.rows] == pool.face_id.tolist()
-    assert [row["predicted"] for row in found.rows] == [CLASSES[k] for k in shares.argmax(1)]
-    np.testing.assert_allclose([row["probability"] for row in found.rows], shares.max(1), rtol=1e-4)
+    assert [row["face_id"] for row in rows] == pool.face_id.tolist()
+    assert [row["predicted"] for row in rows] == [CLASSES[k] for k in shares.argmax(1)]
+    np.testing.assert_allclose([row["probability"] for row in rows], shares.max(1), rtol=1e-4)
     before = path.read_bytes()
     assert run("pseudo_label", seeds=(10, 11))[0].counts["trained"] == 0
     assert path.read_bytes() == before
-    run("baseline")
-    assert read_pool_labels(tmp_path / "pool_labels" / "baseline.parquet") is None, "it has no pool"
+
+
+def test_what_the_first_model_makes_of_the_labels_it_learned_is_written(run, data, tmp_path: Path) -> None:
+    noise = {"kind": "symmetric", "rate": 0.3}
+    _, out = run("baseline", seeds=(10, 11), overrides={"label_noise": noise})
+    found, faces = read_labels(tmp_path / "labels" / "baseline.parquet"), read_faces(data["labelled"])
+    assert found is not None
+    true = dict(zip(faces.face_id.tolist(), faces.labels.tolist(), strict=True))
+    changed = noisy_labels(faces.labels, faces.face_id, LabelNoise(**noise), CLASSES)
+    given = dict(zip(faces.face_id.tolist(), changed.tolist(), strict=True))
+    card = read_card(out / "10").training
+    assert len(found.rows) == found.labelled == card["images"]["labelled"]
+    assert found.pool == 0
+    shares = dict(zip(true, load_checkpoint(out / "10", classes=CLASSES).predict(faces.images), strict=True))
+    for row in found.rows:
+        own = given[row["face_id"]]
+        assert (row["given"], row["label"]) == (CLASSES[own], CLASSES[true[row["face_id"]]])
+        assert row["given_probability"] == pytest.approx(float(shares[row["face_id"]][own]), rel=1e-4)
+    assert any(row["given"] != row["label"] for row in found.rows)
 
 
 def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run, data, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A sample of a pool is labelled as the network labels each face by itself, and only its ends carry pictures."""
+"""A sample of a source is labelled as the network labels each face by itself, and only what is shown has a picture."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from fer_pipeline.artifacts.faces import decode_one, encode, face_schema, write_shard
-from fer_pipeline.artifacts.pool_labels import label_pool, read_pool_labels, write_pool_labels
+from fer_pipeline.artifacts.labels import label_faces, read_labels, write_labels
 
 CLASSES = ("anger", "fear", "joy")
 
@@ -38,13 +38,13 @@ def pool(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
 def test_each_face_by_itself(pool: tuple[Path, dict[str, np.ndarray]], drawn: int, tmp_path: Path) -> None:
     folder, crops = pool
     how: dict[str, Any] = {"classes": CLASSES, "drawn": drawn, "shown": 4}
-    rows, total = label_pool(folder, predict, seed=3, **how)
+    rows, total = label_faces(folder, predict, seed=3, **how)
     assert total == len(crops) == 541
     names = [row["face_id"] for row in rows]
     assert len(set(names)) == len(names) == min(drawn, total)
     assert names == [name for name in crops if name in set(names)], "in the order of the shards"
-    assert label_pool(folder, predict, seed=3, **how)[0] == rows
-    assert drawn > total or [row["face_id"] for row in label_pool(folder, predict, seed=4, **how)[0]] != names
+    assert label_faces(folder, predict, seed=3, **how)[0] == rows
+    assert drawn > total or [row["face_id"] for row in label_faces(folder, predict, seed=4, **how)[0]] != names
     for row in rows:
         [shares] = predict(crops[row["face_id"]][None])
         assert row["predicted"] == CLASSES[int(shares.argmax())]
@@ -56,10 +56,31 @@ def test_each_face_by_itself(pool: tuple[Path, dict[str, np.ndarray]], drawn: in
         for row in own[:4]:
             np.testing.assert_array_equal(decode_one(row["image"]), crops[row["face_id"]])
     path = tmp_path / "labels.parquet"
-    write_pool_labels(path, rows, seed=3, pool=total)
-    found = read_pool_labels(path)
+    write_labels(path, rows, seed=3, pool=total, labelled=0)
+    found = read_labels(path)
     assert found is not None
     assert (found.seed, found.pool, found.rows[0].keys()) == (3, 541, rows[0].keys())
     assert [(row["predicted"], row["image"]) for row in found.rows] == [
         (row["predicted"], row["image"]) for row in rows
     ]
+
+
+@pytest.mark.parametrize("drawn", [37, 1000])
+def test_of_labelled_faces_those_that_were_learned_and_the_least_probable_labels(
+    pool: tuple[Path, dict[str, np.ndarray]], drawn: int
+) -> None:
+    folder, crops = pool
+    given = {name: CLASSES[place % 3] for place, name in enumerate(crops) if place % 4}
+    given["of/another/folder"] = "joy"
+    how: dict[str, Any] = {"classes": CLASSES, "given": given, "drawn": drawn, "shown": 2}
+    rows, total = label_faces(folder, predict, seed=3, **how)
+    assert total == len(given) - 1
+    assert len({row["face_id"] for row in rows}) == len(rows) == min(drawn, total)
+    for row in rows:
+        [shares] = predict(crops[row["face_id"]][None])
+        assert row["given"] == given[row["face_id"]]
+        assert row["given_probability"] == pytest.approx(float(shares[CLASSES.index(row["given"])]))
+        assert row["predicted"] == CLASSES[int(shares.argmax())]
+    for name in CLASSES:
+        own = sorted((row for row in rows if row["given"] == name), key=lambda row: row["given_probability"])
+        assert [row["image"] is not None for row in own] == [i < 4 for i in range(len(own))]
