@@ -37,7 +37,7 @@ check: $(VENV)/.installed
 	OMP_NUM_THREADS=1 python -m pytest -q tests/house
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
 		--ignore tests/house $(addprefix --ignore ,$(FAULTS))
 
 # make faults  kills a deployed run in every place, on a real server and worker, and edits and kills runs through DVC at

@@ -27,6 +27,7 @@ LONGEST = (
     "stages/test_train_primitive.py",
     "training/test_group.py",
     "stages/test_resume.py",
+    "inspection/test_pages.py",
     "health/test_repair.py",
     "training/test_phases.py",
     "sharding/test_ray.py",

@@ -141,6 +141,8 @@ class ClassSummary(_Part):
     """The faces of one class, and the share of them that is right by estimate; `reason`: why that is not known."""
 
     kept: Count
+    passed: Count | None = None
+    heldout: Count | None = None
     precision: Share
     low: Share
     high: Share
@@ -197,6 +199,12 @@ class SecondRule(_Part):
     precision: Precision
 
 
+class HeldOut(_Part):
+    """What estimated the precision, where that is not the labeller."""
+
+    model: str = ""
+
+
 class TestFaces(_Part):
     """Of which sets nothing is known of test pictures."""
 
@@ -214,8 +222,10 @@ class MinedSummary(_Part):
     margins: dict[str, float | None]
     pools: dict[str, PoolSummary]
     kept: Count
+    passed: Count | None = None
     by_class: dict[str, ClassSummary]
     precision: Precision
+    heldout: HeldOut = HeldOut()
     test_faces: TestFaces = TestFaces()
     seen: AllSeen = {}  # what registered weights behind the labeller were trained on
 

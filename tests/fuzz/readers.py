@@ -49,6 +49,7 @@ from fer_pipeline.distillation import loop
 from fer_pipeline.distillation.start import Synthetic
 from fer_pipeline.embedding import shards
 from fer_pipeline.health import diagnosis, dvc_project, recorded_settings
+from fer_pipeline.inspection import revisions, sql, tables
 from fer_pipeline.inspection.gallery import read_lineage
 from fer_pipeline.inspection.sheets import write_script
 from fer_pipeline.mining import duplicates
@@ -465,6 +466,50 @@ def read_objects(folder: Path) -> None:
     objects = diagnosis.Objects("cache", folder, hasher)
     hasher.run(threads=1)
     objects.list_files(name)
+    revisions.list_folder(dvc_project.DvcConfig(folder, {}), name)
+
+
+def write_revision(folder: Path) -> None:
+    """What `dvc.lock` names as `data/mined` lies in the cache: a list of one file, and that file."""
+    write_project(folder)
+    listed = json.dumps([{"md5": "0" * 32, "relpath": "a"}])
+    for md5, text in (("fedcba9876543210fedcba9876543210.dir", listed), ("0" * 32, "")):
+        path = revisions.object_path(folder, md5)
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+
+
+def read_revision(folder: Path) -> None:
+    """The lock and the settings of a commit, whose bytes git would give, and the files that they name in the cache."""
+
+    def git(root: Path, *words: str) -> tuple[int, str, str]:
+        data = (root / words[-1].rpartition("/")[2]).read_bytes()
+        return 0, str(len(data)) if "-s" in words else data.decode("utf-8", "replace"), ""
+
+    commit, view = "0" * 40, folder / "view"
+    shutil.rmtree(view, ignore_errors=True)
+    with patch.object(revisions, "_git", git):
+        revisions.read_lock(folder, commit, only="mine|evaluate")
+        stages = revisions.read_lock(folder, commit)
+        revision = revisions.Revision(
+            "v1", commit, stages, folder, view, dvc_project.DvcConfig(folder, {}), "no remote"
+        )
+        revision.settings(), revision.names("data"), revision.path("data/mined")
+
+
+def write_tables(folder: Path) -> None:
+    write_project(folder)
+    (folder / ".dvc").mkdir()
+    shutil.rmtree(folder / "data" / "faces")
+    shutil.copytree(folder / "faces", folder / "data" / "faces" / "street" / "train")
+    shutil.copy(folder / "census" / "rejected.parquet", folder / "data" / "faces" / "street")
+
+
+def read_tables(folder: Path) -> None:
+    with revisions.open_revision(folder) as revision:
+        for name in tables.TABLES:
+            sql.query(revision, f"SELECT * FROM {name}")
+        tables.show(revision)
 
 
 def write_rwlock(folder: Path) -> None:
@@ -581,6 +626,12 @@ READERS = {
     "store": Reader(write_project, ("store/*/*.json", "store/checksums/*/*.json"), read_store),
     "settings": Reader(write_project, ("params.yaml",), read_settings),
     "pipelines.sweep": Reader(write_sweep, ("params.yaml",), read_sweep),
+    "revisions": Reader(write_revision, ("dvc.lock", "params.yaml"), read_revision),
+    "tables of a revision": Reader(
+        write_tables,
+        ("data/mined/*", "data/scores/*/part*", "data/faces/*/*.*", "data/faces/*/train/*", "data/truth/*"),
+        read_tables,
+    ),
     "dvc's lists": Reader(write_objects, ("list.json",), read_objects),
     "dvc": Reader(write_project, ("dvc.lock", "dvc.yaml", "*.dvc"), read_dvc_files),
     "pipelines.results": Reader(

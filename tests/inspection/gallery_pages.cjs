@@ -4,24 +4,23 @@
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
 const path = require("node:path");
-const { chromium } = require("playwright-core");
 
 const words = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
+const { chromium } = require(words.playwright);
 const anger = words.classes.anger;
 const count = (number) => number.toLocaleString("en");
 const problems = [];
 
 async function open(browser, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, acceptDownloads: true, ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(60_000);
-  page.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
-  page.on("pageerror", (error) => problems.push(error.message));
-  page.on("request", (request) => {
+  context.setDefaultTimeout(60_000);
+  context.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
+  context.on("weberror", (error) => problems.push(error.error().message));
+  context.on("request", (request) => {
     const url = request.url(), own = [new URL("/", words.address).href, words.file.replace("index.html", ""), "data:", "blob:"];
     if (!own.some((start) => url.startsWith(start))) problems.push(`a request of ${url}`);
   });
-  return page;
+  return context.newPage();
 }
 
 // Bytes and requests until every picture of the first screen is there.
@@ -65,6 +64,12 @@ async function look(page) {
   assert.ok(await page.locator(".tile").count() < 250);
   await page.keyboard.press("Home");
   await page.waitForSelector('.tile[aria-posinset="1"].cursor');
+  const tops = await page.locator(".tile").evaluateAll((all) => all.map((tile) => tile.getBoundingClientRect().top));
+  const across = tops.filter((top) => top === Math.min(...tops)).length;
+  for (const [key, place] of [["ArrowRight", 2], ["ArrowDown", 2 + across], ["ArrowLeft", 1 + across], ["ArrowUp", 1]]) {
+    await page.keyboard.press(key);
+    await page.waitForSelector(`.tile[aria-posinset="${place}"].cursor`);
+  }
 
   // Filter, with counts; then by margin too.
   await page.locator("#filter-pool label", { hasText: "street" }).locator("input").check();
@@ -155,6 +160,7 @@ async function judge(page) {
   await page.keyboard.press("3"); // other: fear, and on to the next
   await until(page, "#face .head", "12 of");
   await page.keyboard.press("r");
+  await until(page, "#face .head", "13 of");
   await page.waitForSelector("#unsaved:has-text('12 verdicts')");
   await page.keyboard.press("ArrowLeft");
   await until(page, "#face .head", "12 of");
@@ -227,7 +233,7 @@ async function judgeInTabs(page) {
   await mark(other, 22, "w");
   for (const tab of [page, other]) await until(tab, "#unsaved", "3 verdicts");
   await other.click("#tabs a:has-text('anger')");
-  await other.waitForSelector('.tile[aria-posinset="22"].wrong');
+  await other.waitForSelector('.tile[aria-posinset="22"].wrong[aria-label^="anger"]'); // the tile of fear is wrong too
   await mark(other, 22, "u");
   await page.waitForSelector('.tile[aria-posinset="22"]:not(.wrong)');
   await until(page, "#unsaved", "2 verdicts");
@@ -286,7 +292,7 @@ async function compare(page) {
 
 async function main() {
   fs.mkdirSync(words.shots, { recursive: true });
-  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox", "--disable-gpu"] });
+  const browser = await chromium.launch({ executablePath: words.chromium, args: ["--no-sandbox", "--disable-gpu"] });
   try {
     const page = await open(browser);
     const served = await measure(page, words.address);

@@ -1,141 +1,34 @@
 """The pages of a gallery of 150,000 generated faces, driven in Chromium by `gallery_pages.cjs`.
 
-It needs `node`, `chromium` and the npm package `playwright-core` (found by NODE_PATH, or in a node_modules above).
+Of the package `playwright` the tests use node and its JavaScript alone; the browser is the machine's `chromium`.
 """
 
-import base64
 import json
 import os
 import shutil
 import subprocess
 import threading
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import playwright
 import pytest
 
-from fer_pipeline.artifacts.faces import encode
+from benchmarks.pools.galleries import CLASSES, HOSTILE, write_gallery
 from fer_pipeline.artifacts.review import Judgement, merge_reviews, parse_review
 from fer_pipeline.inspection import sheets
-from fer_pipeline.inspection.gallery import FILES, TEMPLATES, write_verdicts
 from fer_pipeline.inspection.view import serve
 
 SCRIPT = Path(__file__).with_name("gallery_pages.cjs")
-CLASSES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "<b>surprise</b>")
-POOLS = ("street", 'gar"den')
-PER_CLASS, GONE, ANCHORS = 21_429, 1_000, 64
-HOSTILE = '<img src=x onerror="hacked=1">\'"&amp;' + "long" * 75
-BEFORE = "v1 <script>hacked=1</script>"
-SAME, ADDED, RELABELLED, MOVED, REMOVED = range(5)  # in `sheets.STATUS`
-NUM_DETAILS = 8  # files of them in each list; the rest of 1 GB is not looked at
-
-
-def find_browser() -> dict[str, str] | str:
-    """The environment for the script, or why there is none."""
-    if missing := [name for name in ("node", "chromium") if shutil.which(name) is None]:
-        return f"no {' and no '.join(missing)} on the PATH"
-    found = subprocess.run(["node", "-e", "require('playwright-core')"], capture_output=True, cwd=SCRIPT.parent)
-    if found.returncode:
-        return "node finds no playwright-core; install it with npm and set NODE_PATH to its node_modules"
-    return {**os.environ, "CHROMIUM": str(shutil.which("chromium"))}
-
-
-def make_site(folder: Path) -> dict[str, Any]:
-    """Writes a gallery of 150,000 mined faces of noise, compared with another; returns what its pages must show."""
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (3, 96, 96, 3), np.uint8).repeat(10, 1).repeat(10, 2)
-    made: dict[str, list[bytes]] = {}
-    for letter, side, across in (sheets.TILES, sheets.WALL):
-        made[letter] = [encode(one[: side * across, : side * across], quality=80) for one in noise]
-    assert min(map(len, made["t"])) > 40_000, "a sheet of photographs has 40 kB"
-    picture = f"data:image/jpeg;base64,{encoded(encode(noise[0][:112, :112]))}"
-    keys = [(f"{kind}-{n}", kind, n) for kind in ("mined", "gone") for n in range(len(CLASSES))]
-    lists, expected, relabels = [], {}, set()
-    for key, kind, number in [*keys, ("mined-anchor", "anchor", 0)]:
-        count, label = {"mined": PER_CLASS, "gone": GONE, "anchor": ANCHORS}[kind], CLASSES[number]
-        lists.append({"key": key, "kind": kind, "label": "" if kind == "anchor" else label, "count": count})
-        columns = make_columns(random, kind, number, count)
-        if kind == "mined":
-            relabels.add((CLASSES[(number + 2) % 7], label))
-            expected[label] = expect(columns, number)
-        texts = {name: encoded(values.astype(sheets.COLUMNS[name]).tobytes()) for name, values in columns.items()}
-        sheets.write_script(folder / key / "rows.js", f"{key}/rows", texts)
-        names, contents = [f"{key}/{row}" if row else HOSTILE for row in range(count)], random.bytes(16 * count)
-        about = {"face_id": names, "content": encoded(contents)}
-        sheets.write_script(folder / key / "names.js", f"{key}/names", about)
-        for letter, _, across in (sheets.TILES, sheets.WALL):
-            for place in range(-(-count // across**2)):
-                (folder / key / f"{letter}{place:04d}.jpg").write_bytes(made[letter][place % 3])
-        face = {
-            "picture": picture, "size": [112, 112], "landmarks": [30.0] * 10, "score": 0.5, "source": HOSTILE,
-            "subject": None, "cosines": [0.5, -0.5, 0.1, 0.2, 0.3, 0.4, None], "anchors": [[n, 0.9] for n in range(6)],
-        }  # fmt: skip
-        for place in range(min(NUM_DETAILS, count // 16)):
-            rows = range(16 * place, 16 * place + 16)
-            details = [
-                face | {"face_id": names[row], "content": contents[16 * row : 16 * row + 16].hex()} for row in rows
-            ]
-            sheets.write_script(folder / key / f"d{place:04d}.js", f"{key}/d{place:04d}", details)
-    counted = ("before", "after", "added", "removed", "relabelled_to", "relabelled_from", "moved", "unchanged")
-    cause = {"kind": "parameter", "name": HOSTILE, "stages": "mine", "before": "0.2", "after": "0.3"}
-    changes = [{"class": name, **dict.fromkeys(counted, 1)} for name in CLASSES]
-    index = {
-        "title": "v2", "classes": CLASSES, "names": [*CLASSES, "mixed"], "pools": POOLS, "lists": lists, "notes": [],
-        "chosen": "", "rule": "margin", "status": sheets.STATUS, "columns": sheets.COLUMNS,
-        "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL},
-        "project": "0" * 16, "lineage": {"mined": {"data/mined": "0" * 32}, "gone": {}},
-        "compare": {"title": BEFORE, "causes": [cause], "counts": changes, "relabelled": sorted(relabels)},
-    }  # fmt: skip
-    sheets.write_script(folder / "index.js", "index", index)
-    write_verdicts(folder / "verdicts.js", [])
-    for name in FILES:
-        shutil.copy(TEMPLATES / name, folder / name)
-    return {"classes": expected, "per_class": PER_CLASS, "gone": GONE, "hostile": HOSTILE, "before": BEFORE}
-
-
-def encoded(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def make_columns(random: np.random.Generator, kind: str, number: int, count: int) -> dict[str, np.ndarray]:
-    margin = np.sort(random.uniform(0.2, 0.9, count).astype(np.float32))[::-1]
-    columns = {
-        "margin": margin, "cosine": random.permutation(margin), "rank": np.arange(1, count + 1),
-        "label": np.full(count, number), "pool": random.integers(0, 2, count),
-        "truth": random.choice([number, number, (number + 1) % 7, 7], count),
-    }  # fmt: skip
-    if kind == "gone":
-        columns["status"] = np.full(count, REMOVED)
-    if kind == "mined":
-        status = random.choice([SAME, ADDED, RELABELLED, MOVED], count, p=[0.2, 0.1, 0.02, 0.68])
-        other = np.where(status == RELABELLED, (number + 2) % 7, number)
-        columns |= {"status": status, "before": np.where(status == ADDED, sheets.NONE, other)}
-        columns |= {"before_rank": random.permutation(count), "before_margin": margin}
-    return columns
-
-
-def expect(columns: dict[str, np.ndarray], number: int) -> dict[str, Any]:
-    margin, pool, status = (columns[name] for name in ("margin", "pool", "status"))
-    return {
-        "pool": int((pool == 0).sum()),
-        "truth": int((columns["truth"] == number).sum()),
-        "added": int((status == ADDED).sum()),
-        "relabelled": int((status == RELABELLED).sum()),
-        "between": int(((margin >= 0.5) & (margin <= 0.6)).sum()),
-        "most": f"{margin[0]:.3f}",
-        "best_in_pool": f"{margin[pool == 0][0]:.3f}",
-    }
+DRIVER = Path(playwright.__file__).with_name("driver")  # node, and the package that the script takes
 
 
 def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
     """First screen within 5 MB; paging, filters, a face, keys, ranges, verdicts, tabs, compare, addresses, phone."""
-    environment = find_browser()
-    if isinstance(environment, str):
-        pytest.skip(environment)
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no chromium on the PATH; install it, on Debian with: apt-get install chromium")
     shots = Path(os.environ.get("FER_SCREENSHOTS", tmp_path / "shots"))
     folder, posts, kept = tmp_path / "site", list[list[Judgement]](), list[Judgement]()
-    expected = make_site(folder)
+    expected = write_gallery(folder, per_class=21_429, seed=0)
 
     def merge(data: bytes) -> str:
         posts.append(parse_review(data, "posted", classes=CLASSES))
@@ -146,11 +39,13 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         words = {"address": address, "file": (folder / "index.html").as_uri(), "shots": str(shots), **expected}
+        words |= {"chromium": chromium, "playwright": str(DRIVER / "package")}
         (tmp_path / "words.json").write_text(json.dumps(words))
-        command = ["node", str(SCRIPT), str(tmp_path / "words.json")]
-        told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+        command = [DRIVER / "node", SCRIPT, tmp_path / "words.json"]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         server.shutdown()
         thread.join()
+    shutil.rmtree(folder)  # 1 GB, which pytest would keep for three runs
     assert told.returncode == 0, told.stderr[-4000:] + told.stdout[-2000:]
     measured = json.loads(told.stdout.splitlines()[-1])
     for name in ("served", "from_disk"):
