@@ -45,12 +45,12 @@ from fer_pipeline.core.settings import (
     merge_settings,
     validate,
 )
-from fer_pipeline.networks.checkpoints import load_checkpoint
+from fer_pipeline.networks.checkpoints import checkpoint_folders, load_checkpoint
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.training.label_noise import summarise_noise
 from fer_pipeline.training.seeds import SeedTraining, make_models
 from fer_pipeline.training.settings import ModelSettings
-from fer_pipeline.training.sources import Faces, Source, check_sources, sources_of
+from fer_pipeline.training.sources import Checkpoints, Faces, Source, check_sources, sources_of
 from fer_pipeline.training.strategy import draws, learns, load_strategy, settle_settings
 
 STAGE = "train_final"
@@ -122,6 +122,11 @@ def run(
     changed = [name for name in shared if attrgetter(name)(own) != attrgetter(name)(config)]
     unfair = f"overrides {', '.join(changed)}: no fair comparison with the other recipes"
     warnings = [unfair] if changed and trains else []
+    if own.label_noise:
+        teachers = [name for name in sources if isinstance(settled.sources[name], Checkpoints)]
+        cards = {name: [read_card(one) for one in checkpoint_folders(sources[name])] for name in teachers}
+        clean = [name for name in teachers if not all("label_noise" in card.training for card in cards[name])]
+        warnings += [f"its labels are changed, those that its source {name} learned from were not" for name in clean]
     folders = {
         seed: {
             name: path if name == "labelled" else settled.sources[name].of_seed(path, seed)

@@ -26,6 +26,9 @@ def test_the_pages_show_150000_faces(tmp_path: Path) -> None:
     """First screen within 5 MB; paging, filters, a face, keys, ranges, verdicts, tabs, compare, addresses, phone."""
     if (chromium := shutil.which("chromium")) is None:
         pytest.skip("no chromium on the PATH; install it, on Debian with: apt-get install chromium")
+    node = subprocess.run([DRIVER / "node", "--version"], capture_output=True, text=True, check=False)
+    if node.returncode:
+        pytest.skip(f"playwright's node does not run: {node.stderr.strip()}; on Debian: apt-get install libatomic1")
     shots = Path(os.environ.get("FER_SCREENSHOTS", tmp_path / "shots"))
     folder, posts, kept = tmp_path / "site", list[list[Judgement]](), list[Judgement]()
     expected = write_gallery(folder, per_class=21_429, seed=0)

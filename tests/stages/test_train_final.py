@@ -295,6 +295,10 @@ def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run
     assert (first.counts["trained"], run("guided", seeds=(10, 11), **how)[0].counts["trained"]) == (2, 0)
     hashes = [read_card(out / seed).data["confidence"] for seed in ("10", "11")]
     assert hashes[0] != hashes[1]
+    noise = {"label_noise": {"kind": "symmetric", "rate": 0.3}}
+    told = [run("noisy", seeds=(10,), **how, overrides=one)[0].warnings for one in ({}, noise)]
+    said = "its labels are changed, those that its source confidence learned from were not"
+    assert [said in warnings for warnings in told] == [False, True]
     _, other = run("other", strategy="confidence", seeds=(11,), overrides={"options": {"price": 0.3}})
     shutil.rmtree(estimator / "11")
     with pytest.raises(DataError, match=r"^no checkpoint in [^\n]+estimator/11; train it first"):
