@@ -174,7 +174,7 @@ def test_teachers_predict_by_their_running_statistics_and_labels_weigh_as_their_
     for student, teacher in zip(students, (teachers[1], teachers[0]), strict=True):
         logits = student(x)
         supervised = functional.cross_entropy(logits[:9], faces.labels, weight=weights)
-        expected += float(supervised + 2 * (logits.softmax(1) - teacher(x).softmax(1)).square().sum(1).mean())
+        expected += (supervised + 2 * (logits.softmax(1) - teacher(x).softmax(1)).square().sum(1).mean()).item()
     assert run.losses == [pytest.approx(expected, rel=1e-5)]
 
 
