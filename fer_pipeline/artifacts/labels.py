@@ -36,13 +36,8 @@ from fer_pipeline.core.seeds import derive
 RERUN = "run: dvc repro train_final"
 KIND = "table of labels"
 LABELS = arrow.required({"face_id": pa.string(), "predicted": pa.string(), "probability": pa.float32()}, remedy=RERUN)
-for name, kind in {
-    "given": pa.string(),
-    "given_probability": pa.float32(),
-    "label": pa.string(),
-    "image": pa.binary(),
-}.items():
-    LABELS = LABELS.append(pa.field(name, kind))
+LABELS = LABELS.append(pa.field("given", pa.string())).append(pa.field("given_probability", pa.float32()))
+LABELS = LABELS.append(pa.field("label", pa.string())).append(pa.field("image", pa.binary()))
 DRAWN = 2000  # faces of a source
 SHOWN = 6  # of each class, from either end of a pool; of labelled faces as many in all
 BATCH = 256
@@ -107,11 +102,12 @@ def label_faces(
         class or, with `given`, of twice `shown` of each class whose label is the least probable; the number of all
         faces that were drawn from.
     """
-    total = sum(sum(open_shard(path).row_counts()) for path in shard_paths(folder))
-    places = np.arange(total)
-    if given is not None:
+    if given is None:
+        places = total = sum(sum(open_shard(path).row_counts()) for path in shard_paths(folder))
+    else:
         places = np.flatnonzero([name in given for name in read_table(folder, ["face_id"])["face_id"].to_pylist()])
-    chosen = np.random.default_rng(derive(seed, "labels")).choice(places, min(drawn, len(places)), replace=False)
+        total = len(places)
+    chosen = np.random.default_rng(derive(seed, "labels")).choice(places, min(drawn, total), replace=False)
     own_classes, rows = read_classes(folder), list[Row]()
     faces = _read(folder, np.sort(chosen))
     while batch := [*islice(faces, BATCH)]:
@@ -131,7 +127,7 @@ def label_faces(
         members.sort(key=lambda row: (-row[surest], row["face_id"]))
         first, last = (shown, shown) if given is None else (0, 2 * shown)
         kept |= {row["face_id"] for row in [*members[:first], *members[max(0, len(members) - last) :]]}
-    return [row if row["face_id"] in kept else {**row, "image": None} for row in rows], len(places)
+    return [row if row["face_id"] in kept else {**row, "image": None} for row in rows], total
 
 
 def _read(folder: Path, chosen: np.ndarray) -> Iterator[tuple[str, int | None, bytes]]:

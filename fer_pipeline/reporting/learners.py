@@ -145,20 +145,16 @@ def _truth_of(row: Mapping[str, Any], truth: Truth) -> dict[str, Any]:
 def _view_labelled(rows: list[Row], labels: Labels, classes: Sequence[str], shown: int) -> LabelledView:
     views = []
     for name in classes:
-        own = [row for row in rows if row["given"] == name]
+        own = [{**row, "changed": row["label"] not in (None, name)} for row in rows if row["given"] == name]
         if not own:
             continue
-        otherwise = [row["predicted"] != name for row in own]
-        changed = [row["label"] not in (None, name) for row in own]
+        otherwise = [row for row in own if row["predicted"] != name]
         least = sorted((row for row in own if row["image"]), key=lambda row: (row["given_probability"], row["face_id"]))
-        faces = [
-            {**row, "picture": crop_uri(labels.crop(row)), "changed": row["label"] not in (None, name)}
-            for row in least[:shown]
-        ]
+        faces = [{**row, "picture": crop_uri(labels.crop(row))} for row in least[:shown]]
         mean = math.fsum(row["given_probability"] for row in own) / len(own)
-        both = sum(a and b for a, b in zip(otherwise, changed, strict=True))
-        share = share_interval(sum(otherwise), len(own))
-        views.append(GivenLabels(name, len(own), mean, share, sum(changed), both, faces))
+        share = share_interval(len(otherwise), len(own))
+        changed, both = (sum(row["changed"] for row in some) for some in (own, otherwise))
+        views.append(GivenLabels(name, len(own), mean, share, changed, both, faces))
     return LabelledView(labels.seed, len(rows), labels.labelled, sum(view.changed for view in views), views)
 
 
