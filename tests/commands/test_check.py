@@ -250,8 +250,8 @@ def test_a_source_in_or_above_an_output_is_taken(params: Path, path: str) -> Non
 
 def test_a_baseline_that_is_no_recipe_is_told(params: Path) -> None:
     assert check.run(params=params).endswith("all settings are valid")
-    change(params, "report", baseline="basline")
-    assert check.run(params=params).endswith("; report.baseline 'basline' is no recipe: nothing is compared")
+    change(params, "report", baseline="supervised")
+    assert check.run(params=params).endswith("; report.baseline 'supervised' is no recipe: nothing is compared")
 
 
 def test_options_of_a_strategy_that_no_recipe_uses_are_checked(params: Path) -> None:
