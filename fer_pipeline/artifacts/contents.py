@@ -9,7 +9,7 @@ crop, and in the test split after it those of the crop as other landmarks would 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -18,14 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 
-from fer_pipeline.artifacts.arrow import ParquetFile, is_among
+from fer_pipeline.artifacts.arrow import ParquetFile, is_among, positions_in
 from fer_pipeline.artifacts.faces import encoded_images, iter_columns, open_shard
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import replacing
 
 DIGEST_BYTES = 16
+BYTES = f"S{DIGEST_BYTES}"  # as numpy sorts them
 ROWS_AT_A_TIME = 2**16
 CONTENTS = pa.schema(
     {"face_id": pa.string(), "split": pa.string(), "subject": pa.string(), "content": pa.binary(DIGEST_BYTES)}
@@ -68,6 +69,14 @@ class SplitContents:
         parts = [part.unique() for part in self.column(name)]
         values = pa.chunked_array(parts, CONTENTS.field(name).type).unique().drop_null()
         return values.filter(pc.call_function("greater", [pc.call_function("binary_length", [values]), pa.scalar(0)]))
+
+    def repeated(self) -> pa.Array:
+        """Returns the contents that more than one face has; Arrow's `value_counts` takes five times the memory."""
+        kind = CONTENTS.field("content").type
+        whole = pa.chunked_array([*self.column("content")], kind).drop_null().combine_chunks()
+        values = np.sort(np.frombuffer(whole.buffers()[1] or b"", BYTES)[whole.offset :][: len(whole)])
+        twice = np.unique(values[1:][values[1:] == values[:-1]])
+        return pa.FixedSizeBinaryArray.from_buffers(kind, len(twice), [None, pa.py_buffer(twice.tobytes())])
 
     def among(self, name: str, values: pa.Array) -> pa.Array:
         """Returns those of some values that stand in a column."""
@@ -142,10 +151,23 @@ def contents_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.parquet"
 
 
-def read_test_contents(folder: Path, names: Iterable[str]) -> pa.Array:
-    """Returns what the test faces of some sets are, each content once; sets without a file are left out."""
+def read_split_contents(folder: Path, names: Iterable[str], split: str) -> pa.Array:
+    """Returns what the faces of a split of some sets are, each content once; sets without a file are left out."""
     paths = [path for name in names if (path := contents_path(folder, name)).exists()]
-    return SplitContents(paths, TEST).distinct("content")
+    return SplitContents(paths, split).distinct("content")
+
+
+def iter_repeated(paths: Mapping[str, Path], split: str) -> Iterator[tuple[str, pa.Array, Int64[np.ndarray, " n"]]]:
+    """Yields the faces of which the sets together have an equal one: set, `face_id`s, and a number of each content.
+
+    The files are read twice, so that of the faces that are there once no more than their contents is held.
+    """
+    repeated = SplitContents([*paths.values()], split).repeated()
+    for name, path in paths.items():
+        for batch in iter_contents(path, ["face_id", "split", "content"]) if len(repeated) else ():
+            rows = batch.filter(pc.field("split") == split)
+            number = positions_in(rows.column("content"), repeated)
+            yield name, rows.column("face_id").filter(pa.array(number >= 0)), number[number >= 0]
 
 
 def contents_of(path: Path, face_ids: pa.Array) -> dict[str, bytes]:

@@ -15,7 +15,8 @@ each rule, but for ties), `threshold` (null where no threshold keeps so few), `c
 
 `duplicates.parquet`, there with `mine.duplicates` alone, has a row for each pool face that looks like another:
 `face_id`, `pool`, `reason` (the name of its count), the most similar `other_face_id` with `other_set`, and the `bits`
-in which their hashes differ; of copies within the pools the other is the first of their group.
+in which their hashes differ; of copies within the pools the other is the first of their group. Byte-equal faces are
+counted in the summary of whatever settings; which they are `data/contents` says.
 """
 
 import re
@@ -50,7 +51,9 @@ MINED_COLUMNS = {
 JUDGED_LABEL = "judged_label"
 PAIRS = "duplicates.parquet"
 NEAR_TEST, NEAR_TRAIN, WITHIN_POOLS = "near_test_faces", "near_train_faces", "copies"
-LIKE_OTHERS = (NEAR_TEST, NEAR_TRAIN, WITHIN_POOLS)
+LIKENESSES = (NEAR_TEST, NEAR_TRAIN, WITHIN_POOLS)
+TEST_FACES, TRAIN_FACES, EQUAL_COPIES = "test_faces", "train_faces", "equal_copies"  # by their bytes
+LIKE_OTHERS = (TRAIN_FACES, NEAR_TEST, NEAR_TRAIN, EQUAL_COPIES, WITHIN_POOLS)  # in the order in which they are counted
 LIKENESS = pa.schema(
     [(name, pa.string()) for name in ("face_id", "pool", "reason", "other_face_id", "other_set")]
     + [("bits", pa.int64())]
@@ -106,9 +109,20 @@ def read_pairs(folder: Path) -> pa.Table:
     columns = required({field.name: field.type for field in LIKENESS}, remedy=REMINE)
     table = ParquetFile(folder / PAIRS, columns).read(LIKENESS.names)
     sets = {*table["pool"].unique().to_pylist(), *table["other_set"].unique().to_pylist()}
-    if {*table["reason"].unique().to_pylist()} - {*LIKE_OTHERS} or not all(re.match(PLAIN_NAME, one) for one in sets):
+    if {*table["reason"].unique().to_pylist()} - {*LIKENESSES} or not all(re.match(PLAIN_NAME, one) for one in sets):
         raise DataError(f"{folder / PAIRS} has a reason or a set of no known name; {REMINE}")
     return table
+
+
+def counted_alone(rule: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the reasons whose faces are counted and mined all the same, and why, by the rule in a summary."""
+    alike, kept = rule.get("duplicates") or {}, {}
+    if rule.get("test_faces", "drop") == "keep":
+        kept |= dict.fromkeys((TEST_FACES, NEAR_TEST), "mine.test_faces is keep")
+    for reason, key in ((TRAIN_FACES, "train"), (EQUAL_COPIES, "pool")):
+        if alike.get(key) is None:
+            kept[reason] = f"mine.duplicates.{key} is not set"
+    return kept
 
 
 Count = Annotated[int, Field(ge=0)]
@@ -168,8 +182,10 @@ class PoolSummary(_Part):
     faces: Count
     excluded: Count
     test_faces: Count = 0
+    train_faces: Count = 0
     near_test_faces: Count = 0
     near_train_faces: Count = 0
+    equal_copies: Count = 0
     copies: Count = 0
     no_direction: Count
     below_margin: Count

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from fer_pipeline.artifacts.mined import ALL_CLASSES, LIKE_OTHERS, SUMMARY
+from fer_pipeline.artifacts.mined import ALL_CLASSES, LIKE_OTHERS, SUMMARY, counted_alone
 from fer_pipeline.commands.results import BY_CALIBRATION, format_table
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError, DataError
@@ -75,8 +75,10 @@ def show(
         f"{title}: {summary['kept']:,} faces{by}",
         *format_table(_clipped([header, *lines]), num_names=1, rule=True),
     ]
+    alone = counted_alone(summary.get("rule", {}))
+    names = {key: key.replace("_", " ") + " not left out" * (key in alone) for key in LEFT_OUT}
     for name, pool in summary["pools"].items():
-        out = "".join(f", {pool[key]:,} {key.replace('_', ' ')}" for key in LEFT_OUT if pool.get(key))
+        out = "".join(f", {pool[key]:,} {names[key]}" for key in LEFT_OUT if pool.get(key))
         out += f", {pool['relabelled']:,} of the kept ones relabelled" if pool.get("relabelled") else ""
         text.append(f"{name}: {pool['kept']:,} of {pool['faces']:,} faces{out}")
     return Summary("", "\n".join(text), warnings=warnings)

@@ -15,8 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.contents import CONTENTS, TEST, TRAIN, iter_contents
-from fer_pipeline.artifacts.mined import NEAR_TEST, NEAR_TRAIN, PAIRS, SUMMARY, WITHIN_POOLS, read_pairs
+from fer_pipeline.artifacts.contents import CONTENTS, TEST, TRAIN, iter_contents, iter_repeated
+from fer_pipeline.artifacts.mined import (
+    EQUAL_COPIES,
+    NEAR_TEST,
+    NEAR_TRAIN,
+    PAIRS,
+    SUMMARY,
+    TEST_FACES,
+    TRAIN_FACES,
+    WITHIN_POOLS,
+    counted_alone,
+    read_pairs,
+)
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.files import refuse_link, write_text
@@ -25,17 +36,18 @@ from fer_pipeline.inspection.revisions import Revision
 from fer_pipeline.inspection.tables import SUBSET, read_subset
 
 EXACT, PERCEPTUAL = "exact", "perceptual"
-TEST_FACES = "test_faces"  # as `mine` counts equal ones
 LISTED = pa.schema(
     [(name, pa.string()) for name in ("kind", "reason", "pool", "face_id", "other_set", "other_split", "other_face_id")]
     + [("bits", pa.int64()), ("mined", pa.bool_()), ("outcome", pa.string())]
 )
 WHY = {
     TEST_FACES: "removed: it is a test picture",
+    TRAIN_FACES: "removed: it is a train picture",
     NEAR_TEST: "removed: it looks like a test picture",
     NEAR_TRAIN: "removed: it looks like a train picture",
 }
-KEPT, BEST = "not removed: mine.test_faces is keep", "kept: the best of its group"
+EQUALS = {NEAR_TEST: TEST_FACES, NEAR_TRAIN: TRAIN_FACES, WITHIN_POOLS: EQUAL_COPIES}
+BEST = "kept: the best of its group"
 NOTHING = "not mined: nor is another face of its group"
 STYLE = """:root { color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }
 body { margin: 1rem; } main { display: flex; flex-wrap: wrap; gap: 1rem; }
@@ -59,45 +71,50 @@ def list_duplicates(revision: Revision) -> tuple[pa.Table, list[str]]:
 
     Columns: `kind` (exact or perceptual), `reason` (as `mine` counts it), `pool` and `face_id`, the other face's
     `other_set`, `other_split` and `other_face_id`, in how many `bits` of 255 they differ, whether the pool face was
-    `mined`, and the `outcome`: whether it was left out for this, and why. A face that equals several has one pair.
+    `mined`, and the `outcome`: whether it was left out for this, and why. A face that equals several has one pair, with
+    a test face before a train face before the first such face of the pools.
 
     Returns:
         The table, and a line for what this revision does not have.
     """
     rows, summary = read_subset(revision)
     mined = {*zip(rows["pool"].to_pylist(), rows["face_id"].to_pylist(), strict=True)}
-    drop = summary.get("rule", {}).get("test_faces", "drop") == "drop"
+    kept = counted_alone(summary.get("rule", {}))
     pairs, notes = _find_equal(revision, list(summary["pools"]))
-    equal = {(row["pool"], row["face_id"]) for row in pairs}
+    exact = {(row["reason"], row["pool"], row["face_id"]) for row in pairs}
     path = revision.path(SUBSET, f"*{PAIRS}", f"*{SUMMARY}") / PAIRS
     if path.exists():
         alike = read_pairs(path.parent).to_pylist()
     else:
         alike = []
         notes.append(f"{revision.title} was mined without mine.duplicates, so that faces that look alike are not known")
-    best = defaultdict[tuple[str, str], str](str)  # by the first face of a group, the one that is mined
+    firsts: dict[tuple[str, str], tuple[str, str]] = {}  # of each face of a group; of a wider one before its equal ones
+    for row in (*alike, *pairs):
+        if row["reason"] in (WITHIN_POOLS, EQUAL_COPIES):
+            other = row["other_set"], row["other_face_id"]
+            firsts.setdefault((row["pool"], row["face_id"]), firsts.setdefault(other, other))
+    best = {first: face[1] for face, first in firsts.items() if face in mined}
     for row in alike:
-        first = row["other_set"], row["other_face_id"]
-        for face in ((row["pool"], row["face_id"]), first) if row["reason"] == WITHIN_POOLS else ():
-            best[first] = face[1] if face in mined else best[first]
-    for row in alike:
-        if row["reason"] == NEAR_TEST and (row["pool"], row["face_id"]) in equal:
+        if (EQUALS[row["reason"]], row["pool"], row["face_id"]) in exact:
             continue  # counted by its first reason, as `mine` does
         pairs.append(row | {"kind": PERCEPTUAL, "other_split": TEST if row["reason"] == NEAR_TEST else TRAIN})
     for row in pairs:
-        row["mined"] = (row["pool"], row["face_id"]) in mined
-        if row["reason"] == WITHIN_POOLS:
-            other = best[row["other_set"], row["other_face_id"]]
-            row["outcome"] = BEST if row["mined"] else f"removed: {other} of its group is mined" if other else NOTHING
+        face = row["pool"], row["face_id"]
+        row["mined"] = face in mined
+        if row["reason"] in kept:
+            row["outcome"] = f"not removed: {kept[row['reason']]}"
+        elif row["reason"] in WHY:
+            row["outcome"] = WHY[row["reason"]]
         else:
-            row["outcome"] = WHY[row["reason"]] if drop or row["reason"] == NEAR_TRAIN else KEPT
-    order = [*WHY, WITHIN_POOLS]
+            other = best.get(firsts[face])
+            row["outcome"] = BEST if row["mined"] else f"removed: {other} of its group is mined" if other else NOTHING
+    order = [*WHY, EQUAL_COPIES, WITHIN_POOLS]
     pairs.sort(key=lambda row: (order.index(row["reason"]), row["bits"], row["pool"], row["face_id"]))
     return pa.Table.from_pylist(pairs, schema=LISTED), notes
 
 
 def _find_equal(revision: Revision, pools: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Finds the pool faces whose crop equals one of a test split, each with the first such face."""
+    """Finds the pool faces whose crop equals one of a test or train split, or of the pools, each with the first."""
     settings = revision.settings()
     targets = settings.get("targets")
     named = [*(targets if isinstance(targets, list) else []), settings.get("anchor"), settings.get("train")]
@@ -107,19 +124,27 @@ def _find_equal(revision: Revision, pools: list[str]) -> tuple[list[dict[str, An
     unknown = [name for name in names if name not in paths]
     fault = f"does not say which pictures the faces of {', '.join(unknown)} are, so that equal ones are not known"
     notes = [f"{revision.title} {fault}"] * bool(unknown)
-    tests: dict[bytes, tuple[str, str]] = {}
-    for name in (name for name in measured if name in paths):
-        for content, face_id in _iter_split(revision.path(paths[name]), TEST):
-            tests.setdefault(content, (name, face_id))
-    contents, found = pa.array([*tests], CONTENTS.field("content").type), []
-    for pool in (pool for pool in pools if pool in paths):
-        for content, face_id in _iter_split(revision.path(paths[pool]), TRAIN, contents):
-            other_set, other = tests[content]
-            found.append(
-                {"kind": EXACT, "reason": TEST_FACES, "pool": pool, "face_id": face_id, "other_set": other_set}
-                | {"other_split": TEST, "other_face_id": other, "bits": 0}
-            )
-    return found, notes
+    known: dict[bytes, tuple[str, str, str, str]] = {}
+    learned = [name for name in measured if name in (settings.get("anchor"), settings.get("train"))]
+    for reason, split, sets in ((TEST_FACES, TEST, measured), (TRAIN_FACES, TRAIN, learned)):
+        for name in (name for name in sets if name in paths):
+            for content, face_id in _iter_split(revision.path(paths[name]), split):
+                known.setdefault(content, (reason, name, split, face_id))
+    contents = pa.array([*known], CONTENTS.field("content").type)
+    places = {pool: revision.path(paths[pool]) for pool in pools if pool in paths}
+    found = {
+        (pool, face_id): known[content]
+        for pool, place in places.items()
+        for content, face_id in _iter_split(place, TRAIN, contents)
+    }
+    firsts: dict[int, tuple[str, str]] = {}
+    for pool, names, numbers in iter_repeated(places, TRAIN):
+        for face_id, number in zip(names.to_pylist(), numbers.tolist(), strict=True):
+            first = firsts.setdefault(number, (pool, face_id))
+            if first != (pool, face_id):
+                found.setdefault((pool, face_id), (EQUAL_COPIES, first[0], TRAIN, first[1]))
+    names = ("kind", "pool", "face_id", "reason", "other_set", "other_split", "other_face_id", "bits")
+    return [dict(zip(names, (EXACT, *face, *other, 0), strict=True)) for face, other in found.items()], notes
 
 
 def _iter_split(path: Path, split: str, wanted: pa.Array | None = None) -> Iterator[tuple[bytes, str]]:

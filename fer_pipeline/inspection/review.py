@@ -25,7 +25,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int64
 
 from fer_pipeline.artifacts.arrow import is_among
-from fer_pipeline.artifacts.mined import MINED, read_chosen, read_rows
+from fer_pipeline.artifacts.mined import MINED, counted_alone, read_chosen, read_rows
 from fer_pipeline.artifacts.review import Judgement, merge_reviews, read_review
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
 from fer_pipeline.artifacts.seed_folders import in_set, of_seed, seeds_in
@@ -66,8 +66,8 @@ def suggest(data: Path, project: ProjectSettings, config: Config, *, number: int
     learners = [_read_pools(of_seed(folder, one), project) for one in seeds]
     rule = chosen_by if all(chosen_by in one.rankings for one in learners[0].values()) else "margin"
     exclude = read_exclusions(config.exclude, sha256=config.exclude_sha256)
-    settings, drop = config.duplicates, config.test_faces == "drop"
-    collect, _, _ = prepare_candidates(learners[0], exclude, data / "contents", project, settings, rule=rule, drop=drop)
+    settings, kept = config.duplicates, counted_alone(config.model_dump())
+    collect, _, _ = prepare_candidates(learners[0], exclude, data / "contents", project, settings, rule=rule, kept=kept)
     candidates = collect(ranked_by=rule)
     judged = read_opinions(data / REVIEW, data / "contents", project.pools, classes).opinions
     free = np.flatnonzero(~_are_among(candidates, judged))

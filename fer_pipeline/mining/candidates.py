@@ -1,11 +1,11 @@
 """Collect the faces of all pools that may be mined, draw random ones for comparison, and report what was selected.
 
-A face on the exclusion list, a face that is or looks like a picture of the measurements (where it is not kept), one
-that looks like another that is learned from, and a face without a direction are no candidates; all are counted.
+A face on the exclusion list, one that is or looks like a picture of the measurements, of what is learned from or of the
+pools (where it is not kept), and a face without a direction are no candidates; all are counted.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.csv
 from jaxtyping import Float, Float32, Float64, Int64, UInt64
 
 from fer_pipeline.artifacts.arrow import ParquetFile, is_among, required
-from fer_pipeline.artifacts.mined import NEAR_TEST, mined_schema
+from fer_pipeline.artifacts.mined import NEAR_TEST, TEST_FACES, mined_schema
 from fer_pipeline.artifacts.scores import Ranking, Scores
 from fer_pipeline.core.documents import one_line
 from fer_pipeline.core.errors import DataError
@@ -81,25 +81,25 @@ def collect_candidates(
     *,
     exclude: pa.Array,
     test_faces: Mapping[str, pa.Array],
-    drop: bool = True,
+    kept: Container[str] = (),
     alike: Mapping[str, Mapping[str, pa.Array]] | None = None,
     ranked_by: Rule = "margin",
 ) -> Candidates:
     """Collects the candidates of all pools, in the order of the pools and their shards.
 
     `test_faces` names, by pool, the faces that are pictures of the measurements, and `alike` by reason and pool those
-    that look like others; unless `drop`, those of the measurements are counted alone. Each counts by its first reason.
+    that are or look like others; those of a reason that is `kept` are counted alone. Each counts by its first reason.
     """
     counts, rows = {}, []
     for name, scores in pools.items():
         excluded = is_among(scores.face_id, exclude)
         measured = is_among(scores.face_id, test_faces.get(name, NOBODY)) & ~excluded
-        left = ~excluded & ~measured if drop else ~excluded
+        left = ~excluded if TEST_FACES in kept else ~excluded & ~measured
         counted, similar = excluded | measured, {}
         for reason, faces in (alike or {}).items():
             found = is_among(scores.face_id, faces.get(name, NOBODY))
             similar[reason], counted = int((found & ~counted).sum()), counted | found
-            if drop or reason != NEAR_TEST:
+            if reason not in kept:
                 left &= ~found
         rows.append(np.flatnonzero(scores.directed & left))
         counts[name] = {

@@ -1,6 +1,7 @@
-"""Find the faces of the pools that look like a measured or learned face, or like each other, by perceptual hashes.
+"""Find the faces of the pools that equal or look like a measured or learned face, or each other.
 
-Read from `data/contents` (`align.hashes`), without pictures and labels. Three searches, each exact for what it asks:
+Read from `data/contents`, without pictures and labels. Equal faces are found by their bytes, whatever the settings;
+those that look alike by perceptual hashes (`align.hashes`), in three searches, each exact for what it asks:
 
 - test faces of the targets, the anchor and the training set: a pool face is near one if the first words of their
   hashes differ in at most `COARSE` bits, mirrored or not, and its hash differs in at most `test` bits from that of one
@@ -12,11 +13,11 @@ Source of the buckets: multi-index hashing (Norouzi, Punjani and Fleet, Fast Sea
 Hashing, CVPR 2012); ours sorts instead of hashing, so that memory is that of the hashes and of a few indices of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import faiss
 import numpy as np
@@ -27,13 +28,30 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fer_pipeline.artifacts.arrow import positions_in
-from fer_pipeline.artifacts.contents import HASH_BYTES, MIRROR, TEST, TRAIN, Hashes, contents_path, iter_hashes
-from fer_pipeline.artifacts.mined import LIKENESS, NEAR_TEST, NEAR_TRAIN, PAIRS, WITHIN_POOLS
+from fer_pipeline.artifacts.contents import (
+    HASH_BYTES,
+    MIRROR,
+    TEST,
+    TRAIN,
+    Hashes,
+    contents_path,
+    iter_hashes,
+    iter_repeated,
+)
+from fer_pipeline.artifacts.mined import (
+    EQUAL_COPIES,
+    LIKENESS,
+    NEAR_TEST,
+    NEAR_TRAIN,
+    PAIRS,
+    TRAIN_FACES,
+    WITHIN_POOLS,
+)
 from fer_pipeline.artifacts.scores import Scores
 from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.core.settings import ProjectSettings, Rule, Settings
 from fer_pipeline.mining.candidates import Candidates, collect_candidates
-from fer_pipeline.mining.leaks import find_test_faces
+from fer_pipeline.mining.leaks import find_test_faces, find_train_faces
 
 COARSE = 14  # bits of 63; measured together with `test` in docs/decisions/0029
 BANDS = 16
@@ -44,14 +62,17 @@ Bits = Annotated[int, Field(ge=0, le=2 * BANDS - 1)]
 
 
 class DuplicateSettings(Settings):
-    """In how many of 255 bits a pool face may differ from another face and counts as its picture; null: not compared.
+    """In how many of 255 bits a pool face may differ from another face and counts as its picture; null: it is mined.
 
-    The detector finds a picture of another size elsewhere; only of test faces it is known how their hashes then change.
+    `exact` drops byte-equal faces alone, which needs no hashes; a number drops them too. Equal test faces are governed
+    by `mine.test_faces`. The detector finds a picture of another size elsewhere; only of test faces it is known how
+    their hashes then change.
     """
 
     test: Annotated[int, Field(ge=0, le=64)] | None = 48
-    train: Bits | None = 24
-    pool: Bits | None = None  # of faces of the pools that are alike, the one with the largest value is mined alone
+    train: Bits | Literal["exact"] | None = 24
+    # of faces of the pools that are alike, the one with the largest value is mined alone
+    pool: Bits | Literal["exact"] | None = None
 
 
 class Pairs(NamedTuple):
@@ -93,7 +114,7 @@ class PoolFaces:
 
 @dataclass(frozen=True)
 class Lookalikes:
-    """Pool faces that are near test and train faces; the number of the group of those in one; all pairs.
+    """Pool faces that are or look like test and train faces; the number of the group of those in one; all pairs.
 
     `group` has an entry for each face of `grouped`, pool after pool.
     """
@@ -110,13 +131,14 @@ def find_lookalikes(folder: Path | None, project: ProjectSettings, settings: Dup
         raise ConfigError("mine.duplicates compares data/contents; run mine with --contents data/contents")
     learned = [*dict.fromkeys([project.anchor, project.train])]
     measured = [*dict.fromkeys([*project.targets, *learned])]
-    faces = read_pools(folder, [pool for pool in project.pools if contents_path(folder, pool).exists()])
+    compared = [bits for bits in dict(settings).values() if isinstance(bits, int)]
+    faces = read_pools(folder, [pool for pool in project.pools if compared and contents_path(folder, pool).exists()])
     near, tables = {}, [LIKENESS.empty_table()]
     for reason, sets, bits, find in (
         (NEAR_TEST, measured, settings.test, find_near_test),
         (NEAR_TRAIN, learned, settings.train, find_near_train),
     ):
-        if bits is None:
+        if not isinstance(bits, int):
             continue
         rows = [np.empty(0, np.int64)]
         for name in (name for name in sets if contents_path(folder, name).exists()):
@@ -126,7 +148,7 @@ def find_lookalikes(folder: Path | None, project: ProjectSettings, settings: Dup
             tables.append(faces.table(pairs, reason, pa.array([name] * len(others), pa.string()), others))
         near[reason] = faces.by_pool(np.unique(np.concatenate(rows)))
     members, group = np.empty(0, np.int64), np.empty(0, np.int64)
-    if settings.pool is not None:
+    if isinstance(settings.pool, int):
         members, group = group_faces(faces.hashes, settings.pool)
         _, first, which = np.unique(group, return_index=True, return_inverse=True)
         other = members[first[which]]
@@ -134,6 +156,20 @@ def find_lookalikes(folder: Path | None, project: ProjectSettings, settings: Dup
         bits = count_bits(faces.hashes[rows], faces.hashes[other])
         tables.append(faces.table(Pairs(rows, other, bits), WITHIN_POOLS, *faces.places(other)))
     return Lookalikes(near, faces.by_pool(members), group, pa.concat_tables(tables))
+
+
+def find_equal(folder: Path | None, project: ProjectSettings) -> Lookalikes:
+    """Finds the pool faces that equal a face that is learned from, or one of the pools; its table has no pairs."""
+    near, names, group = {}, {}, [np.empty(0, np.int64)]
+    if folder is not None:
+        if found := find_train_faces(folder, project):
+            near[TRAIN_FACES] = found
+        paths = {pool: path for pool in project.pools if (path := contents_path(folder, pool)).exists()}
+        for pool, face_id, number in iter_repeated(paths, TRAIN):
+            names.setdefault(pool, []).append(face_id)
+            group.append(number)
+    grouped = {pool: pa.chunked_array(parts, pa.string()).combine_chunks() for pool, parts in names.items()}
+    return Lookalikes(near, grouped, np.concatenate(group), LIKENESS.empty_table())
 
 
 def worse_copies(candidates: Candidates, alike: Lookalikes) -> dict[str, pa.Array]:
@@ -162,26 +198,38 @@ def prepare_candidates(
     settings: DuplicateSettings | None,
     *,
     rule: Rule,
-    drop: bool,
+    kept: Collection[str],
 ) -> tuple[Callable[..., Candidates], Lookalikes | None, list[str]]:
-    """Returns a way to collect candidates without excluded and test faces and, with `settings`, those that look so.
+    """Returns a way to collect candidates without excluded faces and those that equal or look like others.
 
-    Copies in the pools are chosen by `rule`. The last value names the sets whose test faces are not known.
+    Those of a reason that is `kept` are counted alone. Copies in the pools are chosen by `rule`. The last value names
+    the sets whose test faces are not known.
     """
     test_faces, unknown = find_test_faces(contents, project)
-    collect = partial(collect_candidates, pools, exclude=exclude, test_faces=test_faces, drop=drop)
-    if settings is None:
-        return collect, None, unknown
-    alike = find_lookalikes(contents, project, settings)
-    near = dict(alike.near)
-    if settings.pool is not None:
-        near[WITHIN_POOLS] = worse_copies(collect(ranked_by=rule, alike=near), alike)
+    collect = partial(collect_candidates, pools, exclude=exclude, test_faces=test_faces, kept=kept)
+    equal = find_equal(contents, project)
+    alike = None if settings is None else find_lookalikes(contents, project, settings)
+    near, groups = dict(equal.near), {EQUAL_COPIES: equal} if len(equal.group) else {}
+    if settings is not None and alike is not None:
+        near |= alike.near
+        groups |= {WITHIN_POOLS: alike} if isinstance(settings.pool, int) else {}
+    if groups:
+        every = collect(ranked_by=rule, alike=near)
+        near |= {reason: worse_copies(every, copies) for reason, copies in groups.items()}
     return partial(collect, alike=near), alike, unknown
 
 
-def describe_lookalikes(pools: Mapping[str, Mapping[str, int]], *, drop: bool) -> Iterator[str]:
-    """Yields what was left out of the pools, by their counts."""
+def describe_lookalikes(pools: Mapping[str, Mapping[str, int]], kept: Mapping[str, str]) -> Iterator[str]:
+    """Yields what was left out of the pools, by their counts, and what was not since it is `kept`."""
     for pool, counts in pools.items():
+        for reason, what in (
+            (TRAIN_FACES, "a train picture of the anchor or the training set"),
+            (EQUAL_COPIES, "a better one of the pools"),
+        ):
+            if number := counts.get(reason):
+                which = f"{number:,} face{'s' * (number > 1)} equal to {what}"
+                effect = f"mined like the others, since {kept[reason]}" if reason in kept else "not mined"
+                yield f"{pool}: {which}; {effect} (`mined duplicates` lists the pairs)"
         alike = {
             NEAR_TEST: "like a test picture",
             NEAR_TRAIN: "like a train picture",
@@ -189,12 +237,10 @@ def describe_lookalikes(pools: Mapping[str, Mapping[str, int]], *, drop: bool) -
         }
         found = [f"{counts[reason]:,} {what}" for reason, what in alike.items() if counts.get(reason)]
         if found:
-            kept = (
-                ""
-                if drop or not counts.get(NEAR_TEST)
-                else ", but those like test pictures, since mine.test_faces is keep"
-            )
-            yield f"{pool}: not mined are faces that look alike ({', '.join(found)}){kept}; {PAIRS} lists them"
+            but = ""
+            if counts.get(NEAR_TEST) and NEAR_TEST in kept:
+                but = f", but those like test pictures, since {kept[NEAR_TEST]}"
+            yield f"{pool}: not mined are faces that look alike ({', '.join(found)}){but}; {PAIRS} lists them"
 
 
 def read_pools(folder: Path, pools: Sequence[str]) -> PoolFaces:

@@ -1,4 +1,4 @@
-"""Find the faces of the pools that are pictures of what will be measured on, and who the held-out faces show.
+"""Find the faces of the pools that are pictures of what is measured on or learned from, and who the held-out ones show.
 
 A model that was trained on a test picture is not measured by it. Equal crops alone are found (see
 `artifacts.contents`); no test label is opened.
@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from fer_pipeline.artifacts.arrow import positions_in
-from fer_pipeline.artifacts.contents import contents_path, faces_with, read_contents, read_test_contents
+from fer_pipeline.artifacts.contents import TEST, TRAIN, contents_path, faces_with, read_contents, read_split_contents
 from fer_pipeline.core.settings import ProjectSettings
 
 
@@ -27,9 +27,18 @@ def find_test_faces(folder: Path | None, project: ProjectSettings) -> tuple[dict
     if folder is None:
         return {}, names
     unknown = [name for name in names if not contents_path(folder, name).exists()]
-    contents = read_test_contents(folder, measured)
-    pools = [pool for pool in project.pools if pool not in unknown]
-    return {pool: faces_with(contents_path(folder, pool), contents) for pool in pools}, unknown
+    return _equal_to(folder, read_split_contents(folder, measured, TEST), project.pools), unknown
+
+
+def find_train_faces(folder: Path, project: ProjectSettings) -> dict[str, pa.Array]:
+    """Returns the `face_id`s by pool that are train faces of the anchor or the training set; {} where none is."""
+    found = _equal_to(folder, read_split_contents(folder, {project.anchor, project.train}, TRAIN), project.pools)
+    return found if any(map(len, found.values())) else {}
+
+
+def _equal_to(folder: Path, contents: pa.Array, pools: Sequence[str]) -> dict[str, pa.Array]:
+    paths = {pool: path for pool in pools if (path := contents_path(folder, pool)).exists()}
+    return {pool: faces_with(path, contents) for pool, path in paths.items()}
 
 
 def number_persons(folder: Path | None, anchor: str, face_id: pa.ChunkedArray) -> Int64[np.ndarray, " n"] | None:

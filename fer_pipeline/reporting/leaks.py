@@ -10,7 +10,7 @@ from typing import Any
 
 from fer_pipeline.artifacts.census import describe_shared
 from fer_pipeline.artifacts.contents import TEST, TRAIN, SplitContents, contents_path, count_equal_faces
-from fer_pipeline.artifacts.mined import NEAR_TEST
+from fer_pipeline.artifacts.mined import EQUAL_COPIES, NEAR_TEST, TEST_FACES, TRAIN_FACES, counted_alone
 from fer_pipeline.core.settings import FACES, ProjectSettings
 from fer_pipeline.reporting.formatting import listing, plural
 from fer_pipeline.reporting.lineage import DataSet
@@ -52,14 +52,16 @@ def _between_sets(folder: Path, project: ProjectSettings) -> Iterator[str]:
 def _mined(summary: Mapping[str, Any] | None) -> Iterator[str]:
     if summary is None:
         return
-    drop = summary.get("rule", {}).get("test_faces", "drop") == "drop"
+    kept = counted_alone(summary.get("rule", {}))
     for pool, counts in summary["pools"].items():
-        if number := counts.get("test_faces", 0):
-            effect = "they were not mined" if drop else "they may have been mined, since mine.test_faces is keep"
-            yield f"{plural(number, 'face')} of the pool {pool} stand in a test split as well; {effect}"
-        if number := counts.get(NEAR_TEST, 0):
-            looks = "look" if number > 1 else "looks"
-            effect = "they were not mined" if drop else "they may have been mined, since mine.test_faces is keep"
-            yield f"{plural(number, 'face')} of the pool {pool} {looks} like one of a test split; {effect}"
+        for reason, verbs, what in (
+            (TEST_FACES, ("stands", "stand"), "in a test split as well"),
+            (TRAIN_FACES, ("stands", "stand"), "in the train split of the anchor or the training set as well"),
+            (NEAR_TEST, ("looks", "look"), "like one of a test split"),
+            (EQUAL_COPIES, ("equals", "equal"), "another one of the pools"),
+        ):
+            if number := counts.get(reason, 0):
+                effect = f"may have been mined, since {kept[reason]}" if reason in kept else "were not mined"
+                yield f"{plural(number, 'face')} of the pool {pool} {verbs[number > 1]} {what}; they {effect}"
     if unknown := summary.get("test_faces", {}).get("not_checked"):
         yield f"Whether test pictures were mined is not known: mine had no contents of {listing(unknown)}"

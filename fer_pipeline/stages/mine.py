@@ -3,9 +3,10 @@
 Reads `data/scores/<pool>` of every pool; writes `data/mined` (see `artifacts.mined`): mined and random faces, as many
 as the mined ones by a second rule where one is named, the summary with thresholds, counts and estimated precision, and
 the sweep over all rules. Faces that are pictures of the test split of a target, of the anchor or of the training set
-(`data/contents`, exact and without labels) are no candidates, nor with `mine.duplicates` are those that only look so;
-`duplicates.parquet` lists them. What people said of single faces (`data/review.csv`) is applied to what the rule chose,
-mined faces alone (see `mining.review`). Nothing is written before every check has passed.
+(`data/contents`, exact and without labels) are no candidates. Those that equal a train picture or each other are
+counted, and with `mine.duplicates` they are none either, nor are those that only look so (`duplicates.parquet`). What
+people said of single faces (`data/review.csv`) is applied to what the rule chose, mined faces alone (see
+`mining.review`). Nothing is written before every check has passed.
 
 Where the labeller was refitted, held-out faces have the scores of its calibration model, and the summary names that
 model: the estimates are of a learner that had fewer faces, at the labeller's thresholds.
@@ -30,7 +31,9 @@ from fer_pipeline.artifacts.mined import (
     SECOND_RULE,
     SUMMARY,
     SWEEP,
+    TEST_FACES,
     RuleSweep,
+    counted_alone,
     sweep_table,
 )
 from fer_pipeline.artifacts.scores import Scores, read_centroids, read_heldout, read_scores
@@ -123,8 +126,8 @@ def run(
                 f"mine chooses by {rule}, but {scores} holds no logits; rerun score with the features "
                 "that the primitive learner's head takes, or choose by margin"
             )
-    drop, chosen, settings = config.test_faces == "drop", config.ranked_by, config.duplicates
-    collect, alike, unknown = prepare_candidates(by_pool, exclude, contents, project, settings, rule=chosen, drop=drop)
+    alone, chosen, settings = counted_alone(config.model_dump()), config.ranked_by, config.duplicates
+    collect, alike, unknown = prepare_candidates(by_pool, exclude, contents, project, settings, rule=chosen, kept=alone)
     candidates = collect(ranked_by=chosen)
     persons = number_persons(contents, project.anchor, heldout.face_id)
     shares = estimate_pool(config, candidates, heldout, persons, seed=derive(seed, "mine", "shares"))
@@ -203,8 +206,8 @@ def run(
     warnings += warn(config, calibration, values, labels, classes)
     if second is not None:
         warnings += warn_of_second(config, mined.column("label").to_numpy(), second.column("label").to_numpy(), classes)
-    warnings += describe_test_faces(summary["pools"], unknown, drop=drop)
-    warnings += describe_lookalikes(summary["pools"], drop=drop)
+    warnings += describe_test_faces(summary["pools"], unknown, drop=TEST_FACES not in alone)
+    warnings += describe_lookalikes(summary["pools"], alone)
     return Summary("mine", headline(summary), counts, tuple(warnings))
 
 

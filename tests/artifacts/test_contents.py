@@ -1,14 +1,16 @@
 """Equal crops are found by their hashes, whatever stands beside them, and no label is read."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fer_pipeline.artifacts import contents
-from fer_pipeline.artifacts.contents import SharedCounts, SplitContents
+from fer_pipeline.artifacts.contents import SharedCounts, SplitContents, contents_path
 from fer_pipeline.core.errors import DataError
 
 Row = tuple[str, str, str | None, bytes]  # a face, its split, its person and its picture
@@ -66,7 +68,43 @@ def test_faces_that_are_test_pictures_of_some_sets(tmp_path: Path) -> None:
         ("one", "two"): ["pool/1", "pool/3"],
         ("nowhere",): [],
     }.items():
-        assert contents.faces_with(pool, contents.read_test_contents(tmp_path, names)).to_pylist() == expected
+        assert contents.faces_with(pool, contents.read_split_contents(tmp_path, names, "test")).to_pylist() == expected
+
+
+def test_repeated_contents_are_those_that_counting_finds(tmp_path: Path) -> None:
+    """Over several sets, one split alone; null is no picture, and a last byte of 0 is one like another."""
+    random = np.random.default_rng(4)
+    sets = {
+        name: [
+            (
+                f"{name}/{k}",
+                "train" if k % 4 else "test",
+                None,
+                None if k == 5 else bytes([*random.integers(6, size=2), *bytes(14)]),
+            )
+            for k in range(number)
+        ]
+        for name, number in (("street", 50), ("none", 0), ("film", 30))
+    }
+    paths = {name: contents_path(tmp_path, name) for name in sets}
+    for name, rows in sets.items():
+        unknown = [(f"{name}/null/{k}", "train", None, None) for k in range(2)]
+        columns = [*zip(*rows, *unknown, strict=True)]
+        contents.write_contents(paths[name], [pa.table(columns, schema=contents.CONTENTS)])
+    faces = [(name, row[0], row[3]) for name, rows in sets.items() for row in rows if row[1] == "train" and row[3]]
+    counts = Counter(content for _, _, content in faces)
+    found = [
+        (name, face, number)
+        for name, names, numbers in contents.iter_repeated(paths, "train")
+        for face, number in zip(names.to_pylist(), numbers.tolist(), strict=True)
+    ]
+    twice = [(name, face) for name, face, content in faces if counts[content] > 1]
+    assert [one[:2] for one in found] == twice
+    content_of = {face: content for _, face, content in faces}
+    assert len({(number, content_of[face]) for _, face, number in found}) == len(
+        {content_of[face] for _, face in twice}
+    )
+    assert 10 < len(twice) < len(faces)
 
 
 def test_other_files_are_one_line(tmp_path: Path) -> None:

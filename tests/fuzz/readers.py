@@ -392,7 +392,8 @@ def read_split(folder: Path) -> None:
 def read_contents(folder: Path) -> None:
     path = folder / "contents.parquet"
     contents.read_contents(path).to_pylist()
-    contents.faces_with(path, contents.read_test_contents(folder, ["contents"]))
+    contents.faces_with(path, contents.read_split_contents(folder, ["contents"], "test"))
+    list(contents.iter_repeated({"one": path, "again": path}, "train"))
     contents.count_shared(contents.SplitContents([path], "train"), contents.SplitContents([path], "test"))
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from fer_pipeline.artifacts import faces
 from fer_pipeline.artifacts.arrow import ParquetFile
 from fer_pipeline.artifacts.contents import HASHED, hash_faces, write_contents
+from fer_pipeline.artifacts.mined import LIKE_OTHERS
 from fer_pipeline.cli import app
 from fer_pipeline.inspection.duplicates import BEST
 from fer_pipeline.stages import mine
@@ -28,6 +29,7 @@ from tests.project import project_settings
 Say = Callable[..., str]
 EQUAL, NEAR_TEST, NEAR_TRAIN = STRANGE[0], "street/20", "street/21"  # of the pool
 COPIES = ("garden/4", "garden/5", "garden/6")
+LEARNED, TWICE = "street/22", ("garden/7", "garden/8")  # equal to a train face, and to each other
 
 
 def crops_of(folder: Path) -> dict[str, bytes]:
@@ -36,14 +38,14 @@ def crops_of(folder: Path) -> dict[str, bytes]:
 
 
 class Planted:
-    """The project with a measured set, of which a face stands in the pool, and faces that look like others."""
+    """The project with a labelled set of which faces stand in the pool, and faces that equal or look like others."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.crops = {pool: crops_of(folder / "data/faces" / pool) for pool in POOLS}
         random = np.random.default_rng(8)
         self.tests = {"t/equal": self.crops["street"][EQUAL], "t/near": self.draw(random)}
-        self.trains = {"s/near": self.draw(random)}
+        self.trains = {"s/near": self.draw(random), "s/equal": self.crops["street"][LEARNED]}
         near = {
             self.crops["street"][NEAR_TEST]: (self.tests["t/near"], 7),
             self.crops["street"][NEAR_TRAIN]: (self.trains["s/near"], 3),
@@ -67,8 +69,12 @@ class Planted:
             faces.write_shard(folder / f"data/faces/studio/{split}/part-00000.parquet", table)
         for name in (*POOLS, "studio"):
             shards = sorted((folder / "data/faces" / name).rglob("part-*.parquet"))
-            tables = [pa.Table.from_batches(hash_faces(shard, look)) for shard in shards]
-            write_contents(folder / f"data/contents/{name}.parquet", tables, HASHED)
+            batches = [batch for shard in shards for batch in hash_faces(shard, look)]
+            rows = {row["face_id"]: row for batch in batches for row in batch.to_pylist()}
+            for first, second in [TWICE] if name == "garden" else []:
+                rows[second] |= {key: rows[first][key] for key in ("content", "hashes")}
+            table = pa.Table.from_pylist([*rows.values()], schema=HASHED)
+            write_contents(folder / f"data/contents/{name}.parquet", [table], HASHED)
         self.settings = project_settings(classes=CLASSES, pools=tuple(POOLS), targets=("studio",))
         (folder / "params.yaml").write_text(
             json.dumps(self.settings.model_dump(mode="json") | {"align": {}, "mine": {}})
@@ -95,37 +101,57 @@ def test_every_planted_pair_is_listed_with_what_became_of_it(planted: Planted, s
     rows = json.loads(say("duplicates", "--format", "json"))
 
     best = next(row for row in pq.read_table("data/mined/mined.parquet").to_pylist() if row["face_id"] in COPIES)
+    twice = next(row for row in pq.read_table("data/mined/mined.parquet").to_pylist() if row["face_id"] in TWICE)
     copies = [
         ("perceptual", "copies", name, COPIES[0], bits, name == best["face_id"])
         for name, bits in zip(COPIES[1:], (1, 1), strict=True)
     ]
+    copies.insert(0, ("exact", "equal_copies", TWICE[1], TWICE[0], 0, TWICE[1] == twice["face_id"]))
     keys = ("kind", "reason", "face_id", "other_face_id", "bits", "mined")
     assert [tuple(row[key] for key in keys) for row in rows] == [
         ("exact", "test_faces", EQUAL, "t/equal", 0, False),
+        ("exact", "train_faces", LEARNED, "s/equal", 0, False),
         ("perceptual", "near_test_faces", NEAR_TEST, "t/near", 3, False),
         ("perceptual", "near_train_faces", NEAR_TRAIN, "s/near", 2, False),
         *copies,
     ]
     assert [(row["other_set"], row["other_split"]) for row in rows] == [
-        ("studio", "test"), ("studio", "test"), ("studio", "train"), ("garden", "train"), ("garden", "train"),
+        ("studio", "test"), ("studio", "train"), ("studio", "test"), ("studio", "train"),
+        ("garden", "train"), ("garden", "train"), ("garden", "train"),
     ]  # fmt: skip
     assert [row["outcome"] for row in rows] == [
         "removed: it is a test picture",
+        "removed: it is a train picture",
         "removed: it looks like a test picture",
         "removed: it looks like a train picture",
-        *(BEST if row[5] else f"removed: {best['face_id']} of its group is mined" for row in copies),
+        *(
+            BEST if row[5] else f"removed: {(twice if row[2] in TWICE else best)['face_id']} of its group is mined"
+            for row in copies
+        ),
     ]
-    for reason in ("test_faces", "near_test_faces", "near_train_faces", "copies"):
+    for reason in ("test_faces", *LIKE_OTHERS):
         counted = sum(pool[reason] for pool in summary["pools"].values())
         assert sum(row["reason"] == reason for row in rows) == counted, "as many as mine counts"
-    assert "workspace: 5 pairs of faces, 1 exact, 4 perceptual" in say("duplicates").splitlines()[0]
-    assert "and 3 more rows" in say("duplicates", "--rows", "2")
+    assert "workspace: 7 pairs of faces, 3 exact, 4 perceptual" in say("duplicates").splitlines()[0]
+    assert "and 5 more rows" in say("duplicates", "--rows", "2")
 
     planted.mine(test_faces="keep", duplicates={"pool": 4, "train": None})
     kept = {row["face_id"]: row for row in json.loads(say("duplicates", "--format", "json"))}
     for name in (EQUAL, NEAR_TEST):
         assert (kept[name]["mined"], kept[name]["outcome"]) == (True, "not removed: mine.test_faces is keep")
     assert NEAR_TRAIN not in kept
+    assert (kept[LEARNED]["mined"], kept[LEARNED]["outcome"]) == (True, "not removed: mine.duplicates.train is not set")
+
+    planted.mine(duplicates=None)
+    default = [(row["face_id"], row["other_face_id"], row["mined"], row["outcome"]) for row in json.loads(
+        say("duplicates", "--format", "json")
+    )]  # fmt: skip
+    assert default == [
+        (EQUAL, "t/equal", False, "removed: it is a test picture"),
+        (LEARNED, "s/equal", True, "not removed: mine.duplicates.train is not set"),
+        (TWICE[1], TWICE[0], True, "not removed: mine.duplicates.pool is not set"),
+    ]
+    assert "1 test faces, 1 train faces not left out\n" in f"{say('show')}\n"
 
 
 class Page(HTMLParser):
@@ -195,11 +221,14 @@ def test_a_revision_lists_what_it_has_and_says_what_it_lacks(planted: Planted, s
         repo.commit(force=True)
     run_git(planted.folder, "commit", "--all", "--quiet", "-m", "planted")
     planted.mine(duplicates={"test": None, "train": None})
-    assert [row["reason"] for row in json.loads(say("duplicates", "--format", "json"))] == ["test_faces"]
+    assert [row["reason"] for row in json.loads(say("duplicates", "--format", "json"))] == [
+        "test_faces", "train_faces", "equal_copies",
+    ]  # fmt: skip
     told = CliRunner().invoke(app, ["mined", "duplicates", "--rev", "HEAD", "--format", "json"])
     assert [(row["face_id"], row["reason"], row["bits"]) for row in json.loads(told.stdout)] == [
-        (EQUAL, "near_test_faces", 0), (NEAR_TEST, "near_test_faces", 3), (NEAR_TRAIN, "near_train_faces", 2),
-        (COPIES[1], "copies", 1), (COPIES[2], "copies", 1),
+        (EQUAL, "near_test_faces", 0), (NEAR_TEST, "near_test_faces", 3),
+        (LEARNED, "near_train_faces", 0), (NEAR_TRAIN, "near_train_faces", 2),
+        (TWICE[1], "copies", 0), (COPIES[1], "copies", 1), (COPIES[2], "copies", 1),
     ]  # fmt: skip
     assert "does not say which pictures the faces of studio, garden, street are" in told.stderr
     told = CliRunner().invoke(app, ["mined", "duplicates", "--rev", "v1", "--format", "csv"])

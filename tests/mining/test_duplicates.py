@@ -165,12 +165,12 @@ def test_a_test_face_that_is_kept_is_dropped_for_any_other_reason(tmp_path: Path
         "near_test_faces": {"street": pa.array(["near"])},
         "near_train_faces": {"street": pa.array(["test", "near", "other"])},
     }
-    for drop in (True, False):
+    for kept in ((), ("test_faces", "near_test_faces")):
         found = collect_candidates(
             {"street": scores},
             exclude=pa.array([], pa.string()),
             test_faces={"street": pa.array(["test"])},
-            drop=drop,
+            kept=kept,
             alike=alike,
         )
         counts = found.counts["street"]

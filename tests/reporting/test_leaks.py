@@ -63,18 +63,25 @@ def test_mined_test_pictures_are_on_the_page(project: Callable[..., Any], report
     summary = json.loads(path.read_text())
     summary["pools"]["street"]["test_faces"] = 3
     summary["pools"]["street"]["near_test_faces"] = 2
+    summary["pools"]["street"]["train_faces"] = 1
+    summary["pools"]["street"]["equal_copies"] = 4
     summary["test_faces"] = {"found": 3, "not_checked": ["film"]}
     path.write_text(json.dumps(summary))
     found = reported(made)
     for line in (
         "3 faces of the pool street stand in a test split as well; they were not mined.",
         "2 faces of the pool street look like one of a test split; they were not mined.",
+        "1 face of the pool street stands in the train split of the anchor or the training set as well; they may have "
+        "been mined, since mine.duplicates.train is not set.",
+        "4 faces of the pool street equal another one of the pools; they may have been mined, since "
+        "mine.duplicates.pool is not set.",
         "Whether test pictures were mined is not known: mine had no contents of film.",
     ):
         assert line in found.summary.warnings
         assert line in found.page
     assert '<th scope="col">Near test faces</th>' in found.page
     assert "Near test faces" not in before.page
+    assert '<th scope="col">Equal copies</th>' in found.page
     assert [row["test_faces"] for row in found.table("mined")] == ["3", ""]
     summary["rule"] = {**summary["rule"], "test_faces": "keep"}
     path.write_text(json.dumps(summary))

@@ -67,6 +67,10 @@ def run(config: mine.Config, tmp_path: Path, pools: tuple[str, ...] = ("street",
     return mine.run(config, project, scores=tmp_path / "scores", out=tmp_path / out, contents=given)
 
 
+def pools_of(tmp_path: Path) -> list[dict]:
+    return [*read_json(tmp_path / "mined" / "summary.json")["pools"].values()]
+
+
 def rows(tmp_path: Path, name: str = "mined.parquet", out: str = "mined") -> list[dict]:
     return pq.read_table(tmp_path / out / name).to_pylist()
 
@@ -336,6 +340,62 @@ def test_without_a_leak_or_without_contents_the_same_faces_are_mined(by_hand: Pa
     for name in ("mined.parquet", "random.parquet", "sweep.parquet"):
         hashes = {file_sha256(by_hand / out / name) for out in ("before", "part", "mined")}
         assert len(hashes) == 1
+    before, after = (read_json(by_hand / out / "summary.json") for out in ("before", "mined"))
+    assert after == before | {"test_faces": {"found": 0, "not_checked": []}}, "no count of what is not there"
+
+
+@pytest.mark.parametrize(
+    ("as_set", "train", "pool"),
+    [(False, None, None), (True, None, None), (True, "exact", None), (True, None, "exact"), (True, "exact", "exact")],
+)
+def test_equal_faces_are_those_that_comparing_all_with_all_finds(
+    tmp_path: Path, as_set: bool, train: str | None, pool: str | None
+) -> None:
+    """Without the section they are counted and mined, as with null; `exact` needs no perceptual hashes."""
+    rng = random.Random(7)
+    faces = {f"{one}/{i:02d}": rng.randrange(60) for one, number in (("s", 50), ("f", 30)) for i in range(number)}
+    cosine = {name: [rng.randrange(0, 16) / 16 for _ in CLASSES] for name in faces}
+    for one, name in (("s", "street"), ("f", "film")):
+        own = [face for face in faces if face[0] == one]
+        write_pool(tmp_path / "scores", name, [(own, np.array([cosine[face] for face in own]))])
+        write_known(tmp_path, name, {face: faces[face] for face in own})
+    known = {"t": rng.sample(range(70), 8), "l": rng.sample(range(70), 12)}
+    splits = [("test", known["t"]), ("train", known["l"])]
+    columns = [[f"studio/{k}/{n}" for k, (_, some) in enumerate(splits) for n in some]]
+    columns += [[split for split, some in splits for _ in some], [None] * 20]
+    columns += [[number.to_bytes(16, "big") for _, some in splits for number in some]]
+    write_contents(tmp_path / "contents" / "studio.parquet", [pa.table(columns, schema=CONTENTS)])
+
+    settings = {"test": None, "train": train, "pool": pool}
+    config = mine.Config(value=0, **({"duplicates": settings} if as_set else {}))  # pyright: ignore[reportArgumentType]
+    summary = run(config, tmp_path, pools=("street", "film"))
+
+    def value(face: str) -> tuple[float, float]:
+        top, second, _ = sorted(cosine[face], reverse=True)
+        return top - second, top
+
+    measured = {face for face, number in faces.items() if number in known["t"]}
+    learned = {face for face, number in faces.items() if number in known["l"]}
+    order = [face for face in faces if face not in measured and not (train and face in learned) and any(cosine[face])]
+    worse = {
+        face
+        for k, face in enumerate(order)
+        for j, other in enumerate(order)
+        if faces[other] == faces[face] and (value(other), -j) > (value(face), -k)
+    }
+    assert min(len(measured), len(learned - measured), len(worse - learned)) >= 3
+    counted = {"test_faces": measured, "train_faces": learned - measured, "equal_copies": worse - learned}
+    assert {key: summary.counts[key] for key in counted} == {key: len(some) for key, some in counted.items()}
+    left = [face for face in order if not (pool and face in worse)]
+    assert {row["face_id"] for row in rows(tmp_path)} == {*left}
+    drawn = {row["face_id"] for row in rows(tmp_path, "random.parquet")}
+    assert drawn == {*left}, "as many as are mined, which are all"
+    told = [line for line in summary.warnings if "`mined duplicates` lists the pairs" in line]
+    assert len(told) == 4, "two reasons in each pool"
+    assert sum("mine.duplicates.train is not set" in line for line in told) == (0 if train else 2)
+    assert sum("mine.duplicates.pool is not set" in line for line in told) == (0 if pool else 2)
+    parts = [sum(p[key] for key in p if key not in ("faces", "by_class")) - p["faces"] for p in pools_of(tmp_path)]
+    assert (parts == [0, 0]) == bool(train and pool), "what is mined all the same counts twice"
 
 
 @pytest.fixture
