@@ -246,6 +246,12 @@ def _check_names(params: Path, project: ProjectSettings, configs: Mapping[str, A
     if set(configs["embed"].sets) != wanted:
         fault = f"found {sorted(configs['embed'].sets)}, but the anchor and the pools are {sorted(wanted)}"
         raise ConfigError(f"{params}, embed.sets: {fault}; list just these")
+    alike = configs["mine"].duplicates
+    if alike and not configs["align"].hashes and (numbers := [key for key, one in alike if isinstance(one, int)]):
+        raise ConfigError(
+            f"{params}, mine.duplicates.{numbers[0]}: perceptual hashes are compared, but align.hashes is false; set "
+            "align.hashes to true, or duplicates to {test: null, train: exact, pool: exact}"
+        )
     report = configs["report"]
     for key, recipes in {
         "evaluate.recipes": configs["evaluate"].recipes,

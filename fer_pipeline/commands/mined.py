@@ -33,6 +33,7 @@ from fer_pipeline.inspection.revisions import Revision, open_revision, read_lock
 LEFT_OUT = ("excluded", "test_faces", *LIKE_OTHERS, "no_direction", "below_margin", "over_cap", "judged_wrong")
 NOT_RECORDED = "data/mined here is not what dvc.lock records; run: dvc repro mine"
 SAME = "both runs had the same settings, code, weights and data"
+MADE_OF_MINED = "(?!synthesize|align|embed|score|evaluate|report)"  # stages between `mine` and the final models
 WIDEST_CELL = 60  # characters of a name in a table; JSON and CSV have all
 MARKDOWN = str.maketrans(
     {mark: f"\\{mark}" for mark in "\\`*_{}[]()#+-.!|~"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -173,11 +174,12 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
     for row in entries:
         row |= {name: dict(row[name] or ()) for name in ("margins", "kept_by_class", "accuracies")}
     classes = list(dict.fromkeys(name for row in entries for name in row["kept_by_class"]))
-    recipes: list[str] = []
+    recipes: dict[str, None] = {}  # of all entries: one that trained no final models names none
     for row in entries:
-        with suppress(DataError):  # of a broken lock its own row says so
-            recipes = history.list_recipes(read_lock(Path.cwd(), row["commit"]))
-            break
+        if {name.rpartition(" on ")[0] for name in row["accuracies"]} - recipes.keys():
+            with suppress(DataError):  # of a broken lock its own row says so
+                stages = read_lock(Path.cwd(), row["commit"], only=MADE_OF_MINED)
+                recipes |= dict.fromkeys(history.list_recipes(stages))
     judged = any(row["judged"] for row in entries)
     lines = [
         [
@@ -185,7 +187,7 @@ def log(*, rev: str = "HEAD", format: Literal["table", "json", "csv"] = "table",
             _span([value for value in row["margins"].values() if value is not None]), _count(row["kept"]),
             *(_count(row["kept_by_class"].get(name)) for name in classes),
             _share(row, "precision", "low", "high") + (" by calibration model" if row["model"] else ""),
-            *[_measured(row)] * judged, *_accuracies(row, recipes),
+            *[_measured(row)] * judged, *_accuracies(row, [*recipes]),
         ]
         for row in entries
     ]  # fmt: skip

@@ -56,7 +56,7 @@ def suggest(
     out: Path = Path("reports/suggested.csv"),
     params: Path = PARAMS,
 ) -> Summary:
-    """List the pool faces that nobody has judged and whose judging helps most.
+    """List the pool faces that nobody has judged and whose judging is likely to help.
 
     Args:
         n: How many faces in all.
@@ -140,5 +140,7 @@ def _write(out: Path, rows: list[Judgement], how: str, *warnings: str) -> Summar
     write_review(out, rows)
     done = sum(bool(row.verdict) for row in rows)
     known = f", {done:,} of them judged already" if done else ""
-    line = f"{len(rows):,} faces {how}{known}, in {out}; fill in its columns verdict, label and who, and run: "
-    return Summary("", f"{line}python -m fer_pipeline mined review {out}", {}, warnings)
+    command = "python -m fer_pipeline mined"
+    line = f"{len(rows):,} faces {how}{known}, in {out}; judge them in the gallery ({command} gallery --faces {out}, "
+    line += f"then {command} view), or fill in its columns verdict, label and who, and run: {command} review {out}"
+    return Summary("", line, {}, warnings)

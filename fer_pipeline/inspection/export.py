@@ -32,6 +32,7 @@ from fer_pipeline.inspection.revisions import Revision
 from fer_pipeline.inspection.tables import SUBSET, read_subset
 
 Format = Literal["images", "csv", "parquet", "atlas"]
+FORMATS = {".csv": ("csv",), ".parquet": ("parquet", "atlas")}  # what a name may end in
 NEIGHBOURS = 15  # as embedding-atlas computes them where nobody says otherwise
 QUERY_ROWS = 4096  # compared with all others at once
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -49,6 +50,10 @@ def export(
     refuse_link(out)
     if out.exists():
         raise ConfigError(f"{out} is there already; name another place with --out, or remove it")
+    suffix = out.suffix.lower()
+    if suffix in FORMATS and format not in FORMATS[suffix]:
+        wanted = f"--format {FORMATS[suffix][0]}, or a name without {suffix}"
+        raise ConfigError(f"{out} would hold {format}, which its name contradicts; give {wanted}")
     if neighbours < 1:
         raise ConfigError(f"--neighbours must be at least 1, found {neighbours}")
     rows, _ = read_subset(revision)

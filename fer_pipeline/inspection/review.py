@@ -1,4 +1,4 @@
-"""List faces that people are to judge: a random sample of the mined ones, or those whose judging helps most.
+"""List faces that people are to judge: a random sample of the mined ones, or pool faces whose judging may help most.
 
 Lists are review files without verdicts (`artifacts.review`): `label` is the class that the face was, or would be, mined
 as. A face of a sample that was judged already stands there with its verdicts, which then belong to the draw too.

@@ -26,7 +26,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from fer_pipeline.artifacts.locked_stages import STAGES, read_stages
 from fer_pipeline.artifacts.seed_folders import SEEDS, seeds_in
-from fer_pipeline.core.documents import MAX_YAML, DocumentError, one_line, parse_yaml, read_json, read_yaml
+from fer_pipeline.core.documents import MAX_YAML, DocumentError, brief, one_line, parse_yaml, read_json, read_yaml
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.core.files import describe_error
 from fer_pipeline.core.settings import PARAMS
@@ -221,21 +221,23 @@ def open_revision(
 
 def resolve(root: Path, rev: str) -> str:
     """Returns the commit that a revision or the name of an experiment stands for; DataError where it is none."""
-    status, out, fault = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{rev}^{{commit}}")
+    status, out, fault = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", rev)
+    if status == 0:  # `^{commit}` behind the words themselves would be a part of `:/text`
+        status, out, fault = _git(root, "rev-parse", "--verify", "--quiet", f"{out.strip()}^{{commit}}")
     if status == 0 and COMMIT.fullmatch(out.strip()):
         return out.strip()
     if status > 1 and "not a git repository" in fault:
-        raise DataError(f"{root} is in no git repository, so that it has no revision {rev!r}; leave --rev out")
+        raise DataError(f"{root} is in no git repository, so that it has no revision {brief(rev)}; leave --rev out")
     named = [(ref, commit) for ref, name, commit in list_experiments(root) if name == rev]
     if len(named) == 1:
         return named[0][1]
     if named:
         raise DataError(
-            f"{len(named)} experiments are called {rev!r}; name one in full: {', '.join(ref for ref, _ in named)}"
+            f"{len(named)} experiments are called {brief(rev)}; name one in full: {', '.join(ref for ref, _ in named)}"
         )
     reason = f" ({describe_error(fault.partition('fatal: ')[2])})" if status > 1 and "fatal: " in fault else ""
     raise DataError(
-        f"no revision {rev!r}{reason}; name a commit, tag, branch or experiment: git log, dvc exp list --all"
+        f"no revision {brief(rev)}{reason}; name a commit, tag, branch or experiment: git log, dvc exp list --all"
     )
 
 

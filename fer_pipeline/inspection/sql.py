@@ -35,6 +35,8 @@ def query(revision: Revision, sql: str) -> pa.Table:
     SQL with an error, or that writes, changes settings or reads anything else, and a result of more than
     `LARGEST_RESULT` are one line (ConfigError).
     """
+    if re.fullmatch(r"\s*SHOW\s+TABLES\s*;?\s*", sql, re.IGNORECASE):
+        return pa.table({"name": [*TABLES]})
     named = _tables_in(sql)
     scannable = {name: TABLES[name](revision) for name in named}
     answer = _answer(scannable, sql)
@@ -74,6 +76,8 @@ def _answer(tables: Mapping[str, Any], sql: str) -> pa.Table | str:
         if len(statements) != 1:
             return f"the SQL holds {len(statements)} statements; give one SELECT"
         kind = statements[0].type.name
+        if kind == "MULTI":  # DuckDB would first make a type of what it finds
+            return "a PIVOT without its columns takes several statements; name them: PIVOT … ON label IN ('anger', …)"
         if kind not in ("SELECT", "EXPLAIN"):
             return f"{kind} is not allowed: the tables of a revision are only read; give one SELECT"
         reader = database.sql(sql).to_arrow_reader(BATCH_ROWS)

@@ -116,12 +116,20 @@ def _list_predictions(predictions: Predictions) -> list[Row]:
 
 
 def _mined_figures(mined: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts and estimated precision of the mined faces as numbers alone, without those that are not known."""
+    """Counts, estimated and measured precision of the mined faces as numbers alone, without those that are not known."""
     precision = {"precision": mined["precision"]["estimate"], "precision_low": mined["precision"]["low"]}
-    by_class = {name: {key: counts[key] for key in ("kept", "precision")} for name, counts in mined["by_class"].items()}
-    known = [{"kept": mined["kept"], **precision}, *by_class.values()]
+    by_class = {
+        name: {key: counts[key] for key in ("kept", "precision")} | _measured_figures(counts)
+        for name, counts in mined["by_class"].items()
+    }
+    known = [{"kept": mined["kept"], **precision, **_measured_figures(mined["precision"])}, *by_class.values()]
     whole, *parts = ({key: value for key, value in one.items() if value is not None} for one in known)
     return {**whole, "by_class": dict(zip(by_class, parts, strict=True))}
+
+
+def _measured_figures(counts: Mapping[str, Any]) -> dict[str, Any]:
+    measured = counts.get("measured") or {}
+    return {"judged": measured.get("judged")} | {f"measured_{key}": measured.get(key) for key in ("precision", "low")}
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

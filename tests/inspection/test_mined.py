@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from dvc.repo import Repo
 from typer.testing import CliRunner
 
@@ -204,6 +205,10 @@ def test_sql_over_every_table(project: Project, say: Say, rev: str) -> None:
     # A table that is read anew for every scan gives each of them all of its rows.
     assert ask("SELECT count(*) AS n FROM faces a JOIN faces b USING (face_id)") == [{"n": 140}]
     assert ask("SELECT DISTINCT reason FROM rejected") == [{"reason": "no_face"}]
+    assert ask("show tables;") == [{"name": name} for name in ("mined", "scores", "faces", "rejected")]
+    counts = Counter(row["label"] for row in project.rows[rev])
+    pivot = "PIVOT (SELECT label FROM mined) ON label IN ('{}') USING count(*)".format("', '".join(CLASSES))
+    assert ask(pivot) == [{name: counts[name] for name in CLASSES}]
     joined = ask("SELECT count(*) AS n, count(m.label) AS m FROM mined m JOIN faces f ON m.face_id = f.face_id")
     assert joined == [{"n": len(project.rows[rev]), "m": len(project.rows[rev])}]
 
@@ -249,6 +254,7 @@ def test_names_of_strangers_are_text_in_every_form(project: Project, say: Say) -
         ("SELECT list(a.range) FROM range(1000000000) a", "of memory"),
         ("SELECT repeat('x', 1000) FROM range(1000000)", "bytes; add a LIMIT"),
         ("SELECT 1 / 'x'", "Could not convert"),
+        ("PIVOT mined ON label USING count(*)", "name them: PIVOT … ON label IN ("),
     ],
 )
 def test_sql_that_is_wrong_writes_or_reads_other_files(project: Project, say: Say, sql: str, fault: str) -> None:
@@ -266,6 +272,7 @@ def test_sql_that_is_wrong_writes_or_reads_other_files(project: Project, say: Sa
         (("show", "--rev", "v1..v2"), "no revision 'v1..v2'"),
         (("show", "--rev", "a\nb\x1b[2J"), "no revision"),
         (("show", "--rev", "v1:dvc.lock"), "no revision"),
+        (("show", "--rev", ":/no such text"), "no revision ':/no such text'"),
         (("show", "--rev", "before"), "has no data/mined: it has no dvc.lock that names a stage"),
         (("diff", "before", "v1"), "has no data/mined"),
         (("log", "--rev", "nope"), "no revision"),
@@ -274,11 +281,34 @@ def test_sql_that_is_wrong_writes_or_reads_other_files(project: Project, say: Sa
         (("query", "SELECT 1 FROM mined", "--rows", "0"), "--rows must be at least 1"),
         (("diff", "v1", "v2", "--faces", "-1"), "--faces must be at least 0"),
         (("export", "--out", "params.yaml"), "is there already"),
+        (
+            ("export", "--out", "s.csv"),
+            "s.csv would hold parquet, which its name contradicts; give --format csv, or a name",
+        ),
+        (("export", "--out", "s.parquet", "--format", "images"), "give --format parquet, or a name without .parquet"),
         (("export", "--out", "x", "--format", "atlas", "--neighbours", "0"), "--neighbours must be at least 1"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line(project: Project, say: Say, words: tuple[str, ...], fault: str) -> None:
     assert fault in say(*words, code=1)
+
+
+def test_a_commit_is_found_by_its_text_and_a_long_name_is_cut(project: Project, say: Say) -> None:
+    by_text, by_tag = (json.loads(say("show", "--rev", one, "--format", "json")) for one in (":/margin 0.1", "v1"))
+    assert by_text == by_tag
+    assert len(say("show", "--rev", "x" * 5000, code=1)) < 300
+
+
+def test_the_log_has_the_accuracies_of_older_entries_than_one_without_final_models(copy: Path, say: Say) -> None:
+    header = say("log").splitlines()[0].split()
+    lock = yaml.safe_load((copy / "dvc.lock").read_text(encoding="utf-8"))
+    lock["stages"] = {k: v for k, v in lock["stages"].items() if not k.startswith(("train_final", "evaluate"))}
+    (copy / "dvc.lock").write_text(yaml.safe_dump(lock), encoding="utf-8")
+    subprocess.run(["git", "commit", "--quiet", "-am", "mined alone"], cwd=copy, check=True)
+    table = say("log").splitlines()
+    assert table[0].split() == header
+    accuracies = [line.split()[-1] for line in table if "<b>by</b>" in line]
+    assert accuracies == ["0.675", "0.675", "0.475"], "means of the two targets of v3, v2 and v1"
 
 
 def test_nothing_is_touched(project: Project, say: Say, tmp_path: Path) -> None:
