@@ -116,7 +116,7 @@ def _list_predictions(predictions: Predictions) -> list[Row]:
 
 
 def _mined_figures(mined: Mapping[str, Any]) -> dict[str, Any]:
-    """Counts, estimated and measured precision of the mined faces as numbers alone, without those that are not known."""
+    """Counts, estimated and measured precision of mined faces as numbers alone, without those that are not known."""
     precision = {"precision": mined["precision"]["estimate"], "precision_low": mined["precision"]["low"]}
     by_class = {
         name: {key: counts[key] for key in ("kept", "precision")} | _measured_figures(counts)

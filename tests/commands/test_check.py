@@ -62,6 +62,21 @@ def test_settings_are_checked_anew_when_a_file_of_the_package_has_changed(
     assert len(checked) == 2
 
 
+def test_hashes_that_align_does_not_write_are_not_compared(params: Path, tmp_path: Path) -> None:
+    change(params, "mine", duplicates={})
+    fault = r"mine\.duplicates\.test: .* align\.hashes is false; set .* to true, or duplicates to \{test: null"
+    with pytest.raises(ConfigError, match=fault):
+        check.check_for("synthesize", params, remembered=tmp_path / REMEMBERED)
+    change(params, "mine", duplicates={"test": None, "train": None, "pool": 0})
+    with pytest.raises(ConfigError, match=r"mine\.duplicates\.pool: "):
+        check.check(params)
+    change(params, "mine", duplicates={"test": None, "train": "exact", "pool": "exact"})
+    check.check(params)
+    change(params, "mine", duplicates={})
+    change(params, "align", hashes=True)
+    check.check(params)
+
+
 def test_a_recipe_is_checked_to_its_bottom(params: Path) -> None:
     recipes = yaml.safe_load(params.read_text(encoding="utf-8"))["recipes"]
     wrong = {**recipes["vas"], "overrides": {"training": {"augment": {"flop": 1}}}}

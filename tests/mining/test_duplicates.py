@@ -124,6 +124,20 @@ PLANTED: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def test_no_two_of_the_sample_photographs_look_alike(sample_faces: Path, tmp_path: Path) -> None:
+    """Each picture of LFW is another one: no false pair within the pool, nor with some of them as test faces."""
+    files = sorted((sample_faces / "lfw" / "images").iterdir())
+    aligner = Aligner(AlignmentSettings(border="constant", detection=DetectionSettings(beyond_frame="pad")))
+    found = aligner.align([file.read_bytes() for file in files])
+    crops = np.stack([one.image for one in found if isinstance(one, Crop)])
+    assert len(crops) > 870
+    tests, others = crops[::16], crops[np.arange(len(crops)) % 16 > 0]
+    write_hashes(tmp_path / "film.parquet", "test", [hash_crops(one[None], POSES)[0].view("<u8") for one in tests])
+    write_hashes(tmp_path / "street.parquet", "train", [*hash_crops(others).view("<u8")])
+    project = project_settings(pools=("street",), targets=("film",))
+    assert find_lookalikes(tmp_path, project, DuplicateSettings(pool=31)).pairs.to_pylist() == []
+
+
 def test_planted_copies_of_photographs_are_found_and_no_others(sample_faces: Path, tmp_path: Path) -> None:
     """Of test photographs by all their variants, each through the detector; persons of the train split are in none."""
     files = sorted((sample_faces / "lfw" / "images").iterdir())[::55]

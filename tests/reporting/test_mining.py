@@ -1,5 +1,6 @@
 """Estimated and true precision, the sweep and the gallery, counted by hand from what the builder wrote."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from fer_pipeline.artifacts.faces import encode
 from fer_pipeline.artifacts.mined import MINED, read_rows, read_summary
 from fer_pipeline.artifacts.scores import read_scores
 from fer_pipeline.artifacts.truth import Truth, read_truth
+from fer_pipeline.core.files import read_json
 from fer_pipeline.evaluation.statistics import share_interval
 from fer_pipeline.reporting.formatting import crop_uri, data_uri
 from fer_pipeline.reporting.mining import combine_estimates, compute_precisions, load_crops, load_mined_faces
@@ -168,3 +170,27 @@ def test_faces_that_the_truth_does_not_name_are_counted(
     pq.write_table(table.filter([face != lost for face in table["face_id"].to_pylist()]), path)
     row = next(row for row in reported(made).table("precision") if (row["kind"], row["class"]) == ("mined", "*"))
     assert row["truth_unknown"] == "1"
+
+
+def test_experiments_are_compared_by_the_measured_precision_too(
+    project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
+    """`reports/tables/mined.json` is what `dvc exp show` reads; unless somebody judged, it says nothing of that."""
+    made = project(faces=20)
+
+    def figures() -> dict[str, Any]:
+        reported(made)
+        return read_json(made.root / "reports" / "tables" / "mined.json")
+
+    before, path = figures(), made.root / "data/mined/summary.json"
+    summary, name = read_json(path), made.classes[0]
+    measured = {"drawn": 9, "judged": 8, "precision": 0.75, "low": 0.4, "high": 0.9}
+    summary["precision"]["measured"] = measured
+    summary["by_class"][name]["measured"] = measured | {"judged": 0, "precision": None, "low": None}
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    after = figures()
+    assert {key: after.pop(key) for key in ("judged", "measured_precision", "measured_low")} == {
+        "judged": 8, "measured_precision": 0.75, "measured_low": 0.4,
+    }  # fmt: skip
+    assert after["by_class"][name].pop("judged") == 0
+    assert after == before
