@@ -145,6 +145,7 @@ def render_learners(
             project.classes,
             data.truth,
             shown=settings.pool_faces_per_class,
+            options=learners.read_options(root / "models/final" / recipe / str(project.seeds[0])),
         )
         page = {
             "recipe": recipe,
