@@ -1,6 +1,7 @@
 """A copy of the project with a tiny world, in which the whole walk takes seconds."""
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -105,7 +106,8 @@ class Project:
         return yaml.safe_load((self / "params.yaml").read_text(encoding="utf-8"))
 
     def write(self, params: Settings) -> None:
-        (self / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        own = json.loads(json.dumps(params))  # without aliases, which `dvc exp run -S` would change together
+        (self / "params.yaml").write_text(yaml.safe_dump(own, sort_keys=False), encoding="utf-8")
 
     def change(self, **sections: Any) -> None:
         """Replaces keys within sections, or whole sections that are no mappings."""

@@ -8,6 +8,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from typer.testing import CliRunner
 
 from fer_pipeline.artifacts.review import Judgement, write_review
 from fer_pipeline.cli import app
+from pipelines.repository import run_git
 from tests.prefect_server import Api
+from tests.walk.conftest import COPIED
 
 runner = CliRunner()
 
@@ -94,8 +97,25 @@ def test_the_walk(
     made.change(report={"title": "Another title"})
     assert ran(made.dvc("repro")) == {"report"}
 
-    made.change(mine={"value": 7})
-    assert ran(made.dvc("repro")) == MINED_AND_BELOW
+    # An experiment with as many faces as there are is compared with what is committed.
+    for words in (("add", "--", *COPIED, "params.yaml", "dvc.lock"), ("commit", "--quiet", "--message", "the walk")):
+        run_git(made.folder, "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *words)
+    assert ran(made.dvc("exp", "run", "--name", "all", "-S", "mine.value=60")) == MINED_AND_BELOW
+    rows = pq.read_table(made / "data/mined/mined.parquet").to_pylist()
+    assert len(rows) == aligned["faces"]
+    _, head = json.loads(made.dvc("exp", "show", "--json"))
+    (named,) = [one for group in head["experiments"] for one in group["revs"]]
+    assert named["name"] == "all"
+    for entry, value, kept in ((head, 8, 24), (named, 60, len(rows))):
+        assert entry["data"]["params"]["params.yaml"]["data"]["mine"]["value"] == value
+        figures = {name: one["data"] for name, one in entry["data"]["metrics"].items()}
+        assert figures["reports/tables/mined.json"]["kept"] == kept
+        assert figures["reports/metrics/both/film.json"].keys() >= {"accuracy", "mean_class_accuracy"}
+    (content,) = [one["content"] for one in json.loads(made.dvc("plots", "diff", "--json", "HEAD"))["data"][
+        "mined faces of each class"
+    ]]  # fmt: skip
+    kept = Counter(row["rev"] for row in content["data"]["values"])
+    assert kept == {"HEAD": 3, "workspace": 3}, "three classes of each"
 
     # The same settings in an empty folder, by hand, with an empty store: the same bytes.
     again = project("again")
@@ -120,8 +140,9 @@ def test_the_walk(
     mined = {row["face_id"]: made.params["classes"][row["label"]] for row in rows}
     verdicts = [
         Judgement(name, "street", pictures[name], "wrong", mined[name], "Ada", "2026-11-28T12:00:00Z")
-        for name in sorted(mined)[:5]
+        for name in sorted(mined.keys() - {row["face_id"] for row in rows if row["rank"] <= 3})[:50]
     ]
+    assert len(verdicts) == 50
     write_review(made / "data/review.csv", verdicts)
     assert ran(made.dvc("repro")) == MINED_AND_BELOW
     left = {row["face_id"] for row in pq.read_table(made / "data/mined/mined.parquet").to_pylist()}
