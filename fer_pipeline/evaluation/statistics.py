@@ -296,35 +296,39 @@ class Contrast:
         return (*self.seeds, *self.samples)
 
 
-def contrast(pairs: Sequence[tuple[Evaluation, Evaluation]], metric: str) -> Contrast:
-    """Compare two recipes on one target, or on the plain mean over several.
+def contrast(groups: Sequence[tuple[Evaluation, ...]], metric: str) -> Contrast:
+    """Compare two recipes on one target, or on the plain mean over several; a group has what was measured on a target.
 
     Seeds that both have are paired, and where there are such the others are left out. A network that is none of our
-    trainings has no seeds: it meets every seed of the other.
+    trainings has no seeds: it meets every seed of the other. Of four recipes the difference of the first two is
+    compared with that of the last two: (first - second) - (third - fourth).
     """
-    first, second = (_figures([pair[side] for pair in pairs], metric) for side in (0, 1))
-    assert all((first, second)), "no seed was measured on all targets"
-    common = [seed for seed in first if seed in second]
-    first, second = ({seed: one[seed] for seed in common or one} for one in (first, second))
-    values = [np.array(list(one.values())) for one in (first, second)]
-    varying = [values[0] - values[1]] if common else values
-    trained = [one for one, names in zip(varying, (first, second), strict=False) if None not in names]
+    sides = [_figures(side, metric) for side in zip(*groups, strict=True)]
+    assert all(sides), "no seed was measured on all targets"
+    signs = np.array((1.0, -1.0, -1.0, 1.0)[: len(sides)])
+    common = [seed for seed in sides[0] if all(seed in side for side in sides)]
+    sides = [{seed: side[seed] for seed in common or side} for side in sides]
+    values = [np.array(list(side.values())) for side in sides]
+    varying = [signs @ np.stack(values)] if common else values
+    trained = [one for one, side in zip(varying, sides, strict=False) if None not in side]
     seeds = [Part(float(one.var(ddof=1)) / len(one), len(one) - 1) for one in trained if len(one) > 1]
-    samples, alone = [], 0.0
-    for one, other in pairs:
-        drawn = [_replicates(one, first, metric), _replicates(other, second, metric)]
-        part = one.replicates.variance(drawn[0].mean(1) - drawn[1].mean(1), metric)
-        samples.append(Part(part.variance / len(pairs) ** 2, part.freedom))
-        number, both = max(len(first), len(second)), 0.0
-        if number > 1 and {len(first), len(second)} <= {1, number} and math.isfinite(part.variance):
-            singles = [one.replicates.variance(row, metric).variance for row in (drawn[0] - drawn[1]).T]
+    samples, alone, lengths = [], 0.0, {len(side) for side in sides}
+    for group in groups:
+        drawn = [_replicates(one, side, metric) for one, side in zip(group, sides, strict=True)]
+        variance = group[0].replicates.variance
+        part = variance(signs @ np.stack([rows.mean(1) for rows in drawn]), metric)
+        samples.append(Part(part.variance / len(groups) ** 2, part.freedom))
+        number, both = max(lengths), 0.0
+        if number > 1 and lengths <= {1, number} and math.isfinite(part.variance):
+            single = np.tensordot(signs, np.stack(np.broadcast_arrays(*drawn)), axes=1)
+            singles = [variance(row, metric).variance for row in single.T]
             both = (float(np.mean(singles)) - part.variance) / (number - 1)  # what varies with seed and person at once
-        alone += max(0.0, part.variance - max(0.0, both)) / len(pairs) ** 2
+        alone += max(0.0, part.variance - max(0.0, both)) / len(groups) ** 2
     unknown = "one seed" if len(seeds) < len(trained) else ""
     if not all(math.isfinite(part.variance) for part in samples):
         unknown = "a class that one person alone shows"
     number = min(map(len, trained), default=0)
-    mean = float(values[0].mean() - values[1].mean())
+    mean = float(signs @ [value.mean() for value in values])
     return Contrast(mean, number, tuple(seeds), tuple(samples), alone, unknown)
 
 

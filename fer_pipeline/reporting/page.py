@@ -54,6 +54,8 @@ class PageSettings(Settings):
     baseline: str = "baseline"  # the recipe that all others are compared with
     controls: dict[PlainName, PlainName] = Field(default_factory=dict)  # recipe: the recipe that is its control
     pairs: tuple[tuple[PlainName, PlainName], ...] = ()  # compared as well: the first minus the second
+    # compared as well: what (first minus second) is above (third minus fourth), such as what noise costs two learners
+    interactions: tuple[tuple[tuple[PlainName, PlainName], tuple[PlainName, PlainName]], ...] = ()
     bounds: tuple[PlainName, ...] = ()  # recipes that know what no one knows of real data: shown and never claimed
     descriptions: dict[PlainName, str] = Field(default_factory=dict)  # recipe: what it adds, in the plural
     peers: tuple[PlainName, ...] = ()  # rows that no recipe trains, compared like recipes: folders of reports/metrics
@@ -76,7 +78,9 @@ class ReportData:
         self.published = {recipe for recipe, _ in self.results} - own  # as they come: nothing was trained here
         baseline, controls = settings.baseline, settings.controls
         pairs = results.list_pairs(rows, baseline=baseline, controls=controls, more=settings.pairs)
-        self.comparisons = results.compare_recipes(self.results, pairs, targets=project.targets, bounds=settings.bounds)
+        self.comparisons = results.compare_recipes(
+            self.results, [*pairs, *settings.interactions], targets=project.targets, bounds=settings.bounds
+        )
         self.truth = read_truth(data / "truth", project.pools)
         seed = project.seeds[0]  # whose faces and images are shown where each seed has its own
         self.sweep = mining.load_sweep(data, classes=classes, truth=self.truth, seed=seed)
@@ -141,6 +145,7 @@ def render_learners(
             project.classes,
             data.truth,
             shown=settings.pool_faces_per_class,
+            options=learners.read_options(root / "models/final" / recipe / str(project.seeds[0])),
         )
         page = {
             "recipe": recipe,

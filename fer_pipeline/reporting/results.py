@@ -66,10 +66,11 @@ class Result(Evaluation):
 
 
 Results = dict[tuple[str, str], Result]  # by recipe and target
+Pair = tuple[str, str]  # of recipes; stands for the first minus the second
 
 
 class Difference(NamedTuple):
-    """One recipe minus another on one target, for one figure; `decision` where it is one of those that decide."""
+    """One recipe, or difference of two, minus another on one target, for one figure; `decision` where it decides."""
 
     recipe: str
     against: str
@@ -84,7 +85,7 @@ class Difference(NamedTuple):
         return self.decision.interval if self.decision else self.contrast.interval()
 
 
-Comparisons = dict[tuple[str, str], list[tuple[Difference, ...]]]  # in `COMPARED`, by target
+Comparisons = dict[Pair, list[tuple[Difference, ...]]]  # in `COMPARED`, by target
 
 
 Cell = tuple[str, str, str]  # of the confusion table: text, colour of the background, title
@@ -112,8 +113,8 @@ def compute_result(recipe: str, target: str, predictions: Predictions, resamplin
 
 
 def list_pairs(
-    recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str], more: Sequence[tuple[str, str]] = ()
-) -> list[tuple[str, str]]:
+    recipes: Sequence[str], *, baseline: str, controls: Mapping[str, str], more: Sequence[Pair] = ()
+) -> list[Pair]:
     """List which recipes are compared: each with the baseline, those that have a control with it, `more` of them."""
     pairs = [(name, baseline) for name in recipes if name != baseline] if baseline in recipes else []
     pairs += [(name, controls[name]) for name in recipes if name in controls]
@@ -121,18 +122,23 @@ def list_pairs(
 
 
 def compare_recipes(
-    results: Results, pairs: Sequence[tuple[str, str]], *, targets: Sequence[str], bounds: Collection[str] = ()
+    results: Results,
+    pairs: Sequence[Pair | tuple[Pair, Pair]],
+    *,
+    targets: Sequence[str],
+    bounds: Collection[str] = (),
 ) -> Comparisons:
-    """Compare pairs of recipes, and decide which differences are claimed; none of a pair with one of `bounds`.
+    """Compare pairs of recipes, or the differences of two pairs, and decide which differences are claimed.
 
-    A pair without a common target is left out.
+    None is of those with one of `bounds`. What has no common target is left out.
     """
     comparisons: Comparisons = {}
+    deciding = []
     for pair in pairs:
         means, *others = (compute_differences(results, *pair, targets=targets, metric=m) for m in COMPARED)
         if means:
-            comparisons[pair] = list(zip(means, *others, strict=True))
-    deciding = [rows for pair, rows in comparisons.items() if not set(pair) & set(bounds)]
+            rows = comparisons[means[0].recipe, means[0].against] = list(zip(means, *others, strict=True))
+            deciding += [rows] * (not {*_names(*pair)} & set(bounds))
     decisions = decide([rows[-1][0].contrast for rows in deciding])  # of the mean over several targets
     for rows, decision in zip(deciding, decisions, strict=True):
         rows[-1] = (rows[-1][0]._replace(decision=decision), *rows[-1][1:])
@@ -140,24 +146,34 @@ def compare_recipes(
 
 
 def compute_differences(
-    results: Results, recipe: str, against: str, *, targets: Sequence[str], metric: str
+    results: Results, recipe: str | Pair, against: str | Pair, *, targets: Sequence[str], metric: str
 ) -> list[Difference]:
-    """Compare two recipes on every target that both were measured on, and on the mean over these if several."""
-    pairs = {
-        target: (results[recipe, target], results[against, target])
+    """Compare two recipes, or the differences of two pairs, on every target that all of them were measured on, and on
+    the mean over these if several.
+    """
+    names = _names(recipe, against)
+    groups = {
+        target: [tuple(results[name, target] for name in names)]
         for target in targets
-        if (recipe, target) in results and (against, target) in results
+        if all((name, target) in results for name in names)
     }
-    for target, (one, other) in pairs.items():
-        if one.predictions.face_id.tolist() != other.predictions.face_id.tolist():
-            both = f"{recipe} and {against}"
-            raise DataError(f"{both} were measured on different faces of {target}; run: dvc repro evaluate")
-    if not all(set.intersection(*(set(pair[side].seeds) for pair in pairs.values())) for side in (0, 1) if pairs):
+    for target, [group] in groups.items():
+        if len({tuple(result.predictions.face_id.tolist()) for result in group}) > 1:
+            several = " and ".join(dict.fromkeys(names))
+            raise DataError(f"{several} were measured on different faces of {target}; run: dvc repro evaluate")
+    measured = [group for [group] in groups.values()]
+    if not all(set.intersection(*(set(result.seeds) for result in side)) for side in zip(*measured, strict=True)):
         return []  # no seed was measured on all targets
-    groups = {target: [pair] for target, pair in pairs.items()}
-    if len(pairs) > 1:
-        groups[ALL] = list(pairs.values())
-    return [Difference(recipe, against, name, metric, contrast(group, metric)) for name, group in groups.items()]
+    if len(groups) > 1:
+        groups[ALL] = measured
+    first, second = (
+        side if isinstance(side, str) else f"({side[0]} \N{MINUS SIGN} {side[1]})" for side in (recipe, against)
+    )
+    return [Difference(first, second, name, metric, contrast(group, metric)) for name, group in groups.items()]
+
+
+def _names(recipe: str | Pair, against: str | Pair) -> list[str]:
+    return [name for side in (recipe, against) for name in ((side,) if isinstance(side, str) else side)]
 
 
 def best_recipe(results: Results) -> str:

@@ -10,8 +10,8 @@ step:
 3. The feedback coefficient f says how much this step helped A on the labelled faces (eq. 6): `feedback: exact` is η ·
    ⟨∇CE(y, A'(labelled)), ∇L_u⟩ with A' the network after its step, the second gradient that of this very step and η
    the learning rate of each parameter; `finite_difference` is CE(y, A(labelled)) - CE(y, A'(labelled)), before minus
-   after. They agree where A's step is plain SGD (no momentum, decay or clipping) and small; with Adam take the
-   second.
+   after. They agree where A's step is plain SGD (no momentum, decay or clipping) and small; with Adam `exact` is
+   refused.
 4. B takes one step down L_s + `mined_weight` · L_m + `consistency_weight` · L_c + `feedback_weight` · L_f (eq. 2 to
    5): CE of labelled faces; the same of mined ones by their pseudo-labels, where the recipe names them; CE of B's
    strong view with B's plain view as a soft target without gradient or threshold (code); f · CE(ŷ, B(plain)), or of
@@ -39,7 +39,7 @@ loss after its step (`adaptation_labelled`) and, where the pool has labels (they
 of pool faces whose label is known (`selected_known`) and whose ŷ is right (`selected_right`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -48,6 +48,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.model import ExpressionNet
 from fer_pipeline.training.batch_norm import forward_with_pool, unrecorded_statistics
 from fer_pipeline.training.batches import LABELLED, Batch
@@ -58,7 +59,7 @@ from fer_pipeline.training.losses import (
     soft_cross_entropy,
     weighted_mean,
 )
-from fer_pipeline.training.settings import Constant, PoolOptions, Sgd
+from fer_pipeline.training.settings import Constant, ModelSettings, PoolOptions, Sgd
 from fer_pipeline.training.sources import Source, pool_sources
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 
@@ -88,6 +89,15 @@ def dot_product(one: Sequence[Tensor], other: Sequence[Tensor], rates: Sequence[
     """The sum over all parameters of rate · ⟨one, other⟩, in float64 (eq. 6)."""
     products = [rate * (a.double() * b.double()).sum() for a, b, rate in zip(one, other, rates, strict=True)]
     return torch.stack(products).sum()
+
+
+def check(config: ModelSettings, options: Options, sources: Collection[str], classes: Sequence[str]) -> None:
+    """Refuses eq. 6 in its exact form where A's step is not down its gradient."""
+    if options.feedback == "exact" and not isinstance(config.training.optimizer, Sgd):
+        raise ConfigError(
+            f"the option feedback: exact is the product of gradients for SGD, and the optimizer is "
+            f"{config.training.optimizer.name}; set the option feedback: finite_difference"
+        )
 
 
 class MetaFace2Exp(Strategy):

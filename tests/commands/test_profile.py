@@ -50,6 +50,22 @@ def test_a_paper_on_a_set_is_valid_and_builds_its_networks(
     assert {line for line in own.splitlines() if "optimizer" in line} <= {*params.read_text().splitlines()}
 
 
+def test_the_paper_on_wrong_labels_as_they_come(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 4.3.3 of Jiang & Deng: a batch of 200 of which half is labelled, and what is kept of which class."""
+    monkeypatch.chdir(root)
+    params = tmp_path / "params.yaml"
+    profile.run("progressive_teacher_affectnet", params=params)
+    checked = check(params)
+    settings = checked.configs["train_final"]
+    options = settings.options["progressive_teacher"]
+    kept = dict(zip(checked.project.classes, options["reserve"], strict=True))
+    assert {name for name, share in kept.items() if share == 0.9} == {"disgust", "fear", "surprise"}
+    assert {name for name, share in kept.items() if share == 0.8} == {"anger", "sadness"}
+    assert settings.training.batch * (1 + options["unlabelled_ratio"]) == 200
+    assert (options["reject"], options["reject_steps"]) == (0.2, 3000)
+    assert checked.project.dataset("affectnet").classes == {"contempt": None}
+
+
 def test_every_set_is_expected() -> None:
     assert set(SETS) == set(EXPECTED)
 

@@ -251,6 +251,28 @@ def test_parts_of_a_contrast_by_hand_and_by_the_jackknife() -> None:
     assert [part.variance for part in several.samples] == pytest.approx([persons.variance / 4] * 2)
 
 
+def test_differences_of_two_pairs_by_hand_and_in_the_limit() -> None:
+    """What is the same for both recipes of the second pair changes nothing; else every seed gives a difference."""
+    rng = np.random.default_rng(4)
+    one, other, third, fourth = (measured((4, 5, 6), rng=rng, rare=40) for _ in range(4))
+    alone = contrast([(one, other)], "mean_class_accuracy")
+    same = contrast([(one, other, third, third)], "mean_class_accuracy")
+    assert (same.mean, same.samples_alone) == pytest.approx((alone.mean, alone.samples_alone))
+    assert [*same.seeds, *same.samples] == [pytest.approx(part) for part in (*alone.seeds, *alone.samples)]
+    found = contrast([(one, other, third, fourth)], "mean_class_accuracy")
+    everyone, person = np.ones(120, bool), np.arange(120) // 6
+
+    def by_seed(kept: np.ndarray) -> np.ndarray:
+        a, b, c, d = (class_means(result, kept) for result in (one, other, third, fourth))
+        return (a - b) - (c - d)
+
+    assert found.mean == pytest.approx(by_seed(everyone).mean())
+    assert found.seeds == (pytest.approx((by_seed(everyone).var(ddof=1) / 3, 2)),)
+    without = [by_seed(person != p).mean() for p in range(20)]
+    jackknife = 19 / 20 * np.sum((without - np.mean(without)) ** 2)
+    assert found.samples[0].variance == pytest.approx(jackknife, rel=0.15)
+
+
 def test_of_few_persons_the_variance_is_that_of_a_mean_of_their_accuracies() -> None:
     """Three persons of ten faces each: the plug-in variance of the bootstrap would be two thirds of it."""
     labels, person = np.tile([0, 1], 15), [f"p{index // 10}" for index in range(30)]

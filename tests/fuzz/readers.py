@@ -181,7 +181,8 @@ def write_project(folder: Path) -> None:
     scores.write_centroids(street, scores.Centroids(vectors[:3].astype(np.float64), whole[:3] + 1, CLASSES))
     network = NetworkSettings(name="small", width=4, size=16)
     model = build(network, 3, seed=0)
-    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=16))
+    options = {"options": {"threshold": 0.6, "reject": 0.4}}
+    card = Card(network=network, classes=CLASSES, preprocessing=Preprocessing(size=16), training=options)
     save_checkpoint(folder / "model", model, card)
     torch.save({"state_dict": model.state_dict()}, folder / "model" / "weights.pth")
     split.write_split(folder / "model", face_id=names.to_pylist(), label=whole, part=["fit", "heldout"] * 6)
@@ -301,7 +302,9 @@ def read_metrics(folder: Path) -> None:
 
 def read_labels(folder: Path) -> None:
     truth = truths.read_truth(folder / "data" / "truth", ["street"])
-    learners.view_labels(folder / "reports" / "labels" / "das.parquet", CLASSES, truth, shown=3)
+    learners.view_labels(
+        folder / "reports" / "labels" / "das.parquet", CLASSES, truth, shown=3, options={"reject": 0.5}
+    )
 
 
 def read_courses(folder: Path) -> None:
@@ -580,7 +583,7 @@ READERS = {
     "auxiliary": Reader(write_project, ("data/auxiliary/street/*/*",), read_auxiliary),
     "mined": Reader(write_project, ("data/mined/*", "data/truth/*"), read_mined),
     "metrics": Reader(write_project, ("reports/metrics/vas/studio/*.*", "failures.json"), read_metrics),
-    "labels": Reader(write_project, ("reports/labels/*",), read_labels),
+    "labels": Reader(write_project, ("reports/labels/*", "model/card.json"), read_labels),
     "results": Reader(write_project, ("reports/tables/*",), lambda folder: results.run(reports=folder / "reports")),
     "courses": Reader(
         write_project, ("models/final/vas/0/*", "reports/timings/*", "data/distilled/*/history.csv"), read_courses

@@ -21,9 +21,11 @@ from fer_pipeline.artifacts.labels import write_labels
 from fer_pipeline.artifacts.metrics import write_predictions
 from fer_pipeline.artifacts.mined import RuleSweep, mined_schema, sweep_table
 from fer_pipeline.artifacts.scores import score_batch, score_schema, write_scores
+from fer_pipeline.core.files import write_json
 from fer_pipeline.core.settings import DatasetSettings, ProjectSettings, Summary
 from fer_pipeline.evaluation.predictions import Predictions, worst_failures
 from fer_pipeline.evaluation.statistics import Resampling, summarise
+from fer_pipeline.networks.settings import CARD, Card, NetworkSettings, preprocessing_of
 from fer_pipeline.reporting import charts
 from fer_pipeline.stages import report
 from tests.project import recipe_settings
@@ -212,6 +214,14 @@ class Project:
             rows[-1]["image"] = encode(self.draw(given, face_id)) if index < 18 else None
         path = self.root / "reports" / "labels" / f"{[*self.recipes][-1]}.parquet"
         write_labels(path, rows, seed=self.seeds[0], pool=self.pool_faces, labelled=300)
+        network = NetworkSettings(size=24)
+        card = Card(
+            network=network,
+            classes=tuple(self.classes),
+            preprocessing=preprocessing_of(network, None),
+            training={"options": {"threshold": 0.6, "reject": 0.4}},
+        )
+        write_json(self.root / "models/final" / path.stem / str(self.seeds[0]) / CARD, card.model_dump(mode="json"))
 
     def mine(self) -> None:
         size, data = len(self.classes), self.root / "data"

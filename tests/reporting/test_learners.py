@@ -106,7 +106,7 @@ def test_labels_of_the_pool_by_hand(whole: Any) -> None:
     true = dict(zip(truth["face_id"], truth["dominant"], strict=True))
     [table] = [one for one in page.tables if one[0][:1] == ["Called"]]
     assert [row[0] for row in table[1:]] == list(project.classes[:-1]), "none is called the last class"
-    for name, faces, probability, right, interval in table[1:]:
+    for name, faces, probability, right, interval, selected, picked, within in table[1:]:
         own = [row for row in rows if row["predicted"] == name]
         answers = [true[row["face_id"]] == name for row in own if row["face_id"] in true]
         answers += [True for row in own if row["label"] == name]
@@ -114,7 +114,14 @@ def test_labels_of_the_pool_by_hand(whole: Any) -> None:
         assert (int(faces), probability) == (10, f"{100 * np.mean([row['probability'] for row in own]):.1f}")
         assert right == f"{100 * expected.mean:.1f}"
         assert interval == " to ".join(f"{100 * (end or 0):.1f}" for end in (expected.low, expected.high))
+        surer = [row for row in own if row["probability"] > 0.6]
+        answers = [true[row["face_id"]] == name for row in surer if row["face_id"] in true]
+        answers += [True for row in surer if row["label"] == name]
+        expected = share_interval(sum(answers), len(answers))
+        assert (int(selected), picked) == (len(surer), f"{100 * expected.mean:.1f}")
+        assert within == " to ".join(f"{100 * (end or 0):.1f}" for end in (expected.low, expected.high))
     text = "".join(page.words)
+    assert text.count("●") == 1 + sum(row["probability"] > 0.6 for row in rows if row["image"]), "one in the note"
     assert "30 faces drawn from the 120 of its pool; whether a label is right is known of 29" in text
     named = [str(one["title"]) for one in page.all("figure") if "title" in one]
     for name in project.classes[:-1]:
@@ -137,7 +144,8 @@ def test_labels_that_it_believes_least_by_hand(whole: Any) -> None:
     rows = [row for row in rows if row["given"] is not None]
     [table] = [one for one in page.tables if one[0][:1] == ["Label"]]
     assert [row[0] for row in table[1:]] == list(project.classes)
-    for name, faces, probability, share, interval, changed, otherwise in table[1:]:
+    out = {row["face_id"] for row in sorted(rows, key=lambda row: row["given_probability"])[:8]}  # 40 % of 20
+    for name, faces, probability, share, interval, changed, otherwise, rejected, both in table[1:]:
         own = [row for row in rows if row["given"] == name]
         others = [row for row in own if row["predicted"] != name]
         expected = share_interval(len(others), len(own))
@@ -146,7 +154,10 @@ def test_labels_that_it_believes_least_by_hand(whole: Any) -> None:
         assert interval == " to ".join(f"{100 * (end or 0):.1f}" for end in (expected.low, expected.high))
         assert int(changed) == sum(row["label"] != name for row in own)
         assert int(otherwise) == sum(row["label"] != name for row in others)
+        gone = [row for row in own if row["face_id"] in out]
+        assert (int(rejected), int(both)) == (len(gone), sum(row["label"] != name for row in gone))
     text = "".join(page.words)
+    assert text.count("○") == 1 + sum(row["face_id"] in out for row in rows if row["image"])
     changed = {row["face_id"] for row in rows if row["label"] != row["given"]}
     assert f"20 faces drawn from the 300 labelled ones that it learned from; the labels of {len(changed)}" in text
     named = [str(one["title"]) for one in page.all("figure") if "title" in one]

@@ -1,5 +1,6 @@
 """The page's numbers against scikit-learn and scipy, from the predictions alone."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -192,6 +193,23 @@ def test_a_peer_is_a_row_without_seeds(project: Callable[..., Any], reported: Ca
     assert "packaged" not in found.summary.line, "what it comes with is no claim about what a recipe adds"
     text = found.page.split('id="results"')[1]
     assert text.index("baseline") < text.index("published networks as they come") < text.index("packaged")
+
+
+def test_the_difference_of_two_pairs_stands_beside_that_of_recipes(
+    project: Callable[..., Any], reported: Callable[..., Any]
+) -> None:
+    """(vas - baseline) - (das - baseline) is vas - das; one with a bound in it is shown and decides nothing."""
+    four, bound = [["vas", "baseline"], ["das", "baseline"]], [["vas", "baseline"], ["random_vas", "baseline"]]
+    found = reported(project(), pairs=[["vas", "das"]], interactions=[four, bound], bounds=["random_vas"])
+    rows = {(row["recipe"], row["against"], row["target"], row["metric"]): row for row in found.table("differences")}
+    sides = [f"({name} \N{MINUS SIGN} baseline)" for name in ("vas", "das", "random_vas")]
+    for target, metric in itertools.product(("studio", "film", "all targets"), ("accuracy", "class_accuracy_sd")):
+        one, other = rows["vas", "das", target, metric], rows[sides[0], sides[1], target, metric]
+        for name in ("difference", "low", "high", "p_value"):
+            assert float(one[name]) == pytest.approx(float(other[name]), abs=2e-6)
+    assert rows[sides[0], sides[1], "all targets", "mean_class_accuracy"]["claim"]
+    assert not rows[sides[0], sides[2], "all targets", "mean_class_accuracy"]["claim"]
+    assert f"{sides[0]} \N{MINUS SIGN} {sides[1]}" in found.page
 
 
 def test_different_faces_cannot_be_compared(whole: Any) -> None:

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fer_pipeline.core.errors import ConfigError
 from fer_pipeline.networks.backbones import build
 from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings
 from fer_pipeline.strategies import meta_face2exp
 from fer_pipeline.strategies.meta_face2exp import Options
 from fer_pipeline.training.batch_norm import unrecorded_statistics
+from fer_pipeline.training.settings import Adam, ModelSettings, TrainingSettings
 from tests.strategies.driven import SIZE, crops, driven, strategy_of
 
 PLAIN = {"operations": 0, "erase": 0.0, "cover": "none"}
@@ -197,6 +199,14 @@ def test_the_rates_of_both_networks(train_toy, toy) -> None:
     last = plans[1].optimizers["adaptation"]
     assert (last.optimizer.momentum, last.optimizer.weight_decay) == (0, 0), "plain SGD, whatever the training's is"
     assert [plan.name for plan in strategy_of(meta_face2exp, Options(fine_tune_epochs=0)).phases()] == ["train"]
+
+
+def test_exact_feedback_is_refused_where_a_step_is_no_gradient_step() -> None:
+    config = ModelSettings(training=TrainingSettings(epochs=1, optimizer=Adam(name="adamw")))
+    with pytest.raises(ConfigError, match=r"and the optimizer is adamw; set the option feedback: finite_difference$"):
+        meta_face2exp.check(config, Options(), ["labelled"], ["a"])
+    meta_face2exp.check(config, Options(feedback="finite_difference"), ["labelled"], ["a"])
+    meta_face2exp.check(ModelSettings(), Options(), ["labelled"], ["a"])
 
 
 def test_a_begins_where_other_recipes_do_and_is_kept() -> None:
