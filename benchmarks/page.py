@@ -126,7 +126,7 @@ def _describe_differences(tables: Path, project: ProjectSettings) -> Iterator[st
         if (recipe, against) in last
     ]
     names = [*project.targets, "all, corrected"] if len(project.targets) > 1 else [f"{places[0]}, corrected"]
-    yield from ("", *format_rows(["recipes", *names, "p", "seeds for a point"], cells), "")
+    yield from ("", *format_rows(["recipes", *names, "p", "seeds needed to detect one point"], cells), "")
     claimed = [
         f"{recipe} {'above' if float(row['difference']) > 0 else 'below'} {against} ({_gain(row)})"
         for (recipe, against), row in deciding.items()

@@ -61,7 +61,7 @@ def write_gallery(folder: Path, *, per_class: int, seed: int) -> dict[str, Any]:
     changes = [{"class": name, **dict.fromkeys(counted, 1)} for name in CLASSES]
     index = {
         "title": "v2", "classes": CLASSES, "names": [*CLASSES, "mixed"], "pools": POOLS, "lists": lists, "notes": [],
-        "chosen": "", "rule": "margin", "status": sheets.STATUS, "columns": sheets.COLUMNS,
+        "chosen": "", "rule": "margin", "labels": CLASSES, "status": sheets.STATUS, "columns": sheets.COLUMNS,
         "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL},
         "project": "0" * 16, "lineage": {"mined": {"data/mined": "0" * 32}, "gone": {}},
         "compare": {"title": BEFORE, "causes": [cause], "counts": changes, "relabelled": sorted(relabels)},

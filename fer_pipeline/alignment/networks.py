@@ -214,7 +214,7 @@ def resolve_engine(engine: Engine) -> Literal["torch", "openvino", "onnxruntime"
         if importlib.util.find_spec(package) is None:
             raise ConfigError(
                 f"align.engine is {engine}, but the package {package} is not installed; "
-                f"run: pip install 'fer_pipeline[{EXTRAS[engine]}]', or set align.engine: torch"
+                f"run: pip install -e '.[{EXTRAS[engine]}]', or set align.engine: torch"
             )
     return engine
 

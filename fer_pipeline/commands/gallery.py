@@ -103,7 +103,10 @@ def view(
         told = f", {back:,} taken back" if back else ""
         return f"{len(posted) - back:,} verdicts saved{told}; {review} has {len(merged):,}"
 
-    with serve(folder, port, merge=merge, verdicts=lambda: script("verdicts", _read(review))) as (server, address):
+    def judged() -> bytes:
+        return script("verdicts", _read(review)) + script("labels", read_project(PARAMS).classes)
+
+    with serve(folder, port, merge=merge, verdicts=judged) as (server, address):
         yield Summary("", f"gallery of {folder} at {address} (Ctrl-C ends it)", warnings=warnings)
         with suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -67,7 +67,8 @@ def run(
         classes: The expressions, with commas between.
         target: A test set, FORMAT:PATH; several.
         train: The set that the final models train on, if not the anchor.
-        profile: The profile that is filled in: photographs, on published networks, or scratch, without any.
+        profile: The profile that is filled in: photographs, on published networks, learners_photographs, all learners
+            from a published face network, or scratch, without any.
         image_root: Where the pictures of a CSV lie, [SET=]FOLDER.
         image_column: The column of pictures, [SET=]NAME.
         label_column: The column of labels, [SET=]NAME.

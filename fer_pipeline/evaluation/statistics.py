@@ -297,7 +297,7 @@ class Contrast:
 
 
 def contrast(groups: Sequence[tuple[Evaluation, ...]], metric: str) -> Contrast:
-    """Compare two recipes on one target, or on the plain mean over several; a group has what was measured on a target.
+    """Compare two recipes on one target, or the plain mean over several; a group is what was measured on a target.
 
     Seeds that both have are paired, and where there are such the others are left out. A network that is none of our
     trainings has no seeds: it meets every seed of the other. Of four recipes the difference of the first two is
@@ -315,20 +315,19 @@ def contrast(groups: Sequence[tuple[Evaluation, ...]], metric: str) -> Contrast:
     samples, alone, lengths = [], 0.0, {len(side) for side in sides}
     for group in groups:
         drawn = [_replicates(one, side, metric) for one, side in zip(group, sides, strict=True)]
-        variance = group[0].replicates.variance
-        part = variance(signs @ np.stack([rows.mean(1) for rows in drawn]), metric)
+        variance, means = group[0].replicates.variance, np.stack([rows.mean(1) for rows in drawn])
+        part = variance(signs @ means, metric)
         samples.append(Part(part.variance / len(groups) ** 2, part.freedom))
         number, both = max(lengths), 0.0
         if number > 1 and lengths <= {1, number} and math.isfinite(part.variance):
-            single = np.tensordot(signs, np.stack(np.broadcast_arrays(*drawn)), axes=1)
-            singles = [variance(row, metric).variance for row in single.T]
+            rows = np.tensordot(signs, np.stack(np.broadcast_arrays(*drawn)), axes=1).T
+            singles = [variance(row, metric).variance for row in rows]
             both = (float(np.mean(singles)) - part.variance) / (number - 1)  # what varies with seed and person at once
         alone += max(0.0, part.variance - max(0.0, both)) / len(groups) ** 2
     unknown = "one seed" if len(seeds) < len(trained) else ""
     if not all(math.isfinite(part.variance) for part in samples):
         unknown = "a class that one person alone shows"
-    number = min(map(len, trained), default=0)
-    mean = float(signs @ [value.mean() for value in values])
+    mean, number = float(signs @ [value.mean() for value in values]), min(map(len, trained), default=0)
     return Contrast(mean, number, tuple(seeds), tuple(samples), alone, unknown)
 
 
@@ -350,9 +349,7 @@ def _replicates(result: Evaluation, chosen: dict[int | None, float], metric: str
 class Decision(NamedTuple):
     """What may be said of one comparison among several: nothing unless `p_value` is below 5 %."""
 
-    interval: (
-        Interval  # at the level at which Holm's procedure asks; it leaves out zero where the difference is claimed
-    )
+    interval: Interval  # at the level of Holm's procedure; leaves out zero where the difference is claimed
     p_value: float  # corrected
     seeds_needed: int | None  # for a difference of a point, at the level of a first comparison
 

@@ -71,9 +71,10 @@ def write_gallery(
     classes: list[str] = list(summary["classes"])
     index: dict[str, Any] = {
         "title": title, "project": project, "lineage": {"mined": hash_lineage(revision.stages)}, "compare": None,
-        "chosen": chosen_title, "rule": summary.get("ranked_by", "margin"),
+        "chosen": chosen_title, "rule": summary.get("ranked_by", "margin"), "labels": classes,
     }  # fmt: skip
     groups: list[tuple[Revision, list[Part]]] = []
+    gone = None
     if before is not None:
         old, old_summary = read_subset(before)
         classes = list(dict.fromkeys([*old_summary["classes"], *classes]))
@@ -88,7 +89,7 @@ def write_gallery(
         index["lineage"]["gone"] = hash_lineage(before.stages)
         groups.append((before, _divide(gone, "gone", classes)))
     if chosen is not None:
-        part = Part("chosen", "chosen", "", _score(revision, chosen, rows, classes, index["rule"]))
+        part = Part("chosen", "chosen", "", _score(revision, chosen, rows, gone, classes, index["rule"]))
         groups.append((revision, [part]))
     groups.append((revision, _divide(rows, "mined", classes)))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,12 +100,13 @@ def write_gallery(
         site = Site(folder, Path(scratch), classes, {name: n for n, name in enumerate(classes)})
         for one, parts in groups:
             _write_group(site, one, parts)
+        notes = list(dict.fromkeys(site.notes))  # two lists of one revision lack the same
         index |= {
             "classes": classes,
             "names": list(site.names),
             "pools": list(site.pools),
             "lists": site.lists,
-            "notes": site.notes,
+            "notes": notes,
         }
         index |= {"status": STATUS, "sheets": {"tiles": sheets.TILES, "wall": sheets.WALL}, "columns": sheets.COLUMNS}
         sheets.write_script(folder / INDEX, "index", index)
@@ -114,7 +116,7 @@ def write_gallery(
     counts = {
         kind: sum(one["count"] for one in site.lists if one["kind"] == kind) for kind in ("mined", "gone", "chosen")
     }
-    return counts, site.notes
+    return counts, notes
 
 
 def write_verdicts(path: Path, verdicts: Sequence[Sequence[str]]) -> None:
@@ -174,8 +176,13 @@ def _divide(rows: pa.Table, kind: str, classes: Sequence[str]) -> list[Part]:
     return [Part(f"{kind}-{n}", kind, name, rows.take(places[n])) for n, name in enumerate(classes) if len(places[n])]
 
 
-def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Sequence[str], rule: str) -> pa.Table:
-    """The rows of chosen faces: their class as listed, else as mined, else the nearest; no rank where not mined."""
+def _score(
+    revision: Revision, chosen: pa.Table, mined: pa.Table, gone: pa.Table | None, classes: Sequence[str], rule: str
+) -> pa.Table:
+    """The rows of chosen faces: their class as listed, else as mined, else the nearest; no rank where not mined.
+
+    `gone` are those that the compared revision alone has mined, if there is one.
+    """
     there = arrow.positions_in(compare.face_keys(chosen), compare.face_keys(mined))
     cosine = read_cosines(revision, chosen, classes)
     if (unknown := np.flatnonzero(np.isnan(cosine).all(axis=1))).size:
@@ -187,8 +194,13 @@ def _score(revision: Revision, chosen: pa.Table, mined: pa.Table, classes: Seque
     cosine = np.nan_to_num(cosine, nan=-1)  # a class that the compared revision alone has
     two = np.sort(np.pad(cosine, ((0, 0), (1, 0)), constant_values=-1), axis=1)[:, -2:]
     margin = two[:, 1] - two[:, 0] if rule == "margin" else np.full(len(chosen), np.nan, np.float32)
-    parts = {"cosine": pa.array(two[:, 1]), "margin": pa.array(margin)}
+    parts: dict[str, Any] = {"cosine": pa.array(two[:, 1]), "margin": pa.array(margin)}
     rows, at = chosen.drop_columns(["listed"]), pa.array(np.maximum(there, 0), mask=there < 0)
+    if gone is not None:
+        went = arrow.positions_in(compare.face_keys(chosen), compare.face_keys(gone))
+        old = gone.take(pa.array(np.maximum(went, 0), mask=went < 0))
+        was = {"status": "status", "before": "label", "before_rank": "rank", "before_margin": "margin"}
+        parts |= {name: old[column] for name, column in was.items()}
     for name in ("cosine", "margin", "rank", "status", "before", "before_rank", "before_margin"):
         if name in mined.column_names:
             taken = mined[name].take(at)

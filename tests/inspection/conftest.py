@@ -88,6 +88,12 @@ def write_faces(root: Path) -> None:
     )
 
 
+def crops_of(root: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The rows of a set's train split, by face."""
+    paths = sorted((root / "data/faces" / name / "train").glob("*.parquet"))
+    return {row["face_id"]: row for path in paths for row in faces.open_shard(path).read().to_pylist()}
+
+
 def vectors_of(pool: str, learner: int) -> np.ndarray:
     """What a learner makes of a pool: the class `number % 3` on one axis, and noise of its own."""
     random, count = np.random.default_rng([learner, len(pool)]), POOLS[pool]

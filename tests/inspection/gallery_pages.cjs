@@ -1,4 +1,4 @@
-// Drives the pages of a generated gallery: node gallery_pages.cjs WORDS.json, which names addresses and what is expected.
+// Drives the pages of a gallery: node gallery_pages.cjs WORDS.json, which names addresses and what is expected.
 // Prints what the first screens loaded as one line of JSON; anything unexpected ends it with an error.
 "use strict";
 const assert = require("node:assert/strict");
@@ -7,12 +7,16 @@ const path = require("node:path");
 
 const words = JSON.parse(fs.readFileSync(process.argv[2], "utf8"));
 const { chromium } = require(words.playwright);
-const anger = words.classes.anger;
+const anger = words.classes?.anger;
 const count = (number) => number.toLocaleString("en");
 const problems = [];
 
 async function open(browser, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, acceptDownloads: true, ...options });
+  return watch(context).newPage();
+}
+
+function watch(context) {
   context.setDefaultTimeout(60_000);
   context.on("console", (message) => { if (message.type() === "error") problems.push(message.text()); });
   context.on("weberror", (error) => problems.push(error.error().message));
@@ -20,7 +24,7 @@ async function open(browser, options = {}) {
     const url = request.url(), own = [new URL("/", words.address).href, words.file.replace("index.html", ""), "data:", "blob:"];
     if (!own.some((start) => url.startsWith(start))) problems.push(`a request of ${url}`);
   });
-  return context.newPage();
+  return context;
 }
 
 // Bytes and requests until every picture of the first screen is there.
@@ -290,31 +294,203 @@ async function compare(page) {
   await page.waitForSelector("#overview table");
 }
 
+async function driveAll(browser) {
+  const page = await open(browser);
+  const served = await measure(page, words.address);
+  await look(page);
+  await judge(page);
+  await judgeInTabs(page);
+  await compare(page);
+  const disk = await open(browser, { colorScheme: "dark" });
+  const fromDisk = await measure(disk, words.file);
+  assert.equal(await text(disk, "#shown"), `${count(words.per_class)} faces`);
+  await shoot(disk, "dark");
+  const phone = await open(browser, { viewport: { width: 390, height: 800 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });
+  await measure(phone, words.file);
+  for (const [name, hash] of [["phone", "#view=mined&class=fear"], ["phone_face", "#view=mined&class=fear&face=42858"], ["phone_compare", "#view=compare&class=fear"]]) {
+    await phone.goto(words.file + hash);
+    await settle(phone);
+    await phone.waitForSelector(name === "phone_face" ? "#face .crop" : ".tile");
+    assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the screen`);
+    await shoot(phone, name);
+  }
+  return { served, from_disk: fromDisk };
+}
+
+// ---- a small gallery with a list of faces, compared with a revision that has a class of its own, `contempt` ----------------
+
+const at = (hash) => words.address.replace("#", `#${hash}&`);
+const tileAt = (page, place) => page.locator(`.tile[aria-posinset="${place}"]`);
+const says = (page, wanted) => until(page, "#status", wanted);
+const name = async (page) => { await page.fill("#name", "Ann"); await page.keyboard.press("Enter"); };
+
+async function load(page, hash, address = at(hash)) {
+  await page.goto("about:blank"); // another # alone loads nothing
+  await page.goto(address, { waitUntil: "commit" }); // names that are held back keep it from being loaded
+}
+
+// Each listed face has one state since the other revision, also where neither mined it.
+async function list(page) {
+  await load(page, "");
+  await until(page, "#shown", `${words.listed} faces`);
+  const boxes = page.locator("#filter-status label");
+  assert.deepEqual(Object.fromEntries(await boxes.evaluateAll((all) => all.map((one) => [one.children[1].textContent, +one.children[2].textContent]))), words.status);
+  for (const [key, number] of Object.entries(words.status)) {
+    const box = boxes.filter({ has: page.locator(`.key:text-is("${key}")`) }).locator("input");
+    await box.check();
+    await until(page, "#shown", `${number} of`);
+    if (key === "removed") {
+      await tileAt(page, 1).click();
+      await page.waitForSelector("#face[open]");
+      const facts = await page.locator("#face dl").first().evaluate((one) => Object.fromEntries([...one.querySelectorAll("dt")].map((term) => [term.textContent, term.nextSibling.textContent])));
+      assert.equal(facts.Rank, "not mined");
+      assert.ok(facts["In workspace"].startsWith(words.removed[facts.Face]), JSON.stringify(facts));
+      await close(page);
+    }
+    await box.uncheck();
+    await until(page, "#shown", `${words.listed} faces`);
+  }
+}
+
+// A verdict can name the classes of today alone, and one of before does not keep the others from being saved.
+async function judgeOldClass(page) {
+  await load(page, "view=compare&class=contempt");
+  await page.locator(".tile", { hasText: "out" }).first().click({ modifiers: ["Control"] }); // others are of a class of today
+  assert.deepEqual(await page.locator("#marking option").allTextContents(), ["≠ shows …", "1 anger", "2 fear", "3 neutral", "0 none of them"]);
+  await page.keyboard.press("w");
+  await says(page, "1 face not judged: contempt is no class now");
+  assert.equal(await page.locator("#who[open]").count(), 0);
+  await page.keyboard.press("2");
+  await name(page);
+  await says(page, "1 face other: fear");
+  await page.evaluate(() => {
+    const [key, text] = Object.entries(localStorage).find(([key]) => key.endsWith('"Ann"]'));
+    localStorage.setItem(key.replace("Ann", "Bob"), text.replace("other", "wrong").replace("fear", "contempt"));
+    localStorage.setItem(`${key} damaged`, text);
+  });
+  await page.reload();
+  await says(page, "What was judged here before cannot be read.");
+  await until(page, "#unsaved", "2 verdicts");
+  await page.click("#save");
+  await says(page, "1 verdicts saved, 1 kept; 1 on contempt, no class now, only here");
+  await until(page, "#unsaved", "1 verdict only");
+}
+
+// What was judged is known late where names come late, and what was done meanwhile stays.
+async function waitForNames(page) {
+  await load(page, "view=mined&class=anger");
+  for (const place of [1, 2, 3]) await tileAt(page, place).click({ modifiers: ["Control"] });
+  await page.keyboard.press("w");
+  await says(page, "3 faces wrong: anger");
+  let send;
+  const hold = () => { const held = new Promise((done) => { send = done; }); return page.route("**/names.js", async (route) => { await held; await route.continue(); }); };
+  await hold();
+  await load(page, "view=mined&class=anger&only-verdict=none");
+  await tileAt(page, 5).click();
+  await page.waitForFunction(() => /face=/.test(location.hash));
+  send();
+  await page.waitForSelector("#face[open]");
+  await close(page);
+  await until(page, "#shown", `${words.anger - 3} of ${words.anger}`);
+  await page.unroute("**/names.js");
+  await hold();
+  await load(page, "view=mined&class=anger");
+  await tileAt(page, 7).click({ modifiers: ["Control"] });
+  assert.equal(await page.locator(".tile.wrong").count(), 0);
+  send();
+  await page.waitForSelector(".tile.wrong");
+  assert.equal(await page.locator(".tile.wrong").count(), 3);
+  assert.equal(await text(page, "#marking strong"), "1 selected");
+  await page.unroute("**/names.js");
+}
+
+// A range takes the place of the one before it from the same face, and leaves what was selected otherwise.
+async function selectRanges(page) {
+  const places = () => page.locator('.tile[aria-selected="true"]').evaluateAll((all) => all.map((tile) => +tile.getAttribute("aria-posinset")).sort((a, b) => a - b));
+  await load(page, "view=mined&class=anger");
+  await page.waitForSelector(".tile");
+  await page.locator(".box").focus();
+  for (const key of [..."RRRRRLLL"]) await page.keyboard.press(key === "R" ? "Shift+ArrowRight" : "Shift+ArrowLeft");
+  assert.deepEqual(await places(), [1, 2, 3]);
+  await page.keyboard.press("Escape");
+  for (const [place, key] of [[2, "Control"], [12, "Control"], [5, "Control"], [9, "Shift"], [1, "Shift"], [6, "Shift"]]) await tileAt(page, place).click({ modifiers: [key] });
+  assert.deepEqual(await places(), [2, 5, 6, 12]);
+  await page.keyboard.press("Control+a");
+  await page.keyboard.press("Shift+ArrowLeft");
+  await until(page, "#marking", `${words.anger} selected`);
+  await load(page, "view=mined&class=anger&only-pool=nowhere");
+  await page.waitForSelector(".empty");
+  for (const key of ["Shift+ArrowRight", "Space", "r"]) await page.keyboard.press(key);
+  assert.ok(await page.locator("#marking").isHidden());
+}
+
+// Addresses of what is not here are said, and leave a page that works.
+async function openOthers(page) {
+  for (const face of [`${words.total}`, `${words.total}.abc`, "9".repeat(400)]) {
+    await load(page, `view=mined&class=anger&face=${face}`);
+    await says(page, "The face of this address is not in this gallery.");
+    assert.equal(params(page).has("face"), false);
+    await page.keyboard.press("ArrowRight");
+    await page.waitForSelector(".tile.cursor[aria-posinset='2']");
+    await page.keyboard.press("r");
+    await says(page, "1 face right: anger");
+  }
+  await load(page, "view=chosen&class=anger");
+  await until(page, "#shown", `${words.listed} faces`);
+  await page.waitForSelector("#filter-class");
+  await load(page, "", at("view=mined&class=anger&only-status=same").replace("/#", "/plain/#")); // compared with nothing
+  await until(page, "#shown", `0 of ${words.anger}`);
+  await page.locator("#filter-status label", { hasText: "same" }).locator("input").click(); // with which the filter goes
+  await until(page, "#shown", `${words.anger} faces`);
+}
+
+// A browser that is told to keep nothing shows faces, takes verdicts and saves them, and says what it does not keep.
+async function denyStorage() {
+  const folder = path.join(path.dirname(process.argv[2]), "profile");
+  fs.mkdirSync(path.join(folder, "Default"), { recursive: true });
+  fs.writeFileSync(path.join(folder, "Default", "Preferences"), JSON.stringify({ profile: { default_content_setting_values: { cookies: 2 } } }));
+  const context = watch(await chromium.launchPersistentContext(folder, { ...launch, viewport: { width: 1400, height: 900 } })), page = context.pages()[0];
+  try {
+    for (const address of [words.file, at("view=mined&class=fear")]) {
+      await load(page, "", address);
+      await says(page, "What was judged here before cannot be read.");
+      assert.equal(await page.evaluate(() => { try { return String(localStorage); } catch (error) { return error.name; } }), "SecurityError");
+      await tileAt(page, 1).click({ modifiers: ["Control"] });
+      await tileAt(page, 2).click({ modifiers: ["Control"] });
+      await page.keyboard.press("w");
+      await name(page);
+      await until(page, "#unsaved", "2 verdicts");
+      await says(page, "The browser keeps no more verdicts: download them before you leave this page.");
+      await page.keyboard.press("Escape");
+      await tileAt(page, 3).click();
+      await page.waitForSelector("#face[open]");
+      await page.keyboard.press("r"); // the name is known
+      await until(page, "#unsaved", "3 verdicts");
+      await close(page);
+    }
+    await page.click("#save");
+    await says(page, "3 verdicts saved");
+  } finally {
+    await context.close();
+  }
+}
+
+async function driveList(browser) {
+  const page = await open(browser);
+  for (const part of [list, judgeOldClass, waitForNames, selectRanges, openOthers]) await part(page);
+  await denyStorage();
+  return {};
+}
+
+const launch = { executablePath: words.chromium, args: ["--no-sandbox", "--disable-gpu"] };
+
 async function main() {
   fs.mkdirSync(words.shots, { recursive: true });
-  const browser = await chromium.launch({ executablePath: words.chromium, args: ["--no-sandbox", "--disable-gpu"] });
+  const browser = await chromium.launch(launch);
   try {
-    const page = await open(browser);
-    const served = await measure(page, words.address);
-    await look(page);
-    await judge(page);
-    await judgeInTabs(page);
-    await compare(page);
-    const disk = await open(browser, { colorScheme: "dark" });
-    const fromDisk = await measure(disk, words.file);
-    assert.equal(await text(disk, "#shown"), `${count(words.per_class)} faces`);
-    await shoot(disk, "dark");
-    const phone = await open(browser, { viewport: { width: 390, height: 800 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true });
-    await measure(phone, words.file);
-    for (const [name, hash] of [["phone", "#view=mined&class=fear"], ["phone_face", "#view=mined&class=fear&face=42858"], ["phone_compare", "#view=compare&class=fear"]]) {
-      await phone.goto(words.file + hash);
-      await settle(phone);
-      await phone.waitForSelector(name === "phone_face" ? "#face .crop" : ".tile");
-      assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the screen`);
-      await shoot(phone, name);
-    }
+    const measured = await (words.listed ? driveList : driveAll)(browser);
     assert.deepEqual(problems, []);
-    console.log(JSON.stringify({ served, from_disk: fromDisk }));
+    console.log(JSON.stringify(measured));
   } finally {
     await browser.close();
   }

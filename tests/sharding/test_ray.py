@@ -270,7 +270,7 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConfigError, match="say device cuda instead of 'cuda:1'"):
         next(spread(pytest.fail, [job(0)], tmp_path, Resources(device="cuda:1", backend="ray"), []))
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'fer_pipeline\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[ray\]'"):
         next(spread(pytest.fail, [job(0)], tmp_path, resources("head:6379"), []))
 
 

@@ -51,6 +51,28 @@ function bytesOf(text) {
   return bytes;
 }
 
+// ---- storage: what the browser denies, or has no place for, is kept in memory until the page is left ------------------
+
+const NAME = "fer_pipeline name";
+
+function storage(name) {
+  const memory = new Map(), attempt = (action, otherwise) => { try { return action(window[name]); } catch { return otherwise; } };
+  return { // null or false: the browser has nothing, or takes nothing
+    get: (key) => memory.get(key) ?? attempt((kept) => kept.getItem(key), null),
+    set(key, value) {
+      memory.set(key, value);
+      return attempt((kept) => { kept.setItem(key, value); return memory.delete(key); }, false);
+    },
+    remove(key) {
+      memory.delete(key);
+      return attempt((kept) => { kept.removeItem(key); return true; }, false);
+    },
+    entries: () => attempt((kept) => Object.entries(kept), null),
+  };
+}
+
+const local = storage("localStorage"), session = storage("sessionStorage");
+
 // ---- faces: each has a number over all lists, under which its values stand in columns --------------------------------
 
 let index, lists, byKey;
@@ -91,6 +113,7 @@ async function loadNames(list) {
 }
 
 const listOf = (id) => lists.find((list) => id < list.start + list.count);
+const isFace = (id) => (listOf(id)?.kind ?? "anchor") !== "anchor";
 const keyOf = (list, id) => [index.pools[column.pool[id]], list.names.face_id[id - list.start], list.names.content[id - list.start]].join("\0");
 
 function readVerdict(list, id) {
@@ -106,13 +129,20 @@ function readVerdict(list, id) {
 const STORED = () => `fer_pipeline verdicts ${index.project} `;
 let token = null, later;
 
+// The classes that `data/review.csv` takes are those of the project that serves these pages, else of the newer revision.
+const taken = () => gallery.values.get("labels") ?? index.labels;
+const offered = () => index.labels.filter((name) => taken().includes(name));
+
 function readVerdicts(rows) {
   for (const row of rows) addVerdict(Object.fromEntries(CSV_HEADER.map((name, i) => [name, row[i] ?? ""])));
-  try {
-    for (const [key, text] of Object.entries(localStorage).sort()) {
-      if (key.startsWith(STORED()) && !addVerdict(readStored(key, text))) localStorage.removeItem(key); // it is in the file
-    }
-  } catch { say("What was judged here before cannot be read."); }
+  const entries = local.entries();
+  let unread = entries === null;
+  for (const [key, text] of (entries ?? []).filter(([key]) => key.startsWith(STORED())).sort()) {
+    try {
+      if (!addVerdict(readStored(key, text))) local.remove(key); // it is in the file
+    } catch { unread = true; }
+  }
+  if (unread) say("What was judged here before cannot be read.");
 }
 
 function readStored(key, text) {
@@ -152,27 +182,27 @@ function addVerdict(row) {
 
 const ownVerdicts = () => [...verdicts.values()].flatMap((people) => [...people.values()]).filter((row) => row.own);
 
+// What can be merged, and a line on the rest: one class that the project has no more would have all of it refused.
 function give() {
-  const rows = ownVerdicts();
+  const can = (row) => !row.label || taken().includes(row.label), own = ownVerdicts(), rows = own.filter(can), rest = own.filter((row) => !can(row));
   for (const row of rows) row.given = true;
-  return rows;
+  const classes = [...new Set(rest.map((row) => row.label))].join(", ");
+  return { rows, note: rest.length ? `; ${count(rest.length)} on ${classes}, no class now, only here` : "" };
 }
 
 function keepVerdicts(rows) {
-  try {
-    for (const { set, face_id, content, who } of rows) {
-      const key = STORED() + JSON.stringify([set, face_id, content, who]), now = verdicts.get([set, face_id, content].join("\0"))?.get(who);
-      if (now?.own) localStorage.setItem(key, JSON.stringify(now, ["verdict", "label", "when", "sample", "given"]));
-      else localStorage.removeItem(key);
-    }
-  } catch {
-    say("The browser keeps no more verdicts: download them before you leave this page.");
+  let all = true;
+  for (const { set, face_id, content, who } of rows) {
+    const key = STORED() + JSON.stringify([set, face_id, content, who]), now = verdicts.get([set, face_id, content].join("\0"))?.get(who);
+    const kept = now?.own ? local.set(key, JSON.stringify(now, ["verdict", "label", "when", "sample", "given"])) : local.remove(key);
+    all &&= kept;
   }
+  if (!all) say("The browser keeps no more verdicts: download them before you leave this page.");
   drawUnsaved();
 }
 
 function askName() {
-  const known = localStorage.getItem("fer_pipeline name");
+  const known = local.get(NAME);
   if (known) return Promise.resolve(known);
   return new Promise((resolve) => {
     $("who").showModal();
@@ -180,21 +210,32 @@ function askName() {
       event.preventDefault();
       const name = $("name").value.trim();
       if (!name) return;
-      localStorage.setItem("fer_pipeline name", name);
+      local.set(NAME, name);
       $("who").close();
       resolve(name);
     };
-    $("who").onclose = () => resolve(localStorage.getItem("fer_pipeline name"));
+    $("who").onclose = () => resolve(local.get(NAME));
   });
 }
 
-// `label`: the class that other faces show, a place in the names or NONE; null takes a verdict back.
-async function mark(ids, verdict, label = NONE) {
-  if (!ids.length) return;
-  const who = await askName();
-  if (!who) return;
-  for (const list of new Set(ids.map(listOf))) await loadNames(list);
-  const when = new Date().toISOString(), done = new Map(), changed = [];
+// Whether faces were judged. `label`: the class that other faces show, a place in the names or NONE; null takes a verdict back.
+async function mark(faces, verdict, label = NONE) {
+  const done = new Map(), changed = [], add = (what) => done.set(what, (done.get(what) ?? 0) + 1);
+  const told = () => [...done].map(([what, number]) => `${count(number)} ${number === 1 ? "face" : "faces"} ${what}`).join(", ");
+  const about = (id) => { // the verdict, and the class that it names
+    const is = verdict === "other" && label === column.label[id] ? "right" : verdict;
+    return [is, verdict === null ? "" : index.names[is === "other" ? label : column.label[id]] ?? ""];
+  };
+  for (const list of new Set(faces.filter(isFace).map(listOf))) await Promise.all([loadRows(list), loadNames(list)]);
+  const ids = faces.filter(isFace).filter((id) => {
+    const name = about(id)[1], may = !name || taken().includes(name);
+    if (!may) add(`not judged: ${name} is no class now`);
+    return may;
+  });
+  if (done.size) say(told());
+  const who = ids.length ? await askName() : null;
+  if (!who) return false;
+  const when = new Date().toISOString();
   for (const id of ids) {
     const list = listOf(id), people = peopleOf(keyOf(list, id)), row = id - list.start;
     for (const [name, one] of people) if (one.own && !one.given) { people.delete(name); changed.push(one); }
@@ -204,25 +245,25 @@ async function mark(ids, verdict, label = NONE) {
       if (known) people.set(who, { ...known, verdict: WITHDRAWN, label: "", when, sample: "", own: true });
       if ([...people].some(([name, one]) => name !== who && one.verdict !== WITHDRAWN)) what = "taken back (what others said stays)";
     } else {
-      const is = verdict === "other" && label === column.label[id] ? "right" : verdict;
-      what = is === "other" ? `other: ${index.names[label] ?? "none of the classes"}` : `${is}: ${index.names[column.label[id]]}`;
+      const [is, name] = about(id);
+      what = `${is}: ${name || "none of the classes"}`;
       people.set(who, {
-        face_id: list.names.face_id[row], set: index.pools[column.pool[id]], content: list.names.content[row], verdict: is,
-        label: is === "other" ? index.names[label] ?? "" : index.names[column.label[id]], who, when,
+        face_id: list.names.face_id[row], set: index.pools[column.pool[id]], content: list.names.content[row], verdict: is, label: name, who, when,
         sample: list.names.sample?.[row] ?? "", own: true, given: Boolean(known),
       });
     }
     if (people.has(who)) changed.push(people.get(who));
-    done.set(what, (done.get(what) ?? 0) + 1);
+    add(what);
     for (const other of lists) { // a face may stand in a class and among the chosen ones
       if (other !== list && !(other.names && (other.kind === "chosen" || list.kind === "chosen"))) continue;
       if (other === list) readVerdict(list, id);
       else other.names.face_id.forEach((name, i) => { if (name === list.names.face_id[row]) readVerdict(other, other.start + i); });
     }
   }
-  say([...done].map(([what, number]) => `${count(number)} ${number === 1 ? "face" : "faces"} ${what}`).join(", "));
+  say(told());
   keepVerdicts(changed); // which says where it cannot
   drawJudged();
+  return true;
 }
 
 function drawJudged() {
@@ -237,15 +278,15 @@ function csvText(rows) {
 }
 
 function download() {
-  const rows = give(), link = make("a", { href: URL.createObjectURL(new Blob([csvText(rows)], { type: "text/csv" })), download: "review.csv" });
+  const { rows, note } = give(), link = make("a", { href: URL.createObjectURL(new Blob([csvText(rows)], { type: "text/csv" })), download: "review.csv" });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   keepVerdicts(rows);
-  say("Downloaded; merge it by: python -m fer_pipeline mined review review.csv");
+  say(`Downloaded; merge it by: python -m fer_pipeline mined review review.csv${note}`);
 }
 
 async function save() {
-  const rows = give(), body = csvText(rows);
+  const { rows, note } = give(), body = csvText(rows);
   if (body.length > LONGEST_POST) return say("These are too many verdicts to save at once; download them.");
   try {
     const answer = await fetch("review", { method: "POST", headers: { "X-Token": token, "Content-Type": "text/csv" }, body });
@@ -253,7 +294,7 @@ async function save() {
     if (!answer.ok) return say(`Not saved: ${text || answer.statusText}`);
     for (const row of rows) row.own = false;
     keepVerdicts(rows);
-    say(text);
+    say(text + note);
   } catch (error) {
     say(`Not saved: ${error.message}; is mined view still running?`);
   }
@@ -264,8 +305,8 @@ function drawUnsaved() {
   const parts = [number ? `${count(number)} ${number === 1 ? "verdict" : "verdicts"}` : "", back ? `${count(back)} taken back` : ""];
   const buttons = [make("button", { id: "download", onclick: download }, "Download CSV")];
   if (token) buttons.unshift(make("button", { id: "save", className: "main", onclick: save }, "Save"));
-  const who = localStorage.getItem("fer_pipeline name");
-  const rename = who ? make("button", { className: "plain", title: "Change the name", onclick: () => { localStorage.removeItem("fer_pipeline name"); askName().then(drawUnsaved); } }, `by ${who}`) : null;
+  const who = local.get(NAME);
+  const rename = who ? make("button", { className: "plain", title: "Change the name", onclick: () => { local.remove(NAME); askName().then(drawUnsaved); } }, `by ${who}`) : null;
   $("unsaved").replaceChildren(...(own.length ? [`${parts.filter(Boolean).join(" and ")} only in this browser`, rename, ...buttons].filter(Boolean) : []));
 }
 
@@ -274,7 +315,12 @@ function drawUnsaved() {
 const DIMENSIONS = {
   class: { name: "Class", of: (id) => column.label[id], key: (value) => index.names[value], shown: () => !state.class },
   pool: { name: "Pool", of: (id) => column.pool[id], key: (value) => index.pools[value], shown: (counts) => counts.size > 1 },
-  status: { name: () => `Since ${index.compare.title}`, of: (id) => column.status[id], key: (value) => index.status[value] ?? "same", shown: (counts) => counts.size > 1 },
+  status: {
+    name: () => (index.compare ? `Since ${index.compare.title}` : "Since another revision"),
+    of: (id) => column.status[id],
+    key: (value) => index.status[value] ?? (index.compare ? "not mined" : "not compared"),
+    shown: (counts) => counts.size > 1,
+  },
   truth: {
     name: "Truth",
     of: (id) => (column.truth[id] === NONE ? NONE : column.truth[id] === column.label[id] ? -1 : column.truth[id]),
@@ -288,17 +334,18 @@ let state = {};
 function readAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
   if (words.has("token")) { // from the address that `mined view` printed; no link that is sent on may hold it
-    sessionStorage.setItem("token", words.get("token"));
+    session.set("token", words.get("token"));
     words.delete("token");
     history.replaceState(null, "", `#${words}`);
   }
-  token = location.protocol === "file:" ? null : sessionStorage.getItem("token");
+  token = location.protocol === "file:" ? null : session.get("token");
   const number = (name) => (words.get(name) === null || words.get(name) === "" || !Number.isFinite(+words.get(name)) ? null : +words.get(name));
   const first = lists.find((list) => list.kind === (index.chosen ? "chosen" : "mined"));
-  const view = words.get("view") ?? (index.chosen ? "chosen" : "mined");
+  const wanted = words.get("view") ?? (index.chosen ? "chosen" : "mined");
+  const view = (wanted === "compare" && index.compare) || (wanted === "chosen" && index.chosen) ? wanted : "mined";
   return {
-    view: view === "compare" && index.compare ? view : view === "chosen" && index.chosen ? view : "mined",
-    class: words.has("view") || words.has("class") ? words.get("class") ?? "" : first?.label ?? "",
+    view,
+    class: view === "chosen" ? "" : words.has("view") || words.has("class") ? words.get("class") ?? "" : first?.label ?? "",
     order: ["margin", "rank", "cosine"].includes(words.get("order")) ? words.get("order") : "margin",
     rising: words.has("rising"), wall: words.has("wall"), from: number("from"), to: number("to"),
     face: /^\d+(\.[0-9a-f]+)?$/.test(words.get("face")) ? words.get("face") : null, // its number, and what its content begins with
@@ -387,9 +434,11 @@ function sort(ids) {
   return ids.sort((a, b) => last(values[a]) - last(values[b]) || sign * (values[a] - values[b]) || a - b);
 }
 
+const placeNow = () => writeAddress({ ...state, face: null });
+
 async function show() {
   state = readAddress();
-  const turn = ++showing, place = writeAddress({ ...state, face: null });
+  const turn = ++showing, place = placeNow();
   try {
     if (place !== drawn) {
       const { wanted, sides } = await collect();
@@ -399,8 +448,11 @@ async function show() {
       if (verdicts.size) { // names are needed to know what was judged, and nothing else on this screen waits for them
         const unread = wanted.filter((list) => !list.names);
         await Promise.all(unread.map(loadNames));
+        if (unread.length && place === placeNow()) { // a face may have been opened meanwhile
+          if (state.filters.verdict.size) drawView(sides);
+          drawJudged();
+        }
         if (turn !== showing) return;
-        if (unread.length) drawView(sides);
       }
     }
     openFace = state.face === null ? null : parseInt(state.face, 10);
@@ -524,7 +576,7 @@ function drawOverview() {
 
 class Pane {
   constructor({ title, ids: all, isBefore = false }, ids) {
-    Object.assign(this, { ids, all, isBefore, title, cursor: 0, from: 0, tiles: new Map(), lastTop: 0 });
+    Object.assign(this, { ids, all, isBefore, title, cursor: 0, from: 0, range: [], tiles: new Map(), lastTop: 0 });
     this.space = make("div", { className: "space" });
     this.box = make("div", { className: "box", tabIndex: 0, role: "listbox", "aria-multiselectable": "true", "aria-label": title || "Faces" }, this.space);
     this.frame = make("section", { className: "pane" }, title ? make("h2", {}, title, make("small", {}, ` ${count(ids.length)}`)) : null, this.box);
@@ -605,7 +657,7 @@ class Pane {
     if (event.shiftKey) this.selectRange(place);
     else if (event.ctrlKey || event.metaKey || $("selecting").checked) this.toggle(place);
     this.cursor = place;
-    if (!event.shiftKey) this.from = place;
+    if (!event.shiftKey) this.startRange();
     active = panes.indexOf(this);
     if (!(event.shiftKey || event.ctrlKey || event.metaKey || $("selecting").checked)) go({ face: this.ids[place] }, { step: true });
     panes.forEach((pane) => pane.draw());
@@ -617,15 +669,22 @@ class Pane {
     drawMarking();
   }
 
+  // A range begins here, and what was selected before stays.
+  startRange() { Object.assign(this, { from: this.cursor, range: [] }); }
+
+  // In the place of the range before from the same face; `range` holds what that added.
   selectRange(to) {
-    for (let place = Math.min(this.from, to); place <= Math.max(this.from, to); place++) selected.add(this.ids[place]);
+    this.range.forEach((id) => selected.delete(id));
+    this.range = this.ids.slice(Math.min(this.from, to), Math.max(this.from, to) + 1).filter((id) => !selected.has(id));
+    this.range.forEach((id) => selected.add(id));
     drawMarking();
   }
 
   moveTo(place, extend) {
+    if (!this.ids.length) return;
     this.cursor = Math.max(0, Math.min(this.ids.length - 1, place));
     if (extend) this.selectRange(this.cursor);
-    else this.from = this.cursor;
+    else this.startRange();
     const top = Math.floor(this.cursor / this.columns) * this.height;
     if (top < this.box.scrollTop) this.box.scrollTop = top;
     if (top + this.height + 8 > this.box.scrollTop + this.box.clientHeight) this.box.scrollTop = top + this.height + 8 - this.box.clientHeight;
@@ -644,23 +703,28 @@ function showPicture(element, id, size) {
 function verdictButtons(ids) {
   const button = (text, title, verdict, label) => make("button", { title, onclick: () => judge(ids(), verdict, label) }, text);
   const choice = make("select", { "aria-label": "Shows another class", onchange: (event) => { const value = event.target.value; event.target.selectedIndex = 0; judge(ids(), "other", value === "" ? NONE : +value); } },
-    make("option", { disabled: true, selected: true, value: "?" }, "≠ shows …"), ...index.classes.map((name, i) => make("option", { value: index.names.indexOf(name) }, `${i < 9 ? `${i + 1} ` : ""}${name}`)), make("option", { value: "" }, "0 none of them"));
+    make("option", { disabled: true, selected: true, value: "?" }, "≠ shows …"), ...offered().map((name, i) => make("option", { value: index.names.indexOf(name) }, `${i < 9 ? `${i + 1} ` : ""}${name}`)), make("option", { value: "" }, "0 none of them"));
   return [button("✓ right", "r", "right"), button("✗ wrong", "w", "wrong"), choice, button("take back", "u", null)];
 }
 
 async function judge(ids, verdict, label) {
   const single = openFace !== null || !selected.size;
-  await mark(ids, verdict, label);
-  const pane = panes[active];
-  if (!single || verdict === null || !pane || localStorage.getItem("fer_pipeline name") === null) return;
+  const marked = await mark(ids, verdict, label), pane = panes[active];
+  if (!marked || !single || verdict === null || !pane) return;
   if (openFace !== null) step(1);
   else pane.moveTo(pane.cursor + 1);
+}
+
+function selectNone() {
+  selected.clear();
+  drawMarking();
+  panes.forEach((pane) => { pane.startRange(); pane.draw(); });
 }
 
 function drawMarking() {
   $("marking").hidden = !selected.size;
   if (!selected.size) return;
-  const clear = make("button", { onclick: () => { selected.clear(); drawMarking(); panes.forEach((pane) => pane.draw()); } }, "select none");
+  const clear = make("button", { onclick: selectNone }, "select none");
   $("marking").replaceChildren(make("strong", {}, `${count(selected.size)} selected`), ...verdictButtons(() => [...selected]), clear);
 }
 
@@ -690,17 +754,24 @@ async function findFace(digits) {
   await Promise.all(known.map(loadNames));
   if (!state.face?.endsWith(`.${digits}`)) return;
   const found = known.flatMap((list) => list.names.content.flatMap((content, row) => (content.startsWith(digits) ? [list.start + row] : [])));
-  const face = found.find((id) => panes.some((pane) => pane.ids.includes(id))) ?? found[0] ?? null;
-  go({ face });
-  if (face === null) say("The face of this address is not in this gallery.");
+  const face = found.find((id) => panes.some((pane) => pane.ids.includes(id))) ?? found[0];
+  if (face === undefined) showNone();
+  else go({ face });
+}
+
+function showNone() {
+  closeFace();
+  say("The face of this address is not in this gallery.");
 }
 
 async function drawFace() {
-  const id = openFace, list = listOf(id), digits = state.face.split(".")[1] ?? "", isFace = list && list.kind !== "anchor";
-  if (!isFace && !digits) return say(`There is no face ${id} in this gallery.`);
-  if (isFace && !list.ready) await loadRows(list);
-  const [face] = await Promise.all(isFace ? [loadDetails(id), verdicts.size ? loadNames(list) : null] : []);
-  if (id !== openFace) return;
+  const id = openFace, list = listOf(id), digits = state.face?.split(".")[1] ?? "", known = isFace(id);
+  const isOpen = () => id === openFace && id === parseInt(state.face, 10); // else `show` draws what the address names now
+  if (!isOpen()) return;
+  if (!known && !digits) return showNone();
+  if (known && !list.ready) await loadRows(list);
+  const [face] = await Promise.all(known ? [loadDetails(id), verdicts.size ? loadNames(list) : null] : []);
+  if (!isOpen()) return;
   if (!face?.content.startsWith(digits)) return findFace(digits);
   if (!digits) {
     history.replaceState(null, "", writeAddress({ ...state, face: `${id}.${face.content.slice(0, 12)}` }));
@@ -708,7 +779,7 @@ async function drawFace() {
   }
   const group = list.kind, anchors = byKey.get(`${group}-anchor`);
   if (anchors && face.anchors.length) await Promise.all([loadRows(anchors), loadNames(anchors)]);
-  if (id !== openFace) return;
+  if (!isOpen()) return;
   const pane = panes.find((one) => one.ids.includes(id)), place = pane ? pane.ids.indexOf(id) : -1;
   if (pane) { active = panes.indexOf(pane); if (pane.cursor !== place) pane.moveTo(place); }
   const label = index.names[column.label[id]], truth = column.truth[id];
@@ -716,7 +787,7 @@ async function drawFace() {
     ["Shows, as mined", label], ["Truth", truth === NONE ? "" : index.names[truth]],
     ["Verdict", verdictOf[id] ? [VERDICTS[verdictOf[id]], index.names[verdictLabel[id]]].filter(Boolean).join(": ") : ""],
     [index.rule.replaceAll("_", " "), decimal(column.margin[id])], ["Rank", column.rank[id] ? count(column.rank[id]) : "not mined"], ["Cosine", decimal(column.cosine[id])],
-    ...(index.compare && list.kind === "mined" ? [[`In ${index.compare.title}`, column.before[id] === NONE ? "not mined" : `${index.names[column.before[id]]}, rank ${count(column.before_rank[id])}, ${decimal(column.before_margin[id])}`]] : []),
+    ...(index.compare && list.kind !== "gone" ? [[`In ${index.compare.title}`, column.before[id] === NONE ? "not mined" : `${index.names[column.before[id]]}, rank ${count(column.before_rank[id])}, ${decimal(column.before_margin[id])}`]] : []),
     ["Pool", index.pools[column.pool[id]]], ["Face", face.face_id], ["Source", face.source], ["Person", face.subject], ["Detection", face.score === null ? "" : decimal(face.score)], ["Content", face.content],
   ].filter(([, value]) => value);
   const lineage = Object.entries(index.lineage[group === "gone" ? "gone" : "mined"]).filter(([path]) => !index.pools.some((pool) => pool !== index.pools[column.pool[id]] && path.endsWith(`/${pool}`)));
@@ -783,6 +854,7 @@ function pressed(event) {
   if (event.ctrlKey || event.metaKey) {
     if (key.toLowerCase() !== "a" || open) return;
     for (const one of panes.length > 1 ? [pane] : panes) one.ids.forEach((id) => selected.add(id));
+    pane.startRange();
     drawMarking();
     pane.draw();
   } else if (open && (key === "ArrowLeft" || key === "ArrowRight")) step(moves[key]);
@@ -790,11 +862,11 @@ function pressed(event) {
   else if (key === "r") judge(here, "right");
   else if (key === "w") judge(here, "wrong");
   else if (key === "u") judge(here, null);
-  else if (/^[0-9]$/.test(key) && key <= index.classes.length) judge(here, "other", key === "0" ? NONE : index.names.indexOf(index.classes[key - 1]));
+  else if (/^[0-9]$/.test(key) && key <= offered().length) judge(here, "other", key === "0" ? NONE : index.names.indexOf(offered()[key - 1]));
   else if (open && key === "l") { landmarks = !landmarks; drawFace(); }
   else if (!open && key === "Enter" && event.target.closest(".box") && pane.ids.length) go({ face: pane.ids[pane.cursor] }, { step: true });
-  else if (!open && key === " " && event.target.closest(".box")) { pane.toggle(pane.cursor); pane.draw(); }
-  else if (!open && key === "Escape") { selected.clear(); drawMarking(); pane.draw(); toggleFilters(false); }
+  else if (!open && key === " " && event.target.closest(".box") && pane.ids.length) { pane.toggle(pane.cursor); pane.startRange(); pane.draw(); }
+  else if (!open && key === "Escape") { selectNone(); toggleFilters(false); }
   else if (key === "?") $("help").showModal();
   else return;
   event.preventDefault();

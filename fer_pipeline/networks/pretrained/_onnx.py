@@ -34,7 +34,7 @@ class OnnxNet(nn.Module):
         try:
             import onnxruntime
         except ModuleNotFoundError:
-            raise DataError(f"{file} needs the package onnxruntime; run: pip install 'fer_pipeline[onnx]'") from None
+            raise DataError(f"{file} needs the package onnxruntime; run: pip install -e '.[onnx]'") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
         options.log_severity_level = 4  # its complaints come as errors

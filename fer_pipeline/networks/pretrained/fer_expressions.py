@@ -34,7 +34,7 @@ def load(contents: Contents) -> Xception:
     try:
         import h5py
     except ModuleNotFoundError:
-        raise DataError(f"{WEIGHTS.name} is read by the package h5py; run: pip install 'fer_pipeline[faces]'") from None
+        raise DataError(f"{WEIGHTS.name} is read by the package h5py; run: pip install -e '.[faces]'") from None
     with h5py.File(BytesIO(contents[WEIGHTS.name]), "r") as file:
         groups: Any = file["model_weights"]
 
