@@ -134,11 +134,12 @@ def compare_recipes(
     """
     comparisons: Comparisons = {}
     deciding = []
-    for pair in pairs:
+    for pair in dict.fromkeys(pairs):
         means, *others = (compute_differences(results, *pair, targets=targets, metric=m) for m in COMPARED)
         if means:
             rows = comparisons[means[0].recipe, means[0].against] = list(zip(means, *others, strict=True))
-            deciding += [rows] * (not {*_names(*pair)} & set(bounds))
+            if not {*_names(*pair)} & set(bounds):
+                deciding.append(rows)
     decisions = decide([rows[-1][0].contrast for rows in deciding])  # of the mean over several targets
     for rows, decision in zip(deciding, decisions, strict=True):
         rows[-1] = (rows[-1][0]._replace(decision=decision), *rows[-1][1:])
@@ -158,10 +159,11 @@ def compute_differences(
         if all((name, target) in results for name in names)
     }
     for target, [group] in groups.items():
-        if len({tuple(result.predictions.face_id.tolist()) for result in group}) > 1:
+        faces = group[0].predictions.face_id.tolist()
+        if any(result.predictions.face_id.tolist() != faces for result in group[1:]):
             several = " and ".join(dict.fromkeys(names))
             raise DataError(f"{several} were measured on different faces of {target}; run: dvc repro evaluate")
-    measured = [group for [group] in groups.values()]
+    measured = [group for [group] in groups.values()]  # on each target
     if not all(set.intersection(*(set(result.seeds) for result in side)) for side in zip(*measured, strict=True)):
         return []  # no seed was measured on all targets
     if len(groups) > 1:
