@@ -58,6 +58,7 @@ def run(*, commands: bool = False, params: Path = PARAMS) -> str:
         check_commands(params)
         return f"{params}: every name and path in commands and outputs of {GRAPH} is plain"
     checked = check(params)
+    refuse_leftovers(params)
     project = checked.project
     check_machine(params, checked)
     counts = f"{len(project.datasets)} data sets, {len(project.recipes)} recipes, {len(project.seeds)} seeds"
@@ -77,6 +78,7 @@ def check_for(stage: str, params: Path, *, remembered: Path) -> CheckedSettings:
     state = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     if not remembered.exists() or remembered.read_text(encoding="utf-8") != state:
         checked = check(params)
+        refuse_leftovers(params)
         write_text(remembered, state)
         return checked
     values, module = load_params(params), load("fer_pipeline.stages", stage)
@@ -137,9 +139,7 @@ def check_commands(params: Path) -> None:
         values = load_commented(params.read_text(encoding="utf-8"), YAML(typ="safe"))
     except DocumentError as error:
         raise ConfigError(f"{params}: DVC cannot read it: {error}") from None
-    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
-        stages = [(name, dict(stage)) for name, stage in (load_params(GRAPH).get("stages") or {}).items()]
-    for name, stage in stages:
+    for name, stage in _graph_stages().items():
         for part, plain, rule in (("cmd", PLAIN_TEXT, PLAIN_RULE), ("outs", re.compile(PLAIN_NAME), NAME_RULE)):
             with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
                 texts = list(_pasted(stage, part, values))
@@ -335,9 +335,50 @@ def _check_sources(params: Path, project: ProjectSettings, values: dict[str, Any
                 )
 
 
-def _graph_outs(values: dict[str, Any]) -> list[Path]:
+def refuse_leftovers(params: Path) -> None:
+    """Refuses folders of sets that other settings made, where a stage or a recipe would take them in."""
+    if left := find_leftovers(params):
+        raise ConfigError(
+            f"{params}: {left[0]} is of other settings, and what reads all of {left[0].parent} would take it in; DVC's "
+            f"cache keeps it; run: {'; '.join(commands_to_remove(params))}"
+        )
+
+
+def commands_to_remove(params: Path) -> list[str]:
+    """Returns the command that removes what other settings have left, where there is some."""
+    left = find_leftovers(params)
+    return [f"rm -r {shlex.join(map(str, left))}"] if left else []
+
+
+def find_leftovers(params: Path) -> list[Path]:
+    """Returns the folders that no stage makes now, beside those of sets of which a stage or a recipe reads all.
+
+    DVC removes no output of a stage that the settings no longer have.
+    """
+    if not GRAPH.exists():
+        return []
+    outs = _graph_outs(values := load_params(params))
+    recipes = validate(ProjectSettings, values, where=str(params)).recipes
     with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
-        stages = load_params(GRAPH).get("stages") or {}
+        read = {Path(dep) for stage in _graph_stages().values() for dep in stage.get("do", stage).get("deps") or ()}
+    read |= {path for recipe in recipes.values() for path in recipe.sources.values()}
+    return sorted(
+        path
+        for folder in read
+        if folder.parts[:1] == ("data",) and folder not in outs and _is_made(folder, outs) and folder.is_dir()
+        for path in folder.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and not _is_made(path, outs) and not _is_added(path)
+    )
+
+
+def _graph_stages() -> dict[str, Any]:
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
+        return {name: dict(stage) for name, stage in (load_params(GRAPH).get("stages") or {}).items()}
+
+
+def _graph_outs(values: dict[str, Any]) -> list[Path]:
+    stages = _graph_stages()
+    with refuse_damage(GRAPH, "is no graph of stages", RESTORE):
         return [Path(out) for stage in stages.values() for out in _outs(stage, values) if out]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from fer_pipeline.commands import survey
-from fer_pipeline.commands.check import CheckedSettings, check, networks_in
+from fer_pipeline.commands.check import CheckedSettings, check, commands_to_remove, networks_in
 from fer_pipeline.commands.labels import map_labels, parse_renames
 from fer_pipeline.commands.profile import PROFILES, check_replaceable, settings_editor
 from fer_pipeline.commands.results import format_table
@@ -125,7 +125,7 @@ def run(
             checked = check(temporary)
         except ConfigError as error:
             raise ConfigError(str(error).replace(str(temporary), f"{params} (not written)")) from None
-    commands = [*_commands_before(checked), "dvc repro"]
+    commands = [*_commands_before(checked), *commands_to_remove(params), "dvc repro"]
     last = f"{params} is written and checked; now run: {'; '.join(commands)}"
     return "\n".join([*format_survey(sets, roles, names), *notes, last])
 

@@ -120,12 +120,16 @@ def run(
 
 
 def load_before(before: str, after: Classifier, *, device: str) -> Classifier:
-    """Loads the network of a model's folder, or that of another model filled from weights as its training began."""
+    """Loads the network of a model's folder, or that of another model filled from weights as its training began.
+
+    Layers that the weights do not fill are those that the model's seed draws.
+    """
     path, card = Path(before), after.card
     if path.is_dir():
         return load_checkpoint(path, device=device)
     weights = WeightSettings(path=path) if path.exists() else WeightSettings(name=before)
-    model, preprocessing, _ = initial_network(card.network, weights, num_classes=len(card.classes), seed=0)
+    seed = card.training.get("seed") or 0
+    model, preprocessing, _ = initial_network(card.network, weights, num_classes=len(card.classes), seed=seed)
     return Classifier(model, card.model_copy(update={"preprocessing": preprocessing}), device=resolve_device(device))
 
 

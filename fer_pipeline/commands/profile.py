@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 from yaml import SafeLoader, ScalarNode
 
+from fer_pipeline.commands.check import commands_to_remove
 from fer_pipeline.core.documents import load_commented
 from fer_pipeline.core.errors import ConfigError, DataError
 from fer_pipeline.core.files import refuse_link, write_bytes
@@ -67,7 +68,8 @@ def run(
     is_changed = on is not None or test_on
     write_bytes(params, compose(name, on, test_on).encode() if is_changed else profiles[name])
     what = f"the profile {name}{f' on {on}' if on else ''}"
-    return f"{params} now holds {what}; look at its data sets' paths, then run: dvc repro"
+    commands = [*commands_to_remove(params), "dvc repro"]
+    return f"{params} now holds {what}; look at its data sets' paths, then run: {'; '.join(commands)}"
 
 
 def compose(name: str, on: str | None, test_on: Sequence[str] = ()) -> str:

@@ -6,8 +6,10 @@ responds to most, in nats: H = -sum of p_i log p_i. An entropy is low where it l
 mean entropies; the paper does not say whether of the network before or after the fine-tuning, and here one threshold
 serves both, so that their counts can be compared.
 
-What differs: where responses are equal the earlier face counts; a neuron whose response is the same for all faces ranks
-nothing, has no entropy (NaN), and is counted by itself.
+What differs: the paper looks at pool4, pool5, FC6 and FC7 of VGG-16; here the last three stages of any network and the
+layer before its head stand for them, so that of VGG-16 pool3 is in the place of FC6. Where responses are equal the
+earlier face counts; a neuron whose response is the same for all faces ranks nothing, has no entropy (NaN), and is
+counted by itself.
 """
 
 from collections.abc import Mapping

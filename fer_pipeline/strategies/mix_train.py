@@ -5,8 +5,9 @@ set and of an auxiliary one, with the labels of both. The paper does not say how
 `labelled_share` images of the labelled set and images of the `other` for the rest (null: as many as their sizes say),
 and the loss is the mean over all, `other_weight` for an image of the other.
 
-What differs from the paper: an epoch is once through the labelled set, as with every strategy, so that with sets of
-unequal sizes each image of it is seen as often as the share says. The validation part is the labelled set's.
+What differs from the paper: an epoch has as many steps as the labelled set fills batches, as with every strategy. Where
+the other set is larger, an epoch is a part of both: with 12,271 images beside 283,901 a twenty-fourth. The validation
+part is the labelled set's.
 """
 
 from collections.abc import Mapping

@@ -20,8 +20,8 @@ the layers after it are trained there: `training.frozen_until`, which goes by st
 that of its likeliest class.
 
 Mined faces, where a recipe has some, are more labelled faces: they share the batch by the sizes of the sets, and are
-replaced and get targets like these. With `replaced: 0`, `smoothing: 0` and `alpha: 1` the network is that of the
-supervised strategy, bit for bit.
+replaced and get targets like these. With `replaced: 0`, `smoothing: 0`, `alpha: 1`, one part alone (`first_epochs: 0`)
+that its rule does not end and `select: last` the network is that of the supervised strategy, bit for bit.
 
 The history of the second part has the share of the pool with a probability above `threshold` (`confident`), that of the
 labelled batch that pool faces have replaced (`replaced`), that of the labelled set whose targets eq. 5 has set

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +262,39 @@ def test_a_source_in_or_above_an_output_is_taken(params: Path, path: str) -> Non
     recipe = {"strategy": "supervised", "sources": {"labelled": "data/faces/studio/train", "mined": path}}
     change(params, "recipes", vas={**recipe, "deps": ["data/faces/studio/train", path, path]})
     assert "all settings are valid" in check.run(params=params)
+
+
+def test_sets_of_other_settings_are_refused_where_all_sets_are_read(
+    params: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC leaves the output of a stage that is no more, and a recipe would learn from it."""
+    shutil.copy(root / "dvc.yaml", tmp_path)
+    shutil.copytree(root / "profiles", tmp_path / "profiles")
+    monkeypatch.chdir(tmp_path)
+    taken = [
+        "data/auxiliary/street",
+        "data/auxiliary/.half",
+        "data/auxiliary/own",
+        "data/faces/attic/train",
+        "data/mined/10",
+    ]
+    for name in (*taken, "data/auxiliary/attic, old/10", "data/scores/attic", "data/reviewed/attic"):
+        Path(name).mkdir(parents=True)
+    Path("data/auxiliary/own.dvc").touch()
+    Path("data/distilled").mkdir()
+    Path("data/distilled/README.md").touch()
+    wanted = "rm -r 'data/auxiliary/attic, old' data/scores/attic"
+    for stage in (None, "align"):
+        with pytest.raises(ConfigError) as raised:
+            check.check_for(stage, params, remembered=Path(REMEMBERED)) if stage else check.run(params=params)
+        assert str(raised.value).endswith(f"run: {wanted}")
+        assert str(raised.value).isprintable()
+    told = profile.run("demo", params=params, force=True)
+    assert told.endswith(f"run: {wanted}; dvc repro")
+    subprocess.run(wanted, shell=True, check=True)
+    assert profile.run("demo", params=params, force=True).endswith("then run: dvc repro")
+    assert "all settings are valid" in check.run(params=params)
+    assert all(Path(name).is_dir() for name in (*taken, "data/reviewed/attic"))
 
 
 def test_a_baseline_that_is_no_recipe_is_told(params: Path) -> None:
