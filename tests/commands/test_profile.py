@@ -21,7 +21,7 @@ PAIRS = [(paper, one) for paper in PAPERS for one in SETS if (paper, one) != ("p
 EXPECTED = {
     **{"raf_db": (7, 1), "fer2013": (7, 1), "ferplus": (7, 1), "affectnet": (7, 1), "sfew": (7, 1), "tfd": (7, 5)},
     **{"ck_plus": (8, 10), "ck_plus_7": (7, 10), "ck_plus_6": (6, 10), "ck_plus_ends": (7, 10), "jaffe": (7, 10)},
-    **{"mmi": (6, 10), "oulu_casia": (6, 10), "rafd": (7, 10)},
+    **{"mmi": (6, 10), "oulu_casia": (6, 10), "rafd": (7, 10), "rafd_holdout": (7, 10)},
 }
 
 
