@@ -101,7 +101,7 @@ class Worker:
 class WorkerPool:
     """The workers of one run, at most one for each of `devices`; `start` starts one."""
 
-    retry_alone = True  # or at once, by the worker that takes the place of the dead one
+    retry_alone = True  # or at once, by the next worker that is ready
     fault = (
         "workers die while they load what they need ({count} one after the other; out of memory?); finished shards "
         "are kept, run again with fewer resources.workers"
@@ -197,8 +197,7 @@ class WorkerPool:
             if self.retry_alone:
                 self._lost.append(job)
             else:
-                self._workers.append(self._start(worker.device))
-                self._workers[-1].send(job)
+                self._queue.appendleft(job)
         return None
 
 

@@ -1,9 +1,10 @@
 """Make shards with the workers of a Ray cluster: one actor each, with its model loaded.
 
-Another actor takes the place of a lost one and gets the job that it was making; a job that kills every worker is then
-given up and the others go on. Workers join as the cluster gets space for them. The cluster is a running one, joined by
-its address, or a local one of our own, which listens on the loopback alone, asks for a token, sends no usage
-statistics, keeps its files in a short-lived folder, and is gone when this process is, however that ends.
+Another actor takes the place of a lost one, and the next that is ready gets the job that it was making; a job that
+kills every worker is then given up and the others go on. Workers join as the cluster gets space for them. The cluster
+is a running one, joined by its address, or a local one of our own, which listens on the loopback alone, asks for a
+token, sends no usage statistics, keeps its files in a short-lived folder, and is gone when this process is, however
+that ends.
 """
 
 import itertools
@@ -134,7 +135,7 @@ class _ActorPool(WorkerPool):
             gpus = 1 if resources.device == "cuda" or ray.cluster_resources().get("GPU", 0) >= 1 else 0
         self._gpus = 0 if resources.device == "cpu" else gpus
         self._head = HeadMonitor(ray.get_runtime_context().gcs_address)
-        self._begun = time.monotonic()
+        self._seen = time.monotonic()  # when a worker was last ready
         actor = ray.remote(
             num_cpus=resources.ray.cpus_per_worker,
             num_gpus=self._gpus,
@@ -157,8 +158,9 @@ class _ActorPool(WorkerPool):
         """Waits for a message; a lost cluster, and no worker for too long, are errors."""
         ready, _ = self.ray.wait([worker.channel for worker in self._workers], timeout=SECONDS_BETWEEN_CHECKS)
         self._head.check()
-        late = time.monotonic() - self._begun > self._limits.wait_seconds
-        if late and not any(worker.ready or worker.job for worker in self._workers):
+        if any(worker.ready for worker in self._workers):
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > self._limits.wait_seconds:
             available = {name: self.ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
             raise ConfigError(
                 f"no Ray worker came within {self._limits.wait_seconds:g} s: one asks for "
@@ -171,7 +173,7 @@ class _ActorPool(WorkerPool):
 class _ActorWorker(Worker):
     """An actor as its driver sees it; its channel is the call of `receive` that is under way."""
 
-    takes_job_early = False  # it may wait for space for ever
+    takes_job_early = False  # it may wait for space for ever; and what it has not yet sent is lost when a job kills it
 
     def __init__(self, device: str, pool: _ActorPool, actor: Any) -> None:
         self.device, self._pool, self._actor, self._call = device, pool, actor, actor.start.remote()
