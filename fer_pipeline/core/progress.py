@@ -26,12 +26,14 @@ class Progress:
     _started: float = field(default_factory=lambda: time.monotonic())
     _first: tuple[float, int] | None = None  # when the first items of this run came, and how many
 
-    def __call__(self, items: int, *, earlier: bool = False) -> None:
+    def __call__(self, items: int, *, earlier: bool = False, planned: int = 0) -> None:
         """Counts finished items; a negative number takes back what has to be done again.
 
-        Those of an `earlier` run say nothing about the rate.
+        Those of an `earlier` run say nothing about the rate. The total gets `planned` more, or fewer, than was known.
         """
         self.done += items
+        if self.total is not None:
+            self.total += planned
         if earlier:
             self.earlier += items
         elif self._first is None and items > 0:
@@ -80,7 +82,11 @@ def progress(description: str, total: int | None, unit: str = "items") -> Iterat
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[text]}"))
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, text=describe(advance))
-        advance.listeners.append(lambda now, items: bar.update(task, completed=now.done, text=describe(now)))
+
+        def show(now: Progress, items: int) -> None:
+            bar.update(task, completed=now.done, total=now.total, text=describe(now))
+
+        advance.listeners.append(show)
         yield advance
 
 

@@ -125,24 +125,24 @@ def fit(
             log_row(live, row)
         run = StepContext(worker, streams, preprocessing, seed=job.seed, clip=settings.clip, steps_per_epoch=per_epoch)
         run.advance = advance
-        phases = strategy.phases()
+        phases, planned = strategy.phases(), total_steps
+        lengths = [phase.length(total_steps, per_epoch) for phase in phases]
         if progress.steps:
             advance(progress.steps, earlier=True)
 
-        for number, phase in enumerate(phases):
+        for number, (phase, phase_steps) in enumerate(zip(phases, lengths, strict=True)):
             if number < progress.phase:
                 continue
-            phase_steps = total_steps if phase.epochs is None else phase.epochs * per_epoch
-            phase_steps = phase_steps if phase.steps is None else phase.steps
             if phase_steps == 0:  # left out by the strategy's options
                 progress.phase, progress.phase_epochs = number + 1, 0
                 continue
             until = settings.until if phase.epochs is phase.steps is None else None
-            planned = until.at_least * per_epoch if until else phase_steps
-            old = loaded_parameters(strategy)
-            _begin_phase(run, phase, settings, planned, saved_optimizers, execution.state, old=old)
+            span = until.at_least * per_epoch if until else phase_steps  # of the schedule
+            _begin_phase(run, phase, settings, span, saved_optimizers, execution.state, loaded_parameters(strategy))
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
+            advance(0, planned=first_step + sum(lengths[number:]) - planned)
+            planned = first_step + sum(lengths[number:])
             with closing(loader.batches(range(progress.steps, first_step + phase_steps), phase.reads)) as coming:
                 for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     falling = _find_end(progress, phase, settings, until)[:2] if until else None
@@ -202,6 +202,7 @@ def fit(
                     if ended:
                         break
 
+        advance(0, planned=progress.steps - planned)  # the last phase may have ended early
         if live:
             write_history(execution.folder, progress.history)
             live.end()
@@ -219,7 +220,6 @@ def _begin_phase(
     phase_steps: int,
     saved: Mapping[str, Any],
     state: Path,
-    *,
     old: Collection[int],
 ) -> None:
     parameters = [id(p) for plan in phase.optimizers.values() for p in plan.module.parameters() if p.requires_grad]

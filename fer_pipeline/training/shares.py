@@ -18,19 +18,21 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class Advance(Protocol):
-    """Counts finished steps; those of an `earlier` run say nothing about the rate."""
+    """Counts finished steps; those of an `earlier` run say nothing about the rate.
 
-    def __call__(self, steps: int, /, *, earlier: bool = False) -> None: ...
+    `planned` is how many more steps, or fewer, a training takes than was known.
+    """
+
+    def __call__(self, steps: int, /, *, earlier: bool = False, planned: int = 0) -> None: ...
 
 
-def ignore_steps(steps: int, /, *, earlier: bool = False) -> None:
+def ignore_steps(steps: int, /, *, earlier: bool = False, planned: int = 0) -> None:
     """Counts nothing."""
 
 
 SECONDS_BETWEEN_LOOKS = 0.5
-_shared: list[
-    Any
-] = []  # in a process of `run_shares`: the steps made and those of an earlier run, and whether its parent has failed
+# In a process of `run_shares`: steps made, of an earlier run and planned, and whether its parent has failed.
+_shared: list[Any] = []
 
 
 def run_shares(
@@ -42,15 +44,15 @@ def run_shares(
         work(items, advance)
         return
     context = multiprocessing.get_context("spawn")
-    counters, stop = context.Array("q", 2), context.Event()
-    seen = [0, 0]
+    counters, stop = context.Array("q", 3), context.Event()
+    seen = [0, 0, 0]
 
-    def advance_all(steps: int, /, *, earlier: bool = False) -> None:
+    def advance_all(steps: int, /, *, earlier: bool = False, planned: int = 0) -> None:
         nonlocal seen
         now = counters[:]
         if now[1] > seen[1]:
             advance(now[1] - seen[1], earlier=True)
-        advance(now[0] - seen[0] + (0 if earlier else steps))
+        advance(now[0] - seen[0] + (0 if earlier else steps), planned=now[2] - seen[2] + planned)
         if earlier:
             advance(steps, earlier=True)
         seen = now
@@ -82,12 +84,13 @@ def _begin(*shared: Any) -> None:
 def _run_share(work: Callable[[Sequence[Item], Advance], None], items: Sequence[Item]) -> None:
     counters, stop = _shared
 
-    def advance(steps: int, /, *, earlier: bool = False) -> None:
+    def advance(steps: int, /, *, earlier: bool = False, planned: int = 0) -> None:
         if stop.is_set():
             raise SystemExit(1)
         end_with_parent()
         with counters.get_lock():
             counters[earlier] += steps
+            counters[2] += planned
 
     work(items, advance)
 

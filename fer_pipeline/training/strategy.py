@@ -82,6 +82,12 @@ class Phase:
     steps: int | None = None
     streams: Collection[str] | None = None  # None: all
 
+    def length(self, total_steps: int, steps_per_epoch: int) -> int:
+        """Returns the most steps that it takes, where the training's settings say how many there are in all."""
+        if self.steps is not None:
+            return self.steps
+        return total_steps if self.epochs is None else self.epochs * steps_per_epoch
+
     def reads(self, stream: str) -> bool:
         """Tells whether its steps get batches of a stream."""
         return self.streams is None or stream in self.streams

@@ -141,13 +141,13 @@ def run_group(
     errors: list[str] = []
 
     def listen() -> None:
-        """Steps are numbers with whether they are an earlier run's, errors are lines, and None is the end."""
+        """What `advance` is called with is a tuple, errors are lines, and None is the end."""
         while (message := messages.get()) is not None:
             if isinstance(message, str):
                 errors.append(message)
             else:
-                steps, earlier = message
-                advance(steps, earlier=True) if earlier else advance(steps)
+                steps, earlier, planned = message
+                advance(steps, earlier=earlier, planned=planned)
 
     listener = Thread(target=listen, daemon=True)
     listener.start()
@@ -169,10 +169,10 @@ def run_group(
 def _run_rank(fabric: Any, work: Callable[[Worker, Advance], Result], note: str | None, messages: Any) -> Result:
     worker = Worker(fabric, note)
 
-    def advance(steps: int, *, earlier: bool = False) -> None:
+    def advance(steps: int, *, earlier: bool = False, planned: int = 0) -> None:
         end_with_parent()
         if worker.is_leader:
-            messages.put((steps, earlier))
+            messages.put((steps, earlier, planned))
 
     try:
         return work(worker, advance)

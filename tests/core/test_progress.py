@@ -43,6 +43,21 @@ def test_without_a_total_nothing_is_left(clock: list[float]) -> None:
     assert describe(advance) == "10 faces, 5.0 faces/s"
 
 
+def test_the_plan_may_change(clock: list[float]) -> None:
+    advance = Progress("train", 6000, "steps")
+    advance(0, planned=4000)  # it has a second part
+    assert describe(advance) == "0/10,000 steps"
+    advance(1000)
+    clock[0] += 10
+    advance(1000)
+    assert advance.seconds_left == (10_000 - 2000) / 100
+    advance(0, planned=-7000)  # which ended early
+    assert describe(advance) == "2,000/3,000 steps, 100.0 steps/s, 10 s left"
+    unknown = Progress("score", None, "faces")
+    unknown(5, planned=3)
+    assert unknown.total is None
+
+
 def test_lines_come_though_nothing_advances(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that waits for the next item stands still while that item takes long."""
     lines: queue.Queue[str] = queue.Queue()

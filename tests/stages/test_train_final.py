@@ -312,7 +312,7 @@ def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
     original, calls = training_module.train, []
 
     def pulled(job, sets, validation, execution):
-        def advance(steps: int) -> None:
+        def advance(steps: int, **more: int) -> None:
             calls.append(steps)
             if len(calls) == 20:
                 raise KeyboardInterrupt
@@ -588,7 +588,7 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
     before, original, calls = contents(out), training_module.train, []
 
     def pulled(job, sets, validation, execution):
-        def advance(steps: int) -> None:
+        def advance(steps: int, **more: int) -> None:
             calls.append(steps)
             if len(calls) == 8:
                 raise KeyboardInterrupt

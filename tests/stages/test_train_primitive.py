@@ -136,9 +136,9 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(
     original, calls = training_module.train, []
 
     def pulled(job, sets, validation, execution):
-        def advance(steps: int) -> None:
-            calls.append(steps)
-            if len(calls) == step:
+        def advance(steps: int, **more: int) -> None:
+            calls.extend(range(steps))
+            if steps and len(calls) == step:
                 raise KeyboardInterrupt
 
         return original(job, sets, validation, replace(execution, advance=advance))

@@ -165,7 +165,7 @@ def test_teachers_are_asked_once_and_not_again_after_a_pause(train_toy, toy, poo
     class PulledError(Exception):
         pass
 
-    def pull(count: int) -> None:
+    def pull(count: int, **more: int) -> None:
         nonlocal steps
         steps += count
         if steps == 6:  # in the second epoch

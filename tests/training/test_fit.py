@@ -13,6 +13,7 @@ import torch
 
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import DataError, PipelineError
+from fer_pipeline.core.progress import Progress
 from fer_pipeline.networks.settings import read_card
 from fer_pipeline.strategies.supervised import Options
 from fer_pipeline.training.fit import length
@@ -30,7 +31,7 @@ def unplug(after: int):
     """An `advance` that raises after so many steps."""
     done = 0
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, **more: int) -> None:
         nonlocal done
         done += steps
         if done >= after:
@@ -104,7 +105,7 @@ def test_a_killed_process_is_resumed_to_the_byte(train_toy, tmp_path: Path) -> N
     assert state.exists()
     seen: list[tuple[int, bool]] = []
 
-    def advance(steps: int, *, earlier: bool = False) -> None:
+    def advance(steps: int, *, earlier: bool = False, planned: int = 0) -> None:
         seen.append((steps, earlier))
 
     resumed = contents(train_toy("killed", epochs=15, advance=advance)[1])
@@ -228,7 +229,9 @@ def test_the_rule_that_ends_a_training_by_hand(values, settings, cosine: bool, f
 def test_a_training_ends_when_its_validation_has_stopped_rising(train_toy) -> None:
     """One rule, another length for each: the rate is constant up to there, then falls to nothing; both are told."""
     until = {"at_most": 40, "patience": 2, "smallest_gain": 0.05, "decay": 0.5}
-    result, folder = train_toy("run", epochs=None, until=until, optimizer={"learning_rate": 0.02})
+    watched = Progress("train", 4 * 40, "steps")
+    result, folder = train_toy("run", epochs=None, until=until, optimizer={"learning_rate": 0.02}, advance=watched)
+    assert (watched.done, watched.total) == (result.fitted.steps, result.fitted.steps)
     rows = read_history(folder)
     values = [row["validation_mean_class_accuracy"] for row in rows]
     start, end, stopped = find_end(values, Until(**until), monitor="mean_class_accuracy", cosine=True)

@@ -14,6 +14,7 @@ from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.core.errors import PipelineError
 from fer_pipeline.core.settings import Resources
 from fer_pipeline.training import losses, worker
+from fer_pipeline.training.shares import ignore_steps
 from fer_pipeline.training.worker import GROUP_LOST, group_devices, make_worker, run_group
 
 WORKS = """
@@ -24,10 +25,10 @@ def work(conftest, root, name, norm, worker, advance):
     world = runpy.run_path(conftest)
     done = 0
 
-    def watched(steps, **earlier):
+    def watched(steps, **more):
         nonlocal done
         done += steps
-        advance(steps, **earlier)
+        advance(steps, **more)
         if done >= 7 and not worker.is_leader and (root / "kill").exists():
             (root / "kill").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -61,8 +62,8 @@ def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_pa
     work = partial(works.work, CONFTEST, tmp_path)
     told: list[int] = []
 
-    def advance(steps: int, *, earlier: bool = False) -> None:
-        told.append(steps)
+    def advance(steps: int, *, earlier: bool = False, planned: int = 0) -> None:
+        told.extend([steps] if steps else [])
 
     run = partial(run_group, devices=CPUS, precision="auto", advance=advance)
     (tmp_path / "kill").touch()
@@ -78,7 +79,7 @@ def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_pa
     assert sum(told[whole:]) == 12
     assert contents(tmp_path / "killed") == contents(tmp_path / "two")
 
-    assert work("one", "group", make_worker("cpu", "auto"), lambda steps: None) == (12, (0, 1))
+    assert work("one", "group", make_worker("cpu", "auto"), ignore_steps) == (12, (0, 1))
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name, tensor in one.items():
@@ -92,7 +93,7 @@ def test_two_train_the_network_of_one_and_go_on_after_a_killed_one(works, tmp_pa
 def test_what_one_refuses_is_the_line_of_all(works, tmp_path: Path) -> None:
     work = partial(works.work, CONFTEST, tmp_path, "refused", "batch")
     with pytest.raises(PipelineError, match=r"^batch norms share their statistics on GPUs only; set network.norm"):
-        run_group(work, CPUS, precision="auto", advance=lambda steps: None)
+        run_group(work, CPUS, precision="auto", advance=ignore_steps)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from fer_pipeline.training.batches import Batch
 from fer_pipeline.training.context import StepContext
 from fer_pipeline.training.losses import smoothed_cross_entropy, weighted_mean
 from fer_pipeline.training.settings import Constant, Sgd
+from fer_pipeline.training.shares import ignore_steps
 from fer_pipeline.training.sources import Faces, Source
 from fer_pipeline.training.strategy import BuildContext, Optimization, Phase, Strategy
 from fer_pipeline.training.worker import Worker, make_worker, run_group
@@ -106,7 +107,7 @@ class PulledError(Exception):
 def unplug(after: int) -> Callable[[int], None]:
     done = 0
 
-    def advance(steps: int) -> None:
+    def advance(steps: int, **more: int) -> None:
         nonlocal done
         done += steps
         if steps and done >= after:
@@ -359,8 +360,8 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch) -> 
     choices = [{"stop_after": 1}, {"by_gradients": True}]
     work = partial(works.work, str(here.parents[1] / "toy_world.py"), str(here), tmp_path)
     both = partial(work, "two", choices)
-    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=lambda steps: None) == ([12, 15], 2)
-    assert work("one", choices, make_worker("cpu", "auto"), lambda steps: None) == ([12, 15], 1)
+    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=ignore_steps) == ([12, 15], 2)
+    assert work("one", choices, make_worker("cpu", "auto"), ignore_steps) == ([12, 15], 1)
     for number in range(len(choices)):
         one, two = (load_file(tmp_path / f"{name}-{number}" / "weights.safetensors") for name in ("one", "two"))
         for name, tensor in one.items():

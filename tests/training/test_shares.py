@@ -21,6 +21,7 @@ def write(folder, items, advance):
         (folder / item).write_text(str(os.getpid()))
         advance(2)
         advance(10, earlier=True)
+        advance(0, planned=100)
 
 def fail(folder, items, advance):
     write(folder, [item for item in items if item != "b"], advance)
@@ -56,15 +57,18 @@ def works(tmp_path_factory, monkeypatch) -> ModuleType:
 def test_all_is_done_and_counted(tmp_path: Path, works, workers: int) -> None:
     seen: list[int] = []
     earlier_steps: list[int] = []
+    more: list[int] = []
 
-    def advance(steps: int, /, *, earlier: bool = False) -> None:
+    def advance(steps: int, /, *, earlier: bool = False, planned: int = 0) -> None:
         (earlier_steps if earlier else seen).append(steps)
+        more.append(planned)
 
     run_shares(partial(works.write, tmp_path), ["a", "b", "c"], workers=workers, advance=advance)
     by = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert set(by) == {"a", "b", "c"}
     assert sum(seen) == 6
     assert sum(earlier_steps) == 30
+    assert sum(more) == 300
     assert by["a"] == by["c"] == str(os.getpid()), "the first share is done here"
     assert (by["b"] == str(os.getpid())) == (workers == 1)
 
