@@ -29,7 +29,8 @@ class Progress:
     def __call__(self, items: int, *, earlier: bool = False, planned: int = 0) -> None:
         """Counts finished items; a negative number takes back what has to be done again.
 
-        Those of an `earlier` run say nothing about the rate. The total gets `planned` more, or fewer, than was known.
+        Those of an `earlier` run say nothing about the rate. `planned` is added to the total: how many more items come
+        than was known, or fewer.
         """
         self.done += items
         if self.total is not None:

@@ -132,7 +132,7 @@ class RaySettings(Settings):
     address: str | None = None
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1
     gpus_per_worker: Annotated[float | None, Field(gt=0)] = None  # null: one where the device is a GPU
-    wait_seconds: Annotated[float, Field(gt=0)] = 900  # without any worker: a cluster that grows takes minutes
+    wait_seconds: Annotated[float, Field(gt=0)] = 900  # without a worker: a cluster that grows takes minutes
 
 
 class Resources(Settings):

@@ -187,6 +187,7 @@ class WorkerPool:
                 if self.retry_alone or not any(other.ready for other in self._workers):
                     raise PipelineError(self.fault.format(count=self._failed_starts, reason=reason))
                 self._devices.remove(worker.device)  # the others go on
+                self._failed_starts = 0
             self._queue.extendleft([job] if job else [])
         elif job is not None:
             self._advance(-worker.reported)

@@ -1,10 +1,9 @@
 """Make shards with the workers of a Ray cluster: one actor each, with its model loaded.
 
-Another actor takes the place of a lost one, and the next that is ready gets the job that it was making; a job that
-kills every worker is then given up and the others go on. Workers join as the cluster gets space for them. The cluster
-is a running one, joined by its address, or a local one of our own, which listens on the loopback alone, asks for a
-token, sends no usage statistics, keeps its files in a short-lived folder, and is gone when this process is, however
-that ends.
+Another actor takes the place of a lost one, whose job goes to the next that is ready; a job that kills every worker is
+then given up and the others go on. Workers join as the cluster gets space for them. The cluster is a running one,
+joined by its address, or a local one of our own, which listens on the loopback alone, asks for a token, sends no usage
+statistics, keeps its files in a short-lived folder, and is gone when this process is, however that ends.
 """
 
 import itertools
@@ -160,12 +159,13 @@ class _ActorPool(WorkerPool):
         self._head.check()
         if any(worker.ready for worker in self._workers):
             self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > self._limits.wait_seconds:
+        elif not ready and time.monotonic() - self._seen > self._limits.wait_seconds:
             available = {name: self.ray.cluster_resources().get(name, 0) for name in ("CPU", "GPU")}
             raise ConfigError(
                 f"no Ray worker came within {self._limits.wait_seconds:g} s: one asks for "
-                f"{self._limits.cpus_per_worker:g} CPUs and {self._gpus:g} GPUs, the cluster has "
-                f"{available['CPU']:g} and {available['GPU']:g} in all; change resources.ray or wait for its other work"
+                f"{self._limits.cpus_per_worker:g} CPUs and {self._gpus:g} GPUs, the cluster "
+                f"has {available['CPU']:g} and {available['GPU']:g} in all; change resources.ray or wait for its other "
+                "work; finished shards are kept"
             )
         return ready
 
@@ -173,7 +173,8 @@ class _ActorPool(WorkerPool):
 class _ActorWorker(Worker):
     """An actor as its driver sees it; its channel is the call of `receive` that is under way."""
 
-    takes_job_early = False  # it may wait for space for ever; and what it has not yet sent is lost when a job kills it
+    # It may wait for space for ever, and a job that kills it at once takes the message that it is ready with it.
+    takes_job_early = False
 
     def __init__(self, device: str, pool: _ActorPool, actor: Any) -> None:
         self.device, self._pool, self._actor, self._call = device, pool, actor, actor.start.remote()

@@ -80,6 +80,7 @@ class Execution:
     state: Path
     folder: Path
     advance: Advance = ignore_steps
+    announced: int = 0  # steps that whoever hears of them has in the total
 
 
 def length(settings: TrainingSettings, num_labelled: int) -> tuple[int, int]:
@@ -125,10 +126,10 @@ def fit(
             log_row(live, row)
         run = StepContext(worker, streams, preprocessing, seed=job.seed, clip=settings.clip, steps_per_epoch=per_epoch)
         run.advance = advance
-        phases, planned = strategy.phases(), total_steps
+        phases = strategy.phases()
         lengths = [phase.length(total_steps, per_epoch) for phase in phases]
-        if progress.steps:
-            advance(progress.steps, earlier=True)
+        planned = progress.steps - progress.phase_epochs * per_epoch + sum(lengths[progress.phase :])
+        advance(progress.steps, earlier=True, planned=planned - execution.announced)
 
         for number, (phase, phase_steps) in enumerate(zip(phases, lengths, strict=True)):
             if number < progress.phase:
@@ -141,8 +142,6 @@ def fit(
             _begin_phase(run, phase, settings, span, saved_optimizers, execution.state, loaded_parameters(strategy))
             saved_optimizers = {}  # those of the next phase are fresh
             first_step = progress.steps - progress.phase_epochs * per_epoch  # of the phase, among all
-            advance(0, planned=first_step + sum(lengths[number:]) - planned)
-            planned = first_step + sum(lengths[number:])
             with closing(loader.batches(range(progress.steps, first_step + phase_steps), phase.reads)) as coming:
                 for epoch in range(progress.phase_epochs, math.ceil(phase_steps / per_epoch)):
                     falling = _find_end(progress, phase, settings, until)[:2] if until else None
@@ -200,9 +199,10 @@ def fit(
                         log_row(live, row)
                         progress.save(execution.state, parts, {} if ended else run.optimizers)
                     if ended:
+                        known, planned = planned, progress.steps + sum(lengths[number + 1 :])
+                        advance(0, planned=planned - known)
                         break
 
-        advance(0, planned=progress.steps - planned)  # the last phase may have ended early
         if live:
             write_history(execution.folder, progress.history)
             live.end()

@@ -67,13 +67,16 @@ class SeedTraining:
         declared, others = sources_of(load_strategy(self.strategy), self.options), (Checkpoints, Reviewed)
         return {name: path for name, path in self.folders.items() if not isinstance(declared[name], others)}
 
-    def estimate_fitted(self, counts: np.ndarray) -> int:
-        """Returns about how many labelled images are trained on, from those of every class; at least 1."""
+    def estimate_steps(self) -> int:
+        """Returns about how many steps a training takes, from its settings and the labels alone."""
+        labels = read_table(self.folders["labelled"], ["label"]).column("label").drop_null().to_numpy()
+        counts = np.bincount(labels[labels >= 0])
         training, share = self.config.training, 1 - sum(self.shares.values())
+        fitted = round(int(counts.sum()) * share)
         if training.balance == "dataset" and counts.any():
             each = training.balance_per_class or int(share * counts[counts > 0].min())
-            return max(int(np.count_nonzero(counts)) * each, 1)
-        return max(round(int(counts.sum()) * share), 1)
+            fitted = int(np.count_nonzero(counts)) * each
+        return length(training, max(fitted, 1))[0]
 
     def outside_weights(self) -> list[WeightSettings]:
         return [*values_in([self.config.weights, self.options], WeightSettings)]
@@ -116,7 +119,8 @@ class SeedTraining:
         """Trains one seed; of several processes that do so together the leader writes."""
 
         def work(folder: Path) -> None:
-            result = self._fit(seed, sets, budget, Execution(worker, kept.state(self.stage, key), folder, advance))
+            state = kept.state(self.stage, key)
+            result = self._fit(seed, sets, budget, Execution(worker, state, folder, advance, self.estimate_steps()))
             if worker.is_leader:
                 kept.make(_timing_key(key), lambda path: write_json(path, _timing(result, worker)))
 
@@ -222,9 +226,7 @@ def make_models(
         require_members(first.config.network)
         for weights in first.outside_weights():
             require_file(weights)
-        labels = read_table(first.folders["labelled"], ["label"]).column("label").drop_null().to_numpy()
-        counts = np.bincount(labels[labels >= 0])
-        total = sum(length(one.config.training, one.estimate_fitted(counts))[0] for one, _, _ in missing.values())
+        total = sum(training.estimate_steps() for training, _, _ in missing.values())
         resources = first.resources
         group, alone = group_devices(resources, usual=usual), worker_devices(resources)[: len(missing)]
         with progress(first.owner.replace("@", " "), total, "steps") as advance:

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 class Advance(Protocol):
     """Counts finished steps; those of an `earlier` run say nothing about the rate.
 
-    `planned` is how many more steps, or fewer, a training takes than was known.
+    `planned` is added to the total: how many more steps come than was known, or fewer.
     """
 
     def __call__(self, steps: int, /, *, earlier: bool = False, planned: int = 0) -> None: ...
@@ -50,9 +50,9 @@ def run_shares(
     def advance_all(steps: int, /, *, earlier: bool = False, planned: int = 0) -> None:
         nonlocal seen
         now = counters[:]
+        advance(now[0] - seen[0] + (0 if earlier else steps), planned=now[2] - seen[2] + planned)
         if now[1] > seen[1]:
             advance(now[1] - seen[1], earlier=True)
-        advance(now[0] - seen[0] + (0 if earlier else steps), planned=now[2] - seen[2] + planned)
         if earlier:
             advance(steps, earlier=True)
         seen = now

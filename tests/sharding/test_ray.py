@@ -158,15 +158,17 @@ class FakeWorker(Worker):
     takes_job_early = False
 
     def __init__(self, pool: "FakePool") -> None:
-        self.device, self.pool = "cpu", pool
-        self.channel = self if pool.places.pop(0) else None
+        self.device, self.pool, self.fate = "cpu", pool, pool.fates.pop(0)
+        self.channel = None if self.fate == "waits" else self
 
     def send(self, job: Job[Any]) -> None:
         self.job, self.reported = job, 0
 
     def receive(self) -> Any:
-        if self.job is None:
+        if self.job is None and self.fate == "lives":
             return None
+        if self.job is None:
+            raise EOFError
         if self.job.payload == "kill" and self.pool.kills:
             self.pool.kills -= 1
             raise EOFError
@@ -180,13 +182,13 @@ class FakeWorker(Worker):
 
 
 class FakePool(WorkerPool):
-    """Has places, or none, for its workers in their order; a job "kill" kills the first `kills` that make it."""
+    """Its workers live, die while they load or wait for a place, by turns; the job "kill" kills `kills` of them."""
 
     retry_alone = False
 
-    def __init__(self, kills: int, places: list[bool]) -> None:
+    def __init__(self, kills: int, fates: list[str]) -> None:
         super().__init__(lambda device: FakeWorker(self), ["cpu", "cpu"], 2, lambda items: None)
-        self.kills, self.places = kills, places
+        self.kills, self.fates = kills, fates
 
     def wait(self) -> list[Any]:
         heard = [worker.channel for worker in self._workers if worker.channel and (worker.job or not worker.ready)]
@@ -195,26 +197,33 @@ class FakePool(WorkerPool):
 
 
 @pytest.mark.parametrize(
-    ("kills", "places", "fault"),
-    [(3, [True] * (2 + 3), WORKER_DIED), (1, [True, True, False], None)],
-    ids=["given up after three", "no place for another worker"],
+    ("killing", "kills", "fates", "fault"),
+    [
+        (0, 3, ["lives"] * (2 + 3), WORKER_DIED),
+        (0, 1, ["lives", "lives", "waits"], None),
+        (5, 1, ["lives", "dies", "dies", "dies", "dies", "lives"], None),
+    ],
+    ids=["given up after three", "no place for another worker", "after a host on which none can load"],
 )
-def test_a_lost_job_goes_to_a_worker_that_is_ready(kills: int, places: list[bool], fault: str | None) -> None:
-    jobs = [job(0, "kill"), *map(job, range(1, 6))]
-    found = {outcome.job.name: outcome.fault for outcome in FakePool(kills, places).run(iter(jobs))}
+def test_a_lost_job_goes_to_a_worker_that_is_ready(
+    killing: int, kills: int, fates: list[str], fault: str | None
+) -> None:
+    jobs = [job(number, "kill" if number == killing else "") for number in range(6)]
+    found = {outcome.job.name: outcome.fault for outcome in FakePool(kills, fates).run(iter(jobs))}
     assert found == {one.name: fault if one.payload else None for one in jobs}
+    assert not fates
 
 
 def test_a_lost_worker_may_take_as_long_to_come_as_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock of our own, of a cluster that has no place: 100 s are waited, from when a worker was last ready."""
-    clock = iter([0, 99, 1000, 1099, 1101])
+    clock, coming = iter([0, 99, 1000, 1099, 1101]), list[object]()
     monkeypatch.setattr(backend, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setattr(backend, "HeadMonitor", lambda address: SimpleNamespace(check=lambda: None, lost=False))
     fake = SimpleNamespace(
         cluster_resources=dict,
         get_runtime_context=lambda: SimpleNamespace(gcs_address="head:6379"),
         remote=lambda **options: lambda actor: None,
-        wait=lambda channels, timeout: ([], channels),
+        wait=lambda channels, timeout: (coming, channels),
     )
     where = resources("head:6379", wait_seconds=100)
     pool = backend._ActorPool(fake, pytest.fail, (Path(), "", Path()), where, lambda items: None)
@@ -223,6 +232,9 @@ def test_a_lost_worker_may_take_as_long_to_come_as_the_first(monkeypatch: pytest
     assert pool.wait() == []
     pool._workers = []
     assert pool.wait() == []
+    coming.append("that it is ready")
+    assert pool.wait() == coming
+    coming.clear()
     with pytest.raises(ConfigError, match="no Ray worker came within 100 s"):
         pool.wait()
 

@@ -307,14 +307,14 @@ def test_a_source_of_models_gives_each_seed_its_own_and_is_a_part_of_its_key(run
     assert run("guided", seeds=(10, 11), **how)[0].counts["trained"] == 1, "only the seed whose estimator is another"
 
 
-def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
+def test_a_killed_recipe_goes_on_to_the_same_bytes(run, tmp_path: Path, monkeypatch) -> None:
     whole = contents(run("distilled", name="whole", seeds=(10, 11), store="one")[1])
     original, calls = training_module.train, []
 
     def pulled(job, sets, validation, execution):
         def advance(steps: int, **more: int) -> None:
-            calls.append(steps)
-            if len(calls) == 20:
+            calls.extend(range(steps))
+            if steps and len(calls) == 20:
                 raise KeyboardInterrupt
 
         return original(job, sets, validation, replace(execution, advance=advance))
@@ -322,6 +322,7 @@ def test_a_killed_recipe_goes_on_to_the_same_bytes(run, monkeypatch) -> None:
     monkeypatch.setattr(training_module, "train", pulled)
     with pytest.raises(KeyboardInterrupt):
         run("distilled", name="paused", seeds=(10, 11), store="two")
+    assert len(list((tmp_path / "two" / "states").rglob("*.pt"))) == 2, "both seeds have an epoch"
     monkeypatch.setattr(training_module, "train", original)
     summary, out = run("distilled", name="paused", seeds=(10, 11), store="two")
     assert summary.counts["trained"] == 1
@@ -589,8 +590,8 @@ def test_a_tenth_strategy_is_one_file_and_one_recipe(run, strategies, monkeypatc
 
     def pulled(job, sets, validation, execution):
         def advance(steps: int, **more: int) -> None:
-            calls.append(steps)
-            if len(calls) == 8:
+            calls.extend(range(steps))
+            if steps and len(calls) == 8:
                 raise KeyboardInterrupt
 
         return original(job, sets, validation, replace(execution, advance=advance))

@@ -14,6 +14,7 @@ import torch
 from fer_pipeline.artifacts.history import read_history
 from fer_pipeline.artifacts.split import read_split
 from fer_pipeline.core.errors import ConfigError, DataError
+from fer_pipeline.core.progress import with_listener
 from fer_pipeline.core.settings import Resources, validate
 from fer_pipeline.networks import pretrained
 from fer_pipeline.networks.backbones import build
@@ -152,6 +153,19 @@ def test_a_pause_changes_no_byte_and_leaves_earlier_output(
     monkeypatch.setattr(training_module, "train", original)
     assert contents(run("paused", store="two", **settings)[1]) == whole
     assert not list((tmp_path / "two" / "states").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("estimate", [None, 3, 4000])
+def test_the_progress_ends_at_its_total(run, monkeypatch, estimate: int | None) -> None:
+    """What is estimated from the labels is corrected as soon as a training knows."""
+    if estimate is not None:
+        monkeypatch.setattr(training_module.SeedTraining, "estimate_steps", lambda training: estimate)
+    totals: list[tuple[int, int | None]] = []
+    with with_listener(lambda progress, items: totals.append((progress.done, progress.total))):
+        run(refit=True)
+    assert totals[-1] == (30, 30)
+    assert all(done <= total for done, total in totals)
+    assert {total for _, total in totals} == {30} if estimate is None else {3 + 15, 30}
 
 
 def test_another_class_order_an_empty_class_and_a_test_split_are_one_line(run, tmp_path: Path, band_faces) -> None:

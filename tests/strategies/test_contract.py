@@ -28,7 +28,7 @@ from fer_pipeline.networks.preprocessing import Preprocessing
 from fer_pipeline.networks.settings import NetworkSettings, read_card
 from fer_pipeline.networks.weights import WeightSettings
 from fer_pipeline.training.augmentation import Augmentation
-from fer_pipeline.training.fit import Execution, TrainingJob, length, train
+from fer_pipeline.training.fit import Execution, TrainingJob, train
 from fer_pipeline.training.sets import ImageSet, image_set
 from fer_pipeline.training.settings import AugmentSettings, TrainingSettings
 from fer_pipeline.training.shares import Advance, ignore_steps
@@ -219,14 +219,12 @@ def test_loss_falls_and_the_toy_world_is_learned(name: str, world: str, tmp_path
 @pytest.mark.parametrize(("name", "world"), worlds())
 def test_a_pause_changes_no_byte(name: str, world: str, tmp_path: Path) -> None:
     steps, total = 0, 0
-    labelled = sets_of(name, world, load("fer_pipeline.strategies", name).Options())["labelled"]
-    planned, _ = length(TrainingSettings(epochs=2, batch=12), len(labelled))
 
     def count_all(count: int, *, earlier: bool = False, planned: int = 0) -> None:
         progress(count, earlier=earlier, planned=planned)
         assert progress.done <= (progress.total or 0), "more is done than there is"
 
-    progress = Progress("train", planned, "steps")
+    progress = Progress("train", 0, "steps")
     whole = run(name, tmp_path / "whole", world, advance=count_all)
     total = progress.done
     assert progress.total == total == read_history(whole)[-1]["steps"]
@@ -240,7 +238,7 @@ def test_a_pause_changes_no_byte(name: str, world: str, tmp_path: Path) -> None:
     with pytest.raises(PulledError):
         run(name, tmp_path / "paused", world, advance=pull)
     torch.manual_seed(99)
-    progress = Progress("train", planned, "steps")
+    progress = Progress("train", 0, "steps")
     paused = run(name, tmp_path / "paused", world, advance=count_all)
     assert progress.total == progress.done == total
     for path in (path for path in whole.rglob("*") if path.is_file()):

@@ -229,7 +229,7 @@ def test_the_rule_that_ends_a_training_by_hand(values, settings, cosine: bool, f
 def test_a_training_ends_when_its_validation_has_stopped_rising(train_toy) -> None:
     """One rule, another length for each: the rate is constant up to there, then falls to nothing; both are told."""
     until = {"at_most": 40, "patience": 2, "smallest_gain": 0.05, "decay": 0.5}
-    watched = Progress("train", 4 * 40, "steps")
+    watched = Progress("train", 0, "steps")
     result, folder = train_toy("run", epochs=None, until=until, optimizer={"learning_rate": 0.02}, advance=watched)
     assert (watched.done, watched.total) == (result.fitted.steps, result.fitted.steps)
     rows = read_history(folder)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from fer_pipeline.core.progress import Progress
 from fer_pipeline.core.settings import Settings
 from fer_pipeline.networks.backbones import build as build_network
 from fer_pipeline.networks.model import ExpressionNet
@@ -360,7 +361,9 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path, monkeypatch) -> 
     choices = [{"stop_after": 1}, {"by_gradients": True}]
     work = partial(works.work, str(here.parents[1] / "toy_world.py"), str(here), tmp_path)
     both = partial(work, "two", choices)
-    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=ignore_steps) == ([12, 15], 2)
+    progress = Progress("train", 0, "steps")
+    assert run_group(both, ("cpu", "cpu"), precision="auto", advance=progress) == ([12, 15], 2)
+    assert progress.done == progress.total == 12 + 15
     assert work("one", choices, make_worker("cpu", "auto"), ignore_steps) == ([12, 15], 1)
     for number in range(len(choices)):
         one, two = (load_file(tmp_path / f"{name}-{number}" / "weights.safetensors") for name in ("one", "two"))
